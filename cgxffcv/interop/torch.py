@@ -18,7 +18,18 @@ if TYPE_CHECKING:
     from cgxffcv.interop.ddp.state import CGXState, cgx_hook
     from cgxffcv.loader.lightning import Loader
 
-__all__ = ["CGXState", "Loader", "cgx_hook", "find_torch", "is_tensor", "move", "to_bfloat16", "without_gradients"]
+__all__ = [
+    "CGXState",
+    "Loader",
+    "bits_from_gpu",
+    "cgx_hook",
+    "find_torch",
+    "from_gpu",
+    "is_tensor",
+    "move",
+    "to_bfloat16",
+    "without_gradients",
+]
 
 _HOOK = "cgxffcv.interop.ddp.state"
 _LATER = {"CGXState": _HOOK, "Loader": "cgxffcv.loader.lightning", "cgx_hook": _HOOK}
@@ -50,6 +61,16 @@ def to_bfloat16(batch: np.ndarray) -> Any:
     """bfloat16 bits in uint16 to a torch tensor of that type."""
     torch = find_torch()
     return torch.from_numpy(batch.view(np.int16)).view(torch.bfloat16)
+
+
+def from_gpu(batch: Any) -> Any:
+    """What the core has made on a GPU, as a torch tensor of the same memory; torch's current stream waits for it."""
+    return find_torch().from_dlpack(batch)
+
+
+def bits_from_gpu(batch: Any) -> Any:
+    """The same of bfloat16 bits in uint16."""
+    return from_gpu(batch).view(find_torch().bfloat16)
 
 
 class Copies:

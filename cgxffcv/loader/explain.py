@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cgxffcv.pipeline.compile import called
+from cgxffcv.pipeline.steps import called
 from cgxffcv.wording import counted, size
 
 if TYPE_CHECKING:
@@ -29,12 +29,17 @@ def explain(plan: Plan) -> str:
         mine = arrays[column : column + len(output.columns)]
         column += len(output.columns)
         for array in mine:
-            row = int(np.prod(array.shape[1:], dtype=np.int64)) * array.itemsize
+            row = int(np.prod(array.shape[1:], dtype=np.int64)) * np.dtype(array.dtype).itemsize
             lines.append(f"  {output.name}: {array.dtype} {array.shape[1:]}, {size(row)} a sample")
         if not mine:
             lines.append(f"  {output.name}: values of any length")
         if output.worker:
             lines.append(f"    each sample, in a worker: {' > '.join(map(called, output.worker))}")
+        if output.moved is not None:
+            what = f", which then does {' > '.join(map(called, output.there))}" if output.there else ""
+            lines.append(f"    each batch, when it is made: its copy to GPU {output.moved.gpu}{what}")
+        if output.why is not None:
+            lines.append(f"    not done on the GPU: {output.why}")
         if output.steps:
             lines.append(f"    each batch, where it is asked for: {' > '.join(map(called, output.steps))}")
     stats = plan.core.stats()
@@ -43,6 +48,8 @@ def explain(plan: Plan) -> str:
         f"  {counted(stats['slots'], 'buffer')} of {size(stats['slot_bytes'])} for batches",
         f"  {size(stats['memory_bytes'])} of memory in all, {size(stats['memory_peak_bytes'])} at most until now",
     ]
+    if stats["device_slots"] or stats["device_bytes"]:
+        lines.append(f"  {counted(stats['device_slots'], 'buffer')} on the GPU, {size(stats['device_bytes'])} in all")
     if plan.resident:
         lines.append("  decoded images stay in memory (resident)")
     return "\n".join(lines)

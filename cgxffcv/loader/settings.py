@@ -171,7 +171,9 @@ class Plan:
             blank_damaged=self.on_error == "zero",
             skip_damaged=self.on_error == "skip",
             page_locked=self.choose_page_locked(),
+            device=next((output.moved.gpu for output in self.outputs if output.moved is not None), 0),
         )
+        self.place_outputs()
         self.batches_ahead = self.core.stats()["batches_ahead"]
         if self.own_order is None and self.num_samples > 0 and self.core.batches(self.num_samples) == 0:
             warn(
@@ -179,6 +181,13 @@ class Plan:
                 f"{counted(self.num_samples, 'sample')}: "
                 "with drop_last=True this Loader gives none"
             )
+
+    def place_outputs(self) -> None:
+        """The core has found out what a GPU can do of that which stands behind moves to it."""
+        moves, column = self.core.moves(), 0
+        for output in self.outputs:
+            output.place(moves[column : column + len(output.columns)])
+            column += len(output.columns)
 
     def reseed(self, seed: int | None, loader: Loader) -> None:
         self.seed = choose_seed(seed, self.world_size, self.arguments["order"])

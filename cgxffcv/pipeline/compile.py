@@ -13,12 +13,30 @@ from _cgxffcv import BetonError
 
 from cgxffcv import decoders as dec
 from cgxffcv import transforms as tf
+from cgxffcv.device import why_none
 from cgxffcv.fields.base import MAX_NAME, Field
-from cgxffcv.fields.json import parse_row
-from cgxffcv.interop.torch import find_torch, to_bfloat16, without_gradients
+from cgxffcv.interop.torch import bits_from_gpu, find_torch, from_gpu, to_bfloat16, without_gradients
 from cgxffcv.pipeline.later import PIXELS, NormalizeBatch, OperateOnBatch, Pass, core_operation
+from cgxffcv.pipeline.moves import (
+    Moved,
+    can_follow,
+    choose_moves,
+    move_of,
+    moved_steps,
+    moves_last,
+    torch_moves,
+)
 from cgxffcv.pipeline.operation import RunOperation
-from cgxffcv.reader import beton_error
+from cgxffcv.pipeline.steps import (
+    DecodeField,
+    OnValues,
+    ParseJSON,
+    ReadValues,
+    Values,
+    called,
+    split_lengths,
+    to_channels_last,
+)
 from cgxffcv.wording import add_note, counted
 
 DEFAULT_DECODERS = {
@@ -49,13 +67,6 @@ class PipelineSpec:
         return f"PipelineSpec({self.source!r}, {self.decoder!r}, {self.transforms!r}, draws={self.draws})"
 
 
-def called(step: Any) -> str:
-    """A step as messages name it."""
-    step = getattr(step, "step", step)
-    text = getattr(step, "__name__", None) or repr(step)
-    return text if len(text) <= 100 else text[:97] + "..."
-
-
 def described(value: Any) -> str:
     """What a step was given."""
     if isinstance(value, tuple):
@@ -78,12 +89,31 @@ class Output:
     columns: list[dict[str, Any]]
     steps: list[Callable] = field(default_factory=list)
     worker: list[Any] = field(default_factory=list)  # decoder and transforms that the core carries out
+    moved: Moved | None = None  # where the core can, or (once it is ready) does, bring the batches to a GPU
+    there: list[Any] = field(default_factory=list)  # transforms that the GPU carries out
+    why: str | None = None  # the GPU does not carry out what stands behind the move
 
     @property
     def gpu(self) -> int | None:
         """Where its first ToDevice moves the batches, if that is a GPU of this machine."""
+        if self.moved is not None:
+            return self.moved.gpu
         steps = (getattr(step, "step", None) for step in self.steps)
         return next((step.gpu for step in steps if isinstance(step, tf.ToDevice)), None)
+
+    def place(self, moves: Sequence[tuple[int, str | None]]) -> None:
+        """What the core, which is ready, says of its columns: 1, it moves what the threads have made, 2, the GPU works
+        on that; and why it does not."""
+        if self.moved is None:
+            return
+        ((how, why),) = moves
+        self.why = why or self.why
+        if how == 0:
+            self.moved = None
+            return
+        self.steps = self.moved.steps
+        if how == 2:
+            self.worker, self.there = self.moved.worker, self.moved.there
 
     def finish(self, arrays: Sequence, ids, when: Pass) -> Any:
         value = arrays[0] if len(arrays) == 1 else tuple(arrays)
@@ -107,82 +137,6 @@ class Output:
             raise
 
 
-@dataclass(frozen=True)
-class OnValues:
-    """A step that does not ask for sample numbers."""
-
-    step: Callable
-
-    def __call__(self, values: Any, ids: np.ndarray) -> Any:
-        return self.step(values)
-
-    def __repr__(self) -> str:
-        return repr(self.step)
-
-
-Values = Callable[[str, np.ndarray], tuple[np.ndarray, np.ndarray]]  # of a field and samples: bytes and offsets
-
-
-@dataclass(frozen=True)
-class ReadValues:
-    """Values one behind the other, in the place of a batch's rows."""
-
-    name: str
-    read: Values
-
-    def __call__(self, nothing: Any, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return self.read(self.name, ids)
-
-    def __repr__(self) -> str:
-        return "BytesDecoder(offsets=True)"
-
-
-@dataclass(frozen=True)
-class DecodeField:
-    """Records, and the values of a field that has data, through a user's decoder."""
-
-    decoder: dec.FieldDecoder
-    field: Field
-    name: str
-    path_of: Callable[[int], str]
-    read: Values | None
-
-    def __call__(self, records: Any, ids: np.ndarray) -> Any:
-        data = None if self.read is None else dec.in_pieces(*self.read(self.name, ids))
-        try:
-            return self.decoder.decode_batch(self.field, records.view(self.field.metadata_type)[:, 0], data, ids)
-        except dec.SampleError as error:
-            cause, (sample,) = error.__cause__, error.args
-            reason = f"{type(self.field).__name__}.decode: {type(cause).__name__}: {cause}"
-            raise beton_error(reason, self.path_of(sample), self.name, sample) from cause
-
-
-class ParseJSON:
-    """Rows of padded UTF-8 to Python values."""
-
-    def __init__(self, name: str, path_of: Callable[[int], str]):
-        self.name, self.path_of = name, path_of
-
-    def __call__(self, rows, ids) -> list:
-        return [self.parse(row, sample) for row, sample in zip(rows, ids.tolist(), strict=True)]
-
-    def parse(self, row, sample: int) -> Any:
-        try:
-            return parse_row(row)
-        except (ValueError, RecursionError) as error:
-            reason = f"JSONDecoder: text that does not parse: {error}; write it again"
-            raise beton_error(reason, self.path_of(sample), self.name, sample) from None
-
-
-def split_lengths(value):
-    values, lengths = value
-    return values, lengths[:, 0]
-
-
-def to_channels_last(batch):
-    return (batch[..., None] if batch.ndim == 3 else batch).transpose(0, 3, 1, 2)
-
-
 @dataclass
 class ImageCompiler:
     """Walks the transforms of one image output: what fuses goes to C, the rest becomes steps on batches."""
@@ -196,6 +150,8 @@ class ImageCompiler:
     functions: list[tf.SampleFunction] = field(default_factory=list)
     tensor: bool = False
     device: tf.ToDevice | None = None
+    moves: int = 0
+    front: int | None = None  # operations before the first move, if nothing else is before it
     steps: list[Callable] = field(default_factory=list)
 
     def __post_init__(self):
@@ -274,7 +230,9 @@ class ImageCompiler:
         elif isinstance(step, tf.ToTensor):
             self.tensor = True
         elif isinstance(step, tf.ToDevice):
-            self.device = step
+            if self.moves == 0 and self.normalize is None and self.type == self.source and self.torch_image is None:
+                self.front = len(self.operations)
+            self.device, self.moves = step, self.moves + 1
         elif isinstance(step, tf.Convert):
             return self.fuse_convert(step.target_dtype)
         else:
@@ -295,10 +253,10 @@ class ImageCompiler:
         self.type = target
         return True
 
-    def image(self) -> dict[str, Any]:
-        """What the C loader does to the pixels."""
+    def image(self, tensors: bool = True) -> dict[str, Any]:
+        """What the C loader does to the pixels. `tensors`: their memory may be in another order than their shape."""
         normalize = self.normalize
-        planar = self.torch_image is not None and not self.torch_image.channels_last
+        planar = self.torch_image is not None and not (tensors and self.torch_image.channels_last)
         return {
             "operations": tuple(core_operation(step, self.draws, after) for step, after in self.operations),
             "normalize": normalize and {"mean": normalize.mean, "std": normalize.std, "type": normalize.type},
@@ -317,32 +275,36 @@ class ImageCompiler:
             first.append(self.device)
         return moves_last(self.name, [OnValues(step) for step in first] + self.steps)
 
+    def obstacle(self) -> str | None:
+        """Why nothing behind a move is done on a GPU, as far as this can be said before the core is asked."""
+        if self.device is None:
+            return None
+        if self.moves > 1:
+            return "the batch moves more than once"
+        if self.device.gpu is None:
+            return f"{self.device!r}: {why_none() or 'that is no GPU of this machine'}"
+        if self.functions:
+            return f"{self.functions[0]!r} makes rows in the workers"
+        return "in front of the move, pixels are no longer as in the file" if self.front is None else None
 
-def works_on_gpu(step: Callable) -> bool:
-    """Whether it is a callable of the user's; our steps work on NumPy arrays and torch tensors, but ToTensor leaves
-    what it does not know."""
-    own = getattr(step, "step", step)
-    return isinstance(own, (tf.ModuleWrapper, tf.ToTensor)) or not isinstance(
-        own, (tf.Transform, OperateOnBatch, RunOperation)
-    )
-
-
-def moves_last(name: str, steps: list[Callable]) -> list[Callable]:
-    """A move to a GPU that gives no torch tensors comes after all steps of ours, which could not work on those. What it
-    gives goes to callables of the user's behind it; TypeError where a step of ours stands behind one of them."""
-    at = next((i for i, step in enumerate(steps) if getattr(getattr(step, "step", None), "comes_last", False)), None)
-    if at is None:
-        return steps
-    before, behind = steps[:at], steps[at + 1 :]
-    while behind and not works_on_gpu(behind[0]):
-        before.append(behind.pop(0))
-    late = next((step for step in behind if not works_on_gpu(step)), None)
-    if late is not None:
-        raise TypeError(
-            f"pipeline '{name}': {called(late)} must come before {called(behind[0])}, which gets arrays on a GPU: "
-            f"behind {called(steps[at])}, without torch, only callables of your own work on what those give"
-        )
-    return [*before, steps[at], *behind]
+    def move(self, column: dict[str, Any], worker: Sequence, there: Sequence) -> Moved | None:
+        """What the core may do: all of it, without torch; with torch, which moves tensors itself, only if there is work
+        behind the move."""
+        if self.device is None or self.moves != 1 or self.device.gpu is None:
+            return None
+        torch = find_torch() is not None
+        if not (self.tensor and torch_moves(self.device) if torch else can_follow(self.steps)):
+            return None
+        image, steps = self.image(tensors=torch), list(self.steps)
+        if torch and self.torch_image is not None and self.torch_image.channels_last:
+            steps.insert(0, OnValues(tf.ToTorchImage()))
+        if torch:
+            steps.insert(0, OnValues(bits_from_gpu if self.type == "bfloat16" else from_gpu))
+        done = self.front or 0
+        more = image["operations"][done:] or image["normalize"] or self.type != "uint8" or image["layout"] == "chw"
+        works = self.front is not None and not self.functions and bool(more)
+        move = move_of(image["operations"][:done], works, only_works=torch)
+        return Moved(self.device.gpu, {**column, "image": image, "move": move}, steps, list(worker), list(there))
 
 
 def refuse_late(name: str, step: tf.SampleFunction, other: Any) -> None:
@@ -403,19 +365,20 @@ def core_column(
     function: dict[str, Any] | None = None,
     crop: dict[str, Any] | None = None,
     steps: tuple = (),
+    move: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """A column as the C loader takes it."""
     return dict(locals())
 
 
 def leading_labels(transforms: list) -> list[tf.LabelOperation]:
-    """What the core does to labels: any that replace them, and then one that pairs them; taken off the list. ToTensor,
-    which changes no value, may stand before them."""
+    """What the core does to labels: any that replace them, and then one that pairs them; taken off the list. ToTensor
+    and ToDevice, which change no value, may stand before them."""
     labels: list[tf.LabelOperation] = []
-    passed: list[tf.ToTensor] = []
-    while transforms and isinstance(transforms[0], (tf.LabelOperation, tf.ToTensor)):
+    passed: list[tf.Transform] = []
+    while transforms and isinstance(transforms[0], (tf.LabelOperation, tf.ToTensor, tf.ToDevice)):
         step = transforms.pop(0)
-        if isinstance(step, tf.ToTensor):
+        if not isinstance(step, tf.LabelOperation):
             passed.append(step)
             continue
         labels.append(step)
@@ -452,10 +415,12 @@ def compile_image(
 ) -> Output:
     """`crop`: what comes first, of arrays."""
     compiler, worker = ImageCompiler(name, draws, source=pixels), [decoder, *(() if crop is None else (crop,))]
+    before = len(worker)  # so many stand in front of a move
     for step in transforms:
         compiler.add(step)
         if not compiler.steps and not isinstance(step, (tf.ToTensor, tf.ToDevice)):
             worker.append(step)
+        before = len(worker) if compiler.moves == 0 else before
     if isinstance(decoder, dec.ImageDecoder):
         code, options = decoder.code, {"fast_jpeg": decoder.jpeg_mode == "fast", "crop": decoder.crop(draws)}
     else:
@@ -463,7 +428,9 @@ def compile_image(
         code, options = "array_image", {"crop": rectangle}
     steps = tuple(step.core_step() for step in compiler.functions)
     column = core_column(source, code, image=compiler.image(), steps=steps, **options)
-    return Output(name, [column], compiler.all_steps(), worker)
+    moved = compiler.move(column, worker[:before], worker[before:])
+    why = compiler.obstacle() if worker[before:] else None
+    return Output(name, [column], compiler.all_steps(), worker, moved, why=why)
 
 
 def compile_output(
@@ -506,13 +473,16 @@ def compile_output(
         output.columns[0] = core_column(source, "int", labels=tuple(core_operation(step, draws) for step in labels))
     for step in leading_functions(name, transforms, output):
         if isinstance(step, tf.LabelOperation):
-            why = "labels are replaced, then paired once, before all steps but ToTensor"
+            why = "labels are replaced, then paired once, before all steps but ToTensor and ToDevice"
             why = why if kind == "int" else f"it is for fields of int, not {kind}"
             raise TypeError(f"pipeline '{name}': {step!r} must come first: {why}")
         of_arrays = isinstance(step, tf.ToTorchImage) and kind in ("array", "tensor")
         if isinstance(step, (*IMAGE_STEPS, tf.RandomResizedCrop, tf.ToTorchImage)) and not of_arrays:
             raise TypeError(f"pipeline '{name}': {step!r} is for images, and the field holds {kind}")
         output.steps.append(as_step(name, step))
+    found = moved_steps(output.steps) if len(output.columns) == 1 else None
+    if found is not None:
+        output.moved = Moved(found[0], {**output.columns[0], "move": move_of()}, found[1])
     output.steps = moves_last(name, output.steps)
     return output
 
@@ -580,4 +550,5 @@ def compile_outputs(
         draws = images % MAX_SHARED if spec.draws is None else spec.draws
         outputs.append(compile_output(name, kind, spec, draws, path_of, custom.get(source), dtypes.get(source), read))
         images += any(column["image"] is not None for column in outputs[-1].columns)
+    choose_moves(outputs)
     return outputs

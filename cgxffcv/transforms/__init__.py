@@ -164,9 +164,12 @@ def gpu_number(device: str) -> int:
 class ToDevice(Transform):
     """Moves the batch to a device: a name, a torch.device, or the number of a GPU. Torch tensors go wherever torch can.
     Where torch is not installed, NumPy arrays go to a GPU and become arrays with DLPack and `__cuda_array_interface__`
-    (`cupy.asarray(batch)`), which a callable of yours behind it gets; transforms behind it are done before the move,
-    with the same values. The Loader's batches lie in page-locked memory then, from which a GPU copies beside its work,
-    unless its `page_locked` says otherwise."""
+    (`cupy.asarray(batch)`), which a callable of yours behind it gets. The Loader's batches lie in page-locked memory
+    then, from which a GPU copies beside its work, unless its `page_locked` says otherwise.
+
+    Images of uint8 with three channels are moved as they are, and operations, NormalizeImage, Convert and ToTorchImage
+    behind it are done on the GPU, with the same draws and the same values, if the GPU can do all of them; else before
+    the move, as other transforms are. `Loader.explain()` says what is done where, and why."""
 
     def __init__(self, device, non_blocking: bool = True):
         self.device = device_name(device)
@@ -271,10 +274,11 @@ class Squeeze(Transform):
 
     def __call__(self, batch):
         self._check_array(batch)
-        beyond = [dim for dim in self.dims if not -batch.ndim <= dim < batch.ndim]
+        ndim = len(batch.shape)
+        beyond = [dim for dim in self.dims if not -ndim <= dim < ndim]
         if beyond:
             raise ValueError(f"{self!r}: a batch of shape {tuple(batch.shape)} has no dimension {beyond[0]}")
-        dims = {dim % batch.ndim for dim in self.dims} if self.dims else set(range(1, batch.ndim))
+        dims = {dim % ndim for dim in self.dims} if self.dims else set(range(1, ndim))
         shape = [size for dim, size in enumerate(batch.shape) if dim not in dims or size != 1]
         return batch.reshape(shape)
 

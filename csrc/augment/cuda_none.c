@@ -1,4 +1,5 @@
 /* The twin of cuda/ in a build without CUDA. */
+#include "augment/convert.h"
 #include "augment/gather.h"
 #include "augment/moments.h"
 #include "augment/shrink.h"
@@ -19,6 +20,13 @@ Status augment_gather_batch(const GatherSet *set, const int32_t *order, const Ga
 
 Status augment_gather_plain(const GatherSet *set, const int32_t *places, int count, uint8_t *to, DeviceStream *stream) {
     (void)set, (void)places, (void)count, (void)to, (void)stream;
+    return augment_absent();
+}
+
+Status augment_convert_batch(const uint8_t *images, int count, int height, int width, const void *table,
+                             size_t item_bytes, ImageLayout layout, void *to, DeviceStream *stream) {
+    (void)images, (void)count, (void)height, (void)width, (void)table, (void)item_bytes, (void)layout, (void)to;
+    (void)stream;
     return augment_absent();
 }
 

@@ -24,8 +24,8 @@ typedef struct GatherClock {
     int32_t first;  /* where the batch's images begin in `order` */
 } GatherClock;
 
-/* Refuses operations that change the size or follow the normalisation, more than GATHER_MAX_OPS, and what
- * augment_create refuses. */
+/* Refuses operations that change the size or follow the normalisation, more than GATHER_MAX_OPS, images of 2 GiB, and
+ * what augment_create refuses. */
 Status augment_gather_check(const AugmentOp *ops, int op_count, int height, int width);
 
 /* to (batch, height, width, 3) and to_labels (batch): the images order[clock->first + i], augmented by operations that

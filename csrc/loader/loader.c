@@ -10,6 +10,7 @@
 #include "loader/pipeline.h"
 #include "loader/slots.h"
 #include "loader/traversal.h"
+#include "loader/uploads.h"
 #include "loader/values.h"
 #include "loader/workers.h"
 
@@ -25,6 +26,7 @@ struct Loader {
     Pipeline pipeline;
     LoaderSplit split;
     Slots *slots;     /* owned; batches in callers' hands keep its memory */
+    Uploads *uploads; /* owned; likewise; NULL if no output moves */
     Workers *workers; /* owned */
     int threads;
     size_t ahead; /* batches */
@@ -83,9 +85,37 @@ static Status create_slots(Loader *loader, const LoaderConfig *config) {
                          .sample_bytes = bytes,
                          .spare = loader->ahead + CALLERS,
                          .page_locked = config->page_locked,
-                         .device = config->device};
+                         .device = config->page_locker};
     Status status = loader_slots_create(&slots, &loader->slots);
     memory_free(bytes);
+    return status;
+}
+
+/* What moves, and the size of what it becomes. */
+static bool describe_uploads(const Loader *loader, UploadsArray *arrays) {
+    bool any = false;
+    for (size_t i = 0; i < loader->pipeline.count; i++) {
+        const DecoderOutput *output = &loader->pipeline.outputs[i];
+        arrays[i] = (UploadsArray){.moves = output->moved != LOADER_STAYS,
+                                   .host_bytes = output->result.sample_bytes,
+                                   .bytes = loader_array(loader, i)->sample_bytes,
+                                   .behind = output->moved == LOADER_WORKED ? output->behind : NULL};
+        any = any || arrays[i].moves;
+    }
+    return any;
+}
+
+static Status create_uploads(Loader *loader, const LoaderConfig *config) {
+    UploadsArray *arrays = NULL;
+    TRY(memory_calloc(loader->pipeline.count, sizeof *arrays, &arrays));
+    UploadsConfig uploads = {.device = config->device,
+                             .batch_size = largest_batch(loader, config),
+                             .arrays = loader->pipeline.count,
+                             .array = arrays,
+                             .spare = loader->ahead + CALLERS};
+    Status status = STATUS_OK;
+    if (describe_uploads(loader, arrays)) status = loader_uploads_create(&uploads, &loader->uploads);
+    memory_free(arrays);
     return status;
 }
 
@@ -93,6 +123,7 @@ static Status create_workers(Loader *loader, const LoaderConfig *config) {
     WorkersConfig workers = {
         .pipeline = &loader->pipeline,
         .slots = loader->slots,
+        .uploads = loader->uploads,
         .split = loader->split,
         .count = loader->threads,
         .ahead = loader->ahead,
@@ -141,6 +172,7 @@ Status loader_create(const LoaderConfig *config, Loader **out) {
     TRY_GOTO(look_into_file(loader, config));
     loader->ahead = choose_ahead(loader, config);
     TRY_GOTO(create_slots(loader, config));
+    TRY_GOTO(create_uploads(loader, config));
     TRY_GOTO(create_workers(loader, config));
     if (config->resident) TRY_GOTO(make_resident(loader));
     *out = loader;
@@ -154,6 +186,7 @@ void loader_destroy(Loader *loader) {
     if (loader == NULL) return;
     loader_workers_destroy(loader->workers);
     loader_slots_close(loader->slots);
+    loader_uploads_close(loader->uploads);
     loader_pipeline_fini(&loader->pipeline);
     loader_traversal_fini(&loader->order);
     loader_source_close(&loader->source);
@@ -171,7 +204,14 @@ void loader_reseed(Loader *loader, uint64_t seed) {
 size_t loader_outputs(const Loader *loader) { return loader->pipeline.count; }
 
 const LoaderArray *loader_array(const Loader *loader, size_t output) {
-    return &loader->pipeline.outputs[output].result;
+    const DecoderOutput *it = &loader->pipeline.outputs[output];
+    return it->moved == LOADER_WORKED ? &it->worked : &it->result;
+}
+
+LoaderMoved loader_moved(const Loader *loader, size_t output, const char **why) {
+    const DecoderOutput *it = &loader->pipeline.outputs[output];
+    *why = it->why[0] == '\0' ? NULL : it->why;
+    return it->moved;
 }
 
 uint64_t loader_samples(const Loader *loader) { return loader->order.count; }
@@ -198,6 +238,12 @@ void loader_stats(const Loader *loader, LoaderStats *out) {
     size_t rest = stats.memory_bytes + loader_traversal_bytes(&loader->order) + loader->pipeline.kept_bytes;
     stats.memory_bytes = rest + slots.bytes;
     stats.memory_peak_bytes = rest + slots.peak_bytes;
+    if (loader->uploads != NULL) {
+        UploadsStats uploads = loader_uploads_stats(loader->uploads);
+        stats.uploads = uploads.live;
+        stats.uploads_held = uploads.held;
+        stats.device_bytes = uploads.bytes;
+    }
     *out = stats;
 }
 
@@ -256,6 +302,13 @@ static Status gather_chunk(void *context, size_t item, DecoderScratch *scratch) 
                                left < gather->chunk ? left : gather->chunk);
 }
 
+static Status upload_gathered(void *context, size_t item, DecoderScratch *scratch) {
+    Gather *gather = context;
+    (void)item, (void)scratch;
+    const UploadsDraws draws = {gather->loader->pipeline.seed, gather->draws.epoch, gather->draws.evaluate};
+    return loader_uploads_begin(gather->loader->uploads, draws, gather->batch);
+}
+
 Status loader_gather(Loader *loader, const uint64_t *ids, size_t count, uint32_t epoch, bool evaluate,
                      LoaderBatch **out) {
     Status status = STATUS_OK;
@@ -270,6 +323,8 @@ Status loader_gather(Loader *loader, const uint64_t *ids, size_t count, uint32_t
     Gather gather = {loader, batch, {epoch, evaluate}, chunk};
     TRY_GOTO(loader_workers_run(loader->workers, (count + chunk - 1) / chunk, gather_chunk, &gather));
     TRY_GOTO(loader_source_check(&loader->source));
+    if (loader->uploads != NULL && count > 0)
+        TRY_GOTO(loader_workers_run(loader->workers, 1, upload_gathered, &gather));
     loader_slots_hand_over(batch);
     *out = batch;
     batch = NULL;

@@ -28,6 +28,7 @@
 #include "augment/augment.h"
 #include "base/status.h"
 #include "beton/reader.h"
+#include "device/device.h"
 #include "image/resize.h"
 #include "loader/decoders/table.h"
 
@@ -105,6 +106,11 @@ typedef struct LoaderOutput {
                               * loader_create */
     const LoaderStep *steps; /* functions of the user's behind the decoder; borrowed during loader_create */
     int step_count;
+    /* The array goes to LoaderConfig.device. Of `image`, the first `front` operations are done before; the others and
+     * all that is behind them, there, if `works` and a GPU can do them all (loader_moved tells), else before, too. */
+    bool moves, works;
+    int front;
+    bool only_works; /* the array stays in host memory if nothing is done on the GPU */
 } LoaderOutput;
 
 typedef struct LoaderConfig {
@@ -133,9 +139,10 @@ typedef struct LoaderConfig {
     /* Samples that are damaged are left out of their batches, which are shorter then, and counted. A batch is what it
      * would be without them; also one of which nothing is left is given. */
     bool skip_damaged;
-    /* Batches lie in page-locked memory, from which `device` can copy beside its work. */
+    /* Batches lie in page-locked memory, from which GPU `page_locker` can copy beside its work. */
     bool page_locked;
-    int device;
+    int page_locker;
+    int device; /* of outputs that move */
 } LoaderConfig;
 
 /* Sequential, one rank, as many batches ahead as fit, drop_last, window of 8 pages; the rest zero. */
@@ -151,7 +158,7 @@ void loader_reseed(Loader *loader, uint64_t seed);
 /* Stops and joins the workers. Batches still held stay valid. NULL does nothing. */
 void loader_destroy(Loader *loader);
 
-/* One output of a batch: [count] + shape, C order. bfloat16 says BETON_U16. */
+/* One output of a batch, where it is given: [count] + shape, C order. bfloat16 says BETON_U16. */
 typedef struct LoaderArray {
     BetonDtype dtype;
     int ndim;
@@ -185,13 +192,35 @@ typedef struct LoaderPass {
 /* Starts a pass; one that is under way is stopped first. The first pass starts the workers. */
 Status loader_begin(Loader *loader, const LoaderPass *pass);
 
+/* How an output comes to a GPU. */
+typedef enum LoaderMoved {
+    LOADER_STAYS,
+    LOADER_MOVED, /* as the threads have made it */
+    LOADER_WORKED /* what is behind the move is done on the GPU */
+} LoaderMoved;
+
+/* *why: why what should be done on the GPU is not, or NULL; borrowed until loader_destroy. */
+LoaderMoved loader_moved(const Loader *loader, size_t output, const char **why);
+
+/* The arrays of a batch that lie in device memory, which is used again once nobody holds them and all that was put on
+ * any stream of the device before the last one let go is done. */
+typedef struct LoaderUpload {
+    void *const *arrays; /* one an output, 256-byte aligned; of those that do not move, nothing */
+    DeviceEvent *ready;  /* behind it, on the device, they are there */
+} LoaderUpload;
+
+/* As with batches: also after loader_destroy. */
+void loader_upload_retain(LoaderUpload *upload);
+void loader_upload_release(LoaderUpload *upload); /* NULL does nothing */
+
 typedef struct LoaderBatch {
     uint64_t index; /* within the epoch, on this rank */
     uint32_t epoch;
     size_t count;        /* samples: batch_size but in the last batch; 0 is possible there (drop_last false) */
     const uint64_t *ids; /* their indices in the file */
-    void *const *arrays; /* one an output, 64-byte aligned */
+    void *const *arrays; /* one an output, 64-byte aligned; one that is worked on by a GPU is what is given to that */
     size_t array_count;
+    LoaderUpload *upload; /* the batch's reference; NULL if no output moves, or there are no samples */
 } LoaderBatch;
 
 /* Called about 20 times a second while a caller waits; a failure ends the wait and is passed on. It may be NULL. */
@@ -243,6 +272,8 @@ typedef struct LoaderStats {
     size_t slots, slots_held;               /* batch buffers that exist; of them, held by callers */
     size_t slot_bytes;                      /* one buffer */
     size_t memory_bytes, memory_peak_bytes; /* buffers, scratch, orders, resident pixels */
+    size_t uploads, uploads_held;           /* buffers in device memory that exist; of them, held by callers */
+    size_t device_bytes;                    /* these buffers, and what the GPU works with */
 } LoaderStats;
 
 void loader_stats(const Loader *loader, LoaderStats *out);

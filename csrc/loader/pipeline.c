@@ -72,6 +72,9 @@ static Status prepare_output(Pipeline *pipeline, size_t index, const LoaderOutpu
     output->decoder = decoder;
     TRY(error_at_field(decoder->prepare(pipeline->source, in_use, wish, output), output->about->name));
     TRY(error_at_field(loader_steps_prepare(wish, output), output->about->name));
+    if (wish->moves && (output->behind != NULL || !wish->only_works)) {
+        output->moved = output->behind != NULL ? LOADER_WORKED : LOADER_MOVED;
+    }
     pipeline->any_steps = pipeline->any_steps || output->step_count > 0;
     output->scratch_at = pipeline->scratch_bytes;
     pipeline->scratch_bytes += (output->scratch_bytes + 63) & ~(size_t)63;
@@ -96,6 +99,7 @@ void loader_pipeline_fini(Pipeline *pipeline) {
     for (size_t i = 0; i < pipeline->count; i++) {
         DecoderOutput *output = &pipeline->outputs[i];
         if (output->state != NULL) output->decoder->destroy(output);
+        memory_free(output->behind);
     }
     memory_free(pipeline->outputs);
     memory_free(pipeline->blanked);

@@ -15,6 +15,8 @@ typedef struct Slot {
     atomic_size_t references;
     size_t capacity, bytes;
     bool held;
+    DeviceEvent *copied;   /* owned; NULL before the first copy to a GPU */
+    bool copying;          /* one may be under way */
     uint64_t *ids;         /* within memory */
     unsigned char *memory; /* owned */
     struct Slot *next;
@@ -107,8 +109,16 @@ static Status alloc_memory(const Slots *slots, size_t bytes, unsigned char **out
     return STATUS_OK;
 }
 
+/* Of a GPU that fails, nothing copies any more. */
+static void await_copy(Slot *slot) {
+    if (slot->copying) (void)device_event_synchronize(slot->copied);
+    slot->copying = false;
+}
+
 static void destroy_slot(Slot *slot, bool page_locked) {
     if (slot == NULL) return;
+    await_copy(slot);
+    device_event_destroy(slot->copied);
     if (page_locked) {
         device_host_free(slot->memory);
     } else {
@@ -170,11 +180,20 @@ done:
     return status;
 }
 
+static bool is_copying(const Slot *slot) {
+    bool done = true;
+    return slot->copying && device_query(NULL, slot->copied, &done) == STATUS_OK && !done;
+}
+
+/* The newest that is not being copied; or, since there are as many as are needed, the oldest, once it has been. */
 static Slot *take_free(Slots *slots, size_t samples) {
-    Slot *slot = samples <= slots->batch_size ? slots->free : NULL;
-    if (slot == NULL) return NULL;
-    slots->free = slot->next;
+    Slot **at = &slots->free;
+    if (*at == NULL || samples > slots->batch_size) return NULL;
+    while ((*at)->next != NULL && is_copying(*at)) at = &(*at)->next;
+    Slot *slot = *at;
+    *at = slot->next;
     slots->free_count--;
+    await_copy(slot);
     return slot;
 }
 
@@ -203,6 +222,14 @@ Status loader_slots_take(Slots *slots, size_t samples, LoaderBatch **out) {
 
 uint64_t *loader_slots_ids(LoaderBatch *batch) { return ((Slot *)(void *)batch)->ids; }
 
+Status loader_slots_copy_event(LoaderBatch *batch, DeviceEvent **out) {
+    Slot *slot = (Slot *)(void *)batch;
+    if (slot->copied == NULL) TRY(device_event_create(&slot->copied));
+    slot->copying = true;
+    *out = slot->copied;
+    return STATUS_OK;
+}
+
 void loader_slots_hand_over(LoaderBatch *batch) {
     Slot *slot = (Slot *)(void *)batch;
     pthread_mutex_lock(&slot->pool->mutex);
@@ -218,6 +245,8 @@ void loader_batch_release(LoaderBatch *batch) {
     Slot *slot = (Slot *)(void *)batch;
     if (atomic_fetch_sub(&slot->references, 1) != 1) return;
     Slots *slots = slot->pool;
+    loader_upload_release(slot->batch.upload);
+    slot->batch.upload = NULL;
     pthread_mutex_lock(&slots->mutex);
     if (slot->held) slots->stats.held--;
     slot->held = false;

@@ -31,6 +31,10 @@ void loader_slots_close(Slots *slots);
 Status loader_slots_take(Slots *slots, size_t samples, LoaderBatch **out);
 uint64_t *loader_slots_ids(LoaderBatch *batch);
 
+/* An event, of the calling thread's device, that is recorded once copies from the buffer have been put on a stream: it
+ * is not written again, nor freed, before they are done. */
+Status loader_slots_copy_event(LoaderBatch *batch, DeviceEvent **out);
+
 /* The batch goes to a caller: it counts as held until it is released. */
 void loader_slots_hand_over(LoaderBatch *batch);
 

@@ -159,6 +159,22 @@ static bool find_job(Workers *workers, Job *job) {
 
 /* ---- workers ---- */
 
+/* Of a batch whose last chunk is done, if it is sound; called with the mutex held, which it gives up meanwhile. The
+ * chunk does not count as done before, so nobody else touches the batch. */
+static void begin_upload(Workers *workers, const Job *job) {
+    Flight *flight = job->flight;
+    const Pipeline *pipeline = workers->config.pipeline;
+    if (workers->config.uploads == NULL || flight->done + 1 < flight->chunks || flight->failed || flight->again) return;
+    if (!workers->active) return;
+    const UploadsDraws draws = {pipeline->seed, job->draws.epoch, job->draws.evaluate};
+    workers->busy++;
+    pthread_mutex_unlock(&workers->mutex);
+    Status status = loader_uploads_begin(workers->config.uploads, draws, job->batch);
+    pthread_mutex_lock(&workers->mutex);
+    workers->busy--;
+    if (status != STATUS_OK) fail_flight(flight, (int64_t)job->batch->count);
+}
+
 static void worker_run_job(Worker *worker, const Job *job) {
     Workers *workers = worker->workers;
     if (job->ahead_ids != NULL)
@@ -181,6 +197,7 @@ static void worker_run_job(Worker *worker, const Job *job) {
     } else if (status != STATUS_OK) {
         fail_flight(job->flight, at);
     }
+    begin_upload(workers, job);
     job->flight->done++;
     bool cut = finished(job->flight) && loader_source_check(workers->config.pipeline->source) != STATUS_OK;
     if (cut) fail_flight(job->flight, -1); /* whatever else its samples say */

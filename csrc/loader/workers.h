@@ -5,12 +5,14 @@
 
 #include "loader/pipeline.h"
 #include "loader/slots.h"
+#include "loader/uploads.h"
 
 typedef struct Workers Workers;
 
 typedef struct WorkersConfig {
     const Pipeline *pipeline; /* borrowed until loader_workers_destroy */
     Slots *slots;             /* borrowed until loader_workers_destroy */
+    Uploads *uploads;         /* borrowed likewise; NULL if no output moves to a GPU */
     LoaderSplit split;
     int count;    /* threads */
     size_t ahead; /* batches in flight, at least 1 */

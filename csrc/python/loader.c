@@ -1,5 +1,4 @@
-/* _cgxffcv.Loader, over which cgxffcv.Loader is written, and _cgxffcv.LoaderBatch, which keeps a batch's memory alive
- * while any array looks at it. */
+/* _cgxffcv.Loader, over which cgxffcv.Loader is written. */
 #include "python/loader.h"
 
 #include <sys/types.h>
@@ -10,6 +9,7 @@
 #include "python/arguments.h"
 #include "python/array.h"
 #include "python/beton_values.h"
+#include "python/loader_batch.h"
 #include "python/loader_files.h"
 #include "python/loader_spec.h"
 #include "python/loader_values.h"
@@ -19,17 +19,10 @@ typedef struct LoaderObject {
     BetonReader *reader;          /* borrowed from `file`; NULL after close() */
     Loader *loader;               /* owned; NULL before prepare() and after close() */
     PyObject *kept;               /* owned: the views of arrays from which its operations borrow */
+    int device;                   /* of outputs that move */
     bool busy;                    /* a call is running without the GIL */
     pid_t process;                /* that made it: its threads do not live on in a forked child */
 } LoaderObject;
-
-typedef struct BatchObject {
-    PyObject_HEAD LoaderBatch *batch; /* owned reference */
-    pid_t process;                    /* that made it; a forked child must not touch its locks */
-} BatchObject;
-
-/* reader.c holds the two lists of types to be one. */
-static ArrayType array_type(BetonDtype dtype) { return (ArrayType)dtype; }
 
 static PyObject *raise_status(PyObject *self, Status status) {
     ModuleState *state = py_module_state_of_type(Py_TYPE(self));
@@ -89,72 +82,6 @@ static int hold_reader(LoaderObject *self) {
         Py_BEGIN_ALLOW_THREADS statement;                                                                              \
         Py_END_ALLOW_THREADS(self)->busy = false;                                                                      \
     } while (0)
-
-/* ---- batches ---- */
-
-static void batch_dealloc(PyObject *object) {
-    PyTypeObject *type = Py_TYPE(object);
-    BatchObject *self = (BatchObject *)object;
-    if (self->process == getpid()) loader_batch_release(self->batch);
-    type->tp_free(object);
-    Py_DECREF(type);
-}
-
-static PyType_Slot batch_slots[] = {
-    {Py_tp_dealloc, batch_dealloc},
-    {Py_tp_doc, "The memory of a batch, shared by its arrays; it returns to the loader when the last of them dies."},
-    {0, NULL},
-};
-
-static PyType_Spec batch_spec = {
-    .name = "_cgxffcv.LoaderBatch",
-    .basicsize = sizeof(BatchObject),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
-    .slots = batch_slots,
-};
-
-static PyObject *wrap_output(const LoaderArray *array, size_t count, void *data, PyObject *holder) {
-    int64_t shape[ARRAY_MAX_DIMS + 1];
-    shape[0] = (int64_t)count;
-    for (int i = 0; i < array->ndim; i++) shape[i + 1] = (int64_t)array->shape[i];
-    return py_array_wrap(array_type(array->dtype), array->ndim + 1, shape, NULL, data, holder, true);
-}
-
-static PyObject *wrap_outputs(const Loader *loader, const LoaderBatch *batch, PyObject *holder) {
-    PyObject *arrays = PyTuple_New((Py_ssize_t)batch->array_count);
-    for (size_t i = 0; arrays != NULL && i < batch->array_count; i++) {
-        PyObject *array = wrap_output(loader_array(loader, i), batch->count, batch->arrays[i], holder);
-        if (array == NULL) {
-            Py_CLEAR(arrays);
-        } else {
-            PyTuple_SET_ITEM(arrays, (Py_ssize_t)i, array);
-        }
-    }
-    return arrays;
-}
-
-/* (arrays, ids) over a new holder, which takes over the caller's reference. */
-static PyObject *wrap_batch(LoaderObject *self, LoaderBatch *batch) {
-    PyObject *result = NULL, *arrays = NULL, *ids = NULL;
-    ModuleState *state = py_module_state_of_type(Py_TYPE(self));
-    PyTypeObject *type = state == NULL ? NULL : (PyTypeObject *)state->loader_batch_type;
-    BatchObject *holder = type == NULL ? NULL : (BatchObject *)type->tp_alloc(type, 0);
-    if (holder == NULL) {
-        loader_batch_release(batch);
-        return NULL;
-    }
-    holder->batch = batch;
-    holder->process = self->process;
-    int64_t count = (int64_t)batch->count;
-    arrays = wrap_outputs(self->loader, batch, (PyObject *)holder);
-    /* Sample numbers fit: a file has fewer than 2^63. */
-    ids = py_array_wrap(ARRAY_I64, 1, &count, NULL, (void *)(uintptr_t)batch->ids, (PyObject *)holder, false);
-    if (arrays != NULL && ids != NULL) result = PyTuple_Pack(2, arrays, ids);
-    Py_XDECREF(arrays);
-    Py_XDECREF(ids);
-    Py_DECREF(holder);
-    return result;
-}
 
 /* ---- construction ---- */
 
@@ -218,6 +145,7 @@ static PyObject *prepare_loader(LoaderObject *self, const LoaderConfig *config) 
     WITHOUT_GIL(self, status = loader_create(config, &loader));
     if (status != STATUS_OK) return raise_status((PyObject *)self, status);
     self->loader = loader;
+    self->device = config->device;
     Py_RETURN_NONE;
 }
 
@@ -276,6 +204,11 @@ static PyObject *loader_close(LoaderObject *self, PyObject *unused) {
     }
     loader_object_destroy(self);
     Py_RETURN_NONE;
+}
+
+/* (arrays, ids); takes over the caller's reference. */
+static PyObject *wrap_batch(const LoaderObject *self, LoaderBatch *batch) {
+    return py_loader_batch_wrap(py_module_state_of_type(Py_TYPE((PyObject *)self)), self->loader, self->device, batch);
 }
 
 /* ---- passes ---- */
@@ -459,15 +392,31 @@ static PyObject *loader_stats_(LoaderObject *self, PyObject *unused) {
     Loader *loader = opened(self);
     if (loader == NULL) return NULL;
     loader_stats(loader, &s);
-    return Py_BuildValue(
-        "{sK sK sK sK sd sd sd sd sd sd si sn sn sn sn sn sn}", "batches", (unsigned long long)s.batches, "samples",
-        (unsigned long long)s.samples, "blanked", (unsigned long long)s.blanked, "skipped",
-        (unsigned long long)s.skipped, "wait_seconds", (double)s.wait_ns * 1e-9, "work_seconds",
-        (double)s.work_ns * 1e-9, "jpeg_seconds", (double)s.decode_ns * 1e-9, "resample_seconds",
-        (double)s.resample_ns * 1e-9, "augment_seconds", (double)s.augment_ns * 1e-9, "idle_seconds",
-        (double)s.idle_ns * 1e-9, "workers", s.workers, "batches_ahead", (Py_ssize_t)s.batches_ahead, "slots",
-        (Py_ssize_t)s.slots, "slots_held", (Py_ssize_t)s.slots_held, "slot_bytes", (Py_ssize_t)s.slot_bytes,
-        "memory_bytes", (Py_ssize_t)s.memory_bytes, "memory_peak_bytes", (Py_ssize_t)s.memory_peak_bytes);
+    return Py_BuildValue("{sK sK sK sK sd sd sd sd sd sd si sn sn sn sn sn sn sn sn sn}", "batches",
+                         (unsigned long long)s.batches, "samples", (unsigned long long)s.samples, "blanked",
+                         (unsigned long long)s.blanked, "skipped", (unsigned long long)s.skipped, "wait_seconds",
+                         (double)s.wait_ns * 1e-9, "work_seconds", (double)s.work_ns * 1e-9, "jpeg_seconds",
+                         (double)s.decode_ns * 1e-9, "resample_seconds", (double)s.resample_ns * 1e-9,
+                         "augment_seconds", (double)s.augment_ns * 1e-9, "idle_seconds", (double)s.idle_ns * 1e-9,
+                         "workers", s.workers, "batches_ahead", (Py_ssize_t)s.batches_ahead, "slots",
+                         (Py_ssize_t)s.slots, "slots_held", (Py_ssize_t)s.slots_held, "slot_bytes",
+                         (Py_ssize_t)s.slot_bytes, "memory_bytes", (Py_ssize_t)s.memory_bytes, "memory_peak_bytes",
+                         (Py_ssize_t)s.memory_peak_bytes, "device_slots", (Py_ssize_t)s.uploads, "device_slots_held",
+                         (Py_ssize_t)s.uploads_held, "device_bytes", (Py_ssize_t)s.device_bytes);
+}
+
+static PyObject *loader_moves(LoaderObject *self, PyObject *unused) {
+    (void)unused;
+    Loader *loader = opened(self);
+    PyObject *list = loader == NULL ? NULL : PyList_New(0);
+    for (size_t i = 0; list != NULL && i < loader_outputs(loader); i++) {
+        const char *why;
+        LoaderMoved moved = loader_moved(loader, i, &why);
+        PyObject *pair = Py_BuildValue("iz", (int)moved, why);
+        if (pair == NULL || PyList_Append(list, pair) < 0) Py_CLEAR(list);
+        Py_XDECREF(pair);
+    }
+    return list;
 }
 
 static PyMethodDef loader_methods[] = {
@@ -494,6 +443,9 @@ static PyMethodDef loader_methods[] = {
     {"fields", PY_METHOD(loader_fields), METH_NOARGS, "fields()\n--\n\nThe file's fields, in order: {name: kind}."},
     {"dtypes", PY_METHOD(loader_dtypes), METH_NOARGS,
      "dtypes()\n--\n\nOf the fields of arrays and tensors: {name: dtype}."},
+    {"moves", PY_METHOD(loader_moves), METH_NOARGS,
+     "moves()\n--\n\nOf each output (0: it stays in host memory, 1: it goes to the GPU, 2: which also works on it; why "
+     "not, or None)."},
     {"stats", PY_METHOD(loader_stats_), METH_NOARGS, "stats()\n--\n\nCounts, seconds and bytes as a dict."},
     {"close", PY_METHOD(loader_close), METH_NOARGS, "close()\n--\n\nStops the threads and closes the file."},
     {NULL, NULL, 0, NULL},
@@ -565,9 +517,7 @@ static PyType_Spec loader_spec = {
 
 int py_loader_add(PyObject *module) {
     ModuleState *state = py_module_state(module);
-    state->loader_batch_type = PyType_FromModuleAndSpec(module, &batch_spec, NULL);
-    if (state->loader_batch_type == NULL) return -1;
-    if (PyModule_AddObjectRef(module, "LoaderBatch", state->loader_batch_type) < 0) return -1;
+    if (py_loader_batch_add(module) < 0) return -1;
     state->loader_type = PyType_FromModuleAndSpec(module, &loader_spec, NULL);
     return state->loader_type == NULL ? -1 : PyModule_AddObjectRef(module, "Loader", state->loader_type);
 }

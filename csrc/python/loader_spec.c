@@ -150,6 +150,34 @@ static int parse_crop(PyObject *value, void *out) {
     return py_spec_fill(&crop_table, value, NULL, &column->crop);
 }
 
+/* ---- a move to a GPU ---- */
+
+/* Of an image's operations, those in front of the move: one may be several in the core. */
+static int parse_before(PyObject *value, void *out) {
+    LoaderOutput *output = out;
+    const LoaderColumn *column = (const LoaderColumn *)((char *)out - offsetof(LoaderColumn, output));
+    AugmentOp ops[AUGMENT_MAX_OPS];
+    PyObject *tuple = py_arguments_tuple(value, "operations", 0, PY_SSIZE_T_MAX);
+    if (tuple == NULL) return -1;
+    int result = py_operations_parse(tuple, column->keep, "one pipeline", AUGMENT_MAX_OPS, ops, &output->front);
+    Py_DECREF(tuple);
+    if (result == 0 && output->front > column->image.op_count) {
+        PyErr_SetString(PyExc_ValueError, "more operations before a move than in all");
+        return -1;
+    }
+    return result;
+}
+
+static const SpecTable move_table = {
+    "move",
+    {SPEC_WHOLE("before", parse_before), SPEC_MEMBER(LoaderOutput, works), SPEC_MEMBER(LoaderOutput, only_works)}};
+
+static int parse_move(PyObject *value, void *out) {
+    LoaderColumn *column = out;
+    column->output.moves = value != Py_None;
+    return column->output.moves ? py_spec_fill(&move_table, value, NULL, &column->output) : 0;
+}
+
 /* ---- the loader ---- */
 
 static const SpecTable output_table = {
@@ -157,7 +185,7 @@ static const SpecTable output_table = {
     {SPEC_MEMBER(LoaderColumn, field), SPEC_ENUM_KEY(LoaderColumn, output.decoder, "decoder", loader_decoder_name),
      SPEC_KEY(LoaderColumn, output.fast_jpeg, "fast_jpeg"), SPEC_WHOLE("image", parse_image),
      SPEC_WHOLE("labels", parse_labels), SPEC_WHOLE("function", parse_function), SPEC_WHOLE("crop", parse_crop),
-     SPEC_WHOLE("steps", parse_steps)}};
+     SPEC_WHOLE("steps", parse_steps), SPEC_WHOLE("move", parse_move)}};
 
 static int parse_output(PyObject *item, void *out) {
     LoaderColumn *column = out;
@@ -171,7 +199,7 @@ static int parse_page_locked(PyObject *value, void *out) {
     uint64_t device = 0;
     config->page_locked = value != Py_None;
     if (config->page_locked && py_arguments_whole(value, "page_locked", 0, INT32_MAX, &device) < 0) return -1;
-    config->device = (int)device;
+    config->page_locker = (int)device;
     return 0;
 }
 
@@ -182,7 +210,7 @@ static const SpecTable settings_table = {
      SPEC_MEMBER(LoaderConfig, batches_ahead), SPEC_MEMBER(LoaderConfig, world_size), SPEC_MEMBER(LoaderConfig, rank),
      SPEC_MEMBER(LoaderConfig, drop_last), SPEC_MEMBER(LoaderConfig, resident), SPEC_MEMBER(LoaderConfig, read_ahead),
      SPEC_MEMBER(LoaderConfig, blank_damaged), SPEC_MEMBER(LoaderConfig, skip_damaged),
-     SPEC_WHOLE("page_locked", parse_page_locked)}};
+     SPEC_MEMBER(LoaderConfig, device), SPEC_WHOLE("page_locked", parse_page_locked)}};
 
 int py_loader_spec_parse(PyObject *outputs, PyObject *settings, LoaderSpec *out) {
     out->config = loader_config_default();

@@ -14,11 +14,12 @@
 /* Whose memory it is: one of these. */
 typedef struct TensorObject {
     PyObject_HEAD PyTensor tensor;
-    Py_buffer buffer;   /* owned; without an object: none */
-    DlpackLoan loan;    /* owned */
-    PyObject *owner;    /* owned, or NULL */
-    void *memory;       /* owned, or NULL: on the tensor's device */
-    DeviceEvent *ready; /* owned; NULL in host memory: `memory` has been written */
+    Py_buffer buffer; /* owned; without an object: none */
+    DlpackLoan loan;  /* owned */
+    PyObject *owner;  /* owned, or NULL */
+    void *memory;     /* owned, or NULL: on the tensor's device */
+    DeviceEvent
+        *ready; /* NULL in host memory: what lies there has been written. Owned with `memory`, else by `owner` */
 } TensorObject;
 
 static const ArrayType array_types[ALLREDUCE_TYPES] = {
@@ -30,33 +31,6 @@ static const ArrayType array_types[ALLREDUCE_TYPES] = {
 ArrayType py_tensor_array_type(AllreduceType type) { return array_types[type]; }
 
 size_t py_tensor_bytes(const PyTensor *tensor) { return (size_t)tensor->elems * allreduce_type_bytes(tensor->type); }
-
-/* ---- GPUs ---- */
-
-Status py_tensor_visit(int device, PyTensorVisit *visit) {
-    int before = -1;
-    *visit = (PyTensorVisit){.before = -1};
-    if (device < 0) return STATUS_OK;
-    TRY(device_current(&before));
-    if (before == device) return STATUS_OK;
-    TRY(device_select(device));
-    visit->before = before;
-    return STATUS_OK;
-}
-
-void py_tensor_leave(const PyTensorVisit *visit) {
-    if (visit->before < 0) return;
-    ErrorRecord record = *error_record();
-    (void)device_select(visit->before);
-    (void)error_adopt(&record);
-}
-
-int py_tensor_parse_stream(PyObject *object, DeviceStream **out) {
-    uint64_t number = 0;
-    if (object != NULL && py_arguments_whole(object, "stream", 0, UINTPTR_MAX, &number) < 0) return -1;
-    *out = (DeviceStream *)(uintptr_t)number;
-    return 0;
-}
 
 /* ---- what is said of an array ---- */
 
@@ -145,7 +119,7 @@ static void tensor_dealloc(PyObject *object) {
     PyTypeObject *type = Py_TYPE(object);
     if (self->buffer.obj != NULL) PyBuffer_Release(&self->buffer);
     py_dlpack_return(&self->loan);
-    device_event_destroy(self->ready);
+    if (self->memory != NULL) device_event_destroy(self->ready);
     if (self->tensor.device < 0) {
         memory_free(self->memory);
     } else {
@@ -154,6 +128,15 @@ static void tensor_dealloc(PyObject *object) {
     Py_XDECREF(self->owner);
     type->tp_free(object);
     Py_DECREF(type);
+}
+
+PyObject *py_tensor_over(ModuleState *state, const PyTensor *tensor, DeviceEvent *ready, PyObject *owner) {
+    TensorObject *self = new_tensor(state);
+    if (self == NULL) return NULL;
+    self->tensor = *tensor;
+    self->ready = ready;
+    self->owner = Py_NewRef(owner);
+    return (PyObject *)self;
 }
 
 static PyObject *or_none(TensorObject *self, int result) {
@@ -175,6 +158,14 @@ static int type_of_elements(const Py_buffer *buffer, PyObject *wanted, Allreduce
     PyErr_Format(PyExc_TypeError, "an array with elements of format '%s' is not %s%s",
                  buffer->format == NULL ? "B" : buffer->format, named < 0 ? "of a type that is summed" : "one of ",
                  named < 0 ? "" : allreduce_type_name(named));
+    return -1;
+}
+
+int py_tensor_type_of(ArrayType type) {
+    for (int i = 0; i < ALLREDUCE_TYPES; i++) {
+        if (i != ALLREDUCE_BF16 && array_types[i] == type) return i;
+    }
+    PyErr_SetString(PyExc_TypeError, "batches of bool or of complex numbers cannot go to a GPU without torch");
     return -1;
 }
 
@@ -225,6 +216,23 @@ static int fill_extent(PyObject *item, void *out) {
     return 0;
 }
 
+static PyObject *tensor_reshape(PyObject *object, PyObject *shape) {
+    TensorObject *self = (TensorObject *)object;
+    ModuleState *state = py_module_state_of_type(Py_TYPE(object));
+    PyTensor now = self->tensor;
+    now.ndim = py_arguments_fill(shape, "dimensions", 0, ARRAY_MAX_DIMS, fill_extent, now.shape, sizeof *now.shape);
+    now.device = -1; /* where the memory lies has been looked at, and not whether the shape fits */
+    if (now.ndim < 0 || py_tensor_measure(state, &now, NULL, 1) < 0) return NULL;
+    now.device = self->tensor.device;
+    if (now.elems != self->tensor.elems || !self->tensor.contiguous) {
+        PyErr_Format(PyExc_ValueError, "%lld elements%s cannot be seen in a shape of %lld",
+                     (long long)self->tensor.elems, self->tensor.contiguous ? "" : ", which are not in C order,",
+                     (long long)now.elems);
+        return NULL;
+    }
+    return py_tensor_over(state, &now, self->ready, object);
+}
+
 /* On whichever GPU the address is. */
 static int fill_from_address(ModuleState *state, TensorObject *self, PyObject *shape, PyObject *strides,
                              PyObject *dtype) {
@@ -273,7 +281,8 @@ static PyObject *tensor_of_address(PyObject *module, PyObject *args) {
 
 /* ---- copied ---- */
 
-static Status copy_tensor(const PyTensor *from, TensorObject *copy, DeviceStream *stream) {
+static Status copy_tensor(const TensorObject *source, TensorObject *copy, DeviceStream *stream) {
+    const PyTensor *from = &source->tensor;
     PyTensor *to = &copy->tensor;
     size_t bytes = py_tensor_bytes(from);
     if (to->device < 0) {
@@ -286,16 +295,17 @@ static Status copy_tensor(const PyTensor *from, TensorObject *copy, DeviceStream
         if (bytes > 0) memcpy(to->data, from->data, bytes);
         return STATUS_OK;
     }
+    if (source->ready != NULL) TRY(device_stream_wait(stream, source->ready));
     TRY(device_copy(to->data, from->data, bytes, stream));
     if (to->device < 0) return device_stream_synchronize(stream);
     TRY(device_event_create(&copy->ready));
     return device_event_record(copy->ready, stream);
 }
 
-static Status copy_on_device(const PyTensor *from, TensorObject *copy, DeviceStream *stream) {
+static Status copy_on_device(const TensorObject *source, TensorObject *copy, DeviceStream *stream) {
     PyTensorVisit visit;
-    TRY(py_tensor_visit(copy->tensor.device >= 0 ? copy->tensor.device : from->device, &visit));
-    Status status = copy_tensor(from, copy, stream);
+    TRY(py_tensor_visit(copy->tensor.device >= 0 ? copy->tensor.device : source->tensor.device, &visit));
+    Status status = copy_tensor(source, copy, stream);
     py_tensor_leave(&visit);
     return status;
 }
@@ -322,7 +332,7 @@ static PyObject *tensor_copy(PyObject *object, PyObject *args, PyObject *kwargs)
     copy->tensor.writable = true;
     Status status;
     Py_BEGIN_ALLOW_THREADS;
-    status = copy_on_device(from, copy, stream);
+    status = copy_on_device((TensorObject *)object, copy, stream);
     Py_END_ALLOW_THREADS;
     if (status == STATUS_OK && from->device < 0 && copy->tensor.device >= 0) {
         copy->owner = Py_NewRef(object); /* page-locked memory may be read later than now */
@@ -509,6 +519,8 @@ static PyMethodDef tensor_methods[] = {
     {"copy", PY_KEYWORDS(tensor_copy),
      "copy($self, /, device=..., stream=0)\n--\n\nA Tensor of its own memory, there or on another device (-1: the "
      "host), made on a\nstream; waits for it where it comes into host memory."},
+    {"reshape", tensor_reshape, METH_O,
+     "reshape($self, shape, /)\n--\n\nThe same memory in another shape of as many elements."},
     {"made_on", tensor_made_on, METH_O,
      "made_on($self, stream, /)\n--\n\nA copy on a GPU: what is on the stream now completes it, and whoever takes it "
      "waits for that."},
@@ -536,35 +548,7 @@ static PyType_Spec tensor_spec = {
     .slots = tensor_slots,
 };
 
-static Status order_streams(int device, DeviceStream *later, DeviceStream *earlier) {
-    Status status = STATUS_OK;
-    DeviceEvent *event = NULL;
-    PyTensorVisit visit;
-    TRY(py_tensor_visit(device, &visit));
-    TRY_GOTO(device_event_create(&event));
-    TRY_GOTO(device_event_record(event, earlier));
-    TRY_GOTO(device_stream_wait(later, event));
-done:
-    device_event_destroy(event);
-    py_tensor_leave(&visit);
-    return status;
-}
-
-static PyObject *device_order(PyObject *module, PyObject *args) {
-    PyObject *later_number, *earlier_number;
-    DeviceStream *later, *earlier;
-    ArgumentsNumber device = {"device", INT32_MAX, 0};
-    if (!PyArg_ParseTuple(args, "O&OO:device_order", py_arguments_number, &device, &later_number, &earlier_number) ||
-        py_tensor_parse_stream(later_number, &later) < 0 || py_tensor_parse_stream(earlier_number, &earlier) < 0) {
-        return NULL;
-    }
-    Status status = order_streams((int)device.value, later, earlier);
-    return status == STATUS_OK ? Py_NewRef(Py_None) : py_errors_raise(py_module_state(module), status);
-}
-
 static PyMethodDef functions[] = {
-    {"device_order", device_order, METH_VARARGS,
-     "device_order(device, later, earlier)\n--\n\nWhat comes on the stream `later` waits for what is on `earlier`."},
     {"tensor_of_buffer", tensor_of_buffer, METH_VARARGS,
      "tensor_of_buffer(object, dtype=None)\n--\n\nWhat the buffer protocol gives; dtype where that cannot say it "
      "(bfloat16 as uint16)."},
@@ -581,5 +565,6 @@ int py_tensor_add(PyObject *module) {
     state->tensor_type = PyType_FromModuleAndSpec(module, &tensor_spec, NULL);
     if (state->tensor_type == NULL) return -1;
     if (PyModule_AddObjectRef(module, "Tensor", state->tensor_type) < 0) return -1;
+    if (py_tensor_streams_add(module) < 0) return -1;
     return PyModule_AddFunctions(module, functions);
 }

@@ -23,6 +23,13 @@ const PyTensor *py_tensor_of(ModuleState *state, PyObject *object, const char *a
 /* The same of what is known to be one; without the GIL, too. */
 const PyTensor *py_tensor_unchecked(PyObject *object);
 
+/* A new Tensor of memory that `owner` keeps alive, and with it `ready` (or NULL), behind which on its GPU it is whole.
+ * NULL with an exception set. */
+PyObject *py_tensor_over(ModuleState *state, const PyTensor *tensor, DeviceEvent *ready, PyObject *owner);
+
+/* The type of elements that NumPy has as `type`; -1 with an exception set if there is none. */
+int py_tensor_type_of(ArrayType type);
+
 size_t py_tensor_bytes(const PyTensor *tensor);
 
 /* A new tuple; NULL with an exception set. */
@@ -44,5 +51,8 @@ void py_tensor_leave(const PyTensorVisit *visit);
 
 /* A stream as Python has it, a number: 0 and 1 are the default stream, 2 that of the thread. -1 with an exception. */
 int py_tensor_parse_stream(PyObject *object, DeviceStream **out);
+
+/* tensor_streams.c: device_order; 0 or -1. */
+int py_tensor_streams_add(PyObject *module);
 
 #endif

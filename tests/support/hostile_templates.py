@@ -85,7 +85,8 @@ IMAGE = {
     "type": "float32",
     "layout": "chw",
 }
-OUTPUTS = [core_column("image", "image", image=IMAGE), core_column("label", "int")]
+MOVE = {"before": IMAGE["operations"][:1], "works": True, "only_works": True}  # nothing moves without a GPU
+OUTPUTS = [core_column("image", "image", image=IMAGE, move=MOVE), core_column("label", "int")]
 PREPARE = {
     "batch_size": 2,
     "order": "random",
@@ -101,6 +102,7 @@ PREPARE = {
     "blank_damaged": False,
     "skip_damaged": False,
     "page_locked": None,
+    "device": 0,
 }
 
 
@@ -438,6 +440,7 @@ TYPES = {
         "reseed": method(a_loader, "reseed", 5),
         "fields": method(open_loader, "fields"),
         "dtypes": method(open_loader, "dtypes"),
+        "moves": method(a_loader, "moves"),
         "stats": method(a_loader, "stats"),
         "close": method(a_loader, "close"),
     },
@@ -476,6 +479,7 @@ TYPES = {
         "copy": method(a_tensor, "copy", -1, 0),
         "made_on": method(a_tensor, "made_on", 0),
         "numpy": method(a_tensor, "numpy"),
+        "reshape": method(a_tensor, "reshape", (4, 25)),
         "__dlpack__": method(a_tensor, "__dlpack__", stream=1, max_version=(1, 0), dl_device=(1, 0), copy=False),
         "__dlpack_device__": method(a_tensor, "__dlpack_device__"),
     },

@@ -27,7 +27,7 @@ SEAMS = {
     "device": {"device.h", "kernel.cuh", "mma.cuh", "signal.cuh", "wgmma.cuh"},
     "beton": {"reader.h", "writer.h"},
     "image": {"jpeg.h", "resize.h"},
-    "augment": {"augment.h", "draw.h", "operation.h", "gather.h", "moments.h", "shrink.h"},
+    "augment": {"augment.h", "convert.h", "draw.h", "operation.h", "gather.h", "moments.h", "shrink.h"},
     "loader": {"loader.h", "order.h", "feed.h"},
     "comm": {"comm.h", "window.h", "window.cuh"},
     "quant": {

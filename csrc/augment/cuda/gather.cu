@@ -415,6 +415,9 @@ extern "C" Status augment_gather_check(const AugmentOp *ops, int op_count, int h
     for (int i = 0; i < op_count; i++) spec.ops[i] = ops[i];
     TRY(augment_create(&spec, &augment));
     augment_destroy(augment);
+    if ((int64_t)height * width * CHANNELS > INT32_MAX) {
+        FAIL(STATUS_ARGUMENT, "images of %d x %d are too large for operations on the GPU", height, width);
+    }
     for (int i = 0; i < op_count; i++) {
         const AugmentSize size = {height, width};
         TRY(check_op(&ops[i], size));

@@ -79,7 +79,7 @@ static Status array_image_prepare(const LoaderSource *source, const Traversal *i
         width = wish->crop->width;
         output->work_bytes *= 16;
     }
-    TRY(loader_pixels_prepare(wish->image, format, height, width, output, &state->augment));
+    TRY(loader_pixels_prepare(wish, format, height, width, output, &state->augment));
     drop_channel(about, wish, output);
     state->pixels_at = (output->scratch_bytes + 63) & ~(size_t)63;
     if (state->crops) output->scratch_bytes = state->pixels_at + (size_t)height * width * state->pixel_bytes;

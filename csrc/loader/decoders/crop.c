@@ -49,7 +49,7 @@ static Status crop_prepare(const LoaderSource *source, const Traversal *in_use, 
     output->state = state;
     state->crop = *crop;
     state->fast_jpeg = wish->fast_jpeg;
-    TRY(loader_pixels_prepare(wish->image, PIXELS_RGB, crop->height, crop->width, output, &state->augment));
+    TRY(loader_pixels_prepare(wish, PIXELS_RGB, crop->height, crop->width, output, &state->augment));
     state->cut_at = (output->scratch_bytes + 63) & ~(size_t)63;
     state->pixels_at = state->cut_at + ((sizeof(Cut) + 63) & ~(size_t)63);
     output->scratch_bytes = state->pixels_at + (size_t)crop->height * crop->width * AUGMENT_CHANNELS;

@@ -33,8 +33,12 @@ typedef struct DecoderOutput {
     size_t scratch_bytes; /* memory of this output alone, in each thread */
     size_t work_bytes;    /* what a sample costs, beside writing its row, in bytes that could be copied meanwhile */
     bool mixes;           /* a chunk begins with the sample before its first */
+    AugmentSpec *behind;  /* owned: what a GPU makes of `array`, three channels of uint8; or NULL */
+    LoaderArray worked;   /* ... and what comes of it */
+    char why[STATUS_MESSAGE_BYTES]; /* it is not so, though it was wished; or "" */
     /* What the pipeline fills in. */
     LoaderArray result; /* of the batch: `array`, or what the steps make of it */
+    LoaderMoved moved;
     int step_count;
     DecoderStep steps[LOADER_MAX_STEPS]; /* steps.h */
     size_t scratch_at;                   /* where its memory begins in the thread's */

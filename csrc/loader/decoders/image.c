@@ -62,9 +62,8 @@ static Status image_prepare(const LoaderSource *source, const Traversal *in_use,
         TRY(error_at_path(jpeg_check_pixels(state->width, state->height), beton_reader_path(source->reader)));
     }
     output->work_bytes = (jpeg ? 16 : 1) * pixel_bytes(state); /* decoding costs ten times a copy */
-    if (any)
-        return loader_pixels_prepare(wish->image, PIXELS_RGB, state->height, state->width, output, &state->augment);
-    loader_pixels_prepare_none(wish->image, output);
+    if (any) return loader_pixels_prepare(wish, PIXELS_RGB, state->height, state->width, output, &state->augment);
+    loader_pixels_prepare_none(wish, output);
     return STATUS_OK;
 }
 

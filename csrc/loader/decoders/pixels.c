@@ -2,6 +2,9 @@
 
 #include <string.h>
 
+#include "augment/gather.h"
+#include "base/memory.h"
+
 static BetonDtype dtype_of(ImageType type) {
     switch (type) {
     case IMAGE_F32:
@@ -18,30 +21,72 @@ static BetonDtype dtype_of(ImageType type) {
 
 static const AugmentSpec unchanged = {.type = IMAGE_U8, .layout = IMAGE_HWC};
 
-static void set_array(const AugmentSpec *spec, int32_t height, int32_t width, DecoderOutput *output) {
+static LoaderArray array_of(const AugmentSpec *spec, int32_t height, int32_t width) {
     const uint64_t h = (uint64_t)height, w = (uint64_t)width, channels = (uint64_t)augment_channels(spec->format);
     const uint64_t hwc[] = {h, w, channels}, chw[] = {channels, h, w};
-    loader_decoder_set_array(output, dtype_of(spec->type), 3, spec->layout == IMAGE_CHW ? chw : hwc);
-    output->array.bfloat16 = spec->type == IMAGE_BF16;
+    LoaderArray array = loader_decoder_array_of(dtype_of(spec->type), 3, spec->layout == IMAGE_CHW ? chw : hwc);
+    array.bfloat16 = spec->type == IMAGE_BF16;
+    return array;
 }
 
-Status loader_pixels_prepare(const AugmentSpec *wish, AugmentFormat format, uint32_t height, uint32_t width,
+/* The chain before the move to a GPU, and what is behind it, if a GPU can do that on what the first one makes. */
+static Status split(const AugmentSpec *whole, int at, AugmentSpec *front, AugmentSpec *behind) {
+    Augment *before = NULL;
+    if (!augment_format_rgb(whole->format)) {
+        FAIL(STATUS_ARGUMENT, "only images of three channels of uint8 are worked on by a GPU");
+    }
+    *front = *behind = *whole;
+    front->op_count = at;
+    front->normalize = false;
+    front->type = IMAGE_U8;
+    front->layout = IMAGE_HWC;
+    TRY(augment_create(front, &before));
+    augment_output_size(before, &behind->height, &behind->width);
+    augment_destroy(before);
+    behind->op_count = whole->op_count - at;
+    memmove(behind->ops, behind->ops + at, (size_t)behind->op_count * sizeof *behind->ops);
+    return augment_gather_check(behind->ops, behind->op_count, behind->height, behind->width);
+}
+
+/* Leaves to a GPU what it can do, and says why it cannot do the rest. */
+static Status leave_behind(const LoaderOutput *wish, AugmentSpec *spec, DecoderOutput *output) {
+    AugmentSpec front;
+    TRY(memory_alloc(1, sizeof *output->behind, &output->behind));
+    Status status = split(spec, wish->front, &front, output->behind);
+    if (status == STATUS_OK) {
+        output->worked = array_of(output->behind, output->behind->height, output->behind->width);
+        *spec = front;
+        return STATUS_OK;
+    }
+    memory_free(output->behind);
+    output->behind = NULL;
+    memcpy(output->why, error_record()->message, sizeof output->why);
+    return status == STATUS_MEMORY ? status : STATUS_OK;
+}
+
+Status loader_pixels_prepare(const LoaderOutput *wish, AugmentFormat format, uint32_t height, uint32_t width,
                              DecoderOutput *output, Augment **out) {
-    AugmentSpec spec = wish == NULL ? unchanged : *wish;
+    AugmentSpec spec = wish->image == NULL ? unchanged : *wish->image;
+    Augment *whole = NULL;
     int32_t out_height, out_width;
     spec.format = format;
     spec.height = (int32_t)height;
     spec.width = (int32_t)width;
+    if (wish->moves && wish->works) {
+        TRY(augment_create(&spec, &whole)); /* what is wrong with it is said here, wherever it is done */
+        augment_destroy(whole);
+        TRY(leave_behind(wish, &spec, output));
+    }
     TRY(augment_create(&spec, out));
     augment_output_size(*out, &out_height, &out_width);
     output->scratch_bytes = augment_scratch_bytes(*out);
     output->mixes = augment_mixes(*out);
-    set_array(&spec, out_height, out_width, output);
+    output->array = array_of(&spec, out_height, out_width);
     return STATUS_OK;
 }
 
-void loader_pixels_prepare_none(const AugmentSpec *wish, DecoderOutput *output) {
-    set_array(wish == NULL ? &unchanged : wish, 0, 0, output);
+void loader_pixels_prepare_none(const LoaderOutput *wish, DecoderOutput *output) {
+    output->array = array_of(wish->image == NULL ? &unchanged : wish->image, 0, 0);
 }
 
 Status loader_pixels_read(const DecoderChunk *chunk, const DecoderOutput *output, size_t i, BetonImage *image) {

@@ -8,12 +8,12 @@
 #define PIXELS_RGB ((AugmentFormat){AUGMENT_CHANNELS, IMAGE_U8})
 
 /* Makes the chain for images of this format and size, and says what the output is: its array, and the scratch memory of
- * the chain. */
-Status loader_pixels_prepare(const AugmentSpec *wish, AugmentFormat format, uint32_t height, uint32_t width,
+ * the chain. What the wish leaves to a GPU that can do it is no part of the chain, but output->behind. */
+Status loader_pixels_prepare(const LoaderOutput *wish, AugmentFormat format, uint32_t height, uint32_t width,
                              DecoderOutput *output, Augment **out);
 
 /* The output's array where no sample is in use, so that there is no size. */
-void loader_pixels_prepare_none(const AugmentSpec *wish, DecoderOutput *output);
+void loader_pixels_prepare_none(const LoaderOutput *wish, DecoderOutput *output);
 
 /* The stored image of the chunk's sample `i`; a raw one has all its pixels. */
 Status loader_pixels_read(const DecoderChunk *chunk, const DecoderOutput *output, size_t i, BetonImage *image);

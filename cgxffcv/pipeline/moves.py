@@ -1,0 +1,96 @@
+"""Moves of batches to a GPU: which the core makes while batches come, with what is behind them, and which are steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from cgxffcv import transforms as tf
+from cgxffcv.interop.torch import find_torch
+from cgxffcv.pipeline.later import OperateOnBatch
+from cgxffcv.pipeline.operation import RunOperation
+from cgxffcv.pipeline.steps import called, own_of
+
+
+@dataclass
+class Moved:
+    """An output whose batches the core can bring to GPU `gpu` by itself. Its column of the core then is `column`, and
+    the steps on what comes of that are `steps`. `there` is what the GPU is to do, `worker` what the threads do before;
+    they do both where the GPU cannot."""
+
+    gpu: int
+    column: dict[str, Any]
+    steps: list[Callable]
+    worker: list[Any] = field(default_factory=list)
+    there: list[Any] = field(default_factory=list)
+
+
+def works_on_gpu(step: Callable) -> bool:
+    """Whether it is a callable of the user's; our steps work on NumPy arrays and torch tensors, but ToTensor leaves
+    what it does not know."""
+    own = own_of(step)
+    return isinstance(own, (tf.ModuleWrapper, tf.ToTensor)) or not isinstance(
+        own, (tf.Transform, OperateOnBatch, RunOperation)
+    )
+
+
+def only_looks(step: Callable) -> bool:
+    """Whether it changes nothing but how an array is seen, on a GPU, too."""
+    return isinstance(own_of(step), (tf.ToTensor, tf.Squeeze))
+
+
+def can_follow(steps: Sequence[Callable]) -> bool:
+    """Whether they can do their work behind a move that gives no torch tensors."""
+    first = next((i for i, step in enumerate(steps) if not only_looks(step)), len(steps))
+    return all(map(works_on_gpu, steps[first:]))
+
+
+def move_of(before: Sequence = (), works: bool = False, only_works: bool = False) -> dict[str, Any]:
+    """A move as the core takes it: the operations before it, whether it is to do the rest on the GPU, and whether
+    otherwise the batch is to stay."""
+    return {"before": tuple(before), "works": works, "only_works": only_works}
+
+
+def torch_moves(step: tf.ToDevice) -> bool:
+    """Whether torch can take what lies on the GPU to which the step moves."""
+    torch = find_torch()
+    return torch is not None and torch.cuda.is_available() and step.gpu is not None
+
+
+def moved_steps(steps: Sequence[Callable]) -> tuple[int, list[Callable]] | None:
+    """Of steps of which one is a move that comes last: the GPU, and the other steps, if all that ours do can be done
+    behind the move."""
+    at = next((i for i, step in enumerate(steps) if getattr(own_of(step), "comes_last", False)), None)
+    if at is None or not all(map(only_looks, steps[:at])):
+        return None
+    behind = steps[at + 1 :]
+    return (own_of(steps[at]).gpu, [*steps[:at], *behind]) if can_follow(behind) else None
+
+
+def moves_last(name: str, steps: list[Callable]) -> list[Callable]:
+    """A move to a GPU that gives no torch tensors comes after all steps of ours, which could not work on those. What it
+    gives goes to callables of the user's behind it; TypeError where a step of ours stands behind one of them."""
+    at = next((i for i, step in enumerate(steps) if getattr(own_of(step), "comes_last", False)), None)
+    if at is None:
+        return steps
+    before, behind = steps[:at], steps[at + 1 :]
+    while behind and not works_on_gpu(behind[0]):
+        before.append(behind.pop(0))
+    late = next((step for step in behind if not works_on_gpu(step)), None)
+    if late is not None:
+        raise TypeError(
+            f"pipeline '{name}': {called(late)} must come before {called(behind[0])}, which gets arrays on a GPU: "
+            f"behind {called(steps[at])}, without torch, only callables of your own work on what those give"
+        )
+    return [*before, steps[at], *behind]
+
+
+def choose_moves(outputs: Sequence[Any]) -> None:
+    """The core moves batches to one GPU, the first that is asked for; moves to others stay steps."""
+    gpu = next((output.moved.gpu for output in outputs if output.moved is not None), None)
+    for output in outputs:
+        if output.moved is not None and output.moved.gpu == gpu:
+            output.columns = [output.moved.column]
+        else:
+            output.moved = None

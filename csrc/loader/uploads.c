@@ -1,0 +1,434 @@
+/* Buffers in device memory, one allocation each. Those whose holders have let go are retired: the GPU may still have
+ * work to do that reads them, on streams that nobody here knows of, so they are free only after a wait for the whole
+ * device, which one of the threads does, for all retired ones at once, when there is no other left. What the GPU works
+ * with is one piece of memory, used by one batch after the other in the order of the one stream. */
+#include "loader/uploads.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <string.h>
+
+#include "augment/convert.h"
+#include "augment/gather.h"
+#include "base/checked.h"
+#include "base/memory.h"
+#include "loader/slots.h"
+
+#define ALIGNMENT 256
+
+typedef struct Upload {
+    LoaderUpload open; /* first: its pointer is the upload's */
+    Uploads *pool;     /* counted in pool->references */
+    atomic_size_t references;
+    atomic_bool given; /* a caller has had it */
+    size_t capacity, bytes;
+    unsigned char *memory; /* owned, device */
+    DeviceEvent *ready;    /* owned */
+    struct Upload *next;
+    void *arrays[];
+} Upload;
+
+/* What is done to an output. */
+typedef struct UploadsWork {
+    UploadsArray array;
+    AugmentSpec behind; /* if `works` */
+    bool works, converts;
+    size_t item_bytes;
+    uint32_t table[AUGMENT_TABLE_VALUES]; /* if it converts: room for values of any type */
+} UploadsWork;
+
+/* Places in the memory that the GPU works with. */
+typedef struct UploadsScratch {
+    unsigned char *memory; /* owned, device; NULL at first */
+    size_t capacity, bytes;
+    uint8_t *raw, *changed; /* images: as they came, and behind their operations */
+    int64_t *ids, *labels;  /* labels: nothing of worth */
+    int32_t *order;         /* 0, 1, 2... */
+    GatherClock *clock;
+    unsigned char *tables; /* one an output, each with the room of UploadsWork.table */
+    GatherClock now;       /* what *clock is, if `timed` */
+    bool timed;
+} UploadsScratch;
+
+struct Uploads {
+    pthread_mutex_t putting; /* one batch's copies and kernels after the other's; taken before `mutex` */
+    pthread_mutex_t mutex;
+    size_t references; /* the owner and every live upload outside the lists */
+    bool closed;
+    int device;
+    size_t batch_size, spare;
+    size_t arrays, unused; /* `unused`: buffers in both lists */
+    UploadsWork *work;     /* owned, `arrays` */
+    bool works;
+    DeviceStream *stream; /* owned; NULL before the first batch */
+    UploadsScratch scratch;
+    Upload *free, *retired; /* owned lists */
+    UploadsStats stats;
+};
+
+/* ---- creation ---- */
+
+static Status make_work(UploadsWork *work, const UploadsArray *array) {
+    *work = (UploadsWork){.array = *array, .works = array->behind != NULL};
+    work->array.behind = NULL;
+    if (!work->works) return STATUS_OK;
+    const AugmentSpec *spec = &work->behind;
+    work->behind = *array->behind;
+    work->converts = spec->normalize || spec->type != IMAGE_U8 || spec->layout != IMAGE_HWC;
+    work->item_bytes = augment_type_bytes(spec->type);
+    return work->converts ? augment_convert_table(spec, work->table) : STATUS_OK;
+}
+
+Status loader_uploads_create(const UploadsConfig *config, Uploads **out) {
+    Status status = STATUS_OK;
+    Uploads *uploads = NULL;
+    TRY(memory_calloc(1, sizeof *uploads, &uploads));
+    pthread_mutex_init(&uploads->putting, NULL);
+    pthread_mutex_init(&uploads->mutex, NULL);
+    uploads->references = 1;
+    uploads->device = config->device;
+    uploads->batch_size = config->batch_size;
+    uploads->spare = config->spare;
+    TRY_GOTO(memory_calloc(config->arrays, sizeof *uploads->work, &uploads->work));
+    uploads->arrays = config->arrays;
+    for (size_t i = 0; i < config->arrays; i++) {
+        TRY_GOTO(make_work(&uploads->work[i], &config->array[i]));
+        uploads->works = uploads->works || uploads->work[i].works;
+    }
+    *out = uploads;
+    uploads = NULL;
+done:
+    loader_uploads_close(uploads);
+    return status;
+}
+
+static void destroy_upload(Upload *upload) {
+    if (upload == NULL) return;
+    device_free(upload->memory); /* waits for what is done with it */
+    device_event_destroy(upload->ready);
+    memory_free(upload);
+}
+
+static void destroy_list(Upload *list) {
+    while (list != NULL) {
+        Upload *next = list->next;
+        destroy_upload(list);
+        list = next;
+    }
+}
+
+/* Called with the mutex held, which it gives up; the pool goes with its last reference. */
+static void unlock_and_unref(Uploads *uploads) {
+    bool last = --uploads->references == 0;
+    pthread_mutex_unlock(&uploads->mutex);
+    if (!last) return;
+    device_free(uploads->scratch.memory);
+    device_stream_destroy(uploads->stream);
+    pthread_mutex_destroy(&uploads->mutex);
+    pthread_mutex_destroy(&uploads->putting);
+    memory_free(uploads->work);
+    memory_free(uploads);
+}
+
+static void forget(Uploads *uploads, const Upload *upload) {
+    uploads->stats.live--;
+    uploads->stats.bytes -= upload->bytes;
+}
+
+void loader_uploads_close(Uploads *uploads) {
+    if (uploads == NULL) return;
+    pthread_mutex_lock(&uploads->mutex);
+    uploads->closed = true;
+    Upload *lists[] = {uploads->free, uploads->retired};
+    uploads->free = uploads->retired = NULL;
+    uploads->unused = 0;
+    for (int i = 0; i < 2; i++) {
+        for (Upload *upload = lists[i]; upload != NULL; upload = upload->next) forget(uploads, upload);
+    }
+    unlock_and_unref(uploads);
+    for (int i = 0; i < 2; i++) destroy_list(lists[i]);
+}
+
+UploadsStats loader_uploads_stats(Uploads *uploads) {
+    pthread_mutex_lock(&uploads->mutex);
+    UploadsStats stats = uploads->stats;
+    pthread_mutex_unlock(&uploads->mutex);
+    return stats;
+}
+
+/* ---- buffers ---- */
+
+/* Adds room for `count` values of so many bytes; *at is where it begins. */
+static Status add_room(size_t count, size_t bytes, size_t *at, size_t *total) {
+    uint64_t size, sum, rounded;
+    *at = *total;
+    if (!checked_mul(count, bytes, &size) || !checked_add(*total, size, &sum) ||
+        !checked_round_up(sum, ALIGNMENT, &rounded) || rounded > SIZE_MAX / 2) {
+        FAIL(STATUS_MEMORY,
+             "a batch of %zu samples, of which one takes %zu bytes, fits no GPU: make batch_size smaller", count,
+             bytes);
+    }
+    *total = (size_t)rounded;
+    return STATUS_OK;
+}
+
+static Status create_upload(Uploads *uploads, size_t samples, Upload **out) {
+    Status status = STATUS_OK;
+    Upload *upload = NULL;
+    size_t *offsets = NULL, bytes = 0;
+    TRY_GOTO(memory_calloc(uploads->arrays, sizeof *offsets, &offsets));
+    for (size_t i = 0; i < uploads->arrays; i++) {
+        const UploadsArray *array = &uploads->work[i].array;
+        TRY_GOTO(add_room(samples, array->moves ? array->bytes : 0, &offsets[i], &bytes));
+    }
+    TRY_GOTO(memory_calloc(1, sizeof *upload + uploads->arrays * sizeof upload->arrays[0], &upload));
+    TRY_GOTO(device_alloc(bytes, &upload->memory));
+    TRY_GOTO(device_event_create(&upload->ready));
+    for (size_t i = 0; i < uploads->arrays; i++) upload->arrays[i] = upload->memory + offsets[i];
+    upload->pool = uploads;
+    upload->capacity = samples;
+    upload->bytes = bytes;
+    *out = upload;
+    upload = NULL;
+done:
+    memory_free(offsets);
+    destroy_upload(upload);
+    return status;
+}
+
+static Upload *take_free(Uploads *uploads) {
+    Upload *upload = uploads->free;
+    if (upload == NULL) return NULL;
+    uploads->free = upload->next;
+    uploads->unused--;
+    return upload;
+}
+
+/* What was put on the device before they were retired is done when it is idle. */
+static Status renew_retired(Uploads *uploads) {
+    Upload *list = uploads->retired, *last = list;
+    uploads->retired = NULL;
+    pthread_mutex_unlock(&uploads->mutex);
+    Status status = device_synchronize();
+    pthread_mutex_lock(&uploads->mutex);
+    while (last->next != NULL) last = last->next;
+    Upload **to = status == STATUS_OK ? &uploads->free : &uploads->retired;
+    last->next = *to;
+    *to = list;
+    return status;
+}
+
+/* A buffer that is used again, or NULL. */
+static Status take_used(Uploads *uploads, Upload **out) {
+    Status status = STATUS_OK;
+    pthread_mutex_lock(&uploads->mutex);
+    bool enough = uploads->stats.live >= uploads->spare;
+    if (uploads->free == NULL && uploads->retired != NULL && enough) status = renew_retired(uploads);
+    *out = take_free(uploads);
+    pthread_mutex_unlock(&uploads->mutex);
+    return status;
+}
+
+static Status take_upload(Uploads *uploads, size_t samples, Upload **out) {
+    Upload *upload = NULL;
+    if (samples <= uploads->batch_size) TRY(take_used(uploads, &upload));
+    bool fresh = upload == NULL;
+    if (fresh) TRY(create_upload(uploads, samples < uploads->batch_size ? uploads->batch_size : samples, &upload));
+    pthread_mutex_lock(&uploads->mutex);
+    uploads->references++;
+    uploads->stats.live += fresh;
+    uploads->stats.bytes += fresh ? upload->bytes : 0;
+    pthread_mutex_unlock(&uploads->mutex);
+    atomic_store(&upload->references, 1);
+    atomic_store(&upload->given, false);
+    upload->open = (LoaderUpload){upload->arrays, upload->ready};
+    *out = upload;
+    return STATUS_OK;
+}
+
+void loader_upload_retain(LoaderUpload *open) {
+    Upload *upload = (Upload *)(void *)open;
+    if (!atomic_exchange(&upload->given, true)) {
+        pthread_mutex_lock(&upload->pool->mutex);
+        upload->pool->stats.held++;
+        pthread_mutex_unlock(&upload->pool->mutex);
+    }
+    atomic_fetch_add(&upload->references, 1);
+}
+
+/* One that no caller has had is at once free: the stream does its work in order. */
+void loader_upload_release(LoaderUpload *open) {
+    if (open == NULL) return;
+    Upload *upload = (Upload *)(void *)open;
+    if (atomic_fetch_sub(&upload->references, 1) != 1) return;
+    Uploads *uploads = upload->pool;
+    pthread_mutex_lock(&uploads->mutex);
+    bool given = atomic_load(&upload->given);
+    uploads->stats.held -= given;
+    bool keep = !uploads->closed && upload->capacity == uploads->batch_size && uploads->unused < uploads->spare;
+    if (keep) {
+        Upload **list = given ? &uploads->retired : &uploads->free;
+        upload->next = *list;
+        *list = upload;
+        uploads->unused++;
+    } else {
+        forget(uploads, upload);
+    }
+    unlock_and_unref(uploads);
+    if (!keep) destroy_upload(upload);
+}
+
+/* ---- what the GPU works with ---- */
+
+/* The widest image that operations or a conversion find. */
+static size_t widest(const Uploads *uploads) {
+    size_t bytes = 0;
+    for (size_t i = 0; i < uploads->arrays; i++) {
+        const UploadsWork *work = &uploads->work[i];
+        if (work->works && work->array.host_bytes > bytes) bytes = work->array.host_bytes;
+    }
+    return bytes;
+}
+
+static Status place_scratch(const Uploads *uploads, size_t samples, size_t at[7], size_t *bytes) {
+    const size_t image = widest(uploads), tables = uploads->arrays;
+    const size_t sizes[7][2] = {{samples, image},
+                                {samples, image},
+                                {samples, sizeof(int64_t)},
+                                {samples, sizeof(int64_t)},
+                                {samples, sizeof(int32_t)},
+                                {1, sizeof(GatherClock)},
+                                {tables, sizeof uploads->work->table}};
+    *bytes = 0;
+    for (int i = 0; i < 7; i++) TRY(add_room(sizes[i][0], sizes[i][1], &at[i], bytes));
+    return STATUS_OK;
+}
+
+static unsigned char *table_of(const Uploads *uploads, size_t output) {
+    return uploads->scratch.tables + output * sizeof uploads->work->table;
+}
+
+static Status fill_scratch(Uploads *uploads, size_t samples) {
+    Status status = STATUS_OK;
+    int32_t *order = NULL;
+    TRY_GOTO(memory_alloc(samples, sizeof *order, &order));
+    for (size_t i = 0; i < samples; i++) order[i] = (int32_t)i;
+    TRY_GOTO(device_copy(uploads->scratch.order, order, samples * sizeof *order, uploads->stream));
+    for (size_t i = 0; i < uploads->arrays; i++) {
+        const UploadsWork *work = &uploads->work[i];
+        const size_t bytes = AUGMENT_TABLE_VALUES * work->item_bytes;
+        if (work->converts) TRY_GOTO(device_copy(table_of(uploads, i), work->table, bytes, uploads->stream));
+    }
+    TRY_GOTO(device_stream_synchronize(uploads->stream)); /* which `order` was read for */
+done:
+    memory_free(order);
+    return status;
+}
+
+static void count_scratch(Uploads *uploads, size_t bytes) {
+    pthread_mutex_lock(&uploads->mutex);
+    uploads->stats.bytes += bytes;
+    uploads->stats.bytes -= uploads->scratch.bytes;
+    uploads->scratch.bytes = bytes;
+    pthread_mutex_unlock(&uploads->mutex);
+}
+
+static Status reserve_scratch(Uploads *uploads, size_t samples) {
+    UploadsScratch *scratch = &uploads->scratch;
+    size_t at[7], bytes;
+    if (scratch->memory != NULL && samples <= scratch->capacity) return STATUS_OK;
+    if (samples > INT32_MAX) FAIL(STATUS_ARGUMENT, "a GPU cannot work on %zu images at once", samples);
+    TRY(place_scratch(uploads, samples, at, &bytes));
+    device_free(scratch->memory);
+    count_scratch(uploads, 0);
+    *scratch = (UploadsScratch){0};
+    TRY(device_alloc(bytes, &scratch->memory));
+    count_scratch(uploads, bytes);
+    scratch->raw = scratch->memory + at[0];
+    scratch->changed = scratch->memory + at[1];
+    scratch->ids = (int64_t *)(void *)(scratch->memory + at[2]);
+    scratch->labels = (int64_t *)(void *)(scratch->memory + at[3]);
+    scratch->order = (int32_t *)(void *)(scratch->memory + at[4]);
+    scratch->clock = (GatherClock *)(void *)(scratch->memory + at[5]);
+    scratch->tables = scratch->memory + at[6];
+    TRY(fill_scratch(uploads, samples));
+    scratch->capacity = samples;
+    return STATUS_OK;
+}
+
+static Status set_clock(Uploads *uploads, UploadsDraws draws) {
+    UploadsScratch *scratch = &uploads->scratch;
+    const GatherClock now = {draws.seed, draws.epoch, 0};
+    if (scratch->timed && now.seed == scratch->now.seed && now.epoch == scratch->now.epoch) return STATUS_OK;
+    TRY(device_copy(scratch->clock, &now, sizeof now, uploads->stream));
+    scratch->now = now;
+    scratch->timed = true;
+    return STATUS_OK;
+}
+
+/* ---- a batch ---- */
+
+static Status put_image(Uploads *uploads, const UploadsWork *work, size_t output, UploadsDraws draws,
+                        const LoaderBatch *batch, uint8_t *to) {
+    const UploadsScratch *scratch = &uploads->scratch;
+    const AugmentSpec *spec = &work->behind;
+    DeviceStream *stream = uploads->stream;
+    const int count = (int)batch->count;
+    const bool acts = spec->op_count > 0 && !draws.evaluate; /* else all operations are neutral */
+    uint8_t *now = acts || work->converts ? scratch->raw : to;
+    TRY(device_copy(now, batch->arrays[output], batch->count * work->array.host_bytes, stream));
+    if (acts) {
+        const GatherSet set = {now, scratch->ids, scratch->ids, count, spec->height, spec->width};
+        now = work->converts ? scratch->changed : to;
+        TRY(augment_gather_batch(&set, scratch->order, scratch->clock, count, spec->ops, spec->op_count, now,
+                                 scratch->labels, stream));
+    }
+    if (!work->converts) return STATUS_OK;
+    return augment_convert_batch(now, count, spec->height, spec->width, table_of(uploads, output), work->item_bytes,
+                                 spec->layout, to, stream);
+}
+
+static Status put_batch(Uploads *uploads, UploadsDraws draws, LoaderBatch *batch, Upload *upload) {
+    DeviceEvent *copied;
+    DeviceStream *stream = uploads->stream;
+    if (uploads->works) {
+        const size_t room = batch->count < uploads->batch_size ? uploads->batch_size : batch->count;
+        TRY(reserve_scratch(uploads, room));
+        TRY(set_clock(uploads, draws));
+        TRY(device_copy(uploads->scratch.ids, batch->ids, batch->count * sizeof *batch->ids, stream));
+    }
+    for (size_t i = 0; i < uploads->arrays; i++) {
+        const UploadsWork *work = &uploads->work[i];
+        if (work->works) {
+            TRY(put_image(uploads, work, i, draws, batch, upload->arrays[i]));
+        } else if (work->array.moves) {
+            TRY(device_copy(upload->arrays[i], batch->arrays[i], batch->count * work->array.bytes, stream));
+        }
+    }
+    TRY(loader_slots_copy_event(batch, &copied));
+    TRY(device_event_record(copied, stream));
+    return device_event_record(upload->ready, stream);
+}
+
+static Status begin_upload(Uploads *uploads, UploadsDraws draws, LoaderBatch *batch) {
+    Upload *upload = NULL;
+    TRY(device_select(uploads->device));
+    if (uploads->stream == NULL) TRY(device_stream_create(&uploads->stream));
+    TRY(take_upload(uploads, batch->count, &upload));
+    Status status = put_batch(uploads, draws, batch, upload);
+    if (status == STATUS_OK) {
+        batch->upload = &upload->open;
+        return STATUS_OK;
+    }
+    ErrorRecord cause = *error_record();
+    (void)device_stream_synchronize(uploads->stream); /* which may read the batch */
+    loader_upload_release(&upload->open);
+    return error_adopt(&cause);
+}
+
+Status loader_uploads_begin(Uploads *uploads, UploadsDraws draws, LoaderBatch *batch) {
+    pthread_mutex_lock(&uploads->putting);
+    Status status = begin_upload(uploads, draws, batch);
+    pthread_mutex_unlock(&uploads->putting);
+    return status;
+}

@@ -1,0 +1,62 @@
+/* Stays on the GPUs of tensors, and streams there. */
+#include "python/arguments.h"
+#include "python/tensor.h"
+
+Status py_tensor_visit(int device, PyTensorVisit *visit) {
+    int before = -1;
+    *visit = (PyTensorVisit){.before = -1};
+    if (device < 0) return STATUS_OK;
+    TRY(device_current(&before));
+    if (before == device) return STATUS_OK;
+    TRY(device_select(device));
+    visit->before = before;
+    return STATUS_OK;
+}
+
+void py_tensor_leave(const PyTensorVisit *visit) {
+    if (visit->before < 0) return;
+    ErrorRecord record = *error_record();
+    (void)device_select(visit->before);
+    (void)error_adopt(&record);
+}
+
+int py_tensor_parse_stream(PyObject *object, DeviceStream **out) {
+    uint64_t number = 0;
+    if (object != NULL && py_arguments_whole(object, "stream", 0, UINTPTR_MAX, &number) < 0) return -1;
+    *out = (DeviceStream *)(uintptr_t)number;
+    return 0;
+}
+
+static Status order_streams(int device, DeviceStream *later, DeviceStream *earlier) {
+    Status status = STATUS_OK;
+    DeviceEvent *event = NULL;
+    PyTensorVisit visit;
+    TRY(py_tensor_visit(device, &visit));
+    TRY_GOTO(device_event_create(&event));
+    TRY_GOTO(device_event_record(event, earlier));
+    TRY_GOTO(device_stream_wait(later, event));
+done:
+    device_event_destroy(event);
+    py_tensor_leave(&visit);
+    return status;
+}
+
+static PyObject *device_order(PyObject *module, PyObject *args) {
+    PyObject *later_number, *earlier_number;
+    DeviceStream *later, *earlier;
+    ArgumentsNumber device = {"device", INT32_MAX, 0};
+    if (!PyArg_ParseTuple(args, "O&OO:device_order", py_arguments_number, &device, &later_number, &earlier_number) ||
+        py_tensor_parse_stream(later_number, &later) < 0 || py_tensor_parse_stream(earlier_number, &earlier) < 0) {
+        return NULL;
+    }
+    Status status = order_streams((int)device.value, later, earlier);
+    return status == STATUS_OK ? Py_NewRef(Py_None) : py_errors_raise(py_module_state(module), status);
+}
+
+static PyMethodDef functions[] = {
+    {"device_order", device_order, METH_VARARGS,
+     "device_order(device, later, earlier)\n--\n\nWhat comes on the stream `later` waits for what is on `earlier`."},
+    {NULL, NULL, 0, NULL},
+};
+
+int py_tensor_streams_add(PyObject *module) { return PyModule_AddFunctions(module, functions); }
