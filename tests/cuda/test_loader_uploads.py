@@ -151,9 +151,12 @@ def test_memory_waits_for_what_reads_it_on_any_stream(path, monkeypatch, emulato
 
 @on_emulator
 def test_the_consumers_stream_waits(path, monkeypatch, emulator, images):
-    """By DLPack, whose stream is the consumer's."""
+    """For a copy, and by DLPack, whose stream is the consumer's."""
     monkeypatch.setenv("CGXFFCV_EMULATED_STREAMS", "late")
     stream = emulator.emulated_stream()
+    with loader_of(path, ids=True) as loader:
+        for there, _, ids in loader:
+            np.testing.assert_array_equal(here(there), images[ids])
     with loader_of(path, ids=True) as loader:
         for there, _, ids in loader:
             taken = _cgxffcv.tensor_of_dlpack(there.__dlpack__(stream=stream))
@@ -267,6 +270,8 @@ def test_the_core_moves_to_one_gpu_and_steps_to_others(path, tmp_path):
 @on_emulator
 @pytest.mark.parametrize("lost", [1, 20, 60])
 def test_a_gpu_lost_meanwhile_is_said(path, monkeypatch, lost):
+    gc.collect()
+    before = _cgxffcv.device_free_memory()
     with loader_of(path, WORK) as loader:
         next(iter(loader))
         monkeypatch.setenv("CGXFFCV_EMULATED_LOST", str(lost))
@@ -275,6 +280,9 @@ def test_a_gpu_lost_meanwhile_is_said(path, monkeypatch, lost):
                 for there, _ in loader:
                     here(there)
         monkeypatch.delenv("CGXFFCV_EMULATED_LOST")
+    there = _ = None
+    gc.collect()
+    assert _cgxffcv.device_free_memory() == before
 
 
 def test_views_of_tensors_share_their_memory():
