@@ -70,7 +70,7 @@ def from_gpu(batch: Any) -> Any:
 
 def bits_from_gpu(batch: Any) -> Any:
     """The same of bfloat16 bits in uint16."""
-    return from_gpu(batch).view(find_torch().bfloat16)
+    return from_gpu(batch.view("bfloat16"))
 
 
 class Copies:

@@ -233,6 +233,21 @@ static PyObject *tensor_reshape(PyObject *object, PyObject *shape) {
     return py_tensor_over(state, &now, self->ready, object);
 }
 
+static PyObject *tensor_view(PyObject *object, PyObject *dtype) {
+    TensorObject *self = (TensorObject *)object;
+    PyTensor now = self->tensor;
+    const int type = py_spec_name(dtype, "dtype", allreduce_type_name);
+    if (type < 0) return NULL;
+    now.type = (AllreduceType)type;
+    if (!now.contiguous || allreduce_type_bytes(now.type) != allreduce_type_bytes(self->tensor.type)) {
+        PyErr_Format(PyExc_ValueError, "elements of %s%s cannot be seen as %s",
+                     allreduce_type_name((int)self->tensor.type), now.contiguous ? "" : ", which are not in C order,",
+                     allreduce_type_name(type));
+        return NULL;
+    }
+    return py_tensor_over(py_module_state_of_type(Py_TYPE(object)), &now, self->ready, object);
+}
+
 /* On whichever GPU the address is. */
 static int fill_from_address(ModuleState *state, TensorObject *self, PyObject *shape, PyObject *strides,
                              PyObject *dtype) {
@@ -521,6 +536,8 @@ static PyMethodDef tensor_methods[] = {
      "host), made on a\nstream; waits for it where it comes into host memory."},
     {"reshape", tensor_reshape, METH_O,
      "reshape($self, shape, /)\n--\n\nThe same memory in another shape of as many elements."},
+    {"view", tensor_view, METH_O,
+     "view($self, dtype, /)\n--\n\nThe same memory as elements of another type of their size."},
     {"made_on", tensor_made_on, METH_O,
      "made_on($self, stream, /)\n--\n\nA copy on a GPU: what is on the stream now completes it, and whoever takes it "
      "waits for that."},

@@ -480,6 +480,7 @@ TYPES = {
         "made_on": method(a_tensor, "made_on", 0),
         "numpy": method(a_tensor, "numpy"),
         "reshape": method(a_tensor, "reshape", (4, 25)),
+        "view": method(a_tensor, "view", "int32"),
         "__dlpack__": method(a_tensor, "__dlpack__", stream=1, max_version=(1, 0), dl_device=(1, 0), copy=False),
         "__dlpack_device__": method(a_tensor, "__dlpack_device__"),
     },
