@@ -41,7 +41,9 @@ def _again(arguments: Mapping[str, Any], next_epoch: int) -> Loader:
 
 
 def _rows(values: Any, count: int) -> Iterable[Any]:
-    """A batch's values one by one, also of the pairs that BytesDecoder gives."""
+    """A batch's values one by one, also of the pairs that BytesDecoder gives, and of what lies on a GPU."""
+    if isinstance(values, _cgxffcv.Tensor):
+        return values.copy(-1).numpy()
     if not isinstance(values, tuple):
         return values
     return in_pieces(*values) if len(values[1]) == count + 1 else zip(*values, strict=True)

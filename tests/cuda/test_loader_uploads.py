@@ -223,6 +223,14 @@ def test_other_steps_come_before_the_move(path):
         assert loader.stats()["device_slots"] == 0 and loader.page_locked == 0
 
 
+def test_filters_look_at_what_lies_on_the_gpu(path, images):
+    with loader_of(path, drop_last=False) as loader:
+        bright = loader.filter("image", lambda image: image.mean() > 128)
+        np.testing.assert_array_equal(bright.indices, np.flatnonzero(images.mean((1, 2, 3)) > 128))
+        assert loader.filter("label", lambda label: label == 7).indices.tolist() == [7]
+        bright.close()
+
+
 def test_labels_are_paired_behind_the_move(path):
     pair = tf.LabelMixup(0.8, same_lambda=False)
     options = {"seed": 5, "arrays": "numpy"}
