@@ -12,7 +12,10 @@ import threading
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+import _cgxffcv
 import numpy as np
+
+from cgxffcv.tensors import current_stream
 
 if TYPE_CHECKING:
     from cgxffcv.interop.ddp.state import CGXState, cgx_hook
@@ -64,13 +67,20 @@ def to_bfloat16(batch: np.ndarray) -> Any:
 
 
 def from_gpu(batch: Any) -> Any:
-    """What the core has made on a GPU, as a torch tensor of the same memory; torch's current stream waits for it."""
-    return find_torch().from_dlpack(batch)
+    """What a loader's core has made on a GPU, as a torch tensor in torch's own memory: copied there on torch's current
+    stream, so that torch's allocator knows who uses it, and the loader has its own memory back behind the copy."""
+    return _own(batch, batch)
 
 
 def bits_from_gpu(batch: Any) -> Any:
     """The same of bfloat16 bits in uint16."""
-    return from_gpu(batch.view("bfloat16"))
+    return _own(batch, batch.view("bfloat16"))
+
+
+def _own(batch: Any, seen: Any) -> Any:
+    tensor = find_torch().from_dlpack(seen).clone()
+    _cgxffcv.loader_batch_read(batch, current_stream("torch", batch.device))
+    return tensor
 
 
 class Copies:

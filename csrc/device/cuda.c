@@ -278,6 +278,11 @@ Status device_capturing(DeviceStream *stream, bool *out) {
     return STATUS_OK;
 }
 
+void device_capture_apart(void) {
+    enum cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
+    if (cudaThreadExchangeStreamCaptureMode(&mode) != cudaSuccess) (void)cudaGetLastError();
+}
+
 Status device_copy(void *to, const void *from, size_t bytes, DeviceStream *stream) {
     if (bytes == 0) return STATUS_OK;
     TRY_CUDA(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, (cudaStream_t)stream));

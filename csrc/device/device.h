@@ -100,6 +100,10 @@ Status device_event_synchronize(DeviceEvent *event);
 /* Later work of `stream` waits for the event. */
 Status device_stream_wait(DeviceStream *stream, DeviceEvent *event);
 
+/* What this thread does from now on does not disturb a stream that another thread records, but for what would wait for
+ * all of the device. */
+void device_capture_apart(void);
+
 /* Milliseconds between two recorded, completed events. */
 Status device_event_elapsed(DeviceEvent *begin, DeviceEvent *end, float *out_ms);
 

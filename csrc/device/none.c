@@ -90,6 +90,8 @@ Status device_capturing(DeviceStream *stream, bool *out) {
     return device_absent();
 }
 
+void device_capture_apart(void) {}
+
 Status device_copy(void *to, const void *from, size_t bytes, DeviceStream *stream) {
     (void)to, (void)from, (void)bytes, (void)stream;
     return device_absent();

@@ -213,6 +213,10 @@ typedef struct LoaderUpload {
 void loader_upload_retain(LoaderUpload *upload);
 void loader_upload_release(LoaderUpload *upload); /* NULL does nothing */
 
+/* The caller, on the GPU of the upload, has put all that reads one of its arrays on the stream. Where that is said of
+ * each of them, memory is used again without a wait for other streams. */
+Status loader_upload_read(LoaderUpload *upload, DeviceStream *stream);
+
 typedef struct LoaderBatch {
     uint64_t index; /* within the epoch, on this rank */
     uint32_t epoch;

@@ -1,7 +1,9 @@
-/* Buffers in device memory, one allocation each. Those whose holders have let go are retired: the GPU may still have
- * work to do that reads them, on streams that nobody here knows of, so they are free only after a wait for the whole
- * device, which one of the threads does, for all retired ones at once, when there is no other left. What the GPU works
- * with is one piece of memory, used by one batch after the other in the order of the one stream. */
+/* Buffers in device memory, one allocation each. Where a holder has said on which stream it has read all of one
+ * (loader_upload_read), the next batch's copy waits for that on the GPU, and nobody else for anything. Others, whose
+ * holders have let go, are retired: the GPU may still have work to do that reads them, on streams that nobody here
+ * knows of, so they are free only after a wait for the whole device, which one of the threads does, for all retired
+ * ones at once, when there is no other left. What the GPU works with is one piece of memory, used by one batch after
+ * the other in the order of the one stream. */
 #include "loader/uploads.h"
 
 #include <pthread.h>
@@ -24,6 +26,10 @@ typedef struct Upload {
     size_t capacity, bytes;
     unsigned char *memory; /* owned, device */
     DeviceEvent *ready;    /* owned */
+    DeviceEvent *read;     /* owned; NULL at first: the last reading that was said */
+    DeviceStream *reader;  /* of these, */
+    size_t reads;          /* of which there were so many */
+    bool elsewhere;        /* not all on that stream */
     struct Upload *next;
     void *arrays[];
 } Upload;
@@ -57,7 +63,8 @@ struct Uploads {
     bool closed;
     int device;
     size_t batch_size, spare;
-    size_t arrays, unused; /* `unused`: buffers in both lists */
+    size_t arrays, moving; /* of a batch; of them those that move */
+    size_t unused;         /* buffers in both lists */
     UploadsWork *work;     /* owned, `arrays` */
     bool works;
     DeviceStream *stream; /* owned; NULL before the first batch */
@@ -93,6 +100,7 @@ Status loader_uploads_create(const UploadsConfig *config, Uploads **out) {
     uploads->arrays = config->arrays;
     for (size_t i = 0; i < config->arrays; i++) {
         TRY_GOTO(make_work(&uploads->work[i], &config->array[i]));
+        uploads->moving += config->array[i].moves;
         uploads->works = uploads->works || uploads->work[i].works;
     }
     *out = uploads;
@@ -106,6 +114,7 @@ static void destroy_upload(Upload *upload) {
     if (upload == NULL) return;
     device_free(upload->memory); /* waits for what is done with it */
     device_event_destroy(upload->ready);
+    device_event_destroy(upload->read);
     memory_free(upload);
 }
 
@@ -256,18 +265,50 @@ void loader_upload_retain(LoaderUpload *open) {
     atomic_fetch_add(&upload->references, 1);
 }
 
-/* One that no caller has had is at once free: the stream does its work in order. */
+static Status upload_read(Upload *upload, DeviceStream *stream) {
+    bool capturing;
+    TRY(device_capturing(stream, &capturing));
+    if (capturing) FAIL(STATUS_ARGUMENT, "a batch cannot be taken on a stream that records a graph");
+    if (upload->read == NULL) TRY(device_event_create(&upload->read));
+    TRY(device_event_record(upload->read, stream));
+    upload->elsewhere = upload->elsewhere || (upload->reads > 0 && upload->reader != stream);
+    upload->reader = stream;
+    upload->reads++;
+    return STATUS_OK;
+}
+
+Status loader_upload_read(LoaderUpload *open, DeviceStream *stream) {
+    Upload *upload = (Upload *)(void *)open;
+    pthread_mutex_lock(&upload->pool->mutex);
+    Status status = upload_read(upload, stream);
+    pthread_mutex_unlock(&upload->pool->mutex);
+    return status;
+}
+
+/* Before it is written again. */
+static Status await_readers(const Uploads *uploads, Upload *upload) {
+    if (upload->reads > 0) TRY(device_stream_wait(uploads->stream, upload->read));
+    upload->reads = 0;
+    upload->elsewhere = false;
+    return STATUS_OK;
+}
+
+/* Whether the order of streams alone makes it free: where no caller has had it, or all of it was read on one. */
+static bool is_free(const Upload *upload) {
+    const bool read = upload->reads == upload->pool->moving && !upload->elsewhere;
+    return !atomic_load(&upload->given) || read;
+}
+
 void loader_upload_release(LoaderUpload *open) {
     if (open == NULL) return;
     Upload *upload = (Upload *)(void *)open;
     if (atomic_fetch_sub(&upload->references, 1) != 1) return;
     Uploads *uploads = upload->pool;
     pthread_mutex_lock(&uploads->mutex);
-    bool given = atomic_load(&upload->given);
-    uploads->stats.held -= given;
+    uploads->stats.held -= atomic_load(&upload->given);
     bool keep = !uploads->closed && upload->capacity == uploads->batch_size && uploads->unused < uploads->spare;
     if (keep) {
-        Upload **list = given ? &uploads->retired : &uploads->free;
+        Upload **list = is_free(upload) ? &uploads->free : &uploads->retired;
         upload->next = *list;
         *list = upload;
         uploads->unused++;
@@ -415,7 +456,8 @@ static Status begin_upload(Uploads *uploads, UploadsDraws draws, LoaderBatch *ba
     TRY(device_select(uploads->device));
     if (uploads->stream == NULL) TRY(device_stream_create(&uploads->stream));
     TRY(take_upload(uploads, batch->count, &upload));
-    Status status = put_batch(uploads, draws, batch, upload);
+    Status status = await_readers(uploads, upload);
+    if (status == STATUS_OK) status = put_batch(uploads, draws, batch, upload);
     if (status == STATUS_OK) {
         batch->upload = &upload->open;
         return STATUS_OK;

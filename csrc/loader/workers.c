@@ -232,6 +232,7 @@ static void *work(void *argument) {
     Worker *worker = argument;
     Workers *workers = worker->workers;
     Job job;
+    if (workers->config.uploads != NULL) device_capture_apart();
     pthread_mutex_lock(&workers->mutex);
     while (!workers->quit) {
         if (run_item(worker)) continue;

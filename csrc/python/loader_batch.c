@@ -115,9 +115,45 @@ done:
     return result;
 }
 
+static Status say_read(LoaderUpload *upload, int device, DeviceStream *stream) {
+    PyTensorVisit visit;
+    TRY(py_tensor_visit(device, &visit));
+    Status status = loader_upload_read(upload, stream);
+    py_tensor_leave(&visit);
+    return status;
+}
+
+static PyObject *batch_read(PyObject *module, PyObject *args) {
+    PyObject *object, *number;
+    ModuleState *state = py_module_state(module);
+    DeviceStream *stream;
+    if (!PyArg_ParseTuple(args, "O!O:loader_batch_read", state->tensor_type, &object, &number) ||
+        py_tensor_parse_stream(number, &stream) < 0) {
+        return NULL;
+    }
+    PyObject *owner = py_tensor_owner(object);
+    if (owner == NULL || !Py_IS_TYPE(owner, (PyTypeObject *)state->loader_batch_type)) {
+        PyErr_SetString(PyExc_ValueError, "the tensor is none of a loader's batch");
+        return NULL;
+    }
+    LoaderUpload *upload = ((BatchObject *)owner)->upload;
+    if (upload == NULL) Py_RETURN_NONE;
+    Status status = say_read(upload, py_tensor_unchecked(object)->device, stream);
+    return status == STATUS_OK ? Py_NewRef(Py_None) : py_errors_raise(state, status);
+}
+
+static PyMethodDef functions[] = {
+    {"loader_batch_read", batch_read, METH_VARARGS,
+     "loader_batch_read(tensor, stream)\n--\n\nAll that reads this tensor of a batch is on the stream. Said once of "
+     "each "
+     "that moves, the\nmemory is used again behind that, without a wait for other streams."},
+    {NULL, NULL, 0, NULL},
+};
+
 int py_loader_batch_add(PyObject *module) {
     ModuleState *state = py_module_state(module);
     state->loader_batch_type = PyType_FromModuleAndSpec(module, &batch_spec, NULL);
     if (state->loader_batch_type == NULL) return -1;
-    return PyModule_AddObjectRef(module, "LoaderBatch", state->loader_batch_type);
+    if (PyModule_AddObjectRef(module, "LoaderBatch", state->loader_batch_type) < 0) return -1;
+    return PyModule_AddFunctions(module, functions);
 }

@@ -14,12 +14,11 @@
 /* Whose memory it is: one of these. */
 typedef struct TensorObject {
     PyObject_HEAD PyTensor tensor;
-    Py_buffer buffer; /* owned; without an object: none */
-    DlpackLoan loan;  /* owned */
-    PyObject *owner;  /* owned, or NULL */
-    void *memory;     /* owned, or NULL: on the tensor's device */
-    DeviceEvent
-        *ready; /* NULL in host memory: what lies there has been written. Owned with `memory`, else by `owner` */
+    Py_buffer buffer;   /* owned; without an object: none */
+    DlpackLoan loan;    /* owned */
+    PyObject *owner;    /* owned, or NULL */
+    void *memory;       /* owned, or NULL: on the tensor's device */
+    DeviceEvent *ready; /* all has been written; owned with `memory`, else by `owner`. NULL in host memory */
 } TensorObject;
 
 static const ArrayType array_types[ALLREDUCE_TYPES] = {
@@ -138,6 +137,8 @@ PyObject *py_tensor_over(ModuleState *state, const PyTensor *tensor, DeviceEvent
     self->owner = Py_NewRef(owner);
     return (PyObject *)self;
 }
+
+PyObject *py_tensor_owner(PyObject *tensor) { return ((TensorObject *)tensor)->owner; }
 
 static PyObject *or_none(TensorObject *self, int result) {
     if (result < 0) Py_CLEAR(self);

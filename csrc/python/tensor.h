@@ -27,6 +27,9 @@ const PyTensor *py_tensor_unchecked(PyObject *object);
  * NULL with an exception set. */
 PyObject *py_tensor_over(ModuleState *state, const PyTensor *tensor, DeviceEvent *ready, PyObject *owner);
 
+/* What keeps the memory alive, of what is known to be a Tensor: borrowed from it; NULL if that is itself. */
+PyObject *py_tensor_owner(PyObject *object);
+
 /* The type of elements that NumPy has as `type`; -1 with an exception set if there is none. */
 int py_tensor_type_of(ArrayType type);
 

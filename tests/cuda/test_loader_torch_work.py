@@ -35,6 +35,8 @@ class Tensor:
         return Tensor(self.array, self.there, order, self.dtype)
     def reshape(self, shape):
         return Tensor(self.array, self.there.reshape(shape))
+    def clone(self):
+        return Tensor(there=self.there.copy(0, 1))
     def to(self, device, non_blocking=False):
         moved.append(device)
         return Tensor(there=_cgxffcv.tensor_of_buffer(np.ascontiguousarray(self.numpy())).copy(0))
@@ -45,7 +47,8 @@ def from_dlpack(array):
 
 moved, taken = [], []
 torch = types.ModuleType("torch")
-cuda = types.SimpleNamespace(is_available=lambda: True, current_device=lambda: 0)
+stream = types.SimpleNamespace(cuda_stream=1)
+cuda = types.SimpleNamespace(is_available=lambda: True, current_device=lambda: 0, current_stream=lambda device: stream)
 vars(torch).update(Tensor=Tensor, from_numpy=Tensor, from_dlpack=from_dlpack, cuda=cuda)
 vars(torch).update(device=str, no_grad=contextlib.nullcontext)
 sys.modules["torch"] = torch
@@ -92,8 +95,22 @@ assert "GPU" not in said and not taken
 """
 
 
-@pytest.mark.parametrize("script", [WORKED, AS_BEFORE], ids=["worked", "as before"])
-def test_torch(tmp_path, script):
+KEPT = """
+def epochs(image):
+    pipelines, options = {"image": [SimpleRGBImageDecoder(), *image], "label": None}, {"seed": 2, "arrays": "numpy"}
+    with Loader(sys.argv[1], 2, num_workers=1, batches_ahead=1, pipelines=pipelines, **options) as loader:
+        return [batch[0] for _ in range(9) for batch in loader], loader.stats()
+
+chain = [tf.RandomHorizontalFlip(), tf.NormalizeImage(100, 50, np.float32)]
+kept, stats = epochs([tf.ToTensor(), tf.ToDevice("cuda"), *chain])
+want, _ = epochs([*chain, lambda batch: batch.copy()])
+assert len(kept) == len(want) == 45 and stats["device_slots"] <= 4
+for there, array in zip(kept, want, strict=True):
+    np.testing.assert_array_equal(there.numpy(), array)
+"""
+
+
+def run_script(tmp_path, script, **variables):
     images = list(np.random.default_rng(6).integers(0, 256, (11, 6, 8, 3), dtype=np.uint8))
     path = tiny_beton.write(tmp_path / "a.beton", {"image": ("image", images), "label": ("int", list(range(11)))})
     done = subprocess.run(
@@ -101,8 +118,20 @@ def test_torch(tmp_path, script):
         capture_output=True,
         text=True,
         timeout=120,
-        env=environ(),
+        env=environ() | variables,
         check=False,
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("streams", ["prompt", "late"])
+def test_batches_are_torchs_own(tmp_path, streams):
+    """Whatever is kept stays, in memory that the loader does not use again; and the loader waits for no device, but its
+    copies for torch's: late streams do nothing before somebody waits for it."""
+    run_script(tmp_path, KEPT, CGXFFCV_EMULATED_STREAMS=streams)
+
+
+@pytest.mark.parametrize("script", [WORKED, AS_BEFORE], ids=["worked", "as before"])
+def test_torch(tmp_path, script):
+    run_script(tmp_path, script)
