@@ -1,6 +1,7 @@
-/* The thread between kernels and windows on other nodes. It takes parcels in the order in which kernels have handed
- * them over, packs those for one rank into slots, and sends these as slices of a communicator of its own; what comes
- * from others it copies into this rank's window, and then raises the flag. It never blocks: what comes has its place.
+/* The thread between kernels of different nodes, and its boxes. It takes parcels in the order in which kernels have
+ * handed them over, packs those for one rank into slots, and sends these as slices of a communicator of its own; what
+ * comes from a rank it copies into the inbox for that, and then raises the flag. It never blocks: what comes has its
+ * place, which is the same in an outbox and in the inbox at its other end.
  *
  * A slice is letters one after the other: a Letter, and its data, padded to 16 bytes. An empty slice is a rank's
  * last. */
@@ -17,7 +18,7 @@
 #include "base/memory.h"
 #include "comm/internal.h"
 
-#define MOST_PARCELS (UINT32_C(1) << 17)
+#define BOX_ALIGNMENT ((size_t)4096)
 #define LETTER_ALIGNMENT 16
 #define LANE 0
 #define NO_FLAG UINT32_MAX /* more of this parcel follows */
@@ -42,8 +43,10 @@ typedef enum ForwardState { FORWARD_RUNS, FORWARD_LEAVES, FORWARD_STOPS } Forwar
 struct CommForward {
     Comm *parent;           /* borrowed */
     Comm *comm;             /* owned: the thread's */
-    void *const *bases;     /* borrowed, [ranks] */
-    size_t bytes;           /* of each */
+    unsigned char *boxes;   /* owned, page-locked: outboxes, then inboxes */
+    int *box_of, *rank_of;  /* owned, [ranks]: the box for a rank, or -1; the rank of a box */
+    int count;              /* of ranks with boxes */
+    size_t bytes, stride;   /* of a box; from one to the next */
     CommWindowSigns *signs; /* borrowed */
     CommWindowPost post;    /* its parcels are owned (page-locked), and so is its counter (device memory) */
     uint32_t taken;         /* parcels */
@@ -54,7 +57,17 @@ struct CommForward {
     _Atomic int state; /* ForwardState */
 };
 
-const CommWindowPost *comm_forward_post(const CommForward *forward) { return &forward->post; }
+CommWindowPost comm_forward_post(const CommForward *forward) { return forward->post; }
+
+unsigned char *comm_forward_outbox(const CommForward *forward, int rank) {
+    int box = forward->box_of[rank];
+    return box < 0 ? NULL : forward->boxes + (size_t)box * forward->stride;
+}
+
+unsigned char *comm_forward_inbox(const CommForward *forward, int rank) {
+    int box = forward->box_of[rank];
+    return box < 0 ? NULL : forward->boxes + (size_t)(forward->count + box) * forward->stride;
+}
 
 /* ---- out ---- */
 
@@ -82,31 +95,35 @@ static const CommWindowParcel *next_parcel(const CommForward *f) {
     return __atomic_load_n(&parcel->number, __ATOMIC_ACQUIRE) == f->taken + 1 ? parcel : NULL;
 }
 
-static Status check_parcel(const CommForward *f, const CommWindowParcel *parcel) {
-    bool fits = checked_within(parcel->at, parcel->bytes, f->bytes) &&
-                checked_within(parcel->flag_at, sizeof(uint32_t), f->bytes);
-    if (fits && parcel->to < (uint32_t)f->comm->size && parcel->to != (uint32_t)f->comm->rank) return STATUS_OK;
-    FAIL(STATUS_TRANSPORT, "a kernel hands over %u bytes at %u for rank %u, which cannot be", parcel->bytes, parcel->at,
-         parcel->to);
+/* The box that it stands in. */
+static Status check_parcel(const CommForward *f, const CommWindowParcel *parcel, size_t *box) {
+    *box = parcel->at / f->stride;
+    bool fits = *box < (size_t)f->count && parcel->flag_at / f->stride == *box &&
+                checked_within(parcel->at % f->stride, parcel->bytes, f->bytes) &&
+                checked_within(parcel->flag_at % f->stride, sizeof(uint32_t), f->bytes);
+    if (fits) return STATUS_OK;
+    FAIL(STATUS_TRANSPORT, "a kernel hands over %u bytes at %u, which cannot be", parcel->bytes, parcel->at);
 }
 
 /* A part of a parcel that fits; all of it, unless an empty slot is too small for that. */
 static void write_letter(CommForward *f, const CommWindowParcel *parcel, Envelope *envelope) {
-    uint32_t left = parcel->bytes - f->packed;
+    uint32_t left = parcel->bytes - f->packed, from = parcel->at + f->packed;
     size_t room = envelope->slot.capacity - envelope->bytes - sizeof(Letter);
     uint32_t part = left <= room ? left : (uint32_t)(room / LETTER_ALIGNMENT * LETTER_ALIGNMENT);
-    Letter letter = {parcel->at + f->packed, part, part == left ? parcel->flag_at : NO_FLAG, parcel->value};
+    uint32_t flag_at = part == left ? (uint32_t)(parcel->flag_at % f->stride) : NO_FLAG;
+    Letter letter = {(uint32_t)(from % f->stride), part, flag_at, parcel->value};
     unsigned char *at = (unsigned char *)envelope->slot.data + envelope->bytes;
     memcpy(at, &letter, sizeof letter);
-    memcpy(at + sizeof letter, (const unsigned char *)f->bases[parcel->to] + letter.at, part);
+    memcpy(at + sizeof letter, f->boxes + from, part);
     envelope->bytes += sizeof letter + round_up(part, LETTER_ALIGNMENT);
     f->packed += part;
 }
 
 /* *packed: whether there were slots for all of it. */
 static Status pack(CommForward *f, const CommWindowParcel *parcel, bool *packed) {
-    int to = (int)parcel->to;
-    TRY(check_parcel(f, parcel));
+    size_t box;
+    TRY(check_parcel(f, parcel, &box));
+    int to = f->rank_of[box];
     Envelope *envelope = &f->envelopes[to];
     do {
         size_t left = sizeof(Letter) + round_up(parcel->bytes - f->packed, LETTER_ALIGNMENT);
@@ -141,7 +158,8 @@ static Status fail_damaged(const CommSlice *slice) {
 }
 
 static Status deliver(CommForward *f, const CommSlice *slice) {
-    unsigned char *window = f->bases[f->comm->rank];
+    unsigned char *box = comm_forward_inbox(f, slice->from);
+    if (box == NULL && slice->bytes > 0) return fail_damaged(slice);
     for (size_t at = 0; at < slice->bytes;) {
         Letter letter;
         const unsigned char *from = (const unsigned char *)slice->data + at;
@@ -153,9 +171,9 @@ static Status deliver(CommForward *f, const CommSlice *slice) {
             !(flag_fits || letter.flag_at == NO_FLAG)) {
             return fail_damaged(slice);
         }
-        memcpy(window + letter.at, from + sizeof letter, letter.bytes);
+        memcpy(box + letter.at, from + sizeof letter, letter.bytes);
         if (letter.flag_at == NO_FLAG) continue;
-        __atomic_store_n((uint32_t *)(void *)(window + letter.flag_at), letter.value, __ATOMIC_RELEASE);
+        __atomic_store_n((uint32_t *)(void *)(box + letter.flag_at), letter.value, __ATOMIC_RELEASE);
     }
     return STATUS_OK;
 }
@@ -254,40 +272,63 @@ static void *forward_main(void *context) {
 
 /* ---- making ---- */
 
-static Status make_post(CommForward *f) {
-    TRY(device_host_alloc(MOST_PARCELS * sizeof *f->post.parcels, &f->post.parcels));
-    memset(f->post.parcels, 0, MOST_PARCELS * sizeof *f->post.parcels);
-    f->post.mask = MOST_PARCELS - 1;
+static Status make_boxes(CommForward *f, const bool *apart, const CommWindowRoom *room) {
+    size_t ranks = (size_t)f->parent->size;
+    TRY(memory_calloc(ranks, sizeof *f->box_of, &f->box_of));
+    TRY(memory_calloc(ranks, sizeof *f->rank_of, &f->rank_of));
+    for (int rank = 0; rank < f->parent->size; rank++) {
+        f->box_of[rank] = apart[rank] ? f->count : -1;
+        if (apart[rank]) f->rank_of[f->count++] = rank;
+    }
+    f->bytes = room->box_bytes;
+    f->stride = round_up(room->box_bytes, BOX_ALIGNMENT);
+    size_t half = (size_t)f->count * f->stride;
+    if (half > UINT32_MAX || room->parcels > UINT32_MAX / 2) {
+        FAIL(STATUS_ARGUMENT, "boxes of %zu bytes for %u parcels", room->box_bytes, room->parcels);
+    }
+    if (half == 0) return STATUS_OK;
+    TRY(device_host_alloc(2 * half, &f->boxes));
+    memset(f->boxes, 0, 2 * half);
+    return STATUS_OK;
+}
+
+static Status make_post(CommForward *f, uint32_t parcels) {
+    uint32_t room = 1;
+    while (room < parcels) room *= 2;
+    TRY(device_host_alloc(room * sizeof *f->post.parcels, &f->post.parcels));
+    memset(f->post.parcels, 0, room * sizeof *f->post.parcels);
+    f->post.mask = room - 1;
+    f->post.outboxes = f->boxes;
+    f->post.bytes = (size_t)f->count * f->stride;
     TRY(device_alloc(sizeof *f->post.next, &f->post.next));
     TRY(device_fill(f->post.next, 0, sizeof *f->post.next, NULL));
     return device_stream_synchronize(NULL);
 }
 
-/* The thread has none of the hooks, which are for the thread that made the communicator. */
-static Status forward_start(CommForward *f) {
-    f->comm->hooks = (CommHooks){0};
-    TRY(memory_calloc((size_t)f->comm->size, sizeof *f->envelopes, &f->envelopes));
-    TRY(make_post(f));
-    TRY_PTHREAD(pthread_create(&f->thread, NULL, forward_main, f));
-    f->started = true;
-    return STATUS_OK;
-}
-
-Status comm_forward_create(Comm *comm, void *const *bases, size_t bytes, CommWindowSigns *signs, CommForward **out) {
+Status comm_forward_create(Comm *comm, const bool *apart, const CommWindowRoom *room, CommWindowSigns *signs,
+                           CommForward **out) {
     Status status = STATUS_OK;
     CommForward *f = NULL;
     TRY(memory_calloc(1, sizeof *f, &f));
     f->parent = comm;
-    f->bases = bases;
-    f->bytes = bytes;
     f->signs = signs;
-    TRY_GOTO(comm_split(comm, 0, comm->rank, &f->comm));
-    TRY_GOTO(forward_start(f));
+    TRY_GOTO(make_boxes(f, apart, room));
+    TRY_GOTO(make_post(f, room->parcels));
+    TRY_GOTO(memory_calloc((size_t)comm->size, sizeof *f->envelopes, &f->envelopes));
     *out = f;
     f = NULL;
 done:
     comm_forward_destroy(f, false);
     return status;
+}
+
+/* The thread has none of the hooks, which are for the thread that made the communicator. */
+Status comm_forward_start(CommForward *f) {
+    TRY(comm_split(f->parent, 0, f->parent->rank, &f->comm));
+    f->comm->hooks = (CommHooks){0};
+    TRY_PTHREAD(pthread_create(&f->thread, NULL, forward_main, f));
+    f->started = true;
+    return STATUS_OK;
 }
 
 void comm_forward_destroy(CommForward *f, bool farewell) {
@@ -297,6 +338,9 @@ void comm_forward_destroy(CommForward *f, bool farewell) {
     comm_destroy(f->comm);
     device_free(f->post.next);
     device_host_free(f->post.parcels);
+    device_host_free(f->boxes);
+    memory_free(f->box_of);
+    memory_free(f->rank_of);
     memory_free(f->envelopes);
     memory_free(f);
 }

@@ -7,14 +7,21 @@
 
 typedef struct CommForward CommForward;
 
-/* Collective. `bases` are this rank's window and an outbox for each other rank's, in page-locked host memory, `bytes`
- * each; they and the signs are borrowed until comm_forward_destroy. */
-Status comm_forward_create(Comm *comm, void *const *bases, size_t bytes, CommWindowSigns *signs, CommForward **out);
+/* Makes boxes for the ranks that are `apart` ([ranks], the same both ways round); `signs` are borrowed until
+ * comm_forward_destroy. */
+Status comm_forward_create(Comm *comm, const bool *apart, const CommWindowRoom *room, CommWindowSigns *signs,
+                           CommForward **out);
+/* Collective, when all have theirs. */
+Status comm_forward_start(CommForward *forward);
 
 /* With `farewell` sends what is left, and waits a moment for what others still send, unless the communicator is broken.
  * Does nothing if NULL. */
 void comm_forward_destroy(CommForward *forward, bool farewell);
 
-const CommWindowPost *comm_forward_post(const CommForward *forward);
+CommWindowPost comm_forward_post(const CommForward *forward);
+
+/* NULL of a rank that is not apart. */
+unsigned char *comm_forward_outbox(const CommForward *forward, int rank);
+unsigned char *comm_forward_inbox(const CommForward *forward, int rank);
 
 #endif

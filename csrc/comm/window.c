@@ -1,7 +1,7 @@
 /* Windows between GPUs. Inside a host a rank's window is memory of its GPU, which the others open by CUDA IPC, or its
  * part of a memfd, which all map and register. In both cases a memfd has a page in which the ranks tell each other that
- * they come to the end. Nothing has a name: it vanishes with its last user. Between nodes it is a rank's own host
- * memory, with outboxes for the others; forward.c does the rest. */
+ * they come to the end. Nothing has a name: it vanishes with its last user. Between nodes there are boxes (forward.c);
+ * inside of each, its ranks have a window of their own, over a communicator of their own. */
 #include "comm/window.h"
 
 #include <fcntl.h>
@@ -37,17 +37,18 @@ typedef struct Hall {
 struct CommWindow {
     Comm *comm; /* borrowed */
     CommWindowKind kind;
-    size_t bytes;            /* of each rank's */
-    void **bases;            /* owned, [ranks]: where this rank's GPU finds them */
-    void *memory;            /* owned: PEER: this rank's */
-    unsigned char *outboxes; /* owned, page-locked: FORWARDED: this rank's window, and an outbox for each other's */
-    CommForward *forward;    /* owned, likewise */
-    Hall *hall;              /* owned: a mapping */
-    size_t hall_bytes;       /* of it: the page, and with STAGED every rank's window */
-    bool registered;         /* the mapping is page-locked */
-    bool joined;             /* all ranks have it */
-    CommWindowSigns *signs;  /* owned */
-    DeviceStream *stream;    /* owned: for filling and probing */
+    size_t bytes;           /* of each rank's */
+    void **bases;           /* owned, [ranks]: where this rank's GPU finds them; NULL where it does not */
+    void *memory;           /* owned: PEER: this rank's */
+    CommForward *forward;   /* owned: MIXED, FORWARDED */
+    Comm *node;             /* owned: MIXED: the ranks of this node */
+    CommWindow *inside;     /* owned: MIXED: theirs, if they are several */
+    Hall *hall;             /* owned: a mapping */
+    size_t hall_bytes;      /* of it: the page, and with STAGED every rank's window */
+    bool registered;        /* the mapping is page-locked */
+    bool joined;            /* all ranks have it */
+    CommWindowSigns *signs; /* owned */
+    DeviceStream *stream;   /* owned: for filling and probing */
     CommGuard guard;
 };
 
@@ -73,13 +74,20 @@ static Status check_possible(const CommWindow *w) {
     return STATUS_OK;
 }
 
-static Status make_outboxes(CommWindow *w) {
-    size_t stride = stride_of(w), all = (size_t)w->comm->size * stride;
-    if (w->bytes > UINT32_MAX) FAIL(STATUS_ARGUMENT, "a window of %zu bytes between nodes", w->bytes);
-    TRY(device_host_alloc(all, &w->outboxes));
-    memset(w->outboxes, 0, all);
-    for (int rank = 0; rank < w->comm->size; rank++) w->bases[rank] = w->outboxes + (size_t)rank * stride;
-    return STATUS_OK;
+static bool has_boxes(const CommWindow *w) { return w->kind >= COMM_WINDOW_MIXED; }
+
+/* For whom they do not reach in place. */
+static Status make_boxes(CommWindow *w, const CommWindowRoom *room) {
+    const Comm *comm = w->comm;
+    bool *apart = NULL;
+    TRY(memory_calloc((size_t)comm->size, sizeof *apart, &apart));
+    for (int rank = 0; rank < comm->size; rank++) {
+        bool near = w->kind == COMM_WINDOW_MIXED && comm->places[rank].node == comm->node;
+        apart[rank] = rank != comm->rank && !near;
+    }
+    Status status = comm_forward_create(w->comm, apart, room, w->signs, &w->forward);
+    memory_free(apart);
+    return status;
 }
 
 static Status make_shared(CommWindow *w, Offer *offer) {
@@ -90,12 +98,12 @@ static Status make_shared(CommWindow *w, Offer *offer) {
 }
 
 /* What this rank makes by itself; `fd` is then the caller's. */
-static Status window_make(CommWindow *w, Offer *offer, int *fd) {
+static Status window_make(CommWindow *w, const CommWindowRoom *room, Offer *offer, int *fd) {
     TRY(check_possible(w));
     TRY(device_stream_create(&w->stream));
     TRY(device_host_alloc(sizeof *w->signs, &w->signs));
     memset(w->signs, 0, sizeof *w->signs);
-    if (w->kind == COMM_WINDOW_FORWARDED) return make_outboxes(w);
+    if (has_boxes(w)) return make_boxes(w, room);
     if (w->kind == COMM_WINDOW_PEER) TRY(make_shared(w, offer));
     if (w->comm->rank != 0) return STATUS_OK;
     TRY(comm_segment_memfd(w->hall_bytes, fd));
@@ -195,14 +203,36 @@ done:
     return status;
 }
 
-/* The steps, each of which must succeed on all ranks before the next one begins; ends early with a reason in `why`. */
-static Status window_join(CommWindow *w, Offer *offers, int *fd, char *why) {
-    Offer mine = {0};
-    TRY(window_settle(w, window_make(w, &mine, fd), why));
-    if (why[0] != '\0') return STATUS_OK;
-    if (w->kind == COMM_WINDOW_FORWARDED) {
-        return window_settle(w, comm_forward_create(w->comm, w->bases, w->bytes, w->signs, &w->forward), why);
+/* Among the ranks of this node, by the first way that there is. */
+static Status join_inside(CommWindow *w, const CommWindowRoom *room) {
+    char why[COMM_WHY_BYTES] = "";
+    TRY(comm_split(w->comm, w->comm->node, w->comm->rank, &w->node));
+    for (int kind = COMM_WINDOW_PEER; kind <= COMM_WINDOW_STAGED; kind++) {
+        if (w->node->size == 1 || w->inside != NULL) return STATUS_OK;
+        TRY(comm_window_create(w->node, (CommWindowKind)kind, room, &w->inside, why));
     }
+    if (w->inside == NULL) FAIL(STATUS_CUDA, "among the ranks of node %d, %.150s", w->comm->node, why);
+    return STATUS_OK;
+}
+
+static Status join_boxes(CommWindow *w, const CommWindowRoom *room, char *why) {
+    if (w->kind == COMM_WINDOW_MIXED) {
+        TRY(window_settle(w, join_inside(w, room), why));
+        if (why[0] != '\0') return STATUS_OK;
+    }
+    for (int rank = 0; w->inside != NULL && rank < w->comm->size; rank++) {
+        const CommPlace *place = &w->comm->places[rank];
+        if (place->node == w->comm->node) w->bases[rank] = w->inside->bases[place->local_rank];
+    }
+    return window_settle(w, comm_forward_start(w->forward), why);
+}
+
+/* The steps, each of which must succeed on all ranks before the next one begins; ends early with a reason in `why`. */
+static Status window_join(CommWindow *w, const CommWindowRoom *room, Offer *offers, int *fd, char *why) {
+    Offer mine = {0};
+    TRY(window_settle(w, window_make(w, room, &mine, fd), why));
+    if (why[0] != '\0') return STATUS_OK;
+    if (has_boxes(w)) return join_boxes(w, room, why);
     TRY(comm_allgather(w->comm, &mine, sizeof mine, offers));
     TRY(window_settle(w, window_map(w, offers, *fd), why));
     if (why[0] != '\0') return STATUS_OK;
@@ -214,9 +244,13 @@ static Status window_join(CommWindow *w, Offer *offers, int *fd, char *why) {
 }
 
 static void check_nodes(const Comm *comm, CommWindowKind kind, char *why) {
-    bool apart = comm->nodes > 1;
+    bool apart = comm->nodes > 1, company = false;
     for (int rank = 0; rank < comm->size; rank++) apart = apart || !comm->shares[rank];
-    snprintf(why, COMM_WHY_BYTES, "%s", apart && kind != COMM_WINDOW_FORWARDED ? "the ranks lie on several nodes" : "");
+    for (int node = 0; node < comm->nodes; node++) company = company || comm_local_size_of(comm, node) > 1;
+    const char *text = kind < COMM_WINDOW_MIXED && apart                             ? "the ranks lie on several nodes"
+                       : kind == COMM_WINDOW_MIXED && (comm->nodes == 1 || !company) ? "no node is one of several ranks"
+                                                                                     : "";
+    snprintf(why, COMM_WHY_BYTES, "%s", text);
 }
 
 /* Kernels that wait would go on to their deadline, and with them whoever waits by the means of CUDA. */
@@ -224,23 +258,33 @@ static void window_beat(void *context, bool lost) {
     if (lost) comm_window_abort(context);
 }
 
-static Status window_create(Comm *comm, CommWindowKind kind, size_t bytes, CommWindow **out, char *why) {
+/* What must be alike, and large enough. */
+static Status check_room(Comm *comm, CommWindowKind kind, const CommWindowRoom *room) {
+    bool boxes = kind >= COMM_WINDOW_MIXED, windows = kind <= COMM_WINDOW_STAGED;
+    uint64_t same[] = {kind, windows ? room->bytes : 0, boxes ? room->box_bytes : 0, boxes ? room->parcels : 0};
+    TRY(comm_agree(comm, same, sizeof same));
+    if (windows && room->bytes / (size_t)comm->size < COMM_WINDOW_MIN) {
+        FAIL(STATUS_ARGUMENT, "a window of %zu bytes", room->bytes);
+    }
+    if (boxes && room->box_bytes < COMM_WINDOW_MIN) FAIL(STATUS_ARGUMENT, "a box of %zu bytes", room->box_bytes);
+    return STATUS_OK;
+}
+
+static Status window_create(Comm *comm, CommWindowKind kind, const CommWindowRoom *room, CommWindow **out, char *why) {
     Status status = STATUS_OK;
     CommWindow *w = NULL;
     Offer *offers = NULL;
     int fd = -1;
-    uint64_t same[] = {kind, bytes};
     *out = NULL;
-    TRY_GOTO(comm_agree(comm, same, sizeof same));
-    if (bytes / (size_t)comm->size < COMM_WINDOW_MIN) FAIL_GOTO(STATUS_ARGUMENT, "a window of %zu bytes", bytes);
+    TRY_GOTO(check_room(comm, kind, room));
     check_nodes(comm, kind, why);
     if (why[0] != '\0') goto done;
     TRY_GOTO(memory_calloc((size_t)comm->size, sizeof *offers, &offers));
     TRY_GOTO(memory_calloc(1, sizeof *w, &w));
-    *w = (CommWindow){.comm = comm, .kind = kind, .bytes = bytes};
+    *w = (CommWindow){.comm = comm, .kind = kind, .bytes = room->bytes};
     w->hall_bytes = window_at(w, kind == COMM_WINDOW_STAGED ? comm->size : 0);
     TRY_GOTO(memory_calloc((size_t)comm->size, sizeof *w->bases, &w->bases));
-    TRY_GOTO(window_join(w, offers, &fd, why));
+    TRY_GOTO(window_join(w, room, offers, &fd, why));
     if (why[0] != '\0') {
         close_others(w);
         TRY_GOTO(comm_barrier(comm));
@@ -258,9 +302,9 @@ done:
     return status;
 }
 
-Status comm_window_create(Comm *comm, CommWindowKind kind, size_t bytes, CommWindow **out, char *why) {
+Status comm_window_create(Comm *comm, CommWindowKind kind, const CommWindowRoom *room, CommWindow **out, char *why) {
     TRY(comm_begin(comm, "windows between GPUs", 0));
-    return comm_end(comm, window_create(comm, kind, bytes, out, why));
+    return comm_end(comm, window_create(comm, kind, room, out, why));
 }
 
 /* ---- the end ---- */
@@ -279,10 +323,11 @@ static void window_meet(const CommWindow *w, _Atomic uint32_t *count) {
 static void window_release(CommWindow *w) {
     if (w->signs != NULL) comm_window_abort(w);
     comm_forward_destroy(w->forward, w->joined);
+    comm_window_destroy(w->inside);
+    comm_destroy(w->node);
     if (w->joined && w->hall != NULL) window_meet(w, &w->hall->idle);
     close_others(w);
     if (w->joined && w->hall != NULL) window_meet(w, &w->hall->gone);
-    device_host_free(w->outboxes);
     device_free(w->memory);
     device_host_free(w->signs);
     device_stream_destroy(w->stream);
@@ -299,10 +344,23 @@ void comm_window_destroy(CommWindow *w) {
 
 /* ---- use ---- */
 
+CommWindowKind comm_window_inside(const CommWindow *w) {
+    if (w->kind != COMM_WINDOW_MIXED) return w->kind;
+    return w->inside == NULL ? COMM_WINDOW_FORWARDED : w->inside->kind;
+}
+
 void *comm_window_base(const CommWindow *w, int rank) { return w->bases[rank]; }
 
-const CommWindowPost *comm_window_post(const CommWindow *w) {
-    return w->forward == NULL ? NULL : comm_forward_post(w->forward);
+void *comm_window_outbox(const CommWindow *w, int rank) {
+    return w->forward == NULL ? NULL : comm_forward_outbox(w->forward, rank);
+}
+
+void *comm_window_inbox(const CommWindow *w, int rank) {
+    return w->forward == NULL ? NULL : comm_forward_inbox(w->forward, rank);
+}
+
+CommWindowPost comm_window_post(const CommWindow *w) {
+    return w->forward == NULL ? (CommWindowPost){0} : comm_forward_post(w->forward);
 }
 
 CommWindowSigns *comm_window_signs(const CommWindow *w) { return w->signs; }

@@ -30,13 +30,18 @@ static __device__ __forceinline__ bool window_await(const uint32_t *flag, uint32
     return true;
 }
 
-/* By the thread that would store the flag, when all have written what is for that rank. */
-static __device__ __forceinline__ void window_post(const CommWindowPost &post, int to, uint64_t at, uint32_t bytes,
-                                                   uint64_t flag_at, uint32_t value) {
+/* By one thread, when all have written what is for another rank: tells it so, by the flag, or, where that stands in an
+ * outbox, by handing over what has been written there. */
+static __device__ __forceinline__ void window_raise(const CommWindowPost &post, uint32_t *flag, uint32_t value,
+                                                    const void *data, uint32_t bytes) {
+    const uint64_t flag_at = (uint64_t)((uintptr_t)flag - (uintptr_t)post.outboxes);
+    if (flag_at >= post.bytes) {
+        signal_store(flag, value);
+        return;
+    }
     uint32_t number = atomicAdd(post.next, 1u);
     CommWindowParcel *parcel = post.parcels + (number & post.mask);
-    parcel->to = (uint32_t)to;
-    parcel->at = (uint32_t)at;
+    parcel->at = (uint32_t)((uintptr_t)data - (uintptr_t)post.outboxes);
     parcel->bytes = bytes;
     parcel->flag_at = (uint32_t)flag_at;
     parcel->value = value;

@@ -237,6 +237,20 @@ def test_compressed_gradients_between_nodes(tmp_path, files, compressed, how, st
     assert same(state, compressed[1]) and results[0]["losses"] == compressed[0][0]["losses"]
 
 
+@pytest.mark.medium
+def test_compressed_gradients_in_two_levels(tmp_path, files):
+    """Two ranks on each of two nodes: recorded steps add what the processors add."""
+    four = {"how": Launch("shm", 4, 2), "gpus": 4, "recipe": SMALL.replace(batch_size=8)}
+    levels = NARROW | {"algorithm": "two_level", "error_feedback": True}
+    results, state = train(tmp_path / "kernels", files, levels, **four)
+    others, expected = train(tmp_path / "host", files, levels, CGXFFCV_COMM_KERNELS=0, **four)
+    assert all(result["hashes"] == results[0]["hashes"] for result in results)
+    memory = "each other's memory and, between nodes, into host memory"
+    assert results[0]["explain"].startswith(f"on the GPUs by kernels that write into {memory}") or not EMULATED
+    assert others[0]["explain"].startswith("from the GPU through host memory")
+    assert same(state, expected) and results[0]["losses"] == others[0]["losses"]
+
+
 @needs_nccl
 def test_ranks_with_different_layers_are_refused(tmp_path, files):
     """Before anything is summed: NCCL itself would add whatever it gets."""

@@ -42,6 +42,26 @@ def test_ranks_reach_each_other(built, kind, ranks, gpus, streams):
     assert said == ["exchanged"] * ranks
 
 
+@pytest.mark.parametrize("way", ["peer", "staged"])
+@pytest.mark.parametrize(("ranks", "gpus", "streams"), [(3, 1, "late"), (4, 4, "at once"), (5, 2, "late")])
+def test_ranks_of_several_nodes_reach_each_other(built, way, ranks, gpus, streams):
+    """In place inside of a node, as on one host, and through boxes between two; a rank may be alone on its node."""
+    settings = [f"CGXFFCV_P2P=0@{rank}" for rank in range(ranks) if way == "staged"]
+    variables = {"CGXFFCV_EMULATED_DEVICES": str(gpus), "CGXFFCV_EMULATED_STREAMS": streams}
+    said = run(built, "exchange", "mixed", ranks, *settings, **variables)
+    alone = ["exchanged, inside forwarded"] if ranks == 3 else []
+    here = f"exchanged, inside {way if can(built, way) else 'staged'}"
+    assert sorted(said) == sorted([here] * (ranks - len(alone)) + alone)
+
+
+def test_nodes_have_ways_of_their_own(built):
+    """Ranks 0 and 1 are one node, on which peer memory is switched off."""
+    if not built.emulated:
+        pytest.skip("only the emulator has so many GPUs for certain")
+    said = run(built, "exchange", "mixed", 4, "CGXFFCV_P2P=0@1", CGXFFCV_EMULATED_DEVICES="2")
+    assert said == ["exchanged, inside staged"] * 2 + ["exchanged, inside peer"] * 2
+
+
 def test_what_is_on_its_way_arrives_although_its_sender_comes_to_the_end(built):
     """Between nodes, beside a rank that stands still for longer than the others wait for each other's last words."""
     assert run(built, "paused", "forwarded", 2) == ["exchanged"] * 2
@@ -56,6 +76,7 @@ FAULTS = {
     "memory": ("peer", "CGXFFCV_EMULATED_MEMORY=1000000@1", r"rank 1: \d+ MiB of GPU memory are needed at once"),
     "no GPU": ("peer", "CGXFFCV_EMULATED_DEVICES=0@1", r"rank 1: no GPU: no CUDA device"),
     "no GPU either": ("staged", "CGXFFCV_EMULATED_DEVICES=0@0", r"rank 0: no GPU: no CUDA device"),
+    "inside": ("mixed", f"{REGISTER}=0@3", r"rank 2: among the ranks of node 1, rank 1: cudaHostRegister.*"),
     "register": ("staged", f"{REGISTER}=0@1", r"rank 1: cudaHostRegister.* operation not supported"),
 }
 
@@ -64,34 +85,38 @@ FAULTS = {
 def test_any_rank_has_a_veto(built, fault):
     """All ranks have the same reason, and go on without a window."""
     kind, setting, reason = FAULTS[fault]
-    ranks = 2 if "window" in reason else 3  # of three that wait for each other any may be late
+    ranks = 4 if kind == "mixed" else 2 if "window" in reason else 3  # of three any may be the late one
     if not built.emulated:
         pytest.skip("only the emulator can be another machine")
-    said = run(built, "exchange", kind, ranks, setting, CGXFFCV_P2P_TIMEOUT="1.5")
+    no_peers = [f"CGXFFCV_P2P=0@{rank}" for rank in range(ranks) if kind == "mixed"]
+    said = run(built, "exchange", kind, ranks, setting, *no_peers, CGXFFCV_P2P_TIMEOUT="1.5")
     assert len(set(said)) == 1
     assert re.search(f"^no window: {reason}", said[0]), said
 
 
 LATE = (
-    r"failed in 'sum on GPUs' with 140 of rank 1: rank 0 waited on its GPU for rank 1 to send its share of a sum "
-    r"\(tile 3, epoch 4\): it is stopped"
+    r"failed in 'sum on GPUs' with 140 of rank LAST: rank \d waited on its GPU for rank LAST to send its share of "
+    r"a sum \(tile 3, epoch 4\): it is stopped"
 )
 LOSSES = {
-    "killed": r"failed in 'sum on GPUs' with 141 of rank 1: rank 1 \(process \d+\) died$",
+    "killed": r"failed in 'sum on GPUs' with 141 of rank LAST: rank LAST \(process \d+\) died$",
     "stopped": LATE,
     "late": LATE,
-    "abort": r"failed in 'sum on GPUs' with 120 of rank 1: .*rank 1 aborted: of its own will",
+    "abort": r"failed in 'sum on GPUs' with 120 of rank LAST: .*rank LAST aborted: of its own will",
 }
 
 
 @pytest.mark.parametrize(
-    ("loss", "kind"), [(loss, "peer") for loss in LOSSES] + [("killed", "staged"), ("killed", "forwarded")]
+    ("loss", "kind"),
+    [(loss, kind) for loss in LOSSES for kind in ("peer", "mixed")] + [("killed", "staged"), ("killed", "forwarded")],
 )
 def test_a_wait_on_a_gpu_ends(built, kind, loss):
-    """It names the rank, and the kernel that waited has ended, too."""
-    said = run(built, loss, kind, 2)
+    """It names the rank, which may be on another node, and the kernel that waited has ended, too."""
+    ranks = 4 if kind == "mixed" else 2
+    said = run(built, loss, kind, ranks)
     if not can(built, kind) and said[0].startswith("no window"):
         pytest.skip(said[0])
-    assert re.match(LOSSES[loss], said[0]), said
-    assert "still runs" not in said[0]
-    assert (said[1] is None) == (loss in ("killed", "stopped"))
+    for line in said[: ranks - 1]:
+        assert re.match(LOSSES[loss].replace("LAST", str(ranks - 1)), line), said
+        assert "still runs" not in line
+    assert (said[-1] is None) == (loss in ("killed", "stopped"))

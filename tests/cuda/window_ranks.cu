@@ -13,6 +13,8 @@
 enum { RANKS_MAX = 8, WINDOW_BYTES = 3 << 20, PART = 4000, PARTS = 20, WORDS = PART * PARTS };
 enum { SLOT_BYTES = 8192 }; /* a part takes two */
 
+static const CommWindowRoom room = {WINDOW_BYTES, WINDOW_BYTES, RANKS_MAX *PARTS};
+
 typedef struct Case {
     const char *name;
     CommWindowKind kind;
@@ -26,21 +28,16 @@ typedef struct Fixture {
     int rank, ranks;
 } Fixture;
 
-/* A block writes one part of the words; with `posts` they are for another node. */
-static __global__ void send_kernel(uint8_t *base, uint64_t at, uint64_t flag_at, int from, int rank, int posts,
+/* A block writes one part of the words. */
+static __global__ void send_kernel(uint8_t *base, uint64_t at, uint64_t flag_at, int from, int rank,
                                    CommWindowPost post) {
     uint32_t first = blockIdx.x * PART, *to = (uint32_t *)(base + at);
     for (uint32_t i = first + threadIdx.x; i < first + PART; i += blockDim.x) {
         to[i] = (uint32_t)(1000000 * from + 1000 * rank) + i;
     }
     __syncthreads();
-    flag_at += blockIdx.x * sizeof(uint32_t);
-    if (threadIdx.x != 0) return;
-    if (posts) {
-        window_post(post, rank, at + first * sizeof(uint32_t), PART * sizeof(uint32_t), flag_at, 7);
-    } else {
-        signal_store((uint32_t *)(base + flag_at), 7);
-    }
+    uint32_t *flag = (uint32_t *)(base + flag_at) + blockIdx.x;
+    if (threadIdx.x == 0) window_raise(post, flag, 7, to + first, PART * sizeof(uint32_t));
 }
 
 static __global__ void wait_kernel(const uint32_t *flag, int rank, CommWindowSigns *signs, double timeout_s) {
@@ -54,26 +51,33 @@ static uint64_t flags_at(const Fixture *f, int from) {
     return words_at(f->ranks) + (uint64_t)from * PARTS * sizeof(uint32_t);
 }
 
-static uint8_t *base_of(const Fixture *f, int rank) { return (uint8_t *)comm_window_base(f->window, rank); }
+/* Where what goes to a rank is written, and where what has come from one lies; NULL where this rank has no window, for
+ * itself. */
+static uint8_t *base_to(const Fixture *f, int rank) {
+    void *box = comm_window_outbox(f->window, rank);
+    return (uint8_t *)(box == NULL ? comm_window_base(f->window, rank) : box);
+}
+static uint8_t *base_from(const Fixture *f, int rank) {
+    void *box = comm_window_inbox(f->window, rank);
+    return (uint8_t *)(box == NULL ? comm_window_base(f->window, f->rank) : box);
+}
 
 static Status put_wait(const Fixture *f, int rank, double timeout_s) {
-    const uint32_t *flags = (const uint32_t *)(base_of(f, f->rank) + flags_at(f, rank));
+    const uint32_t *flags = (const uint32_t *)(base_from(f, rank) + flags_at(f, rank));
     return LAUNCH(wait_kernel, 1, PARTS, 0, f->stream, flags, rank, comm_window_signs(f->window), timeout_s);
 }
 
 static Status put_send(const Fixture *f, int rank) {
-    const CommWindowPost *post = comm_window_post(f->window);
-    CommWindowPost none = {};
-    bool posts = post != NULL && rank != f->rank;
-    return LAUNCH(send_kernel, PARTS, 64, 0, f->stream, base_of(f, rank), words_at(f->rank), flags_at(f, f->rank),
-                  f->rank, rank, posts, post == NULL ? none : *post);
+    return LAUNCH(send_kernel, PARTS, 64, 0, f->stream, base_to(f, rank), words_at(f->rank), flags_at(f, f->rank),
+                  f->rank, rank, comm_window_post(f->window));
 }
 
 static Status check_zeros(const Fixture *f) {
     unsigned char *host = (unsigned char *)malloc(WINDOW_BYTES);
     for (int rank = 0; rank < f->ranks; rank++) {
+        if (base_to(f, rank) == NULL) continue;
         memset(host, 1, WINDOW_BYTES);
-        TRY(device_copy(host, comm_window_base(f->window, rank), WINDOW_BYTES, f->stream));
+        TRY(device_copy(host, base_to(f, rank), WINDOW_BYTES, f->stream));
         TRY(comm_window_wait(f->window, f->stream, NULL));
         for (size_t i = 0; i < WINDOW_BYTES; i++) {
             if (host[i] != 0) FAIL(STATUS_CUDA, "byte %zu of rank %d is %d", i, rank, host[i]);
@@ -85,7 +89,7 @@ static Status check_zeros(const Fixture *f) {
 
 static Status check_words(const Fixture *f, int from) {
     static uint32_t host[WORDS];
-    TRY(device_copy(host, base_of(f, f->rank) + words_at(from), sizeof host, f->stream));
+    TRY(device_copy(host, base_from(f, from) + words_at(from), sizeof host, f->stream));
     TRY(comm_window_wait(f->window, f->stream, NULL));
     for (int i = 0; i < WORDS; i++) {
         if (host[i] != (uint32_t)(1000000 * from + 1000 * f->rank + i)) FAIL(STATUS_CUDA, "word %d is wrong", i);
@@ -96,10 +100,14 @@ static Status check_words(const Fixture *f, int from) {
 static Status exchange(const Fixture *f) {
     TRY(check_zeros(f));
     for (int rank = 0; rank < f->ranks; rank++) {
-        TRY(put_send(f, rank));
+        if (base_to(f, rank) != NULL) TRY(put_send(f, rank));
     }
-    for (int rank = 0; rank < f->ranks; rank++) TRY(put_wait(f, rank, 60));
-    for (int from = 0; from < f->ranks; from++) TRY(check_words(f, from));
+    for (int rank = 0; rank < f->ranks; rank++) {
+        if (base_to(f, rank) != NULL) TRY(put_wait(f, rank, 60));
+    }
+    for (int from = 0; from < f->ranks; from++) {
+        if (base_to(f, from) != NULL) TRY(check_words(f, from));
+    }
     return STATUS_OK;
 }
 
@@ -116,18 +124,16 @@ static Status pause(const Fixture *f) {
     return check_words(f, 0);
 }
 
-/* Rank 0 waits on its GPU for the last rank, which does something else. */
+/* All wait on their GPUs for the last rank, which does something else. */
 static Status lose(const Fixture *f, const char *how) {
     double timeout_s = strcmp(how, "late") == 0 ? 0.5 : 60;
-    if (f->rank == 0) {
+    if (f->rank < f->ranks - 1) {
         TRY(put_wait(f, f->ranks - 1, timeout_s));
         return comm_window_wait(f->window, f->stream, NULL);
     }
-    if (f->rank == f->ranks - 1) {
-        if (strcmp(how, "killed") == 0) raise(SIGKILL);
-        if (strcmp(how, "stopped") == 0) raise(SIGSTOP);
-        if (strcmp(how, "abort") == 0) comm_abort(f->comm, "of its own will");
-    }
+    if (strcmp(how, "killed") == 0) raise(SIGKILL);
+    if (strcmp(how, "stopped") == 0) raise(SIGSTOP);
+    if (strcmp(how, "abort") == 0) comm_abort(f->comm, "of its own will");
     return comm_barrier(f->comm);
 }
 
@@ -139,14 +145,14 @@ static bool quiet(const Fixture *f) {
 
 static Status set_up(Fixture *f, const Case *c, int fd, char *why) {
     CommOptions options = {};
-    options.nodes = c->kind == COMM_WINDOW_FORWARDED ? c->ranks : 1;
+    options.nodes = c->kind == COMM_WINDOW_FORWARDED ? c->ranks : c->kind == COMM_WINDOW_MIXED ? 2 : 1;
     options.timeout_s = strcmp(c->name, "stopped") == 0 ? 3 : 40;
     TRY(comm_attach(fd, f->rank, f->ranks, &options, &f->comm));
     if (device_count() > 0) {
         TRY(device_select(f->rank % device_count()));
         TRY(device_stream_create(&f->stream));
     }
-    return comm_window_create(f->comm, c->kind, WINDOW_BYTES, &f->window, why);
+    return comm_window_create(f->comm, c->kind, &room, &f->window, why);
 }
 
 static Status run_case(Fixture *f, const Case *c, int fd) {
@@ -161,10 +167,13 @@ static Status run_case(Fixture *f, const Case *c, int fd) {
     } else {
         TRY(exchange(f));
         comm_window_destroy(f->window);
-        TRY(comm_window_create(f->comm, c->kind, WINDOW_BYTES, &f->window, why)); /* it is like new */
+        TRY(comm_window_create(f->comm, c->kind, &room, &f->window, why)); /* it is like new */
         TRY(exchange(f));
     }
-    printf("rank %d: exchanged\n", f->rank);
+    const char *inside[] = {"peer", "staged", "mixed", "forwarded"};
+    const bool mixed = c->kind == COMM_WINDOW_MIXED;
+    printf("rank %d: exchanged%s%s\n", f->rank, mixed ? ", inside " : "",
+           mixed ? inside[comm_window_inside(f->window)] : "");
     return STATUS_OK;
 }
 
@@ -196,6 +205,7 @@ int main(int count, char **arguments) {
     if (count < 4) return 2;
     CommWindowKind kind = strcmp(arguments[2], "peer") == 0     ? COMM_WINDOW_PEER
                           : strcmp(arguments[2], "staged") == 0 ? COMM_WINDOW_STAGED
+                          : strcmp(arguments[2], "mixed") == 0  ? COMM_WINDOW_MIXED
                                                                 : COMM_WINDOW_FORWARDED;
     Case c = {arguments[1], kind, atoi(arguments[3])};
     int fd, children[RANKS_MAX];

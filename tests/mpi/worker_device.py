@@ -128,6 +128,21 @@ def unwatched():
     os._exit(0)
 
 
+def lost():
+    """The last rank is killed, or stopped, before it takes part in a run of all; every other says how that ended."""
+    world = join()
+    device = world.rank % len(_cgxffcv.devices())
+    _cgxffcv.select_device(device)
+    plan = AllreducePlan(world, LAYERS, device=device, layer_min_size=500, **json.loads(ARGUMENTS[0]))
+    x = CudaArray(inputs(world, "float32", 0), device)
+    plan.run(x)
+    plan.wait()
+    if world.rank == world.size - 1:
+        os.kill(os.getpid(), signal.SIGKILL if ARGUMENTS[1] == "kill" else signal.SIGSTOP)
+    result(world.rank, **caught(world, lambda: (plan.run(x), plan.wait())))
+    os._exit(0)
+
+
 def adapt():
     """Bits that are chosen again at every second run: the same on the GPU and in host memory, and so are the sums."""
     world = join(timeout=100)
@@ -167,4 +182,4 @@ def choose():
     world.close()
 
 
-{"match": match, "exact": exact, "adapt": adapt, "choose": choose, "unwatched": unwatched}[CASE]()
+{"match": match, "exact": exact, "adapt": adapt, "choose": choose, "lost": lost, "unwatched": unwatched}[CASE]()

@@ -48,17 +48,25 @@ static AllreduceSpace space_of(const void *state) {
     return (AllreduceSpace){engine->carried.region_bytes, one_shot ? ranks : 2 * ranks, one_shot ? 0 : ranks};
 }
 
-/* A rank writes terms into row `me` of each owner's window: the owners' are placed so that those rows follow each other
- * in what goes out. */
+/* A row of the caller's memory. */
+static ExchangeRegion row_at(const DeviceEngine *engine, void *memory, int row, int rank) {
+    uint64_t at = (uint64_t)row * engine->carried.region_bytes;
+    return (ExchangeRegion){.at = (uint8_t *)memory + at, .rank = rank};
+}
+
+/* The window has a row of terms of each rank, then of results. What is for all goes into this rank's own. */
 static Status bind(void *state, void *window, void *outgoing) {
     DeviceEngine *engine = state;
     DeviceExtent *own = &engine->extents[0];
     DeviceCarried *carried = &engine->carried;
     int ranks = comm_size(engine->setup->comm), me = comm_rank(engine->setup->comm);
-    carried->window = (ExchangeWindow){.region_bytes = carried->region_bytes, .ranks = ranks, .rank = me};
+    ExchangeWindow *to = &carried->window;
+    *to = (ExchangeWindow){.region_bytes = carried->region_bytes, .owners = ranks, .sinks = 1};
+    to->all[0] = row_at(engine, window, own->one_shot ? me : ranks + me, me);
     for (int r = 0; r < ranks; r++) {
-        uintptr_t at = (uintptr_t)outgoing + (uintptr_t)r * carried->region_bytes;
-        carried->window.base[r] = r == me ? window : (void *)(at - (uintptr_t)me * carried->region_bytes);
+        to->to[r] = row_at(engine, outgoing, r, r);
+        to->from[r] = row_at(engine, window, r, r);
+        to->from[EXCHANGE_RESULTS + r] = row_at(engine, window, ranks + r, r);
     }
     own->plan = allreduce_device_plan(engine, &engine->setup->extents[0], own);
     return STATUS_OK;

@@ -14,9 +14,15 @@ static const ExchangeLaunch launchers[QUANT_CODEC_COUNT] = {QUANT_CODECS(X)};
 
 /* ---- runs ---- */
 
+/* Which of the owners this rank is. */
+static int own_number(const DeviceEngine *engine, const DeviceExtent *extent) {
+    const Comm *comm = engine->setup->comm;
+    return extent->two_level ? comm_local_rank(comm) * comm_nodes(comm) + comm_node(comm) : comm_rank(comm);
+}
+
 ExchangeRound allreduce_device_round(const DeviceEngine *engine, const DeviceExtent *extent, int number) {
     const DeviceShare *shares = extent->tiles.shares + (int64_t)number * extent->tiles.owners;
-    const DeviceShare *last = &shares[extent->tiles.owners - 1], *own = &shares[comm_rank(engine->setup->comm)];
+    const DeviceShare *last = &shares[extent->tiles.owners - 1], *own = &shares[own_number(engine, extent)];
     ExchangeRound round = {.begin = shares->tile,
                            .end = last->tile + last->tiles,
                            .number = (uint32_t)number,
@@ -43,6 +49,7 @@ Status allreduce_device_put(const DeviceEngine *engine, const DeviceExtent *exte
 
 static Status put_round(DeviceEngine *engine, const DeviceExtent *extent, int number, void *buffer,
                         DeviceStream *stream) {
+    if (extent->two_level) return allreduce_levels_put(engine, extent, number, buffer, stream);
     ExchangeRound round = allreduce_device_round(engine, extent, number);
     bool pushes = round.own_end - round.own_begin < round.end - round.begin;
     if (pushes) TRY(allreduce_device_put(engine, extent, EXCHANGE_PUSH, &round, buffer, stream));
@@ -101,30 +108,6 @@ static void device_engine_destroy(void *state) {
     memory_free(engine);
 }
 
-/* Rows of flags. */
-static int rows_of(const DeviceEngine *engine, const DeviceExtent *extent) {
-    return comm_size(engine->setup->comm) * (extent->one_shot ? 1 : 2);
-}
-
-static uint64_t region_bytes(const DeviceEngine *engine, const DeviceExtent *extent) {
-    uint64_t others = (uint64_t)comm_size(engine->setup->comm) - 1;
-    return engine->hall->data_bytes / (extent->one_shot ? others : 2 * others) / 256 * 256;
-}
-
-static ExchangeWindow window_of(const DeviceEngine *engine, const DeviceExtent *extent) {
-    const ExchangeHall *hall = engine->hall;
-    ExchangeWindow window = {.own = hall->own,
-                             .far = hall->kind != COMM_WINDOW_PEER,
-                             .ranks = comm_size(engine->setup->comm),
-                             .rank = comm_rank(engine->setup->comm),
-                             .half_bytes = hall->half_bytes,
-                             .region_bytes = region_bytes(engine, extent),
-                             .flags_at = hall->data_bytes,
-                             .flags = (uint32_t)(hall->flags / (uint64_t)rows_of(engine, extent))};
-    for (int r = 0; r < comm_size(engine->setup->comm); r++) window.base[r] = comm_window_base(hall->window, r);
-    return window;
-}
-
 /* As the processors' quantiser does it: multiplication where that gives the same bits. */
 static void set_division(ExchangePlan *plan, double divisor) {
     int exponent;
@@ -139,14 +122,17 @@ static ExchangePlan plan_of(const DeviceEngine *engine, const AllreduceExtent *e
     const AllreduceOptions *options = &setup->options;
     double timeout_s = options->timeout_s > 0 ? options->timeout_s : comm_timeout(setup->comm);
     double ranks = (double)comm_size(setup->comm), scale = extent->map->scale;
+    bool levels = own->two_level;
     ExchangePlan plan = {.run = setup->run,
                          .call = engine->call,
                          .residual = extent->feedback ? engine->residual : NULL,
                          .codes = extent->feedback ? engine->codes : (ResidualCodes){NULL, NULL},
                          .tiles = own->on_device,
-                         .ranks = comm_size(setup->comm),
-                         .rank = comm_rank(setup->comm),
+                         .ranks = levels ? comm_nodes(setup->comm) : comm_size(setup->comm),
+                         .rank = levels ? comm_node(setup->comm) : comm_rank(setup->comm),
+                         .self = comm_rank(setup->comm),
                          .one_shot = own->one_shot,
+                         .wide = extent->map->raw_type != extent->map->type,
                          .stochastic = options->rounding == QUANT_STOCHASTIC,
                          .half_metadata = options->half_metadata,
                          .type = (QuantType)options->type,
@@ -158,25 +144,27 @@ static ExchangePlan plan_of(const DeviceEngine *engine, const AllreduceExtent *e
     return plan;
 }
 
-ExchangePlan allreduce_device_plan(const DeviceEngine *engine, const AllreduceExtent *extent, const DeviceExtent *own) {
+ExchangePlan allreduce_device_plan(const DeviceEngine *engine, const AllreduceExtent *extent, DeviceExtent *own) {
     ExchangePlan plan = plan_of(engine, extent, own);
     const ExchangeHall *hall = engine->hall;
     plan.carried = hall == NULL;
-    plan.window = hall == NULL ? engine->carried.window : window_of(engine, own);
+    plan.window = hall == NULL ? engine->carried.window : allreduce_regions_of(engine, own, &own->levels);
     plan.state = hall == NULL ? engine->carried.state : hall->state;
     plan.signs = hall == NULL ? engine->carried.signs : comm_window_signs(hall->window);
-    const CommWindowPost *post = hall == NULL ? NULL : comm_window_post(hall->window);
-    plan.forwarded = post != NULL;
-    if (post != NULL) plan.post = *post;
+    if (hall != NULL) plan.post = comm_window_post(hall->window);
     return plan;
 }
 
 /* As allreduce_count_bytes. */
 static uint64_t count_bytes(const DeviceEngine *engine, const DeviceExtent *extent) {
-    uint64_t others = (uint64_t)comm_size(engine->setup->comm) - 1;
-    if (extent->one_shot) return extent->tiles.bytes * others;
-    uint64_t own = extent->tiles.owned[comm_rank(engine->setup->comm)];
-    return extent->tiles.bytes - own + own * others;
+    const Comm *comm = engine->setup->comm;
+    uint64_t others = (uint64_t)comm_size(comm) - 1, all = extent->tiles.bytes, shard = 0;
+    if (extent->one_shot) return all * others;
+    uint64_t own = extent->tiles.owned[own_number(engine, extent)];
+    if (!extent->two_level) return all - own + own * others;
+    uint64_t nodes = (uint64_t)comm_nodes(comm), seats = (uint64_t)comm_local_size(comm);
+    for (uint64_t m = 0; m < nodes; m++) shard += extent->tiles.owned[(uint64_t)comm_local_rank(comm) * nodes + m];
+    return (all - shard) + (shard - own) + own * (nodes - 1) + shard * (seats - 1);
 }
 
 Status allreduce_device_upload_tiles(DeviceExtent *extent) {
@@ -192,7 +180,8 @@ Status allreduce_device_upload_tiles(DeviceExtent *extent) {
 /* *fits: whether every bucket does. */
 static Status make_tiles(const DeviceEngine *engine, const AllreduceExtent *extent, DeviceExtent *own, bool *fits) {
     own->one_shot = extent->algorithm == ALLREDUCE_ONE_SHOT;
-    ExchangeWindow window = window_of(engine, own);
+    own->two_level = extent->algorithm == ALLREDUCE_TWO_LEVEL;
+    ExchangeWindow window = allreduce_regions_of(engine, own, &own->levels);
     DeviceRoom room = {(uint32_t)window.region_bytes, window.flags};
     TRY(allreduce_tiles_create(extent->map, own->one_shot, room, &own->tiles));
     *fits = own->tiles.count >= 0;
@@ -206,7 +195,7 @@ static Status make_extent(DeviceEngine *engine, int number, bool *fits) {
     DeviceExtent *own = &engine->extents[number];
     if (engine->setup->exact) {
         allreduce_exact_choose(engine->setup, extent, own);
-        ExchangeWindow window = window_of(engine, own);
+        ExchangeWindow window = allreduce_regions_of(engine, own, &own->levels);
         allreduce_exact_cut(engine->setup, extent, &window, own);
     } else {
         TRY(make_tiles(engine, extent, own, fits));
@@ -255,7 +244,11 @@ static const char *refusal(const AllreduceSetup *setup) {
     for (int i = 0; i < setup->extent_count; i++) {
         AllreduceAlgorithm algorithm = setup->extents[i].algorithm;
         if (setup->extents[i].elems == 0) return "nothing to sum";
-        if (algorithm != ALLREDUCE_ONE_SHOT && algorithm != ALLREDUCE_SRA) return "one_shot and sra alone run on GPUs";
+        bool levels = algorithm == ALLREDUCE_TWO_LEVEL && !comm_is_apart(setup->comm);
+        if (algorithm != ALLREDUCE_ONE_SHOT && algorithm != ALLREDUCE_SRA && !levels) {
+            return comm_is_apart(setup->comm) ? "one_shot and sra alone run on GPUs"
+                                              : "one_shot, sra and two_level alone run on GPUs";
+        }
     }
     return NULL;
 }
@@ -292,7 +285,7 @@ static Status create_exact(AllreduceSetup *setup, bool left, char *why, void **s
     if (!wanted) return STATUS_OK;
     TRY(allreduce_hall_join(setup->comm, &hall, why));
     if (hall == NULL) return STATUS_OK;
-    if (!left && hall->kind == COMM_WINDOW_FORWARDED && !allreduce_exact_asked(setup)) {
+    if (!left && hall->kind >= COMM_WINDOW_MIXED && !allreduce_exact_asked(setup)) {
         allreduce_hall_leave(hall);
         return STATUS_OK;
     }
@@ -387,20 +380,28 @@ static AllreduceBytes device_engine_bytes_of(const void *state, const AllreduceE
     return (AllreduceBytes){wire, engine->setup->exact ? wire : extent->bytes.plain};
 }
 
-static size_t device_engine_explain(const void *state, char *text, size_t room) {
-    const DeviceEngine *engine = state;
-    const DeviceExtent *extent = &engine->extents[0];
+/* Where kernels write, inside of a node and between nodes. */
+static const char *where_of(const ExchangeHall *hall) {
     static const char *const where[] = {[COMM_WINDOW_PEER] = "each other's memory",
                                         [COMM_WINDOW_STAGED] = "page-locked host memory",
                                         [COMM_WINDOW_FORWARDED] = "host memory, from where it is sent on"};
-    const char *into = engine->hall == NULL ? "messages that the caller moves" : where[engine->hall->kind];
+    return hall == NULL ? "messages that the caller moves" : where[comm_window_inside(hall->window)];
+}
+
+static size_t device_engine_explain(const void *state, char *text, size_t room) {
+    const DeviceEngine *engine = state;
+    const DeviceExtent *extent = &engine->extents[0];
+    const ExchangeHall *hall = engine->hall;
     bool exact = engine->setup->exact;
+    bool mixed =
+        hall != NULL && hall->kind == COMM_WINDOW_MIXED && comm_window_inside(hall->window) != COMM_WINDOW_FORWARDED;
+    const char *between = mixed ? " and, between nodes, into host memory, from where it is sent on" : "";
     int rounds = exact ? (int)extent->exact.rounds : extent->tiles.rounds;
     const char *how = !exact             ? ""
                       : extent->one_shot ? ", uncompressed, each adding everything"
                                          : ", uncompressed, each adding a part";
-    size_t used = (size_t)snprintf(text, room, "on the GPUs by kernels that write into %s, in %d round%s%s\n", into,
-                                   rounds, rounds == 1 ? "" : "s", how);
+    size_t used = (size_t)snprintf(text, room, "on the GPUs by kernels that write into %s%s, in %d round%s%s\n",
+                                   where_of(hall), between, rounds, rounds == 1 ? "" : "s", how);
     size_t full = used < room ? used : room;
     return used + allreduce_describe(engine->setup, text + full, room - full);
 }

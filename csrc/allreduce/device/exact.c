@@ -72,6 +72,7 @@ void allreduce_exact_cut(const AllreduceSetup *setup, const AllreduceExtent *ext
     uint64_t blocks = ceil_divide(row, BLOCK_BYTES), most = window->region_bytes / UNIT;
     if (blocks > MOST_BLOCKS) blocks = MOST_BLOCKS;
     if (blocks > most) blocks = most;
+    if (blocks > window->flags) blocks = window->flags;
     uint64_t slice = round_up(ceil_divide(row, blocks), UNIT), room = window->region_bytes / blocks / UNIT * UNIT;
     if (slice > room) slice = room;
     own->exact = (ExchangeExact){.elems = extent->elems,

@@ -1,11 +1,11 @@
 /* Sums of what is not quantised, in one kernel: a block of THREADS threads has a place of its own, of run.slice bytes,
- * in each row of a window, and goes through all rounds of a run with it; where there are fewer blocks than places, it
+ * in each region, and goes through all rounds of a run with it; where there are fewer blocks than places, it
  * then takes another.
  *
- * each adds all    a block stores its elements into row `rank` of every other window, raises its flag there, waits for
+ * each adds all    a block stores its elements into its region for every other rank, raises its flag there, waits for
  *                  the others' flags, adds all terms in rank order, divides, stores the sum
  * spread           the elements of a block and round are cut into one part for each rank: the parts go to their owners,
- *                  who add them, and their sums to all, in rows ranks + rank
+ *                  who add them, and their sums to all, into the regions of results
  *
  * Terms are elements of the buffer's type, scaled. Blocks take places in ascending order as they come to them, so that
  * of the places that are not done the first is always at work, on every rank: two ranks' blocks of one place find each
@@ -14,8 +14,8 @@
  * read what came two rounds before.
  *
  * Thread t: accesses of 16 bytes t, t + THREADS, ... of its block's place, EACH of them under way at a time. Buffers:
- * x, the plan's (elems), of the type, in place; windows (halves, rows, region_bytes), bytes, a row being `places`
- * places of run.slice bytes; flags (halves, rows, flags), uint32, one for each place (exchange.h). */
+ * x, the plan's (elems), of the type, in place; regions (halves, region_bytes), bytes, of `places` places of
+ * run.slice bytes; their flags (halves, flags), uint32, one for each place (exchange.h). */
 #include "allreduce/device/exchange.cuh"
 
 #define THREADS 512
@@ -100,33 +100,32 @@ template <QuantType TYPE> struct ExactBlock {
         return run.elems - from < each ? run.elems : from + each;
     }
 
-    /* This block's place in a row of a rank's window. */
-    __device__ __forceinline__ uint4 *place(int rank, int row) const {
-        uint8_t *region = exchange_region(&plan->window, rank, epoch, row);
-        return reinterpret_cast<uint4 *>(region + (uint64_t)number * run.slice);
+    /* This block's place in a region. */
+    __device__ __forceinline__ uint4 *place(const ExchangeRegion &region) const {
+        return reinterpret_cast<uint4 *>(exchange_place(region, epoch) + (uint64_t)number * run.slice);
     }
 
-    __device__ __forceinline__ DeviceTile tile(int owner) const {
+    /* Where terms for a rank go. */
+    __device__ __forceinline__ const ExchangeRegion *targets() const {
+        return run.spread ? plan->window.to : plan->window.all;
+    }
+
+    /* In the regions for all ranks. */
+    __device__ __forceinline__ void raise(const ExchangeRegion *regions) const {
         DeviceTile own = {};
         own.number = number;
-        own.owner = (uint16_t)owner;
         own.at = number * run.slice;
         own.bytes = run.slice;
-        return own;
-    }
-
-    __device__ __forceinline__ void raise(int row) const {
         __syncthreads();
         const int rank = (int)threadIdx.x;
-        if (rank < plan->ranks) exchange_raise(plan, rank, epoch, row, tile(rank));
+        if (rank < plan->ranks) exchange_raise(plan, regions[rank], epoch, own);
     }
 
     /* Rows first .. of all other ranks. */
-    __device__ __forceinline__ bool await(int first) const {
+    __device__ __forceinline__ bool await(int first, CommWindowReport what) const {
         const int rank = (int)threadIdx.x;
-        const DeviceTile from = tile(rank);
         bool here = rank >= plan->ranks || rank == plan->rank;
-        if (!here) here = exchange_await(plan, &from, epoch, first + rank);
+        if (!here) here = exchange_await(plan, plan->window.from[first + rank], number, epoch, what);
         return __syncthreads_and(here) != 0;
     }
 
@@ -139,7 +138,7 @@ template <QuantType TYPE> struct ExactBlock {
             for (int k = 0; k < EACH; k++) terms[k] = Unit::term(plan, x, from + (i + k * THREADS) * Unit::ELEMS, to);
             for (int rank = run.spread ? part : 0; rank < (run.spread ? part + 1 : plan->ranks); rank++) {
                 if (rank == plan->rank) continue;
-                uint4 *there = place(rank, plan->rank) + i;
+                uint4 *there = place(targets()[rank]) + i;
 #pragma unroll
                 for (int k = 0; k < EACH; k++) {
                     if (from + (i + k * THREADS) * Unit::ELEMS < to) there[k * THREADS] = terms[k];
@@ -152,7 +151,7 @@ template <QuantType TYPE> struct ExactBlock {
     __device__ __forceinline__ void sum(int64_t i, int64_t from, int64_t to, float (&sums)[EACH][Unit::ELEMS]) const {
 #pragma unroll 2
         for (int rank = 0; rank < plan->ranks; rank++) {
-            const uint4 *row = place(plan->rank, rank) + i;
+            const uint4 *row = place(plan->window.from[rank]) + i;
 #pragma unroll
             for (int k = 0; k < EACH; k++) {
                 const int64_t at = from + (i + k * THREADS) * Unit::ELEMS;
@@ -175,7 +174,7 @@ template <QuantType TYPE> struct ExactBlock {
                 if (at >= to) continue;
                 const uint4 bits = Unit::result(plan, sums[k]);
                 for (int rank = 0; run.spread && rank < plan->ranks; rank++) {
-                    if (rank != plan->rank) place(rank, plan->ranks + plan->rank)[i + k * THREADS] = bits;
+                    if (rank != plan->rank) place(plan->window.all[rank])[i + k * THREADS] = bits;
                 }
                 Unit::store(x, at, to, bits);
             }
@@ -185,7 +184,7 @@ template <QuantType TYPE> struct ExactBlock {
     /* What the owner of a part has made of it. */
     __device__ __forceinline__ void take(int part) const {
         const int64_t from = begin(part), to = end(part);
-        const uint4 *row = place(plan->rank, plan->ranks + part);
+        const uint4 *row = place(plan->window.from[EXCHANGE_RESULTS + part]);
         for (int64_t i = threadIdx.x; from + i * Unit::ELEMS < to; i += THREADS) {
             Unit::store(x, from + i * Unit::ELEMS, to, __ldcg(row + i));
         }
@@ -196,12 +195,12 @@ template <QuantType TYPE> struct ExactBlock {
         for (int part = 0; part < parts(); part++) {
             if (!run.spread || part != plan->rank) send(part);
         }
-        raise(plan->rank);
-        if (!await(0)) return false;
+        raise(targets());
+        if (!await(0, COMM_WINDOW_TERMS)) return false;
         reduce(run.spread ? plan->rank : 0);
         if (!run.spread) return true;
-        raise(plan->ranks + plan->rank);
-        if (!await(plan->ranks)) return false;
+        raise(plan->window.all);
+        if (!await(EXCHANGE_RESULTS, COMM_WINDOW_RESULTS)) return false;
         for (int part = 0; part < plan->ranks; part++) {
             if (part != plan->rank) take(part);
         }

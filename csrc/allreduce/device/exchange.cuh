@@ -15,9 +15,9 @@
  * which never comes twice, so nothing is ever reset. After a failure nothing is stored any more.
  *
  * Lane l of a warp: of each group of 128 elements of a piece four (quant/cuda/warp.cuh). Buffers: the plan's (elems),
- * of its type; residual (elems), float32; tiles, as tiles.h has them; windows (halves, rows, region_bytes), bytes, with
- * a row of terms and one of results for each rank, and flags (halves, rows, tiles), uint32 (exchange.h). Shared: for
- * each warp a QuantRoom, for the block the tiles that come next. */
+ * of its type; residual (elems), float32; tiles, as tiles.h has them; regions (halves, region_bytes), bytes, of terms
+ * and of results, with flags (halves, tiles), uint32 (exchange.h). Shared: for each warp a QuantRoom, for the block the
+ * tiles that come next. */
 #ifndef CGXFFCV_ALLREDUCE_DEVICE_EXCHANGE_CUH
 #define CGXFFCV_ALLREDUCE_DEVICE_EXCHANGE_CUH
 
@@ -33,21 +33,19 @@ static __global__ void __launch_bounds__(WARPS *WARP, BLOCKS_EACH)
     __shared__ DeviceTile tiles[TURNS];
     uint32_t epoch;
     if (!exchange_begin(&plan, round, &epoch)) return;
-    const int thread = (int)threadIdx.x;
-    if (thread < plan.ranks) bases[thread] = exchange_region(&plan.window, thread, epoch, plan.rank);
-    const int64_t all = round.end - round.begin, own = round.own_end - round.own_begin;
-    /* each rank begins behind its own */
-    const ExchangeTurns turns(Way::QUICK, round.own_end, all - own, round.end, all);
-    QuantRoom *room = &rooms[thread / WARP];
+    const int many = plan.one_shot ? plan.window.sinks : plan.window.owners;
+    exchange_set_bases(plan.one_shot ? plan.window.all : plan.window.to, many, epoch, bases);
+    const ExchangeTurns turns = exchange_turns_of_others(Way::WAYS, round);
+    QuantRoom *room = &rooms[threadIdx.x / WARP];
     for (int64_t turn = 0; turn < turns.mine; turn++) {
         if (turn % TURNS == 0) exchange_fetch_tiles(&plan, turns, turn, tiles);
         const DeviceTile &tile = tiles[turn % TURNS];
         if (!turns.takes(tile)) continue;
         QuantSink sink = {bases + tile.owner, 1};
-        if (plan.one_shot) sink = exchange_all(&plan, bases);
+        if (plan.one_shot) sink = {bases, many};
         Way::push(&plan, buffer, tile, sink, room);
     }
-    exchange_raise_all(&plan, turns, epoch, plan.rank, !plan.one_shot);
+    exchange_raise_all(&plan, turns, epoch, !plan.one_shot);
 }
 
 template <typename Way>
@@ -58,19 +56,17 @@ static __global__ void __launch_bounds__(WARPS *WARP, BLOCKS_EACH)
     __shared__ DeviceTile tiles[TURNS];
     uint32_t epoch;
     if (!exchange_begin(&plan, round, &epoch)) return;
-    const int thread = (int)threadIdx.x, row = plan.ranks + plan.rank;
-    if (thread < plan.ranks) bases[thread] = exchange_region(&plan.window, thread, epoch, row);
-    const ExchangeTurns turns(Way::QUICK, round.own_begin, round.own_end - round.own_begin, round.own_end, 0);
-    if (!exchange_await_all(&plan, turns, epoch, false)) return;
-    QuantRoom *room = &rooms[thread / WARP];
+    exchange_set_bases(plan.window.all, plan.window.sinks, epoch, bases);
+    const ExchangeTurns turns = exchange_turns_of_own(Way::WAYS, round);
+    if (!exchange_await_terms(&plan, turns, epoch)) return;
+    QuantRoom *room = &rooms[threadIdx.x / WARP];
+    const QuantSink sink = {bases, plan.window.sinks};
     for (int64_t turn = 0; turn < turns.mine; turn++) {
         if (turn % TURNS == 0) exchange_fetch_tiles(&plan, turns, turn, tiles);
         const DeviceTile &tile = tiles[turn % TURNS];
-        if (!turns.takes(tile)) continue;
-        QuantSink sink = exchange_all(&plan, bases);
-        Way::reduce(&plan, buffer, tile, epoch, sink, room);
+        if (turns.takes(tile)) Way::reduce(&plan, buffer, tile, epoch, sink, room);
     }
-    exchange_raise_all(&plan, turns, epoch, row, false);
+    exchange_raise_all(&plan, turns, epoch, false);
 }
 
 /* The last block of a run's last kernel. */
@@ -91,13 +87,15 @@ static __global__ void __launch_bounds__(WARPS *WARP, Way::GATHERERS)
     __shared__ DeviceTile tiles[TURNS];
     uint32_t epoch;
     const bool goes_on = exchange_begin(&plan, round, &epoch);
-    const ExchangeTurns turns(Way::QUICK, round.begin, round.end - round.begin, round.end, 0);
-    const int64_t mine = goes_on && exchange_await_all(&plan, turns, epoch, !plan.one_shot) ? turns.mine : 0;
+    const ExchangeTurns turns(Way::WAYS, round.begin, round.end - round.begin, round.end, 0);
+    const bool here = goes_on && (plan.one_shot ? exchange_await_terms(&plan, turns, epoch)
+                                                : exchange_await_results(&plan, turns, epoch));
+    const int64_t mine = here ? turns.mine : 0;
     for (int64_t turn = 0; turn < mine; turn++) {
         if (turn % TURNS == 0) exchange_fetch_tiles(&plan, turns, turn, tiles);
         const DeviceTile &tile = tiles[turn % TURNS];
         if (!turns.takes(tile)) continue;
-        const int row = plan.one_shot ? 0 : plan.ranks + tile.owner, rows = plan.one_shot ? plan.ranks : 1;
+        const int row = plan.one_shot ? 0 : EXCHANGE_RESULTS + tile.owner, rows = plan.one_shot ? plan.ranks : 1;
         Way::gather(&plan, buffer, tile, epoch, row, rows, &rooms[threadIdx.x / WARP]);
     }
     exchange_end(&plan, round);

@@ -130,7 +130,7 @@ template <QuantType TYPE, QuantCodec CODEC, typename Keep> struct ExchangeSum {
                 own.take(first, count, rank > 0, v);
                 continue;
             }
-            const uint8_t *base = exchange_region(&plan->window, plan->rank, epoch, rank);
+            const uint8_t *base = exchange_row(plan, epoch, rank);
             bool sound =
                 quant_warp_decode<CODEC>(base, bucket.place, *spec, bucket.elems, first, count, rank > 0, v, room);
             if (!sound) exchange_fail(plan, COMM_WINDOW_SOUND, rank, tile.number, epoch);
@@ -142,7 +142,7 @@ template <QuantType TYPE, QuantCodec CODEC, typename Keep> struct ExchangeSum {
 __device__ static __forceinline__ QuantRandom exchange_random(const ExchangePlan *plan, const DeviceTile &tile,
                                                               const ExchangeBucket &bucket) {
     uint64_t quads = (uint64_t)((tile.bucket_size + 3) / 4);
-    QuantRandom random = {plan->seed, __ldcg(plan->call), (uint32_t)plan->rank, tile.quad + bucket.number * quads};
+    QuantRandom random = {plan->seed, __ldcg(plan->call), (uint32_t)plan->self, tile.quad + bucket.number * quads};
     return random;
 }
 
@@ -162,6 +162,27 @@ template <QuantType TYPE, QuantLie LIE>
 __device__ __forceinline__ void exchange_put_raw(QuantSink sink, uint64_t at, int64_t first, int count,
                                                  const float (&v)[QUANT_ROWS]) {
     for (int s = 0; s < sink.count; s++) quant_store_piece<TYPE, LIE>(sink.bases[s] + at, first, count, v);
+}
+
+/* A piece of those as this plan sends it: in their own type, or as float32. */
+template <QuantType TYPE, QuantLie LIE>
+__device__ __forceinline__ void exchange_put_plain(const ExchangePlan *plan, QuantSink sink, const DeviceTile &tile,
+                                                   const ExchangeBucket &bucket, const float (&v)[QUANT_ROWS]) {
+    if (TYPE != QUANT_F32 && plan->wide) {
+        exchange_put_raw<QUANT_F32, LIE>(sink, tile.at, bucket.first, (int)bucket.elems, v);
+    } else {
+        exchange_put_raw<TYPE, LIE>(sink, tile.at, bucket.first, (int)bucket.elems, v);
+    }
+}
+
+template <QuantType TYPE, QuantLie LIE>
+__device__ __forceinline__ void exchange_take_plain(const ExchangePlan *plan, const uint8_t *base, uint64_t at,
+                                                    int64_t first, int count, bool add, float (&v)[QUANT_ROWS]) {
+    if (TYPE != QUANT_F32 && plan->wide) {
+        exchange_take_raw<QUANT_F32, LIE>(base, at, first, count, add, v);
+    } else {
+        exchange_take_raw<TYPE, LIE>(base, at, first, count, add, v);
+    }
 }
 
 /* ---- encoding ---- */
@@ -186,7 +207,7 @@ __device__ __forceinline__ void exchange_push_tile(const ExchangePlan *plan, con
         ExchangeOwn<TYPE, quant_lie<CODEC>(), Keep> own(plan, buffer, tile, bucket);
         if (tile.bits == 0) {
             own.piece(0, (int)bucket.elems, v);
-            exchange_put_raw<TYPE, quant_lie<CODEC>()>(sink, tile.at, bucket.first, (int)bucket.elems, v);
+            exchange_put_plain<TYPE, quant_lie<CODEC>()>(plan, sink, tile, bucket, v);
         } else {
             exchange_encode<TYPE, CODEC, Keep>(plan, own, tile, bucket, exchange_spec(plan, tile, CODEC), sink, room);
         }
@@ -204,7 +225,7 @@ exchange_add_values(const ExchangePlan *plan, const ExchangeOwn<TYPE, QUANT_STRI
     for (int i = 0; i < plan->ranks; i++) {
         int rank = plan->rank == 1 && i < 2 ? 1 - i : i;
         if (rank != plan->rank) {
-            const uint8_t *base = exchange_region(&plan->window, plan->rank, epoch, rank);
+            const uint8_t *base = exchange_row(plan, epoch, rank);
             quant_decode_values(base, bucket.place, spec, bucket.elems, i > 0, values, room);
         } else if (i == 0) {
             quant_enter(own, bucket.elems, random, values, room);
@@ -236,7 +257,7 @@ __device__ __forceinline__ void exchange_gather_values(const ExchangePlan *plan,
     QuantValues<PIECES> values;
     const QuantSpec spec = exchange_spec(plan, tile, QUANT_ROTATED);
     for (int i = 0; i < rows; i++) {
-        const uint8_t *base = exchange_region(&plan->window, plan->rank, epoch, row + i);
+        const uint8_t *base = exchange_row(plan, epoch, row + i);
         quant_decode_values(base, bucket.place, spec, bucket.elems, i > 0, values, room);
     }
     quant_leave(values, exchange_random(plan, tile, bucket), room);
@@ -276,7 +297,7 @@ __device__ __forceinline__ void exchange_reduce_tile(const ExchangePlan *plan, c
             continue;
         }
         for (int rank = 0; rank < plan->ranks; rank++) {
-            const uint8_t *base = exchange_region(&plan->window, plan->rank, epoch, rank);
+            const uint8_t *base = exchange_row(plan, epoch, rank);
             if (rank == plan->rank) {
                 own.take(0, (int)bucket.elems, rank > 0, v);
             } else {
@@ -296,12 +317,12 @@ __device__ __forceinline__ void exchange_add_rows(const ExchangePlan *plan, cons
                                                   int64_t first, int count, float (&v)[QUANT_ROWS], QuantRoom *room) {
     const QuantSpec spec = exchange_spec(plan, tile, CODEC);
     for (int i = 0; i < rows; i++) {
-        const uint8_t *base = exchange_region(&plan->window, plan->rank, epoch, row + i);
+        const uint8_t *base = exchange_row(plan, epoch, row + i);
         if (CODEC == QUANT_ROTATED || tile.bits == 0) {
-            exchange_take_raw<TYPE, quant_lie<CODEC>()>(base, tile.at, bucket.first + first, count, i > 0, v);
+            exchange_take_plain<TYPE, quant_lie<CODEC>()>(plan, base, tile.at, bucket.first + first, count, i > 0, v);
         } else {
             bool sound = quant_warp_decode<CODEC>(base, bucket.place, spec, bucket.elems, first, count, i > 0, v, room);
-            int from = plan->one_shot ? i : (int)tile.owner;
+            int from = plan->window.from[row + i].rank;
             if (!sound) exchange_fail(plan, COMM_WINDOW_SOUND, from, tile.number, epoch);
         }
     }
@@ -330,7 +351,7 @@ __device__ __forceinline__ void exchange_gather_tile(const ExchangePlan *plan, v
 
 template <QuantType TYPE, QuantCodec CODEC, typename Keep> struct ExchangeBuckets {
     typedef ExchangeBuckets<TYPE, CODEC, QuantKeep> Gathers; /* which keeps nothing */
-    static constexpr bool QUICK = false;
+    static constexpr uint32_t WAYS = EXCHANGE_BUCKETWISE;
     static constexpr int GATHERERS = BLOCKS_EACH;
 
     __device__ static __forceinline__ void push(const ExchangePlan *plan, const void *buffer, const DeviceTile &tile,

@@ -15,44 +15,25 @@ extern "C" {
 
 /* ---- places ---- */
 
-__device__ static __forceinline__ uint8_t *exchange_half(const ExchangeWindow *window, int rank, uint32_t epoch) {
-    return window->base[rank] + (epoch & 1u) * window->half_bytes;
+__device__ static __forceinline__ uint8_t *exchange_place(const ExchangeRegion &region, uint32_t epoch) {
+    return region.at + (epoch & 1u) * region.half;
 }
 
-/* Region `row` in the window of a rank: terms of rank `row`, or results of rank `row - ranks`. What is this rank's own
- * from beginning to end, its terms with one-shot or its results, needs no halves, since kernels of one stream write and
- * read it; so windows have no regions for what is the rank's own. */
-__device__ static __forceinline__ uint8_t *exchange_region(const ExchangeWindow *window, int rank, uint32_t epoch,
-                                                           int row) {
-    const bool results = row >= window->ranks;
-    const int source = row - (results ? window->ranks : 0);
-    int slot = row;
-    if (window->own != nullptr) {
-        if (source == rank && rank == window->rank) return window->own;
-        slot = source - (source > rank) + (results ? window->ranks - 1 : 0);
-    }
-    return exchange_half(window, rank, epoch) + (uint64_t)slot * window->region_bytes;
+__device__ static __forceinline__ const uint8_t *exchange_row(const ExchangePlan *plan, uint32_t epoch, int row) {
+    return exchange_place(plan->window.from[row], epoch);
 }
 
-__device__ static __forceinline__ uint32_t *exchange_flag(const ExchangeWindow *window, int rank, uint32_t epoch,
-                                                          int row, uint32_t tile) {
-    uint32_t *flags = reinterpret_cast<uint32_t *>(exchange_half(window, rank, epoch) + window->flags_at);
-    return flags + (uint64_t)row * window->flags + tile;
+__device__ static __forceinline__ uint32_t *exchange_flag(const ExchangeRegion &region, uint32_t epoch, uint32_t tile) {
+    uint8_t *flags = reinterpret_cast<uint8_t *>(region.flags) + (epoch & 1u) * region.half;
+    return reinterpret_cast<uint32_t *>(flags) + tile;
 }
 
-/* Tells another rank that a tile of this rank is in row `row` of its window; this one knows by the order of its
- * kernels. */
-__device__ static __forceinline__ void exchange_raise(const ExchangePlan *plan, int rank, uint32_t epoch, int row,
-                                                      const DeviceTile &tile) {
-    if (rank == plan->rank) return;
-    uint32_t *flag = exchange_flag(&plan->window, rank, epoch, row, tile.number);
-    if (!plan->forwarded) {
-        signal_store(flag, epoch);
-        return;
-    }
-    const uint8_t *base = plan->window.base[rank];
-    uint64_t at = (uint64_t)(exchange_region(&plan->window, rank, epoch, row) - base) + tile.at;
-    window_post(plan->post, rank, at, tile.bytes, (uint64_t)(reinterpret_cast<uint8_t *>(flag) - base), epoch);
+/* Tells another rank that a tile is in its region; this one knows by the order of its kernels. */
+__device__ static __forceinline__ void exchange_raise(const ExchangePlan *plan, const ExchangeRegion &region,
+                                                      uint32_t epoch, const DeviceTile &tile) {
+    if (region.rank == plan->self) return;
+    window_raise(plan->post, exchange_flag(region, epoch, tile.number), epoch, exchange_place(region, epoch) + tile.at,
+                 tile.bytes);
 }
 
 /* Of a run that goes on; each kernel begins with it. False after a failure. */
@@ -71,15 +52,19 @@ __device__ static __forceinline__ void exchange_fail(const ExchangePlan *plan, C
     if (atomicCAS(&plan->state->failed, 0u, 1u) == 0) window_report(plan->signs, what, rank, tile, epoch);
 }
 
-/* The tiles of a launch that are this block's: first, first + step ... Those of the other way it passes by. */
+/* The ways that tiles go: a bit for each. */
+enum { EXCHANGE_BUCKETWISE = 1, EXCHANGE_QUICK = 2, EXCHANGE_EITHER = 3 };
+
+/* The tiles of a launch that are this block's: first, first + step ... Those that go another way it passes by. */
 struct ExchangeTurns {
-    bool quick;           /* which way these kernels go */
+    uint32_t ways;        /* that these kernels go */
     int64_t begin, count; /* of the launch; turn i is begin + i, from `wraps` on less `less` */
     int64_t wraps, less;
     int64_t mine; /* of this block */
 
-    __device__ __forceinline__ ExchangeTurns(bool quick_, int64_t begin_, int64_t count_, int64_t wraps_, int64_t less_)
-        : quick(quick_), begin(begin_), count(count_), wraps(wraps_), less(less_) {
+    __device__ __forceinline__ ExchangeTurns(uint32_t ways_, int64_t begin_, int64_t count_, int64_t wraps_,
+                                             int64_t less_)
+        : ways(ways_), begin(begin_), count(count_), wraps(wraps_), less(less_) {
         int64_t left = count - (int64_t)blockIdx.x;
         mine = left > 0 ? (left + gridDim.x - 1) / gridDim.x : 0;
     }
@@ -89,8 +74,20 @@ struct ExchangeTurns {
         return plan->tiles + (index < wraps ? index : index - less);
     }
 
-    __device__ __forceinline__ bool takes(const DeviceTile &tile) const { return (tile.groups != 0) == quick; }
+    __device__ __forceinline__ bool takes(const DeviceTile &tile) const {
+        return (ways & (tile.groups != 0 ? EXCHANGE_QUICK : EXCHANGE_BUCKETWISE)) != 0;
+    }
 };
+
+/* All tiles of a round but the own ones: each rank begins behind those. */
+__device__ static __forceinline__ ExchangeTurns exchange_turns_of_others(uint32_t ways, const ExchangeRound &round) {
+    const int64_t all = round.end - round.begin, own = round.own_end - round.own_begin;
+    return ExchangeTurns(ways, round.own_end, all - own, round.end, all);
+}
+
+__device__ static __forceinline__ ExchangeTurns exchange_turns_of_own(uint32_t ways, const ExchangeRound &round) {
+    return ExchangeTurns(ways, round.own_begin, round.own_end - round.own_begin, round.own_end, 0);
+}
 
 /* The block's tiles from turn `from` on, as many as there is room for. */
 __device__ static __forceinline__ void exchange_fetch_tiles(const ExchangePlan *plan, const ExchangeTurns &turns,
@@ -104,55 +101,70 @@ __device__ static __forceinline__ void exchange_fetch_tiles(const ExchangePlan *
     __syncthreads();
 }
 
-/* One thread waits for a row of a tile. */
-__device__ static __forceinline__ bool exchange_await(const ExchangePlan *plan, const DeviceTile *tile, uint32_t epoch,
-                                                      int row) {
-    const uint32_t *flag = exchange_flag(&plan->window, plan->rank, epoch, row, tile->number);
-    if (window_await(flag, epoch, plan->signs, plan->timeout_ns)) return true;
-    bool results = row >= plan->ranks;
-    exchange_fail(plan, results ? COMM_WINDOW_RESULTS : COMM_WINDOW_TERMS, results ? (int)tile->owner : row,
-                  tile->number, epoch);
+/* One thread waits for a tile in a region. */
+__device__ static __forceinline__ bool exchange_await(const ExchangePlan *plan, const ExchangeRegion &region,
+                                                      uint32_t tile, uint32_t epoch, CommWindowReport what) {
+    if (window_await(exchange_flag(region, epoch, tile), epoch, plan->signs, plan->timeout_ns)) return true;
+    exchange_fail(plan, what, region.rank, tile, epoch);
     return false;
 }
 
-/* The block waits for the terms of all other ranks, or for the results, of all of its tiles: for those of the first
- * by a few threads, so that the others do not disturb what is being written. */
-__device__ static __forceinline__ bool exchange_await_all(const ExchangePlan *plan, const ExchangeTurns &turns,
-                                                          uint32_t epoch, bool results) {
+/* The block waits for all of its tiles in `rows` regions each, region_of(tile, i), but for this rank's own: for those
+ * of the first tile by a few threads, so that the others do not disturb what is being written. */
+template <typename Find>
+__device__ __forceinline__ bool exchange_await_each(const ExchangePlan *plan, const ExchangeTurns &turns,
+                                                    uint32_t epoch, CommWindowReport what, int rows,
+                                                    const Find &region_of) {
     if (plan->carried) return true;
-    const int rows = results ? 1 : plan->ranks;
     bool here = true;
     for (int64_t from = 0; from < turns.mine; from = from == 0 ? 1 : turns.mine) {
         int64_t to = from == 0 ? 1 : turns.mine;
         for (int64_t i = from * rows + threadIdx.x; here && i < to * rows; i += WARPS * WARP) {
             const DeviceTile *tile = turns.tile(plan, i / rows);
-            int row = results ? plan->ranks + tile->owner : (int)(i % rows);
-            bool own = row == plan->rank || row == plan->ranks + plan->rank;
-            if (!own && turns.takes(*tile)) here = exchange_await(plan, tile, epoch, row);
+            const ExchangeRegion &region = region_of(*tile, (int)(i % rows));
+            if (region.rank == plan->self || !turns.takes(*tile)) continue;
+            here = exchange_await(plan, region, tile->number, epoch, what);
         }
         here = __syncthreads_and(here) != 0;
     }
     return here;
 }
 
-/* What the block has written in row `row` of its tiles can be read. */
+/* For the terms of all ranks that add each other's. */
+__device__ static __forceinline__ bool exchange_await_terms(const ExchangePlan *plan, const ExchangeTurns &turns,
+                                                            uint32_t epoch) {
+    return exchange_await_each(
+        plan, turns, epoch, COMM_WINDOW_TERMS, plan->ranks,
+        [&](const DeviceTile &, int i) -> const ExchangeRegion & { return plan->window.from[i]; });
+}
+
+/* For the results of the tiles' owners. */
+__device__ static __forceinline__ bool exchange_await_results(const ExchangePlan *plan, const ExchangeTurns &turns,
+                                                              uint32_t epoch) {
+    return exchange_await_each(plan, turns, epoch, COMM_WINDOW_RESULTS, 1,
+                               [&](const DeviceTile &tile, int) -> const ExchangeRegion & {
+                                   return plan->window.from[EXCHANGE_RESULTS + tile.owner];
+                               });
+}
+
+/* What the block has written of its tiles, in the owners' regions or in those of all, can be read. */
 __device__ static __forceinline__ void exchange_raise_all(const ExchangePlan *plan, const ExchangeTurns &turns,
-                                                          uint32_t epoch, int row, bool to_owner) {
+                                                          uint32_t epoch, bool to_owner) {
     if (plan->carried) return;
-    const int to = to_owner ? 1 : plan->ranks;
+    const int to = to_owner ? 1 : plan->window.sinks;
     __syncthreads();
     for (int64_t i = threadIdx.x; i < turns.mine * to; i += WARPS * WARP) {
         const DeviceTile *tile = turns.tile(plan, i / to);
-        int rank = to_owner ? (int)tile->owner : (int)(i % to);
-        if (turns.takes(*tile)) exchange_raise(plan, rank, epoch, row, *tile);
+        if (!turns.takes(*tile)) continue;
+        exchange_raise(plan, to_owner ? plan->window.to[tile->owner] : plan->window.all[i % to], epoch, *tile);
     }
 }
 
-/* Where goes what is for all: into each window. */
-__device__ static __forceinline__ QuantSink exchange_all(const ExchangePlan *plan, uint8_t *const *bases) {
-    QuantSink sink = {bases, plan->ranks};
-    if (plan->carried) sink = {bases + plan->rank, 1};
-    return sink;
+/* The block's bases of `count` regions; behind the next barrier. */
+__device__ static __forceinline__ void exchange_set_bases(const ExchangeRegion *regions, int count, uint32_t epoch,
+                                                          uint8_t **bases) {
+    const int thread = (int)threadIdx.x;
+    if (thread < count) bases[thread] = exchange_place(regions[thread], epoch);
 }
 
 /* ---- the residual ---- */

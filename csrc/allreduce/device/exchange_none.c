@@ -15,6 +15,20 @@ QUANT_CODECS(X)
 ABSENT(allreduce_exchange_quick)
 ABSENT(allreduce_exchange_quick_far)
 
+#define X(codec, word)                                                                                                 \
+    EXCHANGE_LEVELS(allreduce_levels_##word) {                                                                         \
+        (void)kernel, (void)type, (void)plan, (void)levels, (void)round, (void)buffer, (void)stream;                   \
+        FAIL(STATUS_NOT_BUILT, NO_CUDA);                                                                               \
+    }
+QUANT_CODECS(X)
+#undef X
+
+Status allreduce_levels_pass(const ExchangePlan *plan, const ExchangeLevels *levels, const ExchangeRound *round,
+                             DeviceStream *stream) {
+    (void)plan, (void)levels, (void)round, (void)stream;
+    FAIL(STATUS_NOT_BUILT, NO_CUDA);
+}
+
 Status allreduce_exchange_exact(QuantType type, const ExchangePlan *plan, const ExchangeExact *run, int limit,
                                 void *buffer, DeviceStream *stream) {
     (void)type, (void)plan, (void)run, (void)limit, (void)buffer, (void)stream;

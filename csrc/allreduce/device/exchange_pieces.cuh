@@ -60,14 +60,14 @@ __device__ __forceinline__ void exchange_own(const ExchangePlan *plan, const voi
     }
 }
 
-/* Adds rows [row, row + rows) of half a piece in their order; with FAR those of others are far away. */
+/* Adds rows [row, row + rows) of half a piece in their order; with FAR some of them are far away. */
 template <bool FAR>
 __device__ __forceinline__ void exchange_add_pieces(const ExchangePlan *plan, const DeviceTile &tile,
                                                     const ExchangePiece &piece, uint32_t epoch, int row, int rows,
                                                     int half, QuantRoom *room, QuadsHalf &v) {
     for (int i = row; i < row + rows; i++) {
-        const uint8_t *base = exchange_region(&plan->window, plan->rank, epoch, i);
-        const bool far = i % plan->ranks != plan->rank;
+        const uint8_t *base = exchange_row(plan, epoch, i);
+        const bool far = FAR && (plan->window.far >> i & 1u) != 0;
         quads_add<FAR>(base, piece.place, tile.bits, tile.groups, half, far, room, v);
     }
 }
@@ -136,7 +136,7 @@ __device__ __forceinline__ void exchange_gather_pieces(const ExchangePlan *plan,
 
 template <QuantType TYPE, bool FAR> struct ExchangePieces {
     typedef ExchangePieces Gathers;
-    static constexpr bool QUICK = true;
+    static constexpr uint32_t WAYS = EXCHANGE_QUICK;
     static constexpr int GATHERERS = FAR ? BLOCKS_EACH : 2 * BLOCKS_EACH; /* near, half of the registers do */
 
     __device__ static __forceinline__ void push(const ExchangePlan *plan, const void *buffer, const DeviceTile &tile,

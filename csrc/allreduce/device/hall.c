@@ -12,10 +12,13 @@
 #define SWITCH_VARIABLE "CGXFFCV_COMM_KERNELS"
 #define SIZE_VARIABLE "CGXFFCV_COMM_WINDOW_KIB" /* of the data of a half, for tests and for scarce memory */
 #define LEAST_KIB 8
-#define DATA_BYTES (UINT64_C(10) << 20)   /* of a half; a region of it may be as large, for what is the rank's own */
+#define DATA_BYTES (UINT64_C(10) << 20)   /* of a half; a part of it may be as large, for what is the rank's own */
 #define HOST_BYTES (UINT64_C(28) << 20)   /* of the halves of all ranks, where they share the host's memory */
-#define OUTBOX_BYTES (UINT64_C(32) << 20) /* of a rank between nodes, in all */
-#define FLAGS (UINT64_C(64) << 10)
+#define OUTBOX_BYTES (UINT64_C(32) << 20) /* of a rank between nodes, in all; */
+#define NODE_BYTES (UINT64_C(52) << 20)   /* of all ranks of a node */
+#define FLAGS (UINT64_C(64) << 10)        /* of a half */
+#define FLAG_SHARE 160                    /* between nodes: bytes of data for each flag */
+#define LEAST_FLAGS 1024
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static ExchangeHall *halls; /* under the lock, as is `users` of each */
@@ -61,25 +64,98 @@ static Status wish_for(Offer *offer) {
     return STATUS_OK;
 }
 
-/* Between nodes a rank has a window and an outbox for each other rank in host memory. */
-static uint64_t room_for(CommWindowKind kind, uint64_t ranks, uint64_t data_bytes) {
-    const uint64_t flags = FLAGS * sizeof(uint32_t);
-    uint64_t most = kind == COMM_WINDOW_STAGED      ? HOST_BYTES / ranks
-                    : kind == COMM_WINDOW_FORWARDED ? OUTBOX_BYTES / ranks / 2 - flags
-                                                    : data_bytes;
-    return (most < data_bytes ? most : data_bytes) / 256 * 256;
+/* The most ranks that a node has, or the fewest. */
+static uint64_t seats_of(const Comm *comm, bool most) {
+    int found = comm_local_size_of(comm, 0);
+    for (int node = 1; node < comm_nodes(comm); node++) {
+        int seats = comm_local_size_of(comm, node);
+        if ((seats > found) == most) found = seats;
+    }
+    return (uint64_t)found;
+}
+
+/* The ranks that a rank reaches through boxes: the most of all. */
+static uint64_t boxes_of(const Comm *comm, CommWindowKind kind) {
+    return (uint64_t)comm_size(comm) - (kind == COMM_WINDOW_MIXED ? seats_of(comm, false) : 1);
+}
+
+/* Bytes of a part between nodes, where a rank has boxes for both directions in host memory, and perhaps its window. */
+static uint64_t part_between(const Comm *comm, const ExchangeHall *hall) {
+    uint64_t seats = seats_of(comm, true), share = NODE_BYTES / seats;
+    uint64_t neighbours = hall->kind == COMM_WINDOW_MIXED ? seats - 1 : 0;
+    uint64_t parts = 4 * boxes_of(comm, hall->kind) + 2 * neighbours * (uint64_t)hall->inside;
+    uint64_t flags = sizeof(uint32_t) * LEAST_FLAGS;
+    return (share < OUTBOX_BYTES ? share : OUTBOX_BYTES) / parts * FLAG_SHARE / (FLAG_SHARE + sizeof(uint32_t)) - flags;
+}
+
+/* What the ranks of a host have for each other holds results of every node where two levels are possible. */
+static void hall_measure(const Comm *comm, uint64_t data_bytes, ExchangeHall *hall) {
+    const uint64_t ranks = (uint64_t)comm_size(comm), others = ranks - 1;
+    const bool between = hall->kind >= COMM_WINDOW_MIXED;
+    uint64_t most = data_bytes / others;
+    hall->inside = hall->kind == COMM_WINDOW_MIXED && allreduce_nodes_are_equal(comm) ? comm_nodes(comm) : 1;
+    uint64_t room = hall->kind == COMM_WINDOW_STAGED ? HOST_BYTES / ranks / others
+                    : between                        ? part_between(comm, hall)
+                                                     : most;
+    hall->part_bytes = (room < most ? room : most) / EXCHANGE_ALIGNMENT * EXCHANGE_ALIGNMENT;
+    uint64_t flags = between ? hall->part_bytes / FLAG_SHARE : FLAGS / others;
+    hall->part_flags =
+        (uint32_t)((flags < LEAST_FLAGS ? LEAST_FLAGS : flags) / EXCHANGE_ALIGNMENT * EXCHANGE_ALIGNMENT);
+}
+
+static uint64_t half_of(const ExchangeHall *hall, int parts) {
+    return (uint64_t)parts * (hall->part_bytes + hall->part_flags * sizeof(uint32_t));
+}
+
+static Status make_window_of_kind(Comm *comm, uint64_t data_bytes, ExchangeHall *hall, char *why) {
+    hall_measure(comm, data_bytes, hall);
+    uint64_t neighbours = (uint64_t)(hall->kind == COMM_WINDOW_MIXED ? comm_local_size(comm) : comm_size(comm)) - 1;
+    uint64_t flags = boxes_of(comm, hall->kind) * 2 * hall->part_flags;
+    CommWindowRoom room = {.bytes = neighbours * 2 * half_of(hall, hall->inside),
+                           .box_bytes = 2 * half_of(hall, 1),
+                           .parcels = (uint32_t)flags};
+    return comm_window_create(comm, hall->kind, &room, &hall->window, why);
 }
 
 /* Of the kinds the first that is possible; the reason against the last is the one that tells most. */
 static Status make_window(Comm *comm, uint64_t data_bytes, ExchangeHall *hall, char *why) {
     for (int kind = COMM_WINDOW_PEER; kind <= COMM_WINDOW_FORWARDED && hall->window == NULL; kind++) {
         hall->kind = (CommWindowKind)kind;
-        hall->data_bytes = room_for(hall->kind, (uint64_t)comm_size(comm), data_bytes);
-        hall->half_bytes = hall->data_bytes + FLAGS * sizeof(uint32_t);
-        TRY(comm_window_create(comm, hall->kind, 2 * hall->half_bytes, &hall->window, why));
+        TRY(make_window_of_kind(comm, data_bytes, hall, why));
     }
     return STATUS_OK;
 }
+
+/* ---- blocks ---- */
+
+/* Of a rank's window that of one that writes there: all others' stand in rank order. */
+static ExchangeBlock block_in(const ExchangeHall *hall, int rank, int source) {
+    ExchangeBlock block = {.at = comm_window_base(hall->window, rank),
+                           .half_bytes = half_of(hall, hall->inside),
+                           .parts = hall->inside,
+                           .far = comm_window_inside(hall->window) == COMM_WINDOW_STAGED};
+    for (int before = 0; block.at != NULL && before < source; before++) {
+        bool there = before != rank && comm_window_base(hall->window, before) != NULL;
+        if (there) block.at += 2 * block.half_bytes;
+    }
+    return block;
+}
+
+static ExchangeBlock block_of_box(const ExchangeHall *hall, void *box) {
+    return (ExchangeBlock){.at = box, .half_bytes = half_of(hall, 1), .parts = 1, .far = true};
+}
+
+ExchangeBlock allreduce_hall_outgoing(const ExchangeHall *hall, int rank) {
+    void *box = comm_window_outbox(hall->window, rank);
+    return box == NULL ? block_in(hall, rank, comm_rank(hall->comm)) : block_of_box(hall, box);
+}
+
+ExchangeBlock allreduce_hall_incoming(const ExchangeHall *hall, int rank) {
+    void *box = comm_window_inbox(hall->window, rank);
+    return box == NULL ? block_in(hall, comm_rank(hall->comm), rank) : block_of_box(hall, box);
+}
+
+/* ---- making ---- */
 
 /* Zeros, since readers take the padding along. */
 static Status make_own(ExchangeHall *hall, uint64_t bytes) {
@@ -91,10 +167,10 @@ static Status make_hall(Comm *comm, uint32_t number, uint64_t data_bytes, Exchan
     Status status = STATUS_OK;
     ExchangeHall *hall = NULL;
     TRY(memory_calloc(1, sizeof *hall, &hall));
-    *hall = (ExchangeHall){.flags = FLAGS, .comm = comm, .number = number, .users = 1};
+    *hall = (ExchangeHall){.comm = comm, .number = number, .users = 1};
     TRY_GOTO(make_window(comm, data_bytes, hall, why));
     if (hall->window == NULL) goto done;
-    TRY_GOTO(make_own(hall, hall->data_bytes / (uint64_t)(comm_size(comm) - 1)));
+    TRY_GOTO(make_own(hall, hall->part_bytes));
     TRY_GOTO(device_alloc(sizeof *hall->state, &hall->state));
     TRY_GOTO(device_fill(hall->state, 0, sizeof *hall->state, NULL));
     TRY_GOTO(device_stream_synchronize(NULL));

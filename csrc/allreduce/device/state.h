@@ -10,7 +10,8 @@ typedef struct DeviceExtent {
     DeviceTile *on_device; /* owned, in device memory */
     ExchangeExact exact;   /* in place of tiles, where nothing is quantised */
     ExchangePlan plan;
-    bool one_shot;
+    ExchangeLevels levels; /* with two_level */
+    bool one_shot, two_level;
     uint64_t wire_bytes; /* that this rank sends */
 } DeviceExtent;
 
@@ -35,14 +36,25 @@ typedef struct DeviceEngine {
 
 /* ---- engine.c ---- */
 
-/* What kernels go by: in the hall's window, or in the carried one. */
-ExchangePlan allreduce_device_plan(const DeviceEngine *engine, const AllreduceExtent *extent, const DeviceExtent *own);
+/* What kernels go by: in the hall's window, or in the carried one; fills own->levels. */
+ExchangePlan allreduce_device_plan(const DeviceEngine *engine, const AllreduceExtent *extent, DeviceExtent *own);
 ExchangeRound allreduce_device_round(const DeviceEngine *engine, const DeviceExtent *extent, int number);
 /* Copies an extent's tiles to where kernels read them, and frees the host's. */
 Status allreduce_device_upload_tiles(DeviceExtent *extent);
 /* Puts a kernel of a round on the stream, for each way that tiles go. */
 Status allreduce_device_put(const DeviceEngine *engine, const DeviceExtent *extent, ExchangeKernel kernel,
                             const ExchangeRound *round, void *buffer, DeviceStream *stream);
+
+/* ---- regions.c ---- */
+
+/* Of an extent in the hall's blocks; with two_level `levels` too. */
+ExchangeWindow allreduce_regions_of(const DeviceEngine *engine, const DeviceExtent *extent, ExchangeLevels *levels);
+
+/* ---- levels.c ---- */
+
+/* Puts a round of two levels on the stream. */
+Status allreduce_levels_put(const DeviceEngine *engine, const DeviceExtent *extent, int number, void *buffer,
+                            DeviceStream *stream);
 
 /* ---- carried.c ---- */
 

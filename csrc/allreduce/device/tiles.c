@@ -38,7 +38,7 @@ static DeviceTile describe_tile(const WireMap *map, const WireSpan *span, int64_
 static uint64_t tile_bytes(const WireMap *map, const WireSpan *span, int64_t elems) {
     const WireLayer *layer = wire_layer(map, span->layer);
     if (!layer->raw) return quantize_wire_bytes(&layer->spec, elems);
-    return round_up((uint64_t)elems * allreduce_type_bytes(map->type), QUANTIZE_PIECE_ALIGNMENT);
+    return round_up((uint64_t)elems * allreduce_type_bytes(map->raw_type), QUANTIZE_PIECE_ALIGNMENT);
 }
 
 /* The place of the tile among those of its round and owner. */

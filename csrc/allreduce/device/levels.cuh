@@ -1,0 +1,278 @@
+/* Two levels between GPUs: of this rank's shard, which the ranks of its node have pushed to it (exchange.cuh), and
+ * which has a part for each node. Three kernels of a round stand between the push inside of the node and the gather of
+ * all:
+ *
+ * push    waits for the node's terms of the tiles of other parts, adds them and its own elements in the order of the
+ *         node's ranks in registers, quantises the sum into the regions of those parts' owners, on other nodes
+ * reduce  waits for the node's terms of its own part, and for those of other nodes; adds, in the order of nodes, the
+ *         latter and in its own node's place the node's sum; quantises into the regions of all that are to have the
+ *         result: its node's, and this place's on other nodes
+ * pass    waits for the results of the other parts, and copies the bytes into the regions of the ranks of its node
+ *
+ * The node's sum is nowhere but in registers: each tile of the shard is either pushed or reduced. A residual is added
+ * to it, times the scale of elements, since what is quantised is a sum. What travels as it is is float32.
+ *
+ * A kernel waits for kernels of other ranks that come before it on their streams, so the order of exchange.cuh holds;
+ * and every result comes by way of terms of all ranks, so its halves suffice. Blocks, warps, lanes and buffers are
+ * those of exchange.cuh; tiles are taken bucket by bucket, whichever way they go inside of the node. */
+#ifndef CGXFFCV_ALLREDUCE_DEVICE_LEVELS_CUH
+#define CGXFFCV_ALLREDUCE_DEVICE_LEVELS_CUH
+
+#include "allreduce/device/exchange_buckets.cuh"
+
+/* A bucket at hand, with what its sums are made of. */
+template <QuantType TYPE, QuantCodec CODEC, typename Kept> struct LevelsBucket {
+    static constexpr QuantLie LIE = quant_lie<CODEC>();
+    typedef Kept Keep;
+
+    const ExchangePlan *plan;
+    const ExchangeLevels *levels;
+    const QuantSpec *spec;
+    const DeviceTile &tile;
+    ExchangeBucket bucket;
+    ExchangeOwn<TYPE, LIE, QuantKeep> own; /* without residual */
+    ExchangeLost<LIE, Keep> lost;
+    uint32_t epoch;
+    QuantRoom *room;
+
+    /* The terms of a rank of this node. */
+    __device__ __forceinline__ const ExchangeRegion &seat(int number) const {
+        return levels->terms[((int)tile.owner - levels->shard) * levels->seats + number];
+    }
+
+    /* Adds a term in a region to v, or puts it there. */
+    __device__ __forceinline__ void term(const ExchangeRegion &region, int64_t first, int count, bool add,
+                                         float (&v)[QUANT_ROWS]) const {
+        const uint8_t *base = exchange_place(region, epoch);
+        if (tile.bits == 0) {
+            exchange_take_raw<QUANT_F32, LIE>(base, tile.at, bucket.first + first, count, add, v);
+        } else if (CODEC != QUANT_ROTATED) {
+            bool sound = quant_warp_decode<CODEC>(base, bucket.place, *spec, bucket.elems, first, count, add, v, room);
+            if (!sound) exchange_fail(plan, COMM_WINDOW_SOUND, region.rank, tile.number, epoch);
+        }
+    }
+
+    /* The residual in units of sums. */
+    __device__ __forceinline__ void residual(int64_t first, int count, bool add, float (&v)[QUANT_ROWS]) const {
+        FOR_GROUPS(j, count) {
+            float four[4];
+            lost.load(first, j, count, four);
+#pragma unroll
+            for (int c = 0; c < 4; c++) four[c] = QUANT_MUL(four[c], plan->scale);
+            exchange_put_group(v, j, add, four);
+        }
+    }
+
+    /* The node's sum. */
+    __device__ __forceinline__ void of_node(int64_t first, int count, float (&v)[QUANT_ROWS]) const {
+#pragma unroll 1
+        for (int i = 0; i < levels->seats; i++) {
+            if (i == levels->seat) {
+                own.take(first, count, i > 0, v);
+            } else {
+                term(seat(i), first, count, i > 0, v);
+            }
+        }
+        if (lost.any()) residual(first, count, true, v);
+    }
+
+    /* The sum of all nodes'. */
+    __device__ __forceinline__ void of_all(int64_t first, int count, float (&v)[QUANT_ROWS]) const {
+#pragma unroll 1
+        for (int i = 0; i < plan->ranks; i++) {
+            if (i != plan->rank) {
+                term(plan->window.from[i], first, count, i > 0, v);
+                continue;
+            }
+            float node[QUANT_ROWS];
+            of_node(first, count, node);
+#pragma unroll
+            for (int k = 0; k < QUANT_ROWS; k++) v[k] = i > 0 ? QUANT_ADD(v[k], node[k]) : node[k];
+        }
+    }
+};
+
+/* Sources of elements (quant/cuda/bucket.cuh). */
+template <typename Bucket, bool REDUCES> struct LevelsSum {
+    const Bucket &of;
+
+    __device__ __forceinline__ void piece(int64_t first, int count, float (&v)[QUANT_ROWS]) const {
+        if (REDUCES) {
+            of.of_all(first, count, v);
+        } else {
+            of.of_node(first, count, v);
+        }
+    }
+};
+
+template <typename Bucket> struct LevelsLost {
+    const Bucket &of;
+
+    __device__ __forceinline__ void piece(int64_t first, int count, float (&v)[QUANT_ROWS]) const {
+        of.residual(first, count, false, v);
+    }
+};
+
+/* ---- rotated: sums of values ---- */
+
+template <int PIECES, typename Bucket>
+__device__ __forceinline__ void levels_node_values(const Bucket &of, const QuantRandom &random,
+                                                   QuantValues<PIECES> &values) {
+    QuantValues<PIECES> mine;
+#pragma unroll 1
+    for (int i = 0; i < of.levels->seats; i++) {
+        if (i != of.levels->seat) {
+            const uint8_t *base = exchange_place(of.seat(i), of.epoch);
+            quant_decode_values(base, of.bucket.place, *of.spec, of.bucket.elems, i > 0, values, of.room);
+        } else if (i == 0) {
+            quant_enter(of.own, of.bucket.elems, random, values, of.room);
+        } else {
+            quant_enter(of.own, of.bucket.elems, random, mine, of.room);
+            quant_add_values(mine, values);
+        }
+    }
+    if (!of.lost.any()) return;
+    quant_enter(LevelsLost<Bucket>{of}, of.bucket.elems, random, mine, of.room);
+    quant_add_values(mine, values);
+}
+
+template <int PIECES, typename Bucket>
+__device__ __forceinline__ void levels_all_values(const Bucket &of, const QuantRandom &random,
+                                                  QuantValues<PIECES> &values) {
+#pragma unroll 1
+    for (int i = 0; i < of.plan->ranks; i++) {
+        if (i != of.plan->rank) {
+            const uint8_t *base = exchange_row(of.plan, of.epoch, i);
+            quant_decode_values(base, of.bucket.place, *of.spec, of.bucket.elems, i > 0, values, of.room);
+            continue;
+        }
+        QuantValues<PIECES> node;
+        levels_node_values(of, random, node);
+        if (i > 0) {
+            quant_add_values(node, values);
+        } else {
+            values = node;
+        }
+    }
+}
+
+template <bool REDUCES, int PIECES, typename Bucket>
+__device__ __forceinline__ void levels_encode_values(const Bucket &of, QuantSink sink) {
+    QuantValues<PIECES> values;
+    const QuantRandom random = exchange_random(of.plan, of.tile, of.bucket);
+    if (REDUCES) {
+        levels_all_values(of, random, values);
+    } else {
+        levels_node_values(of, random, values);
+    }
+    quant_encode_values(values, *of.spec, of.bucket.elems, random, of.bucket.place, sink,
+                        exchange_keep_of<typename Bucket::Keep>(of.plan, of.tile, of.bucket), of.room);
+}
+
+/* ---- tiles ---- */
+
+template <QuantType TYPE, QuantCodec CODEC, typename Keep, bool REDUCES>
+__device__ __forceinline__ void levels_encode_bucket(const LevelsBucket<TYPE, CODEC, Keep> &of, QuantSink sink) {
+    if constexpr (CODEC == QUANT_ROTATED) {
+#define CALL(PIECES) levels_encode_values<REDUCES, PIECES>(of, sink)
+        QUANT_BY_PIECES(of.bucket.elems, CALL)
+#undef CALL
+    } else {
+        const LevelsSum<LevelsBucket<TYPE, CODEC, Keep>, REDUCES> sum = {of};
+        exchange_encode<TYPE, CODEC, Keep>(of.plan, sum, of.tile, of.bucket, *of.spec, sink, of.room);
+    }
+}
+
+template <QuantType TYPE, QuantCodec CODEC, typename Keep, bool REDUCES>
+__device__ __forceinline__ void levels_encode_tile(const ExchangePlan *plan, const ExchangeLevels *levels,
+                                                   const void *buffer, const DeviceTile &tile, uint32_t epoch,
+                                                   QuantSink sink, QuantRoom *room) {
+    typedef LevelsBucket<TYPE, CODEC, Keep> Bucket;
+    const QuantSpec spec = exchange_spec(plan, tile, CODEC);
+    FOR_BUCKETS(number, tile) {
+        const ExchangeBucket bucket = exchange_bucket(tile, number);
+        ExchangeOwn<TYPE, Bucket::LIE, QuantKeep> own(plan, buffer, tile, bucket);
+        own.lost.residual = nullptr;
+        const ExchangeLost<Bucket::LIE, Keep> lost(exchange_keep_of<Keep>(plan, tile, bucket), tile.bits == 0);
+        const Bucket of = {plan, levels, &spec, tile, bucket, own, lost, epoch, room};
+        if (tile.bits != 0) {
+            levels_encode_bucket<TYPE, CODEC, Keep, REDUCES>(of, sink);
+            continue;
+        }
+        float v[QUANT_ROWS];
+        LevelsSum<Bucket, REDUCES>{of}.piece(0, (int)bucket.elems, v);
+        if (REDUCES) exchange_divide(plan, v);
+        exchange_put_raw<QUANT_F32, Bucket::LIE>(sink, tile.at, bucket.first, (int)bucket.elems, v);
+    }
+}
+
+/* ---- kernels ---- */
+
+/* For the terms of the ranks of this node. */
+__device__ static __forceinline__ bool levels_await_node(const ExchangePlan *plan, const ExchangeLevels *levels,
+                                                         const ExchangeTurns &turns, uint32_t epoch) {
+    return exchange_await_each(plan, turns, epoch, COMM_WINDOW_TERMS, levels->seats,
+                               [&](const DeviceTile &tile, int i) -> const ExchangeRegion & {
+                                   return levels->terms[((int)tile.owner - levels->shard) * levels->seats + i];
+                               });
+}
+
+template <QuantType TYPE, QuantCodec CODEC, typename Keep, bool REDUCES>
+static __global__ void __launch_bounds__(WARPS *WARP, BLOCKS_EACH)
+    levels_encode_kernel(const __grid_constant__ ExchangePlan plan, const __grid_constant__ ExchangeLevels levels,
+                         ExchangeRound round, const void *buffer) {
+    __shared__ QuantRoom rooms[WARPS];
+    __shared__ uint8_t *bases[EXCHANGE_MAX_RANKS];
+    __shared__ DeviceTile tiles[TURNS];
+    uint32_t epoch;
+    if (!exchange_begin(&plan, round, &epoch)) return;
+    const ExchangeTurns turns =
+        REDUCES ? exchange_turns_of_own(EXCHANGE_EITHER, round) : exchange_turns_of_others(EXCHANGE_EITHER, round);
+    exchange_set_bases(REDUCES ? plan.window.all : plan.window.to, REDUCES ? plan.window.sinks : plan.window.owners,
+                       epoch, bases);
+    if (!levels_await_node(&plan, &levels, turns, epoch)) return;
+    if (REDUCES && !exchange_await_terms(&plan, turns, epoch)) return;
+    for (int64_t turn = 0; turn < turns.mine; turn++) {
+        if (turn % TURNS == 0) exchange_fetch_tiles(&plan, turns, turn, tiles);
+        const DeviceTile &tile = tiles[turn % TURNS];
+        QuantSink sink = {bases + tile.owner, 1};
+        if (REDUCES) sink = {bases, plan.window.sinks};
+        levels_encode_tile<TYPE, CODEC, Keep, REDUCES>(&plan, &levels, buffer, tile, epoch, sink, &rooms[threadIdx.x / WARP]);
+    }
+    exchange_raise_all(&plan, turns, epoch, !REDUCES);
+}
+
+/* ---- launches ---- */
+
+template <QuantType TYPE, QuantCodec CODEC, typename Keep>
+static Status levels_launch_kept(ExchangeKernel kernel, const ExchangePlan *plan, const ExchangeLevels *levels,
+                                 const ExchangeRound *round, const void *buffer, DeviceStream *stream) {
+    int64_t own = round->own_end - round->own_begin, others = round->end - round->begin - own;
+    if (kernel == EXCHANGE_PUSH) {
+        return LAUNCH_AFTER((levels_encode_kernel<TYPE, CODEC, Keep, false>),
+                            exchange_grid(others, BLOCKS_EACH, round->blocks), WARPS * WARP, 0, stream, *plan, *levels,
+                            *round, buffer);
+    }
+    return LAUNCH_AFTER((levels_encode_kernel<TYPE, CODEC, Keep, true>), exchange_grid(own, BLOCKS_EACH, round->blocks),
+                        WARPS * WARP, 0, stream, *plan, *levels, *round, buffer);
+}
+
+template <QuantType TYPE, QuantCodec CODEC>
+static Status levels_launch_type(ExchangeKernel kernel, const ExchangePlan *plan, const ExchangeLevels *levels,
+                                 const ExchangeRound *round, const void *buffer, DeviceStream *stream) {
+    if (plan->codes.codes != nullptr) {
+        return levels_launch_kept<TYPE, CODEC, QuantKeepEight>(kernel, plan, levels, round, buffer, stream);
+    }
+    return levels_launch_kept<TYPE, CODEC, QuantKeep>(kernel, plan, levels, round, buffer, stream);
+}
+
+template <QuantCodec CODEC>
+static Status levels_launch(ExchangeKernel kernel, QuantType type, const ExchangePlan *plan,
+                            const ExchangeLevels *levels, const ExchangeRound *round, const void *buffer,
+                            DeviceStream *stream) {
+    if (type == QUANT_F16) return levels_launch_type<QUANT_F16, CODEC>(kernel, plan, levels, round, buffer, stream);
+    if (type == QUANT_BF16) return levels_launch_type<QUANT_BF16, CODEC>(kernel, plan, levels, round, buffer, stream);
+    return levels_launch_type<QUANT_F32, CODEC>(kernel, plan, levels, round, buffer, stream);
+}
+
+#endif

@@ -1,0 +1,48 @@
+/* What passes results on inside of a node, the bytes as they came (levels.cuh): a block of WARPS warps takes a tile at
+ * a time, each thread vectors of 16 bytes of it. Regions: uint4. */
+#include "allreduce/device/exchange.cuh"
+
+/* Where a part's results go, to a rank of this node. */
+__device__ static __forceinline__ const ExchangeRegion &pass_region(const ExchangeLevels *levels,
+                                                                    const DeviceTile &tile, int seat) {
+    return levels->pass[((int)tile.owner - levels->shard) * levels->seats + seat];
+}
+
+__device__ static __forceinline__ void pass_tile(const ExchangePlan *plan, const ExchangeLevels *levels,
+                                                 const DeviceTile &tile, uint32_t epoch) {
+    const uint8_t *from = exchange_row(plan, epoch, EXCHANGE_RESULTS + tile.owner) + tile.at;
+    for (uint32_t i = threadIdx.x; i < tile.bytes / sizeof(uint4); i += WARPS * WARP) {
+        const uint4 bits = __ldcg(reinterpret_cast<const uint4 *>(from) + i);
+        for (int seat = 0; seat < levels->seats; seat++) {
+            if (seat == levels->seat) continue;
+            uint8_t *to = exchange_place(pass_region(levels, tile, seat), epoch) + tile.at;
+            reinterpret_cast<uint4 *>(to)[i] = bits;
+        }
+    }
+}
+
+static __global__ void __launch_bounds__(WARPS *WARP, BLOCKS_EACH)
+    levels_pass_kernel(const __grid_constant__ ExchangePlan plan, const __grid_constant__ ExchangeLevels levels,
+                       ExchangeRound round) {
+    __shared__ DeviceTile tiles[TURNS];
+    uint32_t epoch;
+    if (!exchange_begin(&plan, round, &epoch)) return;
+    const ExchangeTurns turns = exchange_turns_of_others(EXCHANGE_EITHER, round);
+    if (!exchange_await_results(&plan, turns, epoch)) return;
+    for (int64_t turn = 0; turn < turns.mine; turn++) {
+        if (turn % TURNS == 0) exchange_fetch_tiles(&plan, turns, turn, tiles);
+        pass_tile(&plan, &levels, tiles[turn % TURNS], epoch);
+    }
+    __syncthreads();
+    for (int64_t i = threadIdx.x; i < turns.mine * levels.seats; i += WARPS * WARP) {
+        const DeviceTile *tile = turns.tile(&plan, i / levels.seats);
+        exchange_raise(&plan, pass_region(&levels, *tile, (int)(i % levels.seats)), epoch, *tile);
+    }
+}
+
+extern "C" Status allreduce_levels_pass(const ExchangePlan *plan, const ExchangeLevels *levels,
+                                        const ExchangeRound *round, DeviceStream *stream) {
+    int64_t others = round->end - round->begin - (round->own_end - round->own_begin);
+    return LAUNCH_AFTER(levels_pass_kernel, exchange_grid(others, BLOCKS_EACH, round->blocks), WARPS * WARP, 0, stream,
+                        *plan, *levels, *round);
+}

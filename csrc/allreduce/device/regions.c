@@ -1,0 +1,118 @@
+/* Where in a hall's blocks the tiles of an extent lie: regions, of which a rank has for another, one behind the other,
+ *
+ * one_shot     terms
+ * sra          terms, results
+ * two_level    for a rank of its node: terms for each part of that rank's shard, then results of each part of its own;
+ *              for that of its place on another node: terms, results
+ *
+ * Halves of data and of flags stand where they are whatever the extent, so that a round finds what the one before has
+ * left alone, and flags that are older than it is. */
+#include "allreduce/device/state.h"
+
+/* How blocks are cut. */
+typedef struct Cut {
+    const ExchangeHall *hall;
+    uint64_t region_bytes;
+    uint32_t flags;
+    int self;
+} Cut;
+
+static Cut cut_for(const DeviceEngine *engine, const DeviceExtent *extent) {
+    const ExchangeHall *hall = engine->hall;
+    int nodes = comm_nodes(engine->setup->comm);
+    uint32_t each = extent->one_shot ? 1 : extent->two_level && hall->inside < nodes ? 2 * (uint32_t)nodes : 2;
+    return (Cut){.hall = hall,
+                 .region_bytes = hall->part_bytes / each / EXCHANGE_ALIGNMENT * EXCHANGE_ALIGNMENT,
+                 .flags = hall->part_flags / each,
+                 .self = comm_rank(engine->setup->comm)};
+}
+
+static ExchangeRegion region_in(const Cut *cut, ExchangeBlock block, int number, int rank) {
+    uint8_t *flags = block.at + (uint64_t)block.parts * cut->hall->part_bytes;
+    return (ExchangeRegion){.at = block.at + (uint64_t)number * cut->region_bytes,
+                            .flags = (uint32_t *)(void *)flags + (uint64_t)number * cut->flags,
+                            .half = (uint32_t)block.half_bytes,
+                            .rank = rank};
+}
+
+static ExchangeRegion outgoing(const Cut *cut, int rank, int number) {
+    return region_in(cut, allreduce_hall_outgoing(cut->hall, rank), number, rank);
+}
+
+/* This rank's own; with nothing in it where its elements are added as they are. */
+static ExchangeRegion own_region(const Cut *cut, bool written) {
+    return (ExchangeRegion){.at = written ? cut->hall->own : NULL, .rank = cut->self};
+}
+
+static void set_row(const Cut *cut, ExchangeWindow *window, int row, int rank, int number) {
+    ExchangeBlock block = allreduce_hall_incoming(cut->hall, rank);
+    window->from[row] = region_in(cut, block, number, rank);
+    window->far |= (uint32_t)block.far << row;
+}
+
+static void fill_flat(const Cut *cut, const DeviceExtent *extent, int ranks, ExchangeWindow *window) {
+    window->owners = window->sinks = ranks;
+    for (int r = 0; r < ranks; r++) {
+        if (r == cut->self) {
+            window->to[r] = own_region(cut, false);
+            window->all[r] = window->from[EXCHANGE_RESULTS + r] = own_region(cut, true);
+            window->from[r] = own_region(cut, extent->one_shot);
+            continue;
+        }
+        window->to[r] = outgoing(cut, r, 0);
+        window->all[r] = outgoing(cut, r, extent->one_shot ? 0 : 1);
+        set_row(cut, window, r, r, 0);
+        if (!extent->one_shot) set_row(cut, window, EXCHANGE_RESULTS + r, r, 1);
+    }
+}
+
+/* What goes to the rank at a seat of this node, and comes from it: terms and results of every part. */
+static void fill_seat(const Cut *cut, const Comm *comm, int seat, ExchangeWindow *window, ExchangeLevels *levels) {
+    int nodes = comm_nodes(comm), seats = comm_local_size(comm), node = comm_node(comm);
+    int rank = comm_rank_at(comm, node, seat);
+    bool own = rank == cut->self;
+    for (int part = 0; part < nodes; part++) {
+        int owner = seat * nodes + part, at = part * seats + seat;
+        levels->terms[at] = own_region(cut, false);
+        levels->pass[at] = own_region(cut, false);
+        if (own) continue;
+        levels->terms[at] = region_in(cut, allreduce_hall_incoming(cut->hall, rank), part, rank);
+        levels->pass[at] = outgoing(cut, rank, nodes + part);
+        window->to[owner] = outgoing(cut, rank, part);
+        set_row(cut, window, EXCHANGE_RESULTS + owner, rank, nodes + part);
+    }
+    if (!own) window->all[window->sinks++] = levels->pass[node * seats + seat];
+}
+
+/* The same of the rank at this seat of another node. */
+static void fill_part(const Cut *cut, const Comm *comm, int part, ExchangeWindow *window) {
+    int owner = comm_local_rank(comm) * comm_nodes(comm) + part;
+    int rank = comm_rank_at(comm, part, comm_local_rank(comm));
+    if (rank == cut->self) {
+        window->to[owner] = window->from[part] = own_region(cut, false);
+        window->from[EXCHANGE_RESULTS + owner] = own_region(cut, true);
+        return;
+    }
+    window->to[owner] = outgoing(cut, rank, 0);
+    window->all[window->sinks++] = outgoing(cut, rank, 1);
+    set_row(cut, window, part, rank, 0);
+    set_row(cut, window, EXCHANGE_RESULTS + owner, rank, 1);
+}
+
+ExchangeWindow allreduce_regions_of(const DeviceEngine *engine, const DeviceExtent *extent, ExchangeLevels *levels) {
+    const Comm *comm = engine->setup->comm;
+    const Cut cut = cut_for(engine, extent);
+    ExchangeWindow window = {.region_bytes = cut.region_bytes, .flags = cut.flags};
+    if (!extent->two_level) {
+        fill_flat(&cut, extent, comm_size(comm), &window);
+        return window;
+    }
+    window.owners = comm_size(comm);
+    window.all[window.sinks++] = own_region(&cut, true);
+    for (int part = 0; part < comm_nodes(comm); part++) fill_part(&cut, comm, part, &window);
+    for (int seat = 0; seat < comm_local_size(comm); seat++) fill_seat(&cut, comm, seat, &window, levels);
+    levels->seats = comm_local_size(comm);
+    levels->seat = comm_local_rank(comm);
+    levels->shard = levels->seat * comm_nodes(comm);
+    return window;
+}
