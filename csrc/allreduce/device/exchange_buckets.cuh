@@ -164,12 +164,16 @@ __device__ __forceinline__ void exchange_put_raw(QuantSink sink, uint64_t at, in
     for (int s = 0; s < sink.count; s++) quant_store_piece<TYPE, LIE>(sink.bases[s] + at, first, count, v);
 }
 
-/* A piece of those as this plan sends it: in their own type, or as float32. */
+/* A piece of those as this plan sends it: in their own type, or as float32, out of line, so that its registers are not
+ * those of the first way. */
 template <QuantType TYPE, QuantLie LIE>
 __device__ __forceinline__ void exchange_put_plain(const ExchangePlan *plan, QuantSink sink, const DeviceTile &tile,
                                                    const ExchangeBucket &bucket, const float (&v)[QUANT_ROWS]) {
     if (TYPE != QUANT_F32 && plan->wide) {
-        exchange_put_raw<QUANT_F32, LIE>(sink, tile.at, bucket.first, (int)bucket.elems, v);
+        float wide[QUANT_ROWS];
+#pragma unroll
+        for (int k = 0; k < QUANT_ROWS; k++) wide[k] = v[k];
+        quant_apart([&]() { exchange_put_raw<QUANT_F32, LIE>(sink, tile.at, bucket.first, (int)bucket.elems, wide); });
     } else {
         exchange_put_raw<TYPE, LIE>(sink, tile.at, bucket.first, (int)bucket.elems, v);
     }
@@ -179,7 +183,10 @@ template <QuantType TYPE, QuantLie LIE>
 __device__ __forceinline__ void exchange_take_plain(const ExchangePlan *plan, const uint8_t *base, uint64_t at,
                                                     int64_t first, int count, bool add, float (&v)[QUANT_ROWS]) {
     if (TYPE != QUANT_F32 && plan->wide) {
-        exchange_take_raw<QUANT_F32, LIE>(base, at, first, count, add, v);
+        float wide[QUANT_ROWS];
+        quant_apart([&]() { exchange_take_raw<QUANT_F32, LIE>(base, at, first, count, false, wide); });
+#pragma unroll
+        for (int k = 0; k < QUANT_ROWS; k++) v[k] = add ? QUANT_ADD(v[k], wide[k]) : wide[k];
     } else {
         exchange_take_raw<TYPE, LIE>(base, at, first, count, add, v);
     }
