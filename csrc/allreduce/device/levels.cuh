@@ -237,7 +237,8 @@ static __global__ void __launch_bounds__(WARPS *WARP, BLOCKS_EACH)
         const DeviceTile &tile = tiles[turn % TURNS];
         QuantSink sink = {bases + tile.owner, 1};
         if (REDUCES) sink = {bases, plan.window.sinks};
-        levels_encode_tile<TYPE, CODEC, Keep, REDUCES>(&plan, &levels, buffer, tile, epoch, sink, &rooms[threadIdx.x / WARP]);
+        levels_encode_tile<TYPE, CODEC, Keep, REDUCES>(&plan, &levels, buffer, tile, epoch, sink,
+                                                       &rooms[threadIdx.x / WARP]);
     }
     exchange_raise_all(&plan, turns, epoch, !REDUCES);
 }
