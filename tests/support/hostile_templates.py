@@ -382,7 +382,7 @@ FUNCTIONS = {
     "tensor_of_dlpack": lambda: (_cgxffcv.tensor_of_dlpack, (a_tensor().__dlpack__(),), {}, {"collect": gc.collect}),
     "tensor_of_address": plain(_cgxffcv.tensor_of_address, object(), 4096, (2, 3), (12, 4), "float32", True),
     "device_order": plain(_cgxffcv.device_order, 0, 0, 1),
-    "loader_batch_read": plain(_cgxffcv.loader_batch_read, _cgxffcv.tensor_of_buffer(np.zeros(3)), 0),
+    "loader_batch_read": None,
     "allreduce_begin": plain(_cgxffcv.allreduce_begin, [a_tensor(), a_tensor()], 0),
     "allreduce_compare_calls": lambda: one_comm(_cgxffcv.allreduce_compare_calls, "this; and that", 1, 2, 5.0),
     "allreduce_measure": None,
