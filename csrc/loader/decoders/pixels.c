@@ -1,9 +1,11 @@
 #include "loader/decoders/pixels.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "augment/gather.h"
 #include "base/memory.h"
+#include "device/device.h"
 
 static BetonDtype dtype_of(ImageType type) {
     switch (type) {
@@ -51,6 +53,10 @@ static Status split(const AugmentSpec *whole, int at, AugmentSpec *front, Augmen
 /* Leaves to a GPU what it can do, and says why it cannot do the rest. */
 static Status leave_behind(const LoaderOutput *wish, AugmentSpec *spec, DecoderOutput *output) {
     AugmentSpec front;
+    if (device_count() == 0) {
+        snprintf(output->why, sizeof output->why, "%s", device_why());
+        return STATUS_OK;
+    }
     TRY(memory_alloc(1, sizeof *output->behind, &output->behind));
     Status status = split(spec, wish->front, &front, output->behind);
     if (status == STATUS_OK) {
