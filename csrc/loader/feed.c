@@ -68,7 +68,9 @@ Status loader_feed_check(const Loader *loader, int side) {
     uint64_t pixels = (uint64_t)side;
     if (loader_outputs(loader) == 2) {
         const LoaderArray *images = loader_array(loader, 0), *labels = loader_array(loader, 1);
-        bool fits = images->dtype == BETON_U8 && images->ndim == 3 && images->shape[0] == pixels &&
+        const char *why;
+        bool stays = loader_moved(loader, 0, &why) == LOADER_STAYS && loader_moved(loader, 1, &why) == LOADER_STAYS;
+        bool fits = stays && images->dtype == BETON_U8 && images->ndim == 3 && images->shape[0] == pixels &&
                     images->shape[1] == pixels && images->shape[2] == CHANNELS;
         if (fits && labels->dtype == BETON_I64 && labels->sample_bytes == sizeof(int64_t)) return STATUS_OK;
     }

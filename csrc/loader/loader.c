@@ -75,6 +75,12 @@ static size_t choose_ahead(const Loader *loader, const LoaderConfig *config) {
     return ahead;
 }
 
+static bool any_moves(const Loader *loader) {
+    bool any = false;
+    for (size_t i = 0; i < loader->pipeline.count; i++) any = any || loader->pipeline.outputs[i].moved != LOADER_STAYS;
+    return any;
+}
+
 static Status create_slots(Loader *loader, const LoaderConfig *config) {
     size_t *bytes = NULL;
     TRY(memory_alloc(loader->pipeline.count, sizeof *bytes, &bytes));
@@ -84,6 +90,7 @@ static Status create_slots(Loader *loader, const LoaderConfig *config) {
                          .arrays = loader->pipeline.count,
                          .sample_bytes = bytes,
                          .spare = loader->ahead + CALLERS,
+                         .moves = any_moves(loader),
                          .page_locked = config->page_locked,
                          .device = config->page_locker};
     Status status = loader_slots_create(&slots, &loader->slots);
@@ -92,17 +99,14 @@ static Status create_slots(Loader *loader, const LoaderConfig *config) {
 }
 
 /* What moves, and the size of what it becomes. */
-static bool describe_uploads(const Loader *loader, UploadsArray *arrays) {
-    bool any = false;
+static void describe_uploads(const Loader *loader, UploadsArray *arrays) {
     for (size_t i = 0; i < loader->pipeline.count; i++) {
         const DecoderOutput *output = &loader->pipeline.outputs[i];
         arrays[i] = (UploadsArray){.moves = output->moved != LOADER_STAYS,
                                    .host_bytes = output->result.sample_bytes,
                                    .bytes = loader_array(loader, i)->sample_bytes,
                                    .behind = output->moved == LOADER_WORKED ? output->behind : NULL};
-        any = any || arrays[i].moves;
     }
-    return any;
 }
 
 static Status create_uploads(Loader *loader, const LoaderConfig *config) {
@@ -114,7 +118,8 @@ static Status create_uploads(Loader *loader, const LoaderConfig *config) {
                              .array = arrays,
                              .spare = loader->ahead + CALLERS};
     Status status = STATUS_OK;
-    if (describe_uploads(loader, arrays)) status = loader_uploads_create(&uploads, &loader->uploads);
+    describe_uploads(loader, arrays);
+    status = loader_uploads_create(&uploads, &loader->uploads);
     memory_free(arrays);
     return status;
 }
@@ -172,7 +177,7 @@ Status loader_create(const LoaderConfig *config, Loader **out) {
     TRY_GOTO(look_into_file(loader, config));
     loader->ahead = choose_ahead(loader, config);
     TRY_GOTO(create_slots(loader, config));
-    TRY_GOTO(create_uploads(loader, config));
+    if (any_moves(loader)) TRY_GOTO(create_uploads(loader, config));
     TRY_GOTO(create_workers(loader, config));
     if (config->resident) TRY_GOTO(make_resident(loader));
     *out = loader;

@@ -4,6 +4,7 @@
 #include <stdio.h>
 
 #include "base/memory.h"
+#include "loader/slots.h"
 #include "loader/steps.h"
 
 #define LEAST_FAIR 8 /* samples for each turn of a worker, however many workers there are */
@@ -72,6 +73,9 @@ static Status prepare_output(Pipeline *pipeline, size_t index, const LoaderOutpu
     output->decoder = decoder;
     TRY(error_at_field(decoder->prepare(pipeline->source, in_use, wish, output), output->about->name));
     TRY(error_at_field(loader_steps_prepare(wish, output), output->about->name));
+    if (output->behind != NULL && output->step_count > 0) {
+        FAIL(STATUS_ARGUMENT, "C functions behind a decoder leave nothing for a GPU to do");
+    }
     if (wish->moves && (output->behind != NULL || !wish->only_works)) {
         output->moved = output->behind != NULL ? LOADER_WORKED : LOADER_MOVED;
     }
@@ -201,6 +205,7 @@ static Status decode_outputs(const Pipeline *pipeline, const DecoderChunk *chunk
 
 Status loader_pipeline_run(const Pipeline *pipeline, DecoderScratch *scratch, PipelineDraws draws, LoaderBatch *batch,
                            size_t first, size_t count) {
+    loader_slots_await(batch);
     DecoderChunk chunk = {.outputs = pipeline->outputs,
                           .scratch = scratch,
                           .seed = pipeline->seed,

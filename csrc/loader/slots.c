@@ -4,10 +4,12 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
+#include <string.h>
 
 #include "base/checked.h"
 #include "base/memory.h"
 #include "device/device.h"
+#include "loader/apart.h"
 
 typedef struct Slot {
     LoaderBatch batch; /* first: a batch's pointer is its slot's */
@@ -16,8 +18,9 @@ typedef struct Slot {
     size_t capacity, bytes;
     bool held;
     DeviceEvent *copied;   /* owned; NULL before the first copy to a GPU */
-    bool copying;          /* one may be under way */
+    atomic_bool copying;   /* one may be under way */
     uint64_t *ids;         /* within memory */
+    uint64_t *moving_ids;  /* likewise: what is copied of them, since a batch gets its ids before the wait */
     unsigned char *memory; /* owned */
     struct Slot *next;
     void *arrays[];
@@ -27,7 +30,7 @@ struct Slots {
     pthread_mutex_t mutex;
     size_t references; /* the owner and every live slot outside the free list */
     bool closed;
-    size_t batch_size, arrays, spare, free_count;
+    size_t batch_size, arrays, id_arrays, spare, free_count;
     bool page_locked;
     int device;
     size_t *sample_bytes; /* owned, `arrays` */
@@ -36,10 +39,10 @@ struct Slots {
     SlotsStats stats;
 };
 
-/* The bytes of a buffer for `samples`; *offsets (arrays of them and one for the ids) may be NULL. */
+/* The bytes of a buffer for `samples`; *offsets (arrays of them and id_arrays) may be NULL. */
 static Status slots_measure(const Slots *slots, size_t samples, size_t *offsets, size_t *bytes) {
     uint64_t total = 0;
-    for (size_t i = 0; i <= slots->arrays; i++) {
+    for (size_t i = 0; i < slots->arrays + slots->id_arrays; i++) {
         uint64_t size, sample = i < slots->arrays ? slots->sample_bytes[i] : sizeof(uint64_t);
         if (offsets != NULL) offsets[i] = (size_t)total;
         if (!checked_mul(sample, samples, &size) || !checked_add(total, size, &size) ||
@@ -62,6 +65,7 @@ Status loader_slots_create(const SlotsConfig *config, Slots **out) {
     slots->references = 1;
     slots->batch_size = config->batch_size;
     slots->arrays = config->arrays;
+    slots->id_arrays = config->moves ? 2 : 1;
     slots->spare = config->spare;
     slots->page_locked = config->page_locked;
     slots->device = config->device;
@@ -79,40 +83,26 @@ typedef struct Pages {
     int device;
     size_t bytes;
     unsigned char *memory;
-    Status status;
-    ErrorRecord error;
 } Pages;
 
-static Status lock_pages(Pages *pages) {
+static Status lock_pages(void *context) {
+    Pages *pages = context;
     TRY(device_select(pages->device));
     return device_host_alloc(pages->bytes, &pages->memory);
 }
 
-static void *lock_pages_apart(void *argument) {
-    Pages *pages = argument;
-    pages->status = lock_pages(pages);
-    if (pages->status != STATUS_OK) pages->error = *error_record();
-    return NULL;
-}
-
-/* Page-locked memory comes from a thread of its own: the caller's device stays the one it has chosen. To select that
- * one again afterwards would set up GPU 0 for a caller that has chosen none. */
 static Status alloc_memory(const Slots *slots, size_t bytes, unsigned char **out) {
     if (!slots->page_locked) return memory_alloc(bytes, 1, out);
     Pages pages = {.device = slots->device, .bytes = bytes};
-    pthread_t thread;
-    int failed = pthread_create(&thread, NULL, lock_pages_apart, &pages);
-    if (failed != 0) return error_fail_errno(STATUS_IO, failed, "cannot start a thread that locks a batch's pages");
-    pthread_join(thread, NULL);
-    if (pages.status != STATUS_OK) return error_adopt(&pages.error);
+    TRY(loader_apart(slots->device, lock_pages, &pages));
     *out = pages.memory;
     return STATUS_OK;
 }
 
 /* Of a GPU that fails, nothing copies any more. */
 static void await_copy(Slot *slot) {
-    if (slot->copying) (void)device_event_synchronize(slot->copied);
-    slot->copying = false;
+    if (atomic_load(&slot->copying)) (void)device_event_synchronize(slot->copied);
+    atomic_store(&slot->copying, false);
 }
 
 static void destroy_slot(Slot *slot, bool page_locked) {
@@ -163,12 +153,14 @@ static Status create_slot(Slots *slots, size_t samples, Slot **out) {
     Status status = STATUS_OK;
     Slot *slot = NULL;
     size_t *offsets = NULL, bytes = 0;
-    TRY_GOTO(memory_alloc(slots->arrays + 1, sizeof *offsets, &offsets));
+    TRY_GOTO(memory_alloc(slots->arrays + slots->id_arrays, sizeof *offsets, &offsets));
     TRY_GOTO(slots_measure(slots, samples, offsets, &bytes));
     TRY_GOTO(memory_calloc(1, sizeof *slot + slots->arrays * sizeof slot->arrays[0], &slot));
     TRY_GOTO(alloc_memory(slots, bytes, &slot->memory));
     for (size_t i = 0; i < slots->arrays; i++) slot->arrays[i] = slot->memory + offsets[i];
     slot->ids = (uint64_t *)(void *)(slot->memory + offsets[slots->arrays]);
+    slot->moving_ids = slot->ids;
+    if (slots->id_arrays > 1) slot->moving_ids = (uint64_t *)(void *)(slot->memory + offsets[slots->arrays + 1]);
     slot->pool = slots;
     slot->capacity = samples;
     slot->bytes = bytes;
@@ -180,21 +172,21 @@ done:
     return status;
 }
 
-static bool is_copying(const Slot *slot) {
-    bool done = true;
-    return slot->copying && device_query(NULL, slot->copied, &done) == STATUS_OK && !done;
+static Slot *take_free(Slots *slots, size_t samples) {
+    Slot *slot = slots->free;
+    if (slot == NULL || samples > slots->batch_size) return NULL;
+    slots->free = slot->next;
+    slots->free_count--;
+    return slot;
 }
 
-/* The newest that is not being copied; or, since there are as many as are needed, the oldest, once it has been. */
-static Slot *take_free(Slots *slots, size_t samples) {
+/* The newest comes first, whose memory is in the caches; of those that a GPU copies from, the oldest. */
+static void put_free(Slots *slots, Slot *slot) {
     Slot **at = &slots->free;
-    if (*at == NULL || samples > slots->batch_size) return NULL;
-    while ((*at)->next != NULL && is_copying(*at)) at = &(*at)->next;
-    Slot *slot = *at;
-    *at = slot->next;
-    slots->free_count--;
-    await_copy(slot);
-    return slot;
+    while (slot->copied != NULL && *at != NULL) at = &(*at)->next;
+    slot->next = *at;
+    *at = slot;
+    slots->free_count++;
 }
 
 Status loader_slots_take(Slots *slots, size_t samples, LoaderBatch **out) {
@@ -222,10 +214,18 @@ Status loader_slots_take(Slots *slots, size_t samples, LoaderBatch **out) {
 
 uint64_t *loader_slots_ids(LoaderBatch *batch) { return ((Slot *)(void *)batch)->ids; }
 
+void loader_slots_await(LoaderBatch *batch) { await_copy((Slot *)(void *)batch); }
+
+const uint64_t *loader_slots_moving_ids(LoaderBatch *batch) {
+    Slot *slot = (Slot *)(void *)batch;
+    memmove(slot->moving_ids, slot->ids, batch->count * sizeof *slot->ids);
+    return slot->moving_ids;
+}
+
 Status loader_slots_copy_event(LoaderBatch *batch, DeviceEvent **out) {
     Slot *slot = (Slot *)(void *)batch;
     if (slot->copied == NULL) TRY(device_event_create(&slot->copied));
-    slot->copying = true;
+    atomic_store(&slot->copying, true);
     *out = slot->copied;
     return STATUS_OK;
 }
@@ -252,9 +252,7 @@ void loader_batch_release(LoaderBatch *batch) {
     slot->held = false;
     bool keep = !slots->closed && slot->capacity == slots->batch_size && slots->free_count < slots->spare;
     if (keep) {
-        slot->next = slots->free;
-        slots->free = slot;
-        slots->free_count++;
+        put_free(slots, slot);
     } else {
         forget(slots, slot);
     }

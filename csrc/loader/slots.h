@@ -17,6 +17,7 @@ typedef struct SlotsConfig {
     size_t arrays;
     const size_t *sample_bytes; /* of each array; borrowed during loader_slots_create */
     size_t spare;               /* at most so many unused buffers are kept */
+    bool moves;                 /* a GPU copies from them */
     bool page_locked;           /* memory that `device` can copy from beside its work */
     int device;
 } SlotsConfig;
@@ -32,8 +33,11 @@ Status loader_slots_take(Slots *slots, size_t samples, LoaderBatch **out);
 uint64_t *loader_slots_ids(LoaderBatch *batch);
 
 /* An event, of the calling thread's device, that is recorded once copies from the buffer have been put on a stream: it
- * is not written again, nor freed, before they are done. */
+ * is not freed before they are done, nor are its arrays written again by those who wait (loader_slots_await). The ids
+ * that are copied are a copy of their own. */
 Status loader_slots_copy_event(LoaderBatch *batch, DeviceEvent **out);
+void loader_slots_await(LoaderBatch *batch);
+const uint64_t *loader_slots_moving_ids(LoaderBatch *batch);
 
 /* The batch goes to a caller: it counts as held until it is released. */
 void loader_slots_hand_over(LoaderBatch *batch);

@@ -14,6 +14,7 @@
 #include "augment/gather.h"
 #include "base/checked.h"
 #include "base/memory.h"
+#include "loader/apart.h"
 #include "loader/slots.h"
 
 #define ALIGNMENT 256
@@ -52,7 +53,7 @@ typedef struct UploadsScratch {
     int32_t *order;         /* 0, 1, 2... */
     GatherClock *clock;
     unsigned char *tables; /* one an output, each with the room of UploadsWork.table */
-    GatherClock now;       /* what *clock is, if `timed` */
+    GatherClock *said;     /* owned, page-locked: what *clock is or becomes, if `timed` */
     bool timed;
 } UploadsScratch;
 
@@ -118,12 +119,27 @@ static void destroy_upload(Upload *upload) {
     memory_free(upload);
 }
 
-static void destroy_list(Upload *list) {
+static Status destroy_list(void *context) {
+    Upload *list = context;
     while (list != NULL) {
         Upload *next = list->next;
         destroy_upload(list);
         list = next;
     }
+    return STATUS_OK;
+}
+
+static Status destroy_work(void *context) {
+    Uploads *uploads = context;
+    device_free(uploads->scratch.memory);
+    device_host_free(uploads->scratch.said);
+    device_stream_destroy(uploads->stream);
+    return STATUS_OK;
+}
+
+/* Frees what lies on the GPU, whichever thread has let go of it. */
+static void free_apart(int device, LoaderApartWork destroy, void *what) {
+    if (what != NULL && loader_apart(device, destroy, what) != STATUS_OK) (void)destroy(what);
 }
 
 /* Called with the mutex held, which it gives up; the pool goes with its last reference. */
@@ -131,8 +147,7 @@ static void unlock_and_unref(Uploads *uploads) {
     bool last = --uploads->references == 0;
     pthread_mutex_unlock(&uploads->mutex);
     if (!last) return;
-    device_free(uploads->scratch.memory);
-    device_stream_destroy(uploads->stream);
+    if (uploads->stream != NULL) free_apart(uploads->device, destroy_work, uploads);
     pthread_mutex_destroy(&uploads->mutex);
     pthread_mutex_destroy(&uploads->putting);
     memory_free(uploads->work);
@@ -154,9 +169,12 @@ void loader_uploads_close(Uploads *uploads) {
     for (int i = 0; i < 2; i++) {
         for (Upload *upload = lists[i]; upload != NULL; upload = upload->next) forget(uploads, upload);
     }
+    const int device = uploads->device;
     unlock_and_unref(uploads);
-    for (int i = 0; i < 2; i++) destroy_list(lists[i]);
+    for (int i = 0; i < 2; i++) free_apart(device, destroy_list, lists[i]);
 }
+
+void loader_uploads_enter(const Uploads *uploads) { loader_apart_enter(uploads->device); }
 
 UploadsStats loader_uploads_stats(Uploads *uploads) {
     pthread_mutex_lock(&uploads->mutex);
@@ -238,11 +256,25 @@ static Status take_used(Uploads *uploads, Upload **out) {
     return status;
 }
 
+/* A new buffer; where there is no memory for it, a retired one. */
+static Status make_upload(Uploads *uploads, size_t samples, bool *fresh, Upload **out) {
+    const bool usual = samples <= uploads->batch_size;
+    Status status = create_upload(uploads, usual ? uploads->batch_size : samples, out);
+    *fresh = status == STATUS_OK;
+    if (status != STATUS_MEMORY || !usual) return status;
+    ErrorRecord cause = *error_record();
+    pthread_mutex_lock(&uploads->mutex);
+    if (uploads->retired != NULL) status = renew_retired(uploads);
+    *out = take_free(uploads);
+    pthread_mutex_unlock(&uploads->mutex);
+    return *out != NULL ? STATUS_OK : error_adopt(&cause);
+}
+
 static Status take_upload(Uploads *uploads, size_t samples, Upload **out) {
     Upload *upload = NULL;
+    bool fresh = false;
     if (samples <= uploads->batch_size) TRY(take_used(uploads, &upload));
-    bool fresh = upload == NULL;
-    if (fresh) TRY(create_upload(uploads, samples < uploads->batch_size ? uploads->batch_size : samples, &upload));
+    if (upload == NULL) TRY(make_upload(uploads, samples, &fresh, &upload));
     pthread_mutex_lock(&uploads->mutex);
     uploads->references++;
     uploads->stats.live += fresh;
@@ -315,8 +347,10 @@ void loader_upload_release(LoaderUpload *open) {
     } else {
         forget(uploads, upload);
     }
+    const int device = uploads->device;
+    if (!keep) upload->next = NULL;
     unlock_and_unref(uploads);
-    if (!keep) destroy_upload(upload);
+    if (!keep) free_apart(device, destroy_list, upload);
 }
 
 /* ---- what the GPU works with ---- */
@@ -377,12 +411,13 @@ static void count_scratch(Uploads *uploads, size_t bytes) {
 static Status reserve_scratch(Uploads *uploads, size_t samples) {
     UploadsScratch *scratch = &uploads->scratch;
     size_t at[7], bytes;
-    if (scratch->memory != NULL && samples <= scratch->capacity) return STATUS_OK;
+    bool fits = samples == scratch->capacity || (samples < scratch->capacity && samples > uploads->batch_size);
+    if (scratch->memory != NULL && fits) return STATUS_OK; /* no more than usual batches need is kept for them */
     if (samples > INT32_MAX) FAIL(STATUS_ARGUMENT, "a GPU cannot work on %zu images at once", samples);
     TRY(place_scratch(uploads, samples, at, &bytes));
     device_free(scratch->memory);
     count_scratch(uploads, 0);
-    *scratch = (UploadsScratch){0};
+    *scratch = (UploadsScratch){.said = scratch->said};
     TRY(device_alloc(bytes, &scratch->memory));
     count_scratch(uploads, bytes);
     scratch->raw = scratch->memory + at[0];
@@ -399,12 +434,13 @@ static Status reserve_scratch(Uploads *uploads, size_t samples) {
 
 static Status set_clock(Uploads *uploads, UploadsDraws draws) {
     UploadsScratch *scratch = &uploads->scratch;
-    const GatherClock now = {draws.seed, draws.epoch, 0};
-    if (scratch->timed && now.seed == scratch->now.seed && now.epoch == scratch->now.epoch) return STATUS_OK;
-    TRY(device_copy(scratch->clock, &now, sizeof now, uploads->stream));
-    scratch->now = now;
+    GatherClock *said = scratch->said;
+    if (scratch->timed && draws.seed == said->seed && draws.epoch == said->epoch) return STATUS_OK;
+    if (said == NULL) TRY(device_host_alloc(sizeof *said, &scratch->said));
+    TRY(device_stream_synchronize(uploads->stream)); /* which may still copy it */
+    *scratch->said = (GatherClock){draws.seed, draws.epoch, 0};
     scratch->timed = true;
-    return STATUS_OK;
+    return device_copy(scratch->clock, scratch->said, sizeof *scratch->said, uploads->stream);
 }
 
 /* ---- a batch ---- */
@@ -436,7 +472,8 @@ static Status put_batch(Uploads *uploads, UploadsDraws draws, LoaderBatch *batch
         const size_t room = batch->count < uploads->batch_size ? uploads->batch_size : batch->count;
         TRY(reserve_scratch(uploads, room));
         TRY(set_clock(uploads, draws));
-        TRY(device_copy(uploads->scratch.ids, batch->ids, batch->count * sizeof *batch->ids, stream));
+        const uint64_t *ids = loader_slots_moving_ids(batch);
+        TRY(device_copy(uploads->scratch.ids, ids, batch->count * sizeof *ids, stream));
     }
     for (size_t i = 0; i < uploads->arrays; i++) {
         const UploadsWork *work = &uploads->work[i];

@@ -36,6 +36,9 @@ Status loader_uploads_create(const UploadsConfig *config, Uploads **out);
 /* The owner lets go: unused buffers are freed, the others as they are released. NULL does nothing. */
 void loader_uploads_close(Uploads *uploads);
 
+/* What each thread does first that is to work with them, or with memory that they copy from. */
+void loader_uploads_enter(const Uploads *uploads);
+
 /* How the GPU draws. */
 typedef struct UploadsDraws {
     uint64_t seed;

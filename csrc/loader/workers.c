@@ -232,7 +232,7 @@ static void *work(void *argument) {
     Worker *worker = argument;
     Workers *workers = worker->workers;
     Job job;
-    if (workers->config.uploads != NULL) device_capture_apart();
+    if (workers->config.uploads != NULL) loader_uploads_enter(workers->config.uploads);
     pthread_mutex_lock(&workers->mutex);
     while (!workers->quit) {
         if (run_item(worker)) continue;

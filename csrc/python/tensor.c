@@ -350,8 +350,8 @@ static PyObject *tensor_copy(PyObject *object, PyObject *args, PyObject *kwargs)
     Py_BEGIN_ALLOW_THREADS;
     status = copy_on_device((TensorObject *)object, copy, stream);
     Py_END_ALLOW_THREADS;
-    if (status == STATUS_OK && from->device < 0 && copy->tensor.device >= 0) {
-        copy->owner = Py_NewRef(object); /* page-locked memory may be read later than now */
+    if (status == STATUS_OK && copy->tensor.device >= 0 && from->device != copy->tensor.device) {
+        copy->owner = Py_NewRef(object); /* page-locked memory, or another GPU's, may be read later than now */
     }
     if (status == STATUS_OK) return (PyObject *)copy;
     Py_DECREF(copy);

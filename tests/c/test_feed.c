@@ -169,6 +169,7 @@ struct Loader {
     int64_t bad_label; /* at batch 3; NONE: none */
     LoaderArray images, labels;
     size_t outputs;
+    LoaderMoved moved; /* of the labels */
 };
 
 static int held; /* buffers in the feed's hands */
@@ -197,6 +198,11 @@ size_t loader_outputs(const Loader *loader) { return loader->outputs; }
 
 const LoaderArray *loader_array(const Loader *loader, size_t output) {
     return output == 0 ? &loader->images : &loader->labels;
+}
+
+LoaderMoved loader_moved(const Loader *loader, size_t output, const char **why) {
+    *why = NULL;
+    return output == 0 ? LOADER_STAYS : loader->moved;
 }
 
 Status loader_next(Loader *loader, LoaderPoll poll, void *context, LoaderBatch **out) {
@@ -387,6 +393,9 @@ static void test_refusals(void) {
     LoaderFeed *feed = start(reader);
     Loader loader = new_loader();
     loader.outputs = 1;
+    CHECK(loader_feed_check(&loader, SIDE) == STATUS_ARGUMENT);
+    loader = new_loader();
+    loader.moved = LOADER_MOVED;
     CHECK(loader_feed_check(&loader, SIDE) == STATUS_ARGUMENT);
     loader = new_loader();
     loader.images.shape[1] = SIDE + 1;

@@ -261,18 +261,64 @@ with Loader(sys.argv[1], 4, pipelines=plain, seed=1, arrays="numpy") as loader:
 """
 
 
+COPIED = """
+import os, sys
+import _cgxffcv, numpy as np
+from cgxffcv import transforms as tf
+from cgxffcv.loader import Loader
+options = {"num_workers": 1, "batches_ahead": 1, "arrays": "numpy"}
+with Loader(sys.argv[1], 4, pipelines={"image": [tf.ToDevice(0)], "label": None}, **options) as loader:
+    copies = [there.copy(1) for there, in loader]
+    got = [copy.copy(-1).numpy() for copy in copies]
+with Loader(sys.argv[1], 4, pipelines={"label": None}, **options) as loader:
+    for array, (want,) in zip(got, loader, strict=True):
+        np.testing.assert_array_equal(array, want)
+"""
+
+MANY = """
+import sys
+from cgxffcv import transforms as tf
+from cgxffcv.loader import Loader
+pipelines = {"image": [tf.ToDevice(0)], "label": None}
+with Loader(sys.argv[1], 4, pipelines=pipelines, num_workers=1, batches_ahead=1, arrays="numpy") as loader:
+    for _ in range(3):
+        for batch in loader:
+            del batch
+    assert loader.stats()["device_slots"] == 2
+"""
+
+
 @on_emulator
-def test_the_core_moves_to_one_gpu_and_steps_to_others(path, tmp_path):
+@pytest.mark.parametrize(
+    ("script", "variables"),
+    [
+        (TWO, {"CGXFFCV_EMULATED_DEVICES": "2"}),
+        (COPIED, {"CGXFFCV_EMULATED_DEVICES": "2", "CGXFFCV_EMULATED_STREAMS": "late"}),
+        (MANY, {"CGXFFCV_EMULATED_MEMORY": "1600"}),
+    ],
+    ids=["one GPU by the core, others by steps", "copies on another GPU are of the batch", "memory for two batches"],
+)
+def test_in_a_process_of_its_own(path, tmp_path, script, variables):
     done = subprocess.run(
-        [sys.executable, "-c", TWO, path],
+        [sys.executable, "-c", script, path],
         capture_output=True,
         text=True,
         timeout=60,
-        env=environ(CGXFFCV_EMULATED_DEVICES=2),
+        env=environ(**variables),
         check=False,
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
+
+
+@on_emulator
+def test_the_gpu_keeps_no_more_than_usual_batches_need(path):
+    with loader_of(path, WORK, num_workers=1) as loader:
+        go_through(loader)
+        before = loader.stats()["device_bytes"]
+        loader.get_batch(list(range(COUNT)))
+        go_through(loader)
+        assert loader.stats()["device_bytes"] == before
 
 
 @on_emulator

@@ -466,7 +466,7 @@ extern "C" Status augment_gather_batch(const GatherSet *set, const int32_t *orde
     int pixels = set->height * set->width;
     bool wide = pixels % BYTES_16 == 0;
     int units = wide ? pixels / BYTES_16 : pixels;
-    int block_images = units * BLOCK_IMAGES <= BLOCK ? BLOCK_IMAGES : units < BLOCK ? BLOCK / units : 1;
+    int block_images = units <= BLOCK / BLOCK_IMAGES ? BLOCK_IMAGES : units < BLOCK ? BLOCK / units : 1;
     const unsigned blocks = (unsigned)ceil_div((size_t)batch, (size_t)block_images);
     const GatherKernel kernel = wide ? gather_kernel<BYTES_16>(taken.levels) : gather_kernel<1>(taken.levels);
     return LAUNCH_AFTER(kernel, blocks, BLOCK, tables_bytes(taken.tables), stream, *set, order, clock, batch, taken,
