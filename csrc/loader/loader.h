@@ -203,7 +203,8 @@ typedef enum LoaderMoved {
 LoaderMoved loader_moved(const Loader *loader, size_t output, const char **why);
 
 /* The arrays of a batch that lie in device memory, which is used again once nobody holds them and all that was put on
- * any stream of the device before the last one let go is done. */
+ * any stream of the device before the last one let go is done: of streams that loader_upload_read was told of, without
+ * a wait for others. */
 typedef struct LoaderUpload {
     void *const *arrays; /* one an output, 256-byte aligned; of those that do not move, nothing */
     DeviceEvent *ready;  /* behind it, on the device, they are there */

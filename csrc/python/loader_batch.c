@@ -133,7 +133,7 @@ static PyObject *batch_read(PyObject *module, PyObject *args) {
     }
     PyObject *owner = py_tensor_owner(object);
     if (owner == NULL || !Py_IS_TYPE(owner, (PyTypeObject *)state->loader_batch_type)) {
-        PyErr_SetString(PyExc_ValueError, "the tensor is none of a loader's batch");
+        PyErr_SetString(PyExc_ValueError, "the tensor does not belong to a loader's batch");
         return NULL;
     }
     LoaderUpload *upload = ((BatchObject *)owner)->upload;
@@ -144,9 +144,8 @@ static PyObject *batch_read(PyObject *module, PyObject *args) {
 
 static PyMethodDef functions[] = {
     {"loader_batch_read", batch_read, METH_VARARGS,
-     "loader_batch_read(tensor, stream)\n--\n\nAll that reads this tensor of a batch is on the stream. Said once of "
-     "each "
-     "that moves, the\nmemory is used again behind that, without a wait for other streams."},
+     "loader_batch_read(tensor, stream)\n--\n\nAll that reads this tensor of a batch is on the stream.\n"
+     "Said once of each that moves, the memory is used again behind that, without a wait for other streams."},
     {NULL, NULL, 0, NULL},
 };
 
