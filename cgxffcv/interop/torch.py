@@ -9,6 +9,7 @@ import functools
 import importlib
 import sys
 import threading
+from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -23,11 +24,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CGXState",
+    "FromGPU",
     "Loader",
-    "bits_from_gpu",
     "cgx_hook",
     "find_torch",
-    "from_gpu",
     "is_tensor",
     "move",
     "to_bfloat16",
@@ -66,21 +66,31 @@ def to_bfloat16(batch: np.ndarray) -> Any:
     return torch.from_numpy(batch.view(np.int16)).view(torch.bfloat16)
 
 
-def from_gpu(batch: Any) -> Any:
+@dataclass(frozen=True)
+class FromGPU:
     """What a loader's core has made on a GPU, as a torch tensor in torch's own memory: copied there on torch's current
-    stream, so that torch's allocator knows who uses it, and the loader has its own memory back behind the copy."""
-    return _own(batch, batch)
+    stream, so that torch's allocator knows who uses it, and the loader has its own memory back behind the copy.
 
+    Args:
+        bits: the elements are the bits of bfloat16 in uint16.
+        follow: the tensor goes on to torch's current GPU, should that be another one by now.
+        wait: it is there when the call returns; else only in the order of the current stream.
+    """
 
-def bits_from_gpu(batch: Any) -> Any:
-    """The same of bfloat16 bits in uint16."""
-    return _own(batch, batch.view("bfloat16"))
+    bits: bool = False
+    follow: bool = False
+    wait: bool = False
 
-
-def _own(batch: Any, seen: Any) -> Any:
-    tensor = find_torch().from_dlpack(seen).clone()
-    _cgxffcv.loader_batch_read(batch, current_stream("torch", batch.device))
-    return tensor
+    def __call__(self, batch: Any) -> Any:
+        cuda = find_torch().cuda
+        with cuda.device(batch.device):  # or a copy on GPU 1 would set up GPU 0, too, if that is the current one
+            tensor = find_torch().from_dlpack(batch.view("bfloat16") if self.bits else batch).clone()
+            _cgxffcv.loader_batch_read(batch, current_stream("torch", batch.device))
+        if self.follow and cuda.current_device() != batch.device:
+            tensor = tensor.to("cuda", non_blocking=True)
+        if self.wait:
+            cuda.current_stream(tensor.device).synchronize()
+        return tensor
 
 
 class Copies:

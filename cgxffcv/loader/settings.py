@@ -20,6 +20,7 @@ from cgxffcv.loader.ranks import choose_ranks
 from cgxffcv.loader.sources import Sources
 from cgxffcv.pipeline.compile import Output, compile_outputs
 from cgxffcv.pipeline.later import Pass
+from cgxffcv.pipeline.moves import moved_to
 from cgxffcv.wording import brief, counted
 
 if TYPE_CHECKING:
@@ -98,6 +99,7 @@ class Plan:
         self.step_seconds = 0.0  # spent in steps on whole batches
         self.num_samples = core.in_file if self.chosen is None else len(self.chosen)
         self.outputs: list[Output] = []
+        self.moved_to: int | None = None
         self.order_option, self.own_order, self.window = OrderOption.SEQUENTIAL, None, 8
 
     def __getattr__(self, name: str) -> Any:
@@ -144,8 +146,10 @@ class Plan:
         )
 
     def outdated(self) -> bool:
-        """Whether the pipelines' decoders and transforms have other values now than when the core was made ready."""
-        return not same_columns(self.outputs, self.compile())
+        """Whether the pipelines' decoders and transforms have other values now than when the core was made ready, or
+        torch's current GPU, to which they move batches, is another one."""
+        outputs = self.compile()
+        return moved_to(outputs) != self.moved_to or not same_columns(self.outputs, outputs)
 
     def prepare(self, loader: Loader, ordered: Plan | None = None) -> None:
         """Everything that is left to check, and the core made ready. ordered: a plan whose order goes on."""
@@ -154,6 +158,7 @@ class Plan:
         else:
             self.order_option, self.own_order, self.window = ordered.order_option, ordered.own_order, ordered.window
         self.outputs = self.compile()
+        self.moved_to = moved_to(self.outputs)
         self.core.prepare(
             [column for output in self.outputs for column in output.columns],
             self.chosen,
@@ -171,7 +176,7 @@ class Plan:
             blank_damaged=self.on_error == "zero",
             skip_damaged=self.on_error == "skip",
             page_locked=self.choose_page_locked(),
-            device=next((output.moved.gpu for output in self.outputs if output.moved is not None), 0),
+            device=self.moved_to or 0,
         )
         self.place_outputs()
         self.batches_ahead = self.core.stats()["batches_ahead"]

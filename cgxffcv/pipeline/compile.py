@@ -15,7 +15,7 @@ from cgxffcv import decoders as dec
 from cgxffcv import transforms as tf
 from cgxffcv.device import why_none
 from cgxffcv.fields.base import MAX_NAME, Field
-from cgxffcv.interop.torch import bits_from_gpu, find_torch, from_gpu, to_bfloat16, without_gradients
+from cgxffcv.interop.torch import FromGPU, find_torch, to_bfloat16, without_gradients
 from cgxffcv.pipeline.later import PIXELS, NormalizeBatch, OperateOnBatch, Pass, core_operation
 from cgxffcv.pipeline.moves import (
     Moved,
@@ -24,6 +24,7 @@ from cgxffcv.pipeline.moves import (
     move_of,
     moved_steps,
     moves_last,
+    refuse_types,
     torch_moves,
 )
 from cgxffcv.pipeline.operation import RunOperation
@@ -277,7 +278,7 @@ class ImageCompiler:
 
     def obstacle(self) -> str | None:
         """Why nothing behind a move is done on a GPU, as far as this can be said before the core is asked."""
-        if self.device is None:
+        if self.device is None or self.device.device == "cpu":
             return None
         if self.moves > 1:
             return "the batch moves more than once"
@@ -299,7 +300,8 @@ class ImageCompiler:
         if torch and self.torch_image is not None and self.torch_image.channels_last:
             steps.insert(0, OnValues(tf.ToTorchImage()))
         if torch:
-            steps.insert(0, OnValues(bits_from_gpu if self.type == "bfloat16" else from_gpu))
+            follow, wait = self.device.device == "cuda", not self.device.non_blocking
+            steps.insert(0, OnValues(FromGPU(self.type == "bfloat16", follow, wait)))
         done = self.front or 0
         more = image["operations"][done:] or image["normalize"] or self.type != "uint8" or image["layout"] == "chw"
         works = self.front is not None and not self.functions and bool(more)
@@ -480,11 +482,18 @@ def compile_output(
         if isinstance(step, (*IMAGE_STEPS, tf.RandomResizedCrop, tf.ToTorchImage)) and not of_arrays:
             raise TypeError(f"pipeline '{name}': {step!r} is for images, and the field holds {kind}")
         output.steps.append(as_step(name, step))
+    add_move(output, dtype)
+    return output
+
+
+def add_move(output: Output, dtype: str | None) -> None:
+    """Has the core move what the threads make, if it can. `dtype`: of a field of arrays."""
     found = moved_steps(output.steps) if len(output.columns) == 1 else None
     if found is not None:
+        functions = (step for step in output.worker if isinstance(step, (dec.FunctionDecoder, tf.SampleFunction)))
+        refuse_types(output.name, ([dtype] + [step.dtype for step in functions if step.dtype is not None])[-1])
         output.moved = Moved(found[0], {**output.columns[0], "move": move_of()}, found[1])
-    output.steps = moves_last(name, output.steps)
-    return output
+    output.steps = moves_last(output.name, output.steps)
 
 
 def as_spec(name: str, pipeline: Any) -> PipelineSpec:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from cgxffcv import transforms as tf
 from cgxffcv.interop.torch import find_torch
 from cgxffcv.pipeline.later import OperateOnBatch
@@ -86,9 +88,23 @@ def moves_last(name: str, steps: list[Callable]) -> list[Callable]:
     return [*before, steps[at], *behind]
 
 
+def moved_to(outputs: Sequence[Any]) -> int | None:
+    """The GPU to which the core is to move batches, the first that is asked for; None if it moves none."""
+    return next((output.moved.gpu for output in outputs if output.moved is not None), None)
+
+
+def refuse_types(name: str, dtype: str | None) -> None:
+    """TypeError where arrays of that type cannot lie on a GPU without torch."""
+    if dtype is not None and np.dtype(dtype).kind in "bc":
+        raise TypeError(
+            f"pipeline '{name}': arrays of {np.dtype(dtype)} cannot go to a GPU without torch: put Convert behind "
+            "ToDevice, which then changes them before they move"
+        )
+
+
 def choose_moves(outputs: Sequence[Any]) -> None:
-    """The core moves batches to one GPU, the first that is asked for; moves to others stay steps."""
-    gpu = next((output.moved.gpu for output in outputs if output.moved is not None), None)
+    """The core moves batches to one GPU; moves to others stay steps."""
+    gpu = moved_to(outputs)
     for output in outputs:
         if output.moved is not None and output.moved.gpu == gpu:
             output.columns = [output.moved.column]

@@ -207,7 +207,6 @@ def test_what_no_gpu_does_is_done_in_the_workers(small, case):
 def test_why_nothing_is_done_on_the_gpu(small):
     flip, finish = tf.RandomHorizontalFlip(), tf.ToTorchImage()
     for steps, why in (
-        ([tf.ToDevice("cpu"), flip], "not done on the GPU: ToDevice('cpu', non_blocking=True): "),
         ([tf.ToDevice(0), flip, tf.ToDevice("cuda:0")], "not done on the GPU: the batch moves more than once"),
         ([tf.Convert("float32"), tf.ToDevice(0), finish], "in front of the move, pixels are no longer as in the file"),
         ([flip, tf.ToDevice(0)], None),
@@ -218,6 +217,12 @@ def test_why_nothing_is_done_on_the_gpu(small):
             assert (why or "its copy to GPU 0") in said and (why is not None or "not done" not in said)
             worker = next(line for line in said.splitlines() if "in a worker" in line)
             assert all(type(step).__name__ in worker for step in steps if not isinstance(step, tf.ToDevice))
+
+
+def test_nothing_is_said_of_the_gpu_where_none_is_asked_for(small):
+    pipelines = only(small, {"even": [SimpleRGBImageDecoder(), tf.ToDevice("cpu"), tf.RandomHorizontalFlip()]})
+    with Loader(small, 4, pipelines=pipelines, arrays="numpy") as loader:
+        assert "GPU" not in loader.explain()
 
 
 def test_what_is_wrong_anywhere_is_refused_as_before(small):

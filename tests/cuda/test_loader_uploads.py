@@ -242,6 +242,17 @@ def test_labels_are_paired_behind_the_move(path):
             np.testing.assert_array_equal(here(there), array)
 
 
+@pytest.mark.parametrize("dtype", [bool, np.complex64])
+def test_arrays_that_cannot_lie_on_a_gpu_are_refused_at_once(tmp_path, dtype):
+    values = [np.full(3, i % 2, dtype) for i in range(4)]
+    path = tiny_beton.write(tmp_path / "a.beton", {"mask": ("array", values)})
+    with pytest.raises(TypeError, match=f"pipeline 'mask': arrays of {np.dtype(dtype)} cannot go to a GPU"):
+        Loader(path, 2, pipelines={"mask": [tf.ToTensor(), tf.ToDevice(0)]})
+    if dtype is bool:
+        with Loader(path, 2, pipelines={"mask": [tf.ToDevice(0), tf.Convert(np.uint8)]}) as loader:
+            np.testing.assert_array_equal(here(next(iter(loader))[0]), np.stack(values[:2]))
+
+
 TWO = """
 import sys
 import _cgxffcv, numpy as np
