@@ -81,6 +81,9 @@ class FromGPU:
     follow: bool = False
     wait: bool = False
 
+    def __repr__(self) -> str:
+        return "a copy in torch's memory"
+
     def __call__(self, batch: Any) -> Any:
         cuda = find_torch().cuda
         with cuda.device(batch.device):  # or a copy on GPU 1 would set up GPU 0, too, if that is the current one
