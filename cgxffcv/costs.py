@@ -26,7 +26,7 @@ __all__ = ["Lines", "calibrate", "kept", "of"]
 #: By algorithm: latency, seconds an element, seconds a byte of one copy on the wire.
 Lines = dict[str, tuple[float, float, float]]
 
-FORMAT = 1
+FORMAT = 2  # 1: messages between nodes went another way
 SITES = {"host": (1 << 10, 1 << 15, 1 << 18, 1 << 21), "device": (1 << 14, 1 << 18, 1 << 21, 1 << 24)}  # elements
 LONGEST = 1e9  # seconds that anything may take in a file's lines
 QUICK, THOROUGH = 4, 20  # repeats of each measurement, of which the best counts

@@ -64,7 +64,7 @@ def damage_cases():
         "empty": lambda path: path.write_text(""),
         "deep": lambda path: path.write_text("[" * 100_000),
         "a list": lambda path: path.write_text("[]"),
-        "format": changed(lambda held: held.update(format=2)),
+        "format": changed(lambda held: held.update(format=costs.FORMAT - 1)),
         "elsewhere": changed(lambda held: held["about"]["ranks"][1].update(processor="another")),
         "no lines": changed(lambda held: held.update(lines={})),
         "unknown": changed(lambda held: held.update(lines={"tree": [1, 1, 1]})),
