@@ -11,7 +11,8 @@ layers and ranks, stays within a budget (the idea of L-GreCo, arXiv 2210.17357).
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import numbers
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,22 +44,20 @@ class Policy:
         every: int = 1000,
         budget: float | None = None,
     ) -> Policy:
-        """See AdaptiveBits. Raises ValueError naming the argument."""
+        """See AdaptiveBits. Raises TypeError or ValueError naming the argument."""
         most = CODEC_BITS[codec]
         if most == 1:
             raise ValueError(f"the codec {codec} has one width: there is nothing to choose")
+        if not _is_number(every, numbers.Integral):
+            raise TypeError(f"every must be a number of runs, at least 1, not {every!r}")
         if every < 1:
             raise ValueError(f"every must be a number of runs, at least 1, not {every!r}")
-        if budget is not None and not 0 <= budget < float("inf"):
-            raise ValueError(f"budget must be a share of at least 0, or None, not {budget!r}")
-        if budget is None and usual > 8:
+        share = _checked_budget(budget)
+        if share is None and usual > 8:
             raise ValueError("budget must be given for a plan whose own bits quantise nothing")
-        given = widths if widths is not None else range(1 if codec == "rotated" else 2, most + 1)
-        for width in given:
-            if width not in range(1, most + 1):
-                raise ValueError(f"a width must be in 1..{most}, not {width!r}")
-        chosen = {int(width) for width in given} | ({usual} if budget is None else set())
-        return cls(tuple(sorted(chosen)), every, budget, usual)
+        given = range(1 if codec == "rotated" else 2, most + 1) if widths is None else _checked_widths(widths, most)
+        chosen = {*given} | ({usual} if share is None else set())
+        return cls(tuple(sorted(chosen)), int(every), share, usual)
 
     def choose(self, lost: np.ndarray, sizes: np.ndarray) -> list[int]:
         """The width of each layer, from the losses and bytes that `AllreducePlan.losses` gives, of all ranks."""
@@ -69,17 +68,53 @@ class Policy:
         return [self.widths[index] for index in chosen]
 
     def choose_for_all(self, lost: np.ndarray, sizes: np.ndarray, rank: int, tell: Callable[[Any], Any]) -> list[int]:
-        """Rank 0's choice, by `tell`, which gives all ranks what rank 0 has said. ValueError on all where it fails."""
+        """Rank 0's choice, by `tell`, which gives all ranks what rank 0 has said. Where it fails, rank 0 raises
+        what has failed, and the others, which would wait for it, a ValueError that says the same."""
         mine: Any = None
+        failure: Exception | None = None
         if rank == 0:
             try:
                 mine = self.choose(lost, sizes)
-            except ValueError as error:
-                mine = str(error)
+            except Exception as error:
+                failure = error
+                mine = str(error) if isinstance(error, ValueError) else f"on rank 0: {type(error).__name__}: {error}"
         chosen = tell(mine)
+        if failure is not None:
+            raise failure
         if isinstance(chosen, str):
             raise ValueError(chosen)
         return chosen
+
+
+def _is_number(value: object, kind: type) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _checked_budget(budget: object) -> float | None:
+    if budget is None:
+        return None
+    expected = f"budget must be a share of at least 0, or None, not {budget!r}"
+    if not _is_number(budget, numbers.Real):
+        raise TypeError(expected)
+    share = float(budget)  # type: ignore[arg-type]
+    if not 0 <= share < float("inf"):
+        raise ValueError(expected)
+    return share
+
+
+def _checked_widths(widths: object, most: int) -> list[int]:
+    expected = f"widths must be one or several numbers of bits, as (2, 4, 8), or None, not {widths!r}"
+    if isinstance(widths, (str, bytes)) or not isinstance(widths, Iterable):
+        raise TypeError(expected)
+    given = list(widths)
+    if not given:
+        raise ValueError(expected)
+    for width in given:
+        if not _is_number(width, numbers.Integral):
+            raise TypeError(f"a width must be a whole number in 1..{most}, not {width!r}")
+        if width not in range(1, most + 1):
+            raise ValueError(f"a width must be in 1..{most}, not {width!r}")
+    return [int(width) for width in given]
 
 
 class AdaptiveBits:
@@ -91,7 +126,7 @@ class AdaptiveBits:
     quantisation may lose; None: as much as the plan's own bits for all layers would lose at that time. Layers to which
     the plan's `bits` gives a number by name or index keep it, and layers that are not quantised stay so.
 
-    Raises ValueError naming the argument.
+    Raises TypeError or ValueError naming the argument.
     """
 
     def __init__(
@@ -104,7 +139,9 @@ class AdaptiveBits:
     ) -> None:
         self.policy = Policy.of(plan.codec, plan.bits, widths=widths, every=every, budget=budget)
         self._runs = plan.call
-        self.plan, self.every, self.budget, self.widths = plan, every, budget, self.policy.widths
+        self.plan, self.every, self.budget = plan, self.policy.every, self.policy.budget
+        self.widths = self.policy.widths
+        self._due = False  # a choice, until it was made
         self._fixed = np.array(plan.layer_bits) != 0
 
     @property
@@ -116,19 +153,24 @@ class AdaptiveBits:
         """The plan's run. Collective."""
         if self.plan.device is None:
             self._runs = self.plan.call  # a GPU's tells of runs that are over
-        if self._runs % self.every == 0 and self.plan.comm.size > 1:
+        self._due = self._due or self._runs % self.every == 0
+        if self._due and self.plan.comm.size > 1:
             self.measure(buffer, stream)
         self._runs += 1
         return self.plan.run(buffer, stream)
 
     def measure(self, buffer: Any, stream: object = None) -> None:
-        """Chooses the bits for this buffer, on rank 0, for all. Where the losses are no numbers, the bits stay.
-        Collective; ValueError on all ranks where there are too many layers to choose for."""
+        """Chooses the bits for this buffer, on rank 0, for all. Where the losses are no numbers, the bits stay,
+        and the next run tries again. Collective; ValueError on all ranks where there are too many layers to choose
+        for."""
         comm = self.plan.comm
         lost, sizes = self.plan.losses(buffer, self.widths, stream)
         rows = (sizes[:, 0] > 0) & ~self._fixed
         comm.allreduce(lost, op="sum")
-        if not rows.any() or not np.isfinite(lost[rows]).all():
+        if not np.isfinite(lost[rows]).all():
+            return
+        self._due = False
+        if not rows.any():
             return
 
         def tell(mine: Any) -> Any:

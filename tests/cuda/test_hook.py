@@ -30,6 +30,12 @@ def test_bits_that_are_chosen_hold_from_the_next_step_on(tmp_path):
     assert mine == other and all(list(bits) == ["a"] and 4 < bits["a"] < 8 for bits in mine)
 
 
+def test_plans_of_a_recorded_step_stay(tmp_path):
+    """Recorded from the first step on, before a choice was taken up, and where the next one is due."""
+    mine, other = ranks(tmp_path, "recorded")
+    assert mine == other and mine[:2] == [{}, {}] and list(mine[2]) == ["a"]
+
+
 def test_steps_decide_whether_compression_is_the_faster(tmp_path):
     mine, other = ranks(tmp_path, "trial")
     for case in mine:

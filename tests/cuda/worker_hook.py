@@ -6,6 +6,7 @@ import time
 from typing import ClassVar
 
 import numpy as np
+import torch
 from allreduce_model import Case, simulate
 from quant_model import complete
 from torch import _gpu, _hooks
@@ -207,6 +208,37 @@ def adapted():
         chosen.append(model.state.adapted_bits)
         expected.specs["a"] = complete(chosen[-1]["a"], 256)
     return chosen
+
+
+def recording(at):
+    """Steps of which one is recorded in a graph, as the stream says: its plans are those of all later steps, and of a
+    state that is loaded; a choice that they do not have is none."""
+    group, expected = Group(), Expected("int8", "sra")
+    model = new(group, error_feedback="int8", algorithm="sra", adaptive_bits={"every": 2, "budget": 1e-3})
+    model.build(FIRST)
+    for step in range(6):
+        if step == at + 1:
+            plans = [bucket.plan for bucket in model.state._buckets]
+        torch.cuda.is_current_stream_capturing = lambda now=step == at: now
+        expected.check(model.backward(), step)
+        if step < at - 1:
+            expected.specs["a"] = complete(model.state.adapted_bits["a"], 256)
+    saved, bits = model.state.state_dict(), model.state.adapted_bits
+    try:
+        model.state.load_state_dict(saved | {"bits": {"a": 2}})
+    except ValueError as error:
+        assert "a CUDA graph holds plans" in str(error), error
+    else:
+        raise AssertionError("bits of recorded plans have changed")
+    model.state.load_state_dict(saved)
+    expected.check(model.backward(), 6)
+    assert [bucket.plan for bucket in model.state._buckets] == plans and model.state.adapted_bits == bits
+    assert "no more since a step was recorded in a CUDA graph" in model.state.explain()
+    return bits
+
+
+def recorded():
+    return [recording(at) for at in range(3)]
 
 
 def tried(compressed, plain):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from thread_ranks import all_good, run_ranks
 
-from cgxffcv.adaptive import AdaptiveBits
+from cgxffcv.adaptive import AdaptiveBits, Policy
 from cgxffcv.allreduce import AllreducePlan, QuantSpec, check_replicas, dequantize, quantize
 
 F = np.float32
@@ -190,6 +190,21 @@ def test_refusals():
         ):
             with pytest.raises(ValueError, match=message):
                 AdaptiveBits(plan, **options)
+        for options, message in (
+            ({"every": "5"}, "every must be"),
+            ({"every": 2.5}, "every must be"),
+            ({"every": True}, "every must be"),
+            ({"budget": "1"}, "budget must be"),
+            ({"budget": True}, "budget must be"),
+            ({"widths": 4}, "widths must be"),
+            ({"widths": "248"}, "widths must be"),
+            ({"widths": (4.0,)}, "a width must be"),
+            ({"widths": (True,)}, "a width must be"),
+        ):
+            with pytest.raises(TypeError, match=message):
+                AdaptiveBits(plan, **options)
+        with pytest.raises(ValueError, match="widths must be"):
+            AdaptiveBits(plan, widths=(), budget=0.1)
         with pytest.raises(ValueError, match="a width must be in 1..8"):
             AdaptiveBits(plan, widths=(9,)).run(gradients(rank))
         with pytest.raises(ValueError, match="buffer must have the plan's"):
@@ -211,6 +226,42 @@ def test_more_layers_than_widths_are_chosen_for_end_in_an_error_on_all_ranks():
         plan = AllreducePlan(world, [8] * 2049, layer_min_size=1, bucket_size=8, algorithm="sra", timeout=60.0)
         with pytest.raises(ValueError, match="at most 2048 layers"):
             AdaptiveBits(plan).run(np.ones(8 * 2049, F))
+        return world.allreduce(np.ones(3, F), op="sum").tolist()
+
+    assert all_good(run_ranks(2, work)) == [[2.0] * 3] * 2
+
+
+def test_numbers_of_numpy_are_numbers():
+    policy = Policy.of("maxmin", 4, widths=np.array([2, 4]), every=np.int64(5), budget=F(0.5))
+    assert policy == Policy((2, 4), 5, 0.5, 4)
+    assert [type(x) for x in (*policy.widths, policy.every, policy.budget)] == [int, int, int, float]
+
+
+def test_a_choice_that_overflow_has_prevented_is_made_in_the_next_run():
+    def work(world, rank):
+        adaptive = AdaptiveBits(AllreducePlan(world, SHAPES, bits=4, algorithm="sra"), every=1000)
+        adaptive.run(gradients(rank, np.inf))
+        before = adaptive.bits
+        adaptive.run(gradients(rank))
+        chosen = adaptive.bits
+        adaptive.run(gradients(rank + 9, 100.0))
+        return before, chosen, adaptive.bits
+
+    for before, chosen, later in all_good(run_ranks(2, work)):
+        assert before == (0,) * len(SHAPES) and chosen[0] != 0 and later == chosen
+
+
+@pytest.mark.parametrize("failure", (ValueError("too many"), MemoryError("no room"), RuntimeError("a fault")))
+def test_whatever_fails_on_rank_0_is_told_to_all(monkeypatch, failure):
+    def fails(*_):
+        raise failure
+
+    monkeypatch.setattr(Policy, "choose", fails)
+
+    def work(world, rank):
+        adaptive = AdaptiveBits(AllreducePlan(world, SHAPES, bits=4, algorithm="sra", timeout=60.0))
+        with pytest.raises(type(failure) if rank == 0 else ValueError, match=str(failure)):
+            adaptive.run(gradients(rank))
         return world.allreduce(np.ones(3, F), op="sum").tolist()
 
     assert all_good(run_ranks(2, work)) == [[2.0] * 3] * 2

@@ -122,8 +122,8 @@ def uneven(rank, step):
 
 
 def adapted(group, feedback):
-    """Results and bits of steps in which bits are chosen: in the first and in the seventh, since the fourth has a NaN;
-    and a run that goes on from its state."""
+    """Results and bits of steps in which bits are chosen: in the first, in the fifth, since the fourth has a NaN, and
+    in the seventh; and a run that goes on from its state."""
     state, parameters = new_state(group, 4, feedback, adaptive_bits={"every": 3})
     results, bits, saved = [], [], None
     for step in range(STEPS):
@@ -134,7 +134,7 @@ def adapted(group, feedback):
     assert "again every 3 steps: " in state.explain()
     other, own = new_state(group, 4, feedback, adaptive_bits={"every": 3})
     other.load_state_dict(saved)
-    assert other.adapted_bits == bits[-2] != bits[-3]
+    assert other.adapted_bits == bits[-2] != bits[0]
     again = run_step(other, own, buckets_of_steps()[2], uneven(group.rank, STEPS - 1))
     assert again == results[-2:]
     return results, bits
@@ -145,11 +145,11 @@ def expected_adapted(size, feedback):
     for step in range(STEPS):
         everyones = [uneven(rank, step) for rank in range(size)]
         model.bits.update(chosen)
-        if step in (0, 6):
+        if step in (0, 4, 6):
             chosen = model.adapt(["a", "b"], range(2, 9), everyones)
         bits.append(dict(chosen))
         results += model.step(buckets_of_steps()[min(step, 2)], everyones)
-    assert bits[0] == bits[5] != bits[6] == bits[7], bits
+    assert bits[0] == bits[3] != bits[4] and bits[6] == bits[7], bits
     return results, bits
 
 
@@ -161,11 +161,50 @@ def kept_bits(group):
     return state.adapted_bits
 
 
+def loaded_bits(group):
+    """Of a state from which bits are taken: not of parameters that have their own now, nor of exact ones, nor without
+    adaptive_bits; and one of the first version, which has none."""
+    saved = new_state(group, 4, adaptive_bits={})[0].state_dict() | {"call": 1, "bits": {"a": 7, "b": 3, "small": 2}}
+    taken = []
+    for bits in (4, {"default": 4, "a": 5}, {"default": 4, "a*": 5}):
+        state, parameters = new_state(group, bits, adaptive_bits={"every": 1000})
+        state.load_state_dict(saved)
+        run_step(state, parameters, [["a", "bias", "b", "small"]], drawn(group.rank, 0))
+        told = state.explain()
+        taken.append((state.adapted_bits, "5 bits" in told, "7 bits" in told, "3 bits" in told, "2 bits" in told))
+    state, _ = new_state(group, 4)
+    first = {name: value for name, value in saved.items() if name != "bits"} | {"version": 1}
+    state.load_state_dict(first)
+    assert state.state_dict() == saved | {"bits": {}}
+    for wrong, words in (
+        (saved, "give CGXState adaptive_bits"),
+        (saved | {"version": 3}, "version 1 or 2 is expected"),
+    ):
+        try:
+            state.load_state_dict(wrong)
+        except ValueError as error:
+            assert words in str(error), error
+        else:
+            raise AssertionError(words)
+    assert state.state_dict() == saved | {"bits": {}}
+    return taken
+
+
+LOADED = [
+    ({"a": 7, "b": 3}, False, True, True, False),
+    ({"b": 3}, True, False, True, False),
+    ({"b": 3}, True, False, True, False),
+]
+
+
 REFUSED = [
     ({"adaptive_bits": {"every": 0}}, "every must be a number of steps of at least 1"),
     ({"adaptive_bits": {"every": "5"}}, "every must be a number of steps"),
     ({"adaptive_bits": {"each": 5}}, "adaptive_bits has 'each'; what it may have is every, budget, widths"),
     ({"adaptive_bits": {"budget": -1}}, "budget must be a share"),
+    ({"adaptive_bits": {"budget": "1"}}, "adaptive_bits: budget must be a share"),
+    ({"adaptive_bits": {"widths": 4}}, "adaptive_bits: widths must be"),
+    ({"adaptive_bits": {"widths": ()}}, "adaptive_bits: widths must be"),
     ({"adaptive_bits": {"widths": (4, 9)}}, "a width must be in 1..8, not 9"),
     ({"adaptive_bits": 500}, "adaptive_bits must be a mapping"),
     ({"adaptive_bits": {}, "compression_params": {"bits": 32}}, 'needs "bits" of 1 to 8'),
@@ -190,6 +229,8 @@ def main():
         for found in on_ranks(size, lambda group: adapted(group, feedback)):  # noqa: B023
             assert found == expected_adapted(size, feedback), found
     assert on_ranks(2, kept_bits) == [{"b": 2}] * 2
+    for found in on_ranks(2, loaded_bits):
+        assert found == LOADED, found
     for refused, words in REFUSED:
         try:
             CGXState(None, **{"compression_params": {"bits": 4}} | refused)

@@ -275,7 +275,7 @@ def resumed():
     wrong = [
         ({"rank": 7}, "that of rank 7"),
         ({"residuals": names}, "no parameter of the model is called 'other."),
-        ({"version": 9}, "version 2 is expected"),
+        ({"version": 9}, "version 1 or 2 is expected"),
         ({"call": "3"}, "call cannot be '3'"),
         ({"residuals": flat}, "must have the shape"),
     ]

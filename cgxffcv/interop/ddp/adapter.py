@@ -24,23 +24,35 @@ class Adapter:
     def __init__(self, policy: Policy, gather: Gather, rank: int, bits: dict[int, int], step: int) -> None:
         self.policy, self.bits = policy, bits
         self._gather, self._rank = gather, rank
+        self.stopped = False
         self.resume(bits, step)
 
     def resume(self, bits: dict[int, int], step: int) -> None:
         """As made with these."""
         self.bits, self._step = bits, step
-        self.measuring = self._due = self._changed = False
+        self.measuring = self._changed = False
+        self._due = not bits  # a choice, until it was made
+        self._before: dict[int, int] = {}  # the bits before the last choice
         self._measured: dict[int, tuple[list[float], list[int]]] = {}  # losses and bytes of a parameter
 
     def begin(self, compresses: bool) -> bool:
         """A step begins, whose sums are compressed, or perhaps not. Whether parameters have got other bits."""
+        if self.stopped:
+            return False
         self.decide()  # where a bucket that is none of ours was the last
         changed, self._changed = self._changed, False
         self._due = self._due or self._step % self.policy.every == 0
         self.measuring = self._due and compresses
-        self._due = self._due and not self.measuring
         self._step += 1
         return changed
+
+    def stop(self) -> None:
+        """For good, with the bits that buckets have now: a graph in which they were recorded holds their plans."""
+        if self._changed:  # by a choice that no bucket has taken up
+            self.bits.clear()
+            self.bits.update(self._before)
+        self.stopped, self.measuring, self._changed = True, False, False
+        self._measured.clear()
 
     def add(self, layout: Layout, fixed: set[int], lost: np.ndarray, sizes: np.ndarray) -> None:
         """What a bucket's layers lose in this step, as `AllreducePlan.losses` says; those with the numbers `fixed` keep
@@ -57,18 +69,24 @@ class Adapter:
 
     def decide(self) -> None:
         """By what was measured, if anything was, on rank 0 for all. Collective. Bits stay where losses are no numbers,
-        as of gradients that are none."""
+        as of gradients that are none, and the next step tries again."""
+        if not self.measuring:
+            return
+        self.measuring = False
         measured, self._measured = self._measured, {}
         if not measured:
+            self._due = False
             return
         lost = np.zeros((len(measured), len(self.policy.widths) + 1))
         for theirs in self._gather("losses of each width", [losses for losses, _ in measured.values()]):
             lost += np.array(theirs)
         if not np.isfinite(lost).all():
             return
+        self._due = False
         sizes = np.array([each for _, each in measured.values()], np.uint64)
         chosen = dict(zip(measured, self._choose(lost, sizes), strict=True))
         self._changed = any(self.bits.get(identity, self.policy.usual) != width for identity, width in chosen.items())
+        self._before = dict(self.bits)
         self.bits.update(chosen)
 
     def _choose(self, lost: np.ndarray, sizes: np.ndarray) -> list[int]:
@@ -81,7 +99,8 @@ class Adapter:
 
     def explain(self) -> str:
         """In words."""
-        when = f"by what quantisation loses, again every {self.policy.every} steps"
+        often = f"again every {self.policy.every} steps"
+        when = "no more since a step was recorded in a CUDA graph, which holds their plans" if self.stopped else often
         counts = sorted(Counter(self.bits.values()).items())
         told = ", ".join(f"{bits} bits of {count}" for bits, count in counts) or "none yet"
-        return f"bits of parameters chosen {when}: {told}"
+        return f"bits of parameters chosen by what quantisation loses, {when}: {told}"

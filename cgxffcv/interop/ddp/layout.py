@@ -83,6 +83,13 @@ class Rules:
     bucket_size: PerLayer
     layer_min_size: int
 
+    def _is_large(self, parameter: Any) -> bool:
+        return parameter.dim() > 1 and parameter.numel() >= self.layer_min_size
+
+    def chooses(self, identity: int) -> bool:
+        """Whether one of the model's parameters may get bits that were chosen: it has none of its own, nor is exact."""
+        return self.bits.of(self.names.of(identity))[0] is None and self._is_large(self.names.parameter(identity))
+
     def table(self, layout: Layout) -> dict[str, Any]:
         """Arguments of an AllreducePlan: the layers, and what they have of their own by their numbers."""
         layers: list[tuple[str | None, tuple[int, ...]]] = []
@@ -90,9 +97,8 @@ class Rules:
         for index, (identity, parameter) in enumerate(zip(layout.key, layout.parameters, strict=True)):
             name = self.names.of(identity)
             layers.append((name, tuple(parameter.shape)))
-            large = parameter.dim() > 1 and parameter.numel() >= self.layer_min_size
             own, by_name = self.bits.of(name)
-            if own is not None and (by_name or large or own == UNCOMPRESSED):
+            if own is not None and (by_name or self._is_large(parameter) or own == UNCOMPRESSED):
                 bits[index] = own
             size, _ = self.bucket_size.of(name)
             if size is not None:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from cgxffcv.interop.ddp.buckets import Bucket
-from cgxffcv.interop.ddp.layout import Names
+from cgxffcv.interop.ddp.layout import Names, Rules
 from cgxffcv.interop.ddp.settings import check_bits
 
 VERSION = 2
@@ -80,11 +80,27 @@ class Memory:
         held = {"version": VERSION, "rank": rank, "ranks": ranks, "call": call, "plain": self.plain}
         return held | {"bits": bits, "residuals": residuals}
 
-    def read(self, held: Mapping[str, Any], names: Names, rank: int, ranks: int) -> None:
-        """ValueError, and nothing is changed, for what was not written for this rank and this model."""
+    def read(
+        self, held: Mapping[str, Any], rules: Rules, rank: int, ranks: int, *, adapts: bool, recorded: bool
+    ) -> None:
+        """ValueError, and nothing is changed, for what was not written for this rank and this model, or has chosen bits
+        that cannot be followed: where none are chosen, or plans can change no more. Parameters whose bits the user
+        gives keep those."""
+        held = _of_this_version(held)
         _check(held, rank, ranks)
-        found = {}
+        names, found = rules.names, {}
         bits = {_identity_of(name, names): check_bits(width) for name, width in held["bits"].items()}
+        bits = {identity: width for identity, width in bits.items() if rules.chooses(identity)}
+        if bits and not adapts:
+            raise ValueError(
+                "load_state_dict: the state has bits that adaptive_bits has chosen: give CGXState adaptive_bits, too, "
+                'or leave them: state["bits"] = {}'
+            )
+        if recorded and bits != self.bits:
+            raise ValueError(
+                "load_state_dict: the state has other chosen bits, and a CUDA graph holds plans with these: load it "
+                "before a step is recorded"
+            )
         for name, residual in held["residuals"].items():
             identity = _identity_of(name, names)
             shape = tuple(names.parameter(identity).shape)
@@ -122,14 +138,22 @@ def _residuals_of(bucket: Bucket) -> dict[int, np.ndarray]:
     return {identity: residual[first : first + elems].copy() for identity, first, elems in bucket.layout.spans()}
 
 
+def _of_this_version(held: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The first version had no chosen bits."""
+    version = held.get("version") if isinstance(held, Mapping) else None
+    if version == 1 and "bits" not in held:
+        return {**held, "version": VERSION, "bits": {}}
+    if isinstance(version, int) and version != VERSION:
+        raise ValueError(f"load_state_dict: a state of version 1 or {VERSION} is expected, not {version}")
+    return held
+
+
 def _check(held: Mapping[str, Any], rank: int, ranks: int) -> None:
     if not isinstance(held, Mapping) or held.keys() != _MEMBERS.keys():
-        raise ValueError("load_state_dict: what CGXState.state_dict() has given is expected, of the same version")
+        raise ValueError("load_state_dict: what CGXState.state_dict() has given is expected")
     for name, kind in _MEMBERS.items():
         if not isinstance(held[name], kind):
             raise ValueError(f"load_state_dict: {name} cannot be {held[name]!r}")
-    if held["version"] != VERSION:
-        raise ValueError(f"load_state_dict: version {VERSION} is expected, not {held['version']}")
     if (held["rank"], held["ranks"]) != (rank, ranks):
         raise ValueError(
             f"load_state_dict: this is rank {rank} of {ranks}, and the state is that of rank {held['rank']} of "

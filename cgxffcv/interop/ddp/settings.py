@@ -135,7 +135,10 @@ def adaptive_policy(given: Mapping[str, Any] | None, codec: str, bits: int) -> P
     if bits == UNCOMPRESSED:
         raise ValueError('adaptive_bits needs "bits" of 1 to 8 in compression_params: what is not compressed stays so')
     _whole(given.get("every", 1), "adaptive_bits: every", lambda n: n >= 1, "a number of steps of at least 1")
-    return Policy.of(codec, bits, **given)
+    try:
+        return Policy.of(codec, bits, **given)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"adaptive_bits: {error}") from None
 
 
 def check_parameters(given: Mapping[str, Any] | None) -> dict[str, Any]:

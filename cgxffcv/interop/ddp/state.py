@@ -165,7 +165,8 @@ class CGXState:
         rank, ranks = self._place()
         if self._buckets is not None:
             self._buckets.settle()
-        self._memory.read(state, self._rules.names, rank, ranks)
+        recorded = self._buckets is not None and self._buckets.recorded
+        self._memory.read(state, self._rules, rank, ranks, adapts=self._policy is not None, recorded=recorded)
         if self._buckets is not None:
             self._buckets.load()
 

@@ -78,13 +78,20 @@ class Buckets:
             self.adapter.decide()
         return future
 
+    @property
+    def recorded(self) -> bool:
+        """Whether bits can change no more, since a graph holds plans that have them."""
+        return self.adapter is not None and self.adapter.stopped
+
     def begin_step(self) -> None:
         begin_step(self.trial)
 
     def adapt(self) -> None:
-        """A step begins: takes up other bits after one that was measured. Not while steps are recorded in a graph."""
-        if self.adapter is None or (self._besides and torch.cuda.is_current_stream_capturing()):
+        """A step begins: takes up other bits after one that was measured. No more after one recorded in a graph."""
+        if self.adapter is None:
             return
+        if self._besides and torch.cuda.is_current_stream_capturing():
+            self.adapter.stop()
         if self.adapter.begin(self.trial is None or self.trial.decision is False):
             self._forget(self.memory.save)
         if self.adapter.measuring:
@@ -99,11 +106,13 @@ class Buckets:
 
     def _measure(self, adapter: Adapter, known: Bucket, buffer: torch.Tensor) -> None:
         """What the bucket's sum is about to lose."""
-        if known.plan is None:
+        layout, widths = known.layout, adapter.policy.widths
+        if layout.device.type == "cuda" and torch.cuda.is_current_stream_capturing():  # from the first step on
+            adapter.stop()
+        if known.plan is None or adapter.stopped:
             return
         self.worker.drain()
         known.finish()
-        layout, widths = known.layout, adapter.policy.widths
         if layout.device.type == "cuda":
             stream = torch.cuda.current_stream(layout.device).cuda_stream
             found = known.plan.losses(gpu.tensor_over(layout, buffer), widths, stream)
@@ -135,7 +144,7 @@ class Buckets:
         """From the memory, which has changed. Collective."""
         for rank, said in enumerate(self.place.meeting.gather("load_state_dict", self.memory.said())):
             compare(self.place.rank, self.memory.said(), rank, said)
-        if self.adapter is not None:
+        if self.adapter is not None and not self.recorded:
             self.adapter.resume(self.memory.bits, self.memory.call)
             self._forget(lambda bucket: bucket.finish())
         for bucket in self:
