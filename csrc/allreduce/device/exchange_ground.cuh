@@ -19,6 +19,12 @@ __device__ static __forceinline__ uint8_t *exchange_place(const ExchangeRegion &
     return region.at + (epoch & 1u) * region.half;
 }
 
+/* Of a table [part, seat] what is for a tile's part and a rank of this node. */
+__device__ static __forceinline__ const ExchangeRegion &
+exchange_seat(const ExchangeLevels *levels, const ExchangeRegion *table, const DeviceTile &tile, int seat) {
+    return table[((int)tile.owner - levels->shard) * levels->seats + seat];
+}
+
 __device__ static __forceinline__ const uint8_t *exchange_row(const ExchangePlan *plan, uint32_t epoch, int row) {
     return exchange_place(plan->window.from[row], epoch);
 }

@@ -37,7 +37,7 @@ template <QuantType TYPE, QuantCodec CODEC, typename Kept> struct LevelsBucket {
 
     /* The terms of a rank of this node. */
     __device__ __forceinline__ const ExchangeRegion &seat(int number) const {
-        return levels->terms[((int)tile.owner - levels->shard) * levels->seats + number];
+        return exchange_seat(levels, levels->terms, tile, number);
     }
 
     /* Adds a term in a region to v, or puts it there. */
@@ -213,7 +213,7 @@ __device__ static __forceinline__ bool levels_await_node(const ExchangePlan *pla
                                                          const ExchangeTurns &turns, uint32_t epoch) {
     return exchange_await_each(plan, turns, epoch, COMM_WINDOW_TERMS, levels->seats,
                                [&](const DeviceTile &tile, int i) -> const ExchangeRegion & {
-                                   return levels->terms[((int)tile.owner - levels->shard) * levels->seats + i];
+                                   return exchange_seat(levels, levels->terms, tile, i);
                                });
 }
 

@@ -5,7 +5,7 @@
 /* Where a part's results go, to a rank of this node. */
 __device__ static __forceinline__ const ExchangeRegion &pass_region(const ExchangeLevels *levels,
                                                                     const DeviceTile &tile, int seat) {
-    return levels->pass[((int)tile.owner - levels->shard) * levels->seats + seat];
+    return exchange_seat(levels, levels->pass, tile, seat);
 }
 
 __device__ static __forceinline__ void pass_tile(const ExchangePlan *plan, const ExchangeLevels *levels,

@@ -149,8 +149,8 @@ __device__ static __forceinline__ void quads_emit(QuantSink sink, uint64_t at, i
     __syncwarp();
 }
 
-/* A piece of 8 / GROUPS buckets, whose metadata and codes stand at `place`; what
- * it loses is kept the one way, or the other. `v` is no more afterwards. */
+/* A piece of 8 / GROUPS buckets, whose metadata and codes stand at `place`; what it loses is kept the one way, or the
+ * other. `v` is no more afterwards. */
 template <int GROUPS>
 __device__ __forceinline__ void quads_encode(QuadsHalf (&v)[2], int bits, QuantPlace place, QuantSink sink,
                                              QuantKeep keep, QuantKeepEight eight, QuantRoom *room) {
