@@ -331,14 +331,19 @@ Status comm_forward_start(CommForward *f) {
     return STATUS_OK;
 }
 
-void comm_forward_destroy(CommForward *f, bool farewell) {
-    if (f == NULL) return;
+/* What the thread works on, and what kernels write. */
+static void forward_stop(CommForward *f, bool farewell) {
     f->state = !farewell || comm_broken(f->parent, NULL) ? FORWARD_STOPS : FORWARD_LEAVES;
     if (f->started) pthread_join(f->thread, NULL);
-    comm_destroy(f->comm);
     device_free(f->post.next);
     device_host_free(f->post.parcels);
     device_host_free(f->boxes);
+}
+
+void comm_forward_destroy(CommForward *f, bool farewell) {
+    if (f == NULL) return;
+    if (f->parent->owner_pid == (int)getpid()) forward_stop(f, farewell); /* a forked child has no such thread */
+    comm_destroy(f->comm);
     memory_free(f->box_of);
     memory_free(f->rank_of);
     memory_free(f->envelopes);

@@ -211,7 +211,7 @@ static Status join_inside(CommWindow *w, const CommWindowRoom *room) {
         if (w->node->size == 1 || w->inside != NULL) return STATUS_OK;
         TRY(comm_window_create(w->node, (CommWindowKind)kind, room, &w->inside, why));
     }
-    if (w->inside == NULL) FAIL(STATUS_CUDA, "among the ranks of node %d, %.150s", w->comm->node, why);
+    if (w->inside == NULL) FAIL(STATUS_CUDA, "among the ranks of node %d, by local_rank, %.150s", w->comm->node, why);
     return STATUS_OK;
 }
 
@@ -247,9 +247,10 @@ static void check_nodes(const Comm *comm, CommWindowKind kind, char *why) {
     bool apart = comm->nodes > 1, company = false;
     for (int rank = 0; rank < comm->size; rank++) apart = apart || !comm->shares[rank];
     for (int node = 0; node < comm->nodes; node++) company = company || comm_local_size_of(comm, node) > 1;
-    const char *text = kind < COMM_WINDOW_MIXED && apart                             ? "the ranks lie on several nodes"
-                       : kind == COMM_WINDOW_MIXED && (comm->nodes == 1 || !company) ? "no node is one of several ranks"
-                                                                                     : "";
+    const char *text = kind < COMM_WINDOW_MIXED && apart               ? "the ranks lie on several nodes"
+                       : kind == COMM_WINDOW_MIXED && comm->nodes == 1 ? "all ranks are on one node"
+                       : kind == COMM_WINDOW_MIXED && !company         ? "every rank is alone on its node"
+                                                                       : "";
     snprintf(why, COMM_WHY_BYTES, "%s", text);
 }
 
@@ -319,12 +320,17 @@ static void window_meet(const CommWindow *w, _Atomic uint32_t *count) {
     }
 }
 
+/* Whoever is lost on another node is missed inside of this one, too: nobody waits there for those who do not come. */
+static void break_node(const CommWindow *w) {
+    const ErrorRecord *cause;
+    AbortRecord record = {.code = STATUS_TRANSPORT, .rank = -1};
+    if (w->node == NULL || !comm_broken(w->comm, &cause)) return;
+    snprintf(record.message, sizeof record.message, "%.*s", (int)sizeof record.message - 1, cause->message);
+    comm_wait_break(w->node, &record);
+}
+
 /* Nobody's memory goes while another's kernels may write into it. */
 static void window_release(CommWindow *w) {
-    if (w->signs != NULL) comm_window_abort(w);
-    comm_forward_destroy(w->forward, w->joined);
-    comm_window_destroy(w->inside);
-    comm_destroy(w->node);
     if (w->joined && w->hall != NULL) window_meet(w, &w->hall->idle);
     close_others(w);
     if (w->joined && w->hall != NULL) window_meet(w, &w->hall->gone);
@@ -335,8 +341,14 @@ static void window_release(CommWindow *w) {
 
 void comm_window_destroy(CommWindow *w) {
     if (w == NULL) return;
+    const bool own = w->comm->owner_pid == (int)getpid(); /* a forked child has nothing but mappings */
     comm_watch_unguard(&w->guard);
-    if (w->comm->owner_pid == (int)getpid()) window_release(w); /* what a forked child has is not its own */
+    if (own && w->signs != NULL) comm_window_abort(w);
+    comm_forward_destroy(w->forward, w->joined);
+    if (own) break_node(w);
+    comm_window_destroy(w->inside);
+    comm_destroy(w->node);
+    if (own) window_release(w);
     if (w->hall != NULL) munmap(w->hall, w->hall_bytes);
     memory_free(w->bases);
     memory_free(w);

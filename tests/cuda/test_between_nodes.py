@@ -165,4 +165,34 @@ def test_a_rank_that_is_lost_on_another_node(tmp_path, loss, algorithm):
         found = job.result(rank)
         assert found["type"] in (("PeerLost",) if loss == "kill" else ("CommTimeout", "CommError")), job.text()
         assert loss == "stop" or re.search("rank 3 .*died", found["text"]), found
+        assert found["end_s"] < 3, "nobody waits for those who do not come"
     assert loss == "kill" or any(job.result(rank)["type"] == "CommTimeout" for rank in range(3))
+
+
+SCARCE = {"script": "worker_device.py", "CGXFFCV_EMULATED_DEVICES": 4}
+MEMORY = {1: str(40 << 20), 2: str(24 << 20)}  # enough for windows, but not for 32 MB beside them
+
+
+@only_emulated
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_a_gpu_without_memory_for_a_plan(tmp_path, nodes):
+    """Ends the making of that plan at once, and what the others do next: they hear why."""
+    job = start(Launch("shm", 4, nodes), tmp_path, "scarce", "3", MEMORY[nodes], **SCARCE)
+    try:
+        for rank in range(4):
+            job.reached(rank, "result", 40)
+    finally:
+        job.kill()
+    found = [job.result(rank) for rank in range(4)]
+    assert found[3]["type"] == "MemoryError" and "GPU memory" in found[3]["text"], found
+    for values in found[:3]:
+        assert values["type"] == "CommError" and re.search("rank 3 failed: .*GPU memory", values["text"]), found
+    assert max(values["seconds"] for values in found) < 10, found
+
+
+@only_emulated
+@pytest.mark.parametrize("staged", [False, True])
+def test_a_forked_child_keeps_no_memory_of_the_ranks(tmp_path, staged):
+    variables = {"CGXFFCV_EMULATED_DEVICES": 4} | ({"CGXFFCV_P2P": 0} if staged else {})
+    for values in run(Launch("shm", 4, 2), tmp_path, "forked", script="worker_device.py", limit=60, **variables):
+        assert values == {"left": [], "kind": STAGED if staged else PEER}

@@ -76,7 +76,7 @@ FAULTS = {
     "memory": ("peer", "CGXFFCV_EMULATED_MEMORY=1000000@1", r"rank 1: \d+ MiB of GPU memory are needed at once"),
     "no GPU": ("peer", "CGXFFCV_EMULATED_DEVICES=0@1", r"rank 1: no GPU: no CUDA device"),
     "no GPU either": ("staged", "CGXFFCV_EMULATED_DEVICES=0@0", r"rank 0: no GPU: no CUDA device"),
-    "inside": ("mixed", f"{REGISTER}=0@3", r"rank 2: among the ranks of node 1, rank 1: cudaHostRegister.*"),
+    "inside": ("mixed", f"{REGISTER}=0@3", r"rank 2: among .* node 1, by local_rank, rank 1: cudaHostRegister.*"),
     "register": ("staged", f"{REGISTER}=0@1", r"rank 1: cudaHostRegister.* operation not supported"),
 }
 

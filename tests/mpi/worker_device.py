@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import time
+from pathlib import Path
 
 import _cgxffcv
 import numpy as np
@@ -139,7 +141,54 @@ def lost():
     plan.wait()
     if world.rank == world.size - 1:
         os.kill(os.getpid(), signal.SIGKILL if ARGUMENTS[1] == "kill" else signal.SIGSTOP)
-    result(world.rank, **caught(world, lambda: (plan.run(x), plan.wait())))
+    found = caught(world, lambda: (plan.run(x), plan.wait()))
+    began = time.monotonic()
+    plan = None
+    result(world.rank, **found, end_s=time.monotonic() - began)
+    os._exit(0)
+
+
+def forked():
+    """What memory the ranks share a forked child maps still when it has dropped a plan and the communicator."""
+    world = join(timeout=60)
+    device = world.rank % len(_cgxffcv.devices())
+    _cgxffcv.select_device(device)
+    plan = AllreducePlan(world, LAYERS, device=device, layer_min_size=500, algorithm="sra")
+    x = CudaArray(inputs(world, "float32", 0), device)
+    plan.run(x)
+    plan.wait()
+    end, start = os.pipe()
+    if os.fork() == 0:
+        plan = None
+        world.close()
+        maps = Path("/proc/self/maps").read_text().splitlines()
+        os.write(start, json.dumps([line for line in maps if "memfd:cgxffcv" in line]).encode())
+        os._exit(0)
+    os.close(start)
+    with open(end) as pipe:
+        left = json.load(pipe)
+    os.wait()
+    result(world.rank, left=left, kind=plan.explain().splitlines()[0].split(", in ")[0])
+    world.barrier()
+    os._exit(0)
+
+
+def scarce():
+    """The last rank's GPU has no memory for the residual of a plan; all others have, and go on."""
+    if int(os.environ["TEST_RANK"]) == int(ARGUMENTS[0]):
+        os.environ["CGXFFCV_EMULATED_MEMORY"] = ARGUMENTS[1]
+    world = join(timeout=60)
+    device = world.rank % len(_cgxffcv.devices())
+    _cgxffcv.select_device(device)
+
+    def make():
+        plan = AllreducePlan(world, [(4000, 2000)], device=device, algorithm="sra", error_feedback=True)  # 32 MB
+        world.barrier()
+        return plan
+
+    began = time.monotonic()
+    found = caught(world, make)
+    result(world.rank, **found, seconds=time.monotonic() - began)
     os._exit(0)
 
 
@@ -182,4 +231,5 @@ def choose():
     world.close()
 
 
-{"match": match, "exact": exact, "adapt": adapt, "choose": choose, "lost": lost, "unwatched": unwatched}[CASE]()
+CASES = (match, exact, adapt, choose, lost, forked, scarce, unwatched)
+{case.__name__: case for case in CASES}[CASE]()

@@ -220,7 +220,7 @@ static Status make_residual(DeviceEngine *engine) {
     return device_fill(block, 0, bytes, NULL);
 }
 
-static Status make_extents(DeviceEngine *engine, char *why, bool *fits) {
+static Status make_parts(DeviceEngine *engine, char *why, bool *fits) {
     const AllreduceSetup *setup = engine->setup;
     TRY(device_alloc(sizeof *engine->call, &engine->call));
     TRY(device_fill(engine->call, 0, sizeof *engine->call, NULL));
@@ -232,6 +232,15 @@ static Status make_extents(DeviceEngine *engine, char *why, bool *fits) {
     for (int i = 0; engine->hall != NULL && i < setup->extent_count && *fits; i++) TRY(make_extent(engine, i, fits));
     if (!*fits) snprintf(why, ALLREDUCE_WHY_BYTES, "a bucket is larger than the GPUs' windows allow");
     return STATUS_OK;
+}
+
+/* The others must hear of a failure, say for lack of GPU memory: they would wait for this rank in their next operation,
+ * and this one for them when its hall goes. */
+static Status make_extents(DeviceEngine *engine, char *why, bool *fits) {
+    Comm *comm = engine->setup->comm;
+    if (engine->hall == NULL) return make_parts(engine, why, fits);
+    TRY(comm_begin(comm, "making sums on GPUs", 0));
+    return comm_end(comm, make_parts(engine, why, fits));
 }
 
 /* Why not, or "": the same on all ranks. */

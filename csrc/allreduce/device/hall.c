@@ -163,6 +163,15 @@ static Status make_own(ExchangeHall *hall, uint64_t bytes) {
     return device_fill(hall->own, 0, bytes, NULL);
 }
 
+/* What is this rank's alone. */
+static Status make_state(ExchangeHall *hall) {
+    TRY(make_own(hall, hall->part_bytes));
+    TRY(device_alloc(sizeof *hall->state, &hall->state));
+    TRY(device_fill(hall->state, 0, sizeof *hall->state, NULL));
+    TRY(device_stream_synchronize(NULL));
+    return device_event_create(&hall->ran);
+}
+
 static Status make_hall(Comm *comm, uint32_t number, uint64_t data_bytes, ExchangeHall **out, char *why) {
     Status status = STATUS_OK;
     ExchangeHall *hall = NULL;
@@ -170,11 +179,8 @@ static Status make_hall(Comm *comm, uint32_t number, uint64_t data_bytes, Exchan
     *hall = (ExchangeHall){.comm = comm, .number = number, .users = 1};
     TRY_GOTO(make_window(comm, data_bytes, hall, why));
     if (hall->window == NULL) goto done;
-    TRY_GOTO(make_own(hall, hall->part_bytes));
-    TRY_GOTO(device_alloc(sizeof *hall->state, &hall->state));
-    TRY_GOTO(device_fill(hall->state, 0, sizeof *hall->state, NULL));
-    TRY_GOTO(device_stream_synchronize(NULL));
-    TRY_GOTO(device_event_create(&hall->ran));
+    TRY_GOTO(comm_begin(comm, "making sums on GPUs", 0));
+    TRY_GOTO(comm_end(comm, make_state(hall))); /* the others hear of a failure before the window goes */
     pthread_mutex_lock(&lock);
     hall->next = halls;
     halls = hall;
