@@ -7,29 +7,16 @@ import beton_law
 import beton_model as model
 import numpy as np
 import pytest
+from beton_model import FIELDS, samples, table_of
 
 from cgxffcv import BetonError, DatasetWriter, Loader, Reader, beton
 from cgxffcv.decoders import JSONDecoder
 from cgxffcv.fields import BytesField
 
 PAGE = 4096
-FIELDS = [
-    ("image", "img", None),
-    ("int", "n", None),
-    ("bytes", "b", None),
-    ("json", "doc", None),
-    ("array", "arr", ("<f4", (2, 2))),
-]
 METADATA = 24 + 5 * 1041
 # image 0, n 16, b 24, doc 40, arr 56
 OFFSETS, RECORD = model.layout([field[0] for field in FIELDS])
-
-
-def samples(count=3):
-    return [
-        (("raw", 2, 3, bytes(range(s, s + 18))), s, b"bytes"[: s + 1], b'{"s": %d}' % s, bytes(16))
-        for s in range(count)
-    ]
 
 
 def good(count=3):
@@ -42,10 +29,6 @@ def descriptor(field):
 
 def record(sample, field):
     return METADATA + sample * RECORD + OFFSETS[field]
-
-
-def table_of(data):
-    return struct.unpack_from("<Q", data, 16)[0]
 
 
 def entry(data, index):

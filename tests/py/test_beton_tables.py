@@ -1,7 +1,5 @@
 """Allocation tables as several processes write them, which are read without sorting: against the format's law."""
 
-import struct
-
 import beton_law
 import beton_model as model
 import numpy as np
@@ -9,37 +7,18 @@ import pytest
 
 from cgxffcv import BetonError, Reader
 
-FIELDS = [
-    ("image", "img", None),
-    ("int", "n", None),
-    ("bytes", "b", None),
-    ("json", "doc", None),
-    ("array", "arr", ("<f4", (2, 2))),
-]
-
-
-def samples(count):
-    return [
-        (("raw", 2, 3, bytes(range(s, s + 18))), s, b"bytes"[: s + 1], b'{"s": %d}' % s, bytes(16))
-        for s in range(count)
-    ]
-
-
-def table_of(data):
-    return struct.unpack_from("<Q", data, 16)[0]
-
 
 def by_two_writers(count):
     """A file of small pages, and the table of two writing processes: of the even pages, then of the odd ones."""
-    data = bytearray(model.write(FIELDS, samples(count), 256))
-    table = np.frombuffer(bytes(data[table_of(data) :]), "<u8").reshape(count, 4, 3)
+    data = bytearray(model.write(model.FIELDS, model.samples(count), 256))
+    table = np.frombuffer(bytes(data[model.table_of(data) :]), "<u8").reshape(count, 4, 3)
     page = table[:, 0, 1] // 256
     assert len(np.unique(page)) > 6
     return data, table[np.argsort(page % 2, kind="stable")].reshape(-1, 3).copy()
 
 
 def with_table(data, table):
-    return data[: table_of(data)] + table.tobytes()
+    return data[: model.table_of(data)] + table.tobytes()
 
 
 def test_a_table_of_several_writers(tmp_path):
@@ -49,7 +28,7 @@ def test_a_table_of_several_writers(tmp_path):
     assert beton_law.reason_to_refuse(content) is None
     with Reader(path) as reader:
         assert [sample["n"] for sample in reader] == list(range(40))
-        for s, (image, _, text, _, _) in enumerate(samples(40)):
+        for s, (image, _, text, _, _) in enumerate(model.samples(40)):
             assert reader[s]["img"].tobytes() == image[3] and reader[s]["b"] == text
         assert (reader.fields["b"].min_bytes, reader.fields["b"].max_bytes) == (1, 5)
 
@@ -87,7 +66,7 @@ def test_what_spoils_a_table_of_several_writers(tmp_path):
 def test_a_sample_that_the_table_has_twice(tmp_path):
     """An empty one, whose entries could stand there as often as they like, in the place of another's."""
     data = bytearray(model.write([("bytes", "b", None)], [(b"",), (b"text",), (b"more",)], 4096))
-    table = np.frombuffer(bytes(data[table_of(data) :]), "<u8").reshape(3, 3).copy()
+    table = np.frombuffer(bytes(data[model.table_of(data) :]), "<u8").reshape(3, 3).copy()
     table[0, 2] = table[1, 2] = table[1, 0] = 0
     path, content = tmp_path / "x.beton", bytes(with_table(data, table))
     path.write_bytes(content)

@@ -186,3 +186,25 @@ def read_value(data, kind, argument, at, sizes):
     pointer = struct.unpack_from("<Q", data, at)[0]
     dtype, shape = argument
     return data[pointer : pointer + ITEM_BYTES[dtype] * math.prod(shape)]
+
+
+FIELDS = [
+    ("image", "img", None),
+    ("int", "n", None),
+    ("bytes", "b", None),
+    ("json", "doc", None),
+    ("array", "arr", ("<f4", (2, 2))),
+]
+
+
+def samples(count):
+    """Of these fields; no two samples are alike."""
+    return [
+        (("raw", 2, 3, bytes(range(s, s + 18))), s, b"bytes"[: s + 1], b'{"s": %d}' % s, bytes(16))
+        for s in range(count)
+    ]
+
+
+def table_of(data):
+    """Where the allocation table begins."""
+    return struct.unpack_from("<Q", data, 16)[0]
