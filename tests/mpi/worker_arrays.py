@@ -198,6 +198,7 @@ def killed_on_gpu():
     world = join(timeout=20)
     x = tensor(np.ones(5000, F), device_of(world))
     world.allreduce(x)
+    world.barrier()  # the victim's messages of this sum are with the others, too
     if world.rank == victim:
         os.kill(os.getpid(), signal.SIGKILL)
     values = caught(world, lambda: world.allreduce_async(x).synchronize())
