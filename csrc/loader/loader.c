@@ -117,9 +117,8 @@ static Status create_uploads(Loader *loader, const LoaderConfig *config) {
                              .arrays = loader->pipeline.count,
                              .array = arrays,
                              .spare = loader->ahead + CALLERS};
-    Status status = STATUS_OK;
     describe_uploads(loader, arrays);
-    status = loader_uploads_create(&uploads, &loader->uploads);
+    Status status = loader_uploads_create(&uploads, &loader->uploads);
     memory_free(arrays);
     return status;
 }
