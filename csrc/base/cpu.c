@@ -3,10 +3,12 @@
 
 #include <pthread.h>
 #include <sched.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 static CpuFeatures features;
+static char unknown_limit[40];
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 #if defined(__x86_64__)
@@ -39,10 +41,21 @@ static void detect(void) {}
 static void detect_once(void) {
     detect();
     const char *limit = getenv("CGXFFCV_CPU");
-    if (limit == NULL) return;
-    if (strcmp(limit, "scalar") == 0) features = (CpuFeatures){0};
-    if (strcmp(limit, "avx2") == 0) features = (CpuFeatures){.avx2 = features.avx2};
-    if (strcmp(limit, "avx512") == 0) features.amx_bf16 = features.avx512_bf16 = false;
+    if (limit == NULL || *limit == '\0') return;
+    if (strcmp(limit, "scalar") == 0) {
+        features = (CpuFeatures){0};
+    } else if (strcmp(limit, "avx2") == 0) {
+        features = (CpuFeatures){.avx2 = features.avx2};
+    } else if (strcmp(limit, "avx512") == 0) {
+        features.amx_bf16 = features.avx512_bf16 = false;
+    } else {
+        snprintf(unknown_limit, sizeof unknown_limit, "%s", limit);
+    }
+}
+
+const char *cpu_unknown_limit(void) {
+    pthread_once(&once, detect_once);
+    return unknown_limit[0] == '\0' ? NULL : unknown_limit;
 }
 
 const CpuFeatures *cpu_features(void) {

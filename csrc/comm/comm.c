@@ -1,16 +1,18 @@
 /* Communicators as the caller sees them: made, split, asked about, destroyed. */
 #include "comm/internal.h"
 
+#include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/environment.h"
 #include "base/hash.h"
 #include "base/memory.h"
 
 #define NODES_VARIABLE "CGXFFCV_COMM_NODES"
+#define MOST_NODES (1 << 20)
 #define TIMEOUT_VARIABLE "CGXFFCV_COMM_TIMEOUT"
 
 /* Whether a communicator of this process broke: then the ranks may not be able to end MPI together. */
@@ -20,22 +22,10 @@ _Atomic bool comm_aborted_here;
 /* ---- options ---- */
 
 static Status read_environment(CommOptions *options) {
-    const char *text = getenv(TIMEOUT_VARIABLE);
-    char *end;
-    if (options->timeout_s <= 0 && text != NULL && *text != '\0') {
-        options->timeout_s = strtod(text, &end);
-        if (*end != '\0' || !(options->timeout_s > 0)) {
-            FAIL(STATUS_ARGUMENT, TIMEOUT_VARIABLE "='%s': a number of seconds above 0 is expected", text);
-        }
-    }
-    text = getenv(NODES_VARIABLE);
-    if (options->nodes <= 0 && text != NULL && *text != '\0') {
-        long nodes = strtol(text, &end, 10);
-        if (*end != '\0' || nodes < 1 || nodes > 1 << 20) {
-            FAIL(STATUS_ARGUMENT, NODES_VARIABLE "='%s': a number of nodes of at least 1 is expected", text);
-        }
-        options->nodes = (int)nodes;
-    }
+    int64_t nodes = options->nodes;
+    if (options->timeout_s <= 0) TRY(environment_seconds(TIMEOUT_VARIABLE, INFINITY, &options->timeout_s));
+    if (options->nodes <= 0) TRY(environment_whole(NODES_VARIABLE, "nodes", 1, MOST_NODES, &nodes));
+    options->nodes = (int)nodes;
     return STATUS_OK;
 }
 

@@ -4,12 +4,12 @@
 
 #include <nccl.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/environment.h"
 #include "base/library.h"
 #include "base/memory.h"
 
@@ -211,8 +211,10 @@ static Offer make_offer(void) {
     Offer offer = {0};
     struct cudaDeviceProp properties;
     int index;
-    const char *wish = getenv(SWITCH_VARIABLE);
-    if (wish != NULL && strcmp(wish, "0") == 0) {
+    bool wanted = true;
+    if (environment_switch(SWITCH_VARIABLE, &wanted) != STATUS_OK) {
+        snprintf(offer.why, sizeof offer.why, "%.*s", (int)sizeof offer.why - 1, error_record()->message);
+    } else if (!wanted) {
         snprintf(offer.why, sizeof offer.why, SWITCH_VARIABLE "=0");
     } else if (comm_nccl_version() == 0) {
         snprintf(offer.why, sizeof offer.why, "%s", load_why);

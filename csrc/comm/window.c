@@ -7,7 +7,6 @@
 #include <fcntl.h>
 #include <stdatomic.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -15,6 +14,7 @@
 
 #include "base/checked.h"
 #include "base/clock.h"
+#include "base/environment.h"
 #include "base/memory.h"
 #include "comm/forward.h"
 #include "comm/internal.h"
@@ -66,10 +66,9 @@ static size_t stride_of(const CommWindow *w) { return round_up(w->bytes, PAGE_BY
 static size_t window_at(const CommWindow *w, int rank) { return PAGE_BYTES + (size_t)rank * stride_of(w); }
 
 static Status check_possible(const CommWindow *w) {
-    const char *wish = getenv(SWITCH_VARIABLE);
-    if (w->kind == COMM_WINDOW_PEER && wish != NULL && strcmp(wish, "0") == 0) {
-        FAIL(STATUS_ARGUMENT, SWITCH_VARIABLE "=0");
-    }
+    bool wanted = true;
+    TRY(environment_switch(SWITCH_VARIABLE, &wanted));
+    if (w->kind == COMM_WINDOW_PEER && !wanted) FAIL(STATUS_ARGUMENT, SWITCH_VARIABLE "=0");
     if (device_count() == 0) FAIL(STATUS_CUDA, "no GPU: %s", device_why());
     return STATUS_OK;
 }

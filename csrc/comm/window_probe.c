@@ -2,13 +2,14 @@
  * window (what others push) and in everyone's own (what this rank pulls). Ends after a deadline. */
 #include "comm/window_probe.h"
 
-#include <stdlib.h>
 #include <string.h>
 
+#include "base/environment.h"
 #include "comm/internal.h"
 
 #define TIMEOUT_VARIABLE "CGXFFCV_P2P_TIMEOUT"
 #define TIMEOUT_S 5.0
+#define MOST_TIMEOUT_S 600.0
 
 typedef struct Probe {
     Comm *comm;
@@ -31,13 +32,8 @@ static ProbePlan plan_of(size_t bytes, int ranks) {
 }
 
 static Status choose_timeout(double *out) {
-    const char *text = getenv(TIMEOUT_VARIABLE);
-    char *end = NULL;
-    *out = text == NULL || *text == '\0' ? TIMEOUT_S : strtod(text, &end);
-    if ((end != NULL && *end != '\0') || !(*out > 0 && *out <= 600)) {
-        FAIL(STATUS_ARGUMENT, TIMEOUT_VARIABLE "='%.20s': seconds from 0 to 600 are expected", text);
-    }
-    return STATUS_OK;
+    *out = TIMEOUT_S;
+    return environment_seconds(TIMEOUT_VARIABLE, MOST_TIMEOUT_S, out);
 }
 
 static Status nothing_else(void *context) {

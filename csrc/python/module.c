@@ -1,5 +1,7 @@
 /* _cgxffcv: multi-phase initialisation; each binding file adds its part. */
 #include "python/module.h"
+
+#include "base/cpu.h"
 #include "python/array.h"
 
 typedef int (*AddPart)(PyObject *module);
@@ -21,11 +23,18 @@ static const AddPart parts[] = {
     py_stages_add,          py_adapt_add,
 };
 
+static int warn_of_settings(void) {
+    const char *limit = cpu_unknown_limit();
+    if (limit == NULL) return 0;
+    return PyErr_WarnFormat(PyExc_RuntimeWarning, 1,
+                            "CGXFFCV_CPU='%s' has no effect: scalar, avx2 or avx512 is expected", limit);
+}
+
 static int module_exec(PyObject *module) {
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
         if (parts[i](module) < 0) return -1;
     }
-    return 0;
+    return warn_of_settings();
 }
 
 #define STATE_VISIT_ALL(X)                                                                                             \

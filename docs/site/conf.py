@@ -57,6 +57,7 @@ docs/TRAINING
 docs/ALLREDUCE
 docs/several-hosts
 docs/errors
+docs/settings
 docs/coming-from-ffcv
 docs/coming-from-torch_cgx
 ```

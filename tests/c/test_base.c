@@ -9,6 +9,7 @@
 #include "base/atomic_file.h"
 #include "base/checked.h"
 #include "base/cpu.h"
+#include "base/environment.h"
 #include "base/half.h"
 #include "base/hash.h"
 #include "base/memory.h"
@@ -133,7 +134,7 @@ static int features_under(const char *limit) {
 static void test_cpu_limits(void) {
     int all = features_under("");
     CHECK(features_under("scalar") == 0 && features_under("avx2") == (all & 1) &&
-          features_under("avx512") == (all & 3));
+          features_under("avx512") == (all & 3) && features_under("avx3") == all);
 }
 
 static void test_memory(void) {
@@ -161,6 +162,43 @@ static void test_memory_reserve(void) {
     CHECK(memory_reserve(&numbers, &room, SIZE_MAX / 2, sizeof *numbers) == STATUS_MEMORY && numbers == NULL &&
           room == 0);
     memory_free(numbers);
+}
+
+#define SETTING "CGXFFCV_TEST_SETTING"
+
+static void test_environment(void) {
+    const char *const no_numbers[] = {"x", "7x", "0x7", "1e3", "3", "101", "-7", " ", "99999999999999999999"};
+    const char *const no_seconds[] = {"x", "0", "-1", "nan", "inf", "1,5", "600.5", "2s"};
+    const char *const no_switches[] = {"no", "2", "00", "true", "1 "};
+    int64_t number = 5;
+    double seconds = 2.5;
+    bool on = true;
+    unsetenv(SETTING);
+    CHECK_OK(environment_whole(SETTING, "KiB", 4, 100, &number));
+    CHECK_OK(environment_seconds(SETTING, 600, &seconds));
+    setenv(SETTING, "", 1);
+    CHECK_OK(environment_switch(SETTING, &on));
+    CHECK(number == 5 && seconds == 2.5 && on);
+    for (size_t i = 0; i < sizeof no_numbers / sizeof *no_numbers; i++) {
+        setenv(SETTING, no_numbers[i], 1);
+        CHECK(environment_whole(SETTING, "KiB", 4, 100, &number) == STATUS_ARGUMENT && number == 5);
+    }
+    CHECK(strcmp(error_record()->message,
+                 SETTING "='99999999999999999999': a whole number of KiB from 4 to 100 is expected") == 0);
+    for (size_t i = 0; i < sizeof no_seconds / sizeof *no_seconds; i++) {
+        setenv(SETTING, no_seconds[i], 1);
+        CHECK(environment_seconds(SETTING, 600, &seconds) == STATUS_ARGUMENT && seconds == 2.5);
+    }
+    for (size_t i = 0; i < sizeof no_switches / sizeof *no_switches; i++) {
+        setenv(SETTING, no_switches[i], 1);
+        CHECK(environment_switch(SETTING, &on) == STATUS_ARGUMENT && on);
+    }
+    setenv(SETTING, "0", 1);
+    CHECK(environment_switch(SETTING, &on) == STATUS_OK && !on);
+    setenv(SETTING, "4", 1);
+    CHECK(environment_whole(SETTING, "KiB", 4, 100, &number) == STATUS_OK && number == 4);
+    setenv(SETTING, "0.25", 1);
+    CHECK(environment_seconds(SETTING, 600, &seconds) == STATUS_OK && seconds == 0.25);
 }
 
 static void test_atomic_file(void) {
@@ -197,6 +235,7 @@ int main(void) {
     test_cpu_limits();
     test_memory();
     test_memory_reserve();
+    test_environment();
     test_atomic_file();
     return check_result();
 }

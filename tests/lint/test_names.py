@@ -12,7 +12,7 @@ from rooms import INCLUDE, MAY_INCLUDE, ONLY_IN, SEAMS, code, sources
 
 # What external names begin with in the rooms that have more nouns than their own name.
 NOUNS = {
-    "base": "atomic_file cpu error guard handlers hash library memory pool",
+    "base": "atomic_file cpu environment error guard handlers hash library memory pool",
     "image": "jpeg resize resizer",
     "python": "py",
     "quant": "quant quantize dequantize",

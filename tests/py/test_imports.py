@@ -96,3 +96,17 @@ def test_without_a_library_in_the_wheel_nothing_is_loaded():
     code = "import sys; from cgxffcv import bundled; bundled.provide('/nowhere/x.so'); print('ctypes' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+@pytest.mark.parametrize("limit, warned", [("avx9", True), ("scalar", False), ("", False)])
+def test_a_limit_of_the_processor_that_means_nothing_is_said(limit, warned):
+    code = "import warnings; warnings.simplefilter('error'); import _cgxffcv"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "CGXFFCV_CPU": limit},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode != 0) == warned, done.stderr
+    assert ("CGXFFCV_CPU='avx9' has no effect: scalar, avx2 or avx512 is expected" in done.stderr) == warned

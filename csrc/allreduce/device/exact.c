@@ -1,9 +1,8 @@
 /* Sums on GPUs of which nothing is quantised: which of them our kernels take, and how they are cut for exact.cu. Small
  * ones, for which NCCL needs longer; and all of them where there is no NCCL, or none for their type. */
-#include <stdlib.h>
-
 #include "allreduce/device/state.h"
 #include "base/checked.h"
+#include "base/environment.h"
 
 #define LIMIT_VARIABLE "CGXFFCV_COMM_EXACT_KIB" /* the largest that do not wait for NCCL */
 #define MOST_KIB (1 << 20)
@@ -37,14 +36,8 @@ static uint64_t exact_bytes_of(const AllreduceSetup *setup, const AllreduceExten
 }
 
 Status allreduce_exact_wanted(const AllreduceSetup *setup, bool *wanted) {
-    const char *text = getenv(LIMIT_VARIABLE);
-    char *end = NULL;
-    long kib = comm_size(setup->comm) == 2 ? TWO_RANKS_KIB : MORE_RANKS_KIB;
-    if (text != NULL && *text != '\0') kib = strtol(text, &end, 10);
-    if ((end != NULL && *end != '\0') || kib < 0 || kib > MOST_KIB) {
-        FAIL(STATUS_ARGUMENT, LIMIT_VARIABLE "='%s': a whole number of KiB from 0 to %d is expected", text, MOST_KIB);
-    }
-    int64_t limit = kib;
+    int64_t limit = comm_size(setup->comm) == 2 ? TWO_RANKS_KIB : MORE_RANKS_KIB;
+    TRY(environment_whole(LIMIT_VARIABLE, "KiB", 0, MOST_KIB, &limit));
     TRY(comm_begin(setup->comm, "agreement on " LIMIT_VARIABLE, 0));
     TRY(comm_end(setup->comm, comm_agree(setup->comm, &limit, sizeof limit)));
     *wanted = allreduce_exact_asked(setup) || exact_bytes_of(setup, &setup->extents[0]) <= (uint64_t)limit << 10;

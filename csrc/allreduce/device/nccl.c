@@ -6,9 +6,9 @@
  * counts on, which costs more than the sum. The first few elements go last, with the rest that is complete at the end:
  * a caller may mark a run there. */
 #include <stdio.h>
-#include <stdlib.h>
 
 #include "allreduce/engine.h"
+#include "base/environment.h"
 #include "base/memory.h"
 
 #define PIECE_VARIABLE "CGXFFCV_COMM_PIECE_KIB"
@@ -32,16 +32,11 @@ typedef struct NcclEngine {
 
 /* All ranks must cut alike. */
 static Status choose_piece(NcclEngine *engine) {
-    const char *text = getenv(PIECE_VARIABLE);
-    char *end = NULL;
-    bool given = text != NULL && *text != '\0';
-    long kib = given ? strtol(text, &end, 10) : PIECE_KIB;
-    if ((end != NULL && *end != '\0') || kib < 1 || kib > 1 << 20) {
-        FAIL(STATUS_ARGUMENT, PIECE_VARIABLE "='%s': a whole number of KiB from 1 to %d is expected", text, 1 << 20);
-    }
+    int64_t kib = 0;
+    TRY(environment_whole(PIECE_VARIABLE, "KiB", 1, 1 << 20, &kib));
     size_t whole = (size_t)engine->setup->extents[0].elems * sizeof(float);
     bool fast = engine->bytes_per_s >= WHOLE_BYTES_PER_S && whole <= WHOLE_BYTES;
-    engine->piece_elems = !given && fast ? INT64_MAX : (int64_t)(((size_t)kib << 10) / sizeof(float));
+    engine->piece_elems = kib == 0 && fast ? INT64_MAX : ((kib == 0 ? PIECE_KIB : kib) << 10) / (int64_t)sizeof(float);
     return comm_agree(engine->setup->comm, &engine->piece_elems, sizeof engine->piece_elems);
 }
 

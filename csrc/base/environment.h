@@ -1,0 +1,20 @@
+/* Settings from the environment. A variable that is unset or empty leaves *value as it is, which is the default; one
+ * that is malformed or out of range is STATUS_ARGUMENT, and the message names it and what it may be. */
+#ifndef CGXFFCV_BASE_ENVIRONMENT_H
+#define CGXFFCV_BASE_ENVIRONMENT_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/status.h"
+
+/* A whole number of `unit` ("KiB") from `least` to `most`. */
+Status environment_whole(const char *name, const char *unit, int64_t least, int64_t most, int64_t *value);
+
+/* Seconds above 0, up to `most`, with a decimal point whatever the locale. */
+Status environment_seconds(const char *name, double most, double *value);
+
+/* 0 or 1. */
+Status environment_switch(const char *name, bool *value);
+
+#endif
