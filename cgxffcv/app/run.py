@@ -58,7 +58,7 @@ def forecast(recipe: Recipe, seconds: float, images: int, on_gpu: bool = False) 
     lines = [f"This will take about {duration(seconds)} on this machine (from the first {TIMED_STEPS} steps)."]
     other = cheapest(images, recipe)
     share = total_teraflops(other, images) / total_teraflops(recipe, images)
-    if seconds >= LONG_SECONDS and share < 1 and not on_gpu:
+    if seconds >= LONG_SECONDS and share < 1 and other.name != recipe.name and not on_gpu:
         accuracy = f", for a test accuracy of about {other.target:.0%} on the full data set" if recipe.of_cifar else ""
         lines.append(
             f"Recipe {recipe.name} is made for GPUs. On a CPU --training.recipe={other.name} is faster: about "

@@ -271,6 +271,7 @@ def test_forecast_recommends_a_faster_recipe_for_long_trainings():
     lines = forecast(resnet9, 5400.0, images)
     assert "1 h 30 min" in lines[0] and f"--training.recipe={cheapest(images, resnet9).name}" in lines[1]
     assert len(forecast(cheapest(images, resnet9), 5400.0, images)) == 1
+    assert len(forecast(cheapest(images, resnet9).replace(epochs=40), 5400.0, images)) == 1  # it is not its own remedy
     assert len(forecast(resnet9.replace(epochs=0.1), 5400.0, images)) == 1  # of which the other takes more
 
 
