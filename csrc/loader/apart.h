@@ -1,4 +1,4 @@
-/* Private to loader/: work on a GPU for a thread of the program, whose own choice of a device stays as it is. */
+/* Private to loader/: GPU work on behalf of one of the program's threads, whose current device stays as it is. */
 #ifndef CGXFFCV_LOADER_APART_H
 #define CGXFFCV_LOADER_APART_H
 
@@ -6,12 +6,12 @@
 
 typedef Status (*LoaderApartWork)(void *context);
 
-/* Does the work in a thread of its own, which has selected the device, and waits for it. To select the caller's device
- * again afterwards would set up GPU 0 for a caller that has chosen none. */
+/* Does the work in a separate thread that has selected the device, and waits for it. Selecting the caller's device
+ * again afterwards would initialise GPU 0 for a caller that had chosen none. */
 Status loader_apart(int device, LoaderApartWork work, void *context);
 
-/* What a thread of this room does first: selects the device, and leaves recordings of other threads alone. A failure
- * is left to what comes next. */
+/* What each thread of the loader calls first: selects the device, and leaves graph captures of other threads alone. A
+ * failure is ignored here; the next call reports it. */
 void loader_apart_enter(int device);
 
 #endif

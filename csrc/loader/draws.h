@@ -1,4 +1,4 @@
-/* Private to order.c: the numbers that an order is drawn from, many at once. */
+/* Private to order.c: the random numbers that orders are made from, many at a time. */
 #ifndef CGXFFCV_LOADER_DRAWS_H
 #define CGXFFCV_LOADER_DRAWS_H
 
@@ -6,13 +6,13 @@
 
 #define LOADER_DRAWS_GROUP 8 /* counters that a vector kernel takes at once */
 
-/* A list of draws: a counter of Philox gives two, each of 64 bits. */
+/* A sequence of draws: each Philox counter gives two, of 64 bits each. */
 typedef struct LoaderDraws {
     uint64_t seed;
     uint32_t epoch, index;
 } LoaderDraws;
 
-/* The draws of counters [first, first + groups * LOADER_DRAWS_GROUP): number i is out[i - 2 * first]. */
+/* The draws of counters [first, first + groups * LOADER_DRAWS_GROUP): draw i is out[i - 2 * first]. */
 typedef void (*LoaderDrawsKernel)(const LoaderDraws *draws, uint64_t first, uint64_t groups, uint64_t *out);
 
 #if defined(__x86_64__)

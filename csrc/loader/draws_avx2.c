@@ -1,5 +1,5 @@
 /* Philox for AVX2: eight counters at once, in two vectors whose rounds hide each other's latency. A word is the low
- * half of 64 bits; what stands in the high half is of no consequence until the end. */
+ * half of a 64-bit lane; the high half does not matter until the end. */
 #if defined(__x86_64__)
 
 #include "loader/draws.h"

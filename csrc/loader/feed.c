@@ -1,6 +1,6 @@
-/* Owns the slots on the device, the uploading stream, and a reference to the one batch whose upload may be under way.
- * A slot is filled again only behind an event of the reading stream, and a batch goes back to its loader only when the
- * uploading stream is empty. */
+/* Owns the slots on the device, the uploading stream, and a reference to the one batch whose upload may be in progress.
+ * A slot is filled again only after an event on the reading stream, and a batch goes back to its loader only once the
+ * upload stream is idle. */
 #include "loader/feed.h"
 
 #include "base/memory.h"
@@ -74,7 +74,8 @@ Status loader_feed_check(const Loader *loader, int side) {
                     images->shape[1] == pixels && images->shape[2] == CHANNELS;
         if (fits && labels->dtype == BETON_I64 && labels->sample_bytes == sizeof(int64_t)) return STATUS_OK;
     }
-    FAIL(STATUS_ARGUMENT, "a training's loader gives uint8 images of %d x %d x 3 and int64 labels, nothing else", side,
+    FAIL(STATUS_ARGUMENT,
+         "training needs a loader that gives uint8 images of %d x %d x 3 and int64 labels, and nothing else", side,
          side);
 }
 
@@ -88,7 +89,7 @@ Status loader_feed_check_labels(const int64_t *labels, const int64_t *ids, int64
     return STATUS_OK;
 }
 
-/* After a failed wait nothing is left that the stream could wait for, so that the second one ends, too. */
+/* After a failed wait, the stream has nothing left to wait for, so the second wait ends, too. */
 Status loader_feed_settle(LoaderFeed *feed) {
     const LoaderFeedConfig *config = &feed->config;
     if (feed->batch == NULL) return STATUS_OK;
@@ -105,7 +106,8 @@ Status loader_feed_settle(LoaderFeed *feed) {
 
 static Status check_batch(const LoaderFeed *feed, const LoaderBatch *batch) {
     if (batch->count > (size_t)feed->config.batch) {
-        FAIL(STATUS_ARGUMENT, "a batch of %zu images came, but there is room for %d", batch->count, feed->config.batch);
+        FAIL(STATUS_ARGUMENT, "got a batch of %zu images, but there is only room for %d", batch->count,
+             feed->config.batch);
     }
     return loader_feed_check_labels(batch->arrays[1], (const int64_t *)(const void *)batch->ids, (int64_t)batch->count,
                                     feed->config.classes);

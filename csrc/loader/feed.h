@@ -1,5 +1,5 @@
-/* Batches on their way from a loader to a GPU: the loader fills page-locked buffers, a stream of its own uploads them
- * into slots on the device while earlier batches are worked on. */
+/* Batches on their way from a loader to a GPU: the loader fills page-locked buffers, and a separate stream uploads them
+ * into slots on the device while earlier batches are being processed. */
 #ifndef CGXFFCV_LOADER_FEED_H
 #define CGXFFCV_LOADER_FEED_H
 
@@ -11,10 +11,10 @@ typedef struct LoaderFeed LoaderFeed;
 typedef struct LoaderFeedConfig {
     int batch; /* samples that a slot has room for */
     int side, classes;
-    DeviceStream *reader; /* borrowed until loader_feed_destroy: what reads the slots */
-    /* Waits for a stream that may wait for `reader`; a failure has ended what it waits for. */
+    DeviceStream *reader; /* borrowed until loader_feed_destroy: the stream that reads the slots */
+    /* Waits for a stream that may itself wait for `reader`. If it fails, whatever the stream waited for has ended. */
     Status (*wait)(void *context, DeviceStream *stream);
-    LoaderPoll poll; /* while a batch is waited for; may be NULL */
+    LoaderPoll poll; /* called while waiting for a batch; may be NULL */
     void *wait_context, *poll_context;
 } LoaderFeedConfig;
 
@@ -23,26 +23,26 @@ void loader_feed_destroy(LoaderFeed *feed); /* NULL does nothing */
 
 typedef struct LoaderFeedBatch {
     int count; /* 0: the pass is over */
-    /* Device: until loader_feed_free, for what is put on `reader`. */
+    /* In device memory: until loader_feed_free, for work queued on `reader`. */
     const uint8_t *images;
     const int64_t *labels, *ids;
-    const int64_t *host_labels; /* until the next call */
+    const int64_t *host_labels; /* valid until the next call */
 } LoaderFeedBatch;
 
-/* A loader that gives other batches than uint8 images (side, side, 3) and int64 labels is refused. */
+/* Refuses a loader whose batches are anything but uint8 images (side, side, 3) and int64 labels. */
 Status loader_feed_check(const Loader *loader, int side);
 
-/* The next batch of the loader's pass: waits for it, begins its upload, makes `reader` wait for that. Labels outside
- * the classes are refused. */
+/* The next batch of the loader's pass: waits for it, starts its upload, and makes `reader` wait for the upload. Labels
+ * outside the classes are refused. */
 Status loader_feed_next(LoaderFeed *feed, Loader *loader, LoaderFeedBatch *out);
 
-/* All that reads the last batch is on `reader`: behind it, the slot may be filled again. */
+/* Says that everything that reads the last batch is queued on `reader`: after that, the slot may be filled again. */
 Status loader_feed_free(LoaderFeed *feed);
 
-/* Waits for the uploads under way; no memory of the loader's is in use afterwards, also if this fails. */
+/* Waits for the uploads in progress; afterwards no memory of the loader is in use, even if this fails. */
 Status loader_feed_settle(LoaderFeed *feed);
 
-/* A slot, filled with zeros by `reader`, for a rehearsal that is waited for before the first batch. */
+/* A slot, zeroed on `reader`, for a rehearsal that must complete before the first batch. */
 Status loader_feed_blank(LoaderFeed *feed, LoaderFeedBatch *out);
 
 /* Refuses labels outside 0 .. classes - 1, by sample number. */

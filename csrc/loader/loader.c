@@ -1,4 +1,4 @@
-/* The loader as its users see it: joins file, order, pipeline, buffers and worker threads, and owns them. */
+/* The loader's public functions: tie together file, order, pipeline, buffers and worker threads. Owns all of these. */
 #include "loader/loader.h"
 
 #include <string.h>
@@ -16,16 +16,16 @@
 
 #define MAX_WORKERS 1024
 #define MAX_AHEAD 4096
-#define AHEAD 3                         /* batches, if nobody says so, ... */
+#define AHEAD 3                         /* batches by default, ... */
 #define AHEAD_BYTES ((size_t)256 << 20) /* ... or fewer, so that all buffers fit into this */
-#define CALLERS 2                       /* batches that it has for a moment, asking for the next while it has one */
+#define CALLERS 2                       /* batches that a caller may hold: one, and the next that it asks for */
 
 struct Loader {
     LoaderSource source;
     Traversal order;
     Pipeline pipeline;
     LoaderSplit split;
-    Slots *slots;     /* owned; batches in callers' hands keep its memory */
+    Slots *slots;     /* owned; batches held by callers keep its memory alive */
     Uploads *uploads; /* owned; likewise; NULL if no output moves */
     Workers *workers; /* owned */
     int threads;
@@ -61,7 +61,7 @@ static Status check_config(const LoaderConfig *c) {
     return STATUS_OK;
 }
 
-/* The samples of the largest batch that an epoch has. */
+/* The number of samples in an epoch's largest batch. */
 static size_t largest_batch(const Loader *loader, const LoaderConfig *config) {
     uint64_t most = loader->order.count < 1 ? 1 : loader->order.count;
     return config->batch_size < most ? config->batch_size : (size_t)most;
@@ -85,7 +85,7 @@ static Status create_slots(Loader *loader, const LoaderConfig *config) {
     size_t *bytes = NULL;
     TRY(memory_alloc(loader->pipeline.count, sizeof *bytes, &bytes));
     for (size_t i = 0; i < loader->pipeline.count; i++) bytes[i] = loader->pipeline.outputs[i].result.sample_bytes;
-    /* Spare buffers: as many as can be in flight, and the two that the caller may have. */
+    /* Spare buffers: as many as can be in flight, and the two that the caller may hold. */
     SlotsConfig slots = {.batch_size = largest_batch(loader, config),
                          .arrays = loader->pipeline.count,
                          .sample_bytes = bytes,
@@ -98,7 +98,7 @@ static Status create_slots(Loader *loader, const LoaderConfig *config) {
     return status;
 }
 
-/* What moves, and the size of what it becomes. */
+/* Which outputs move, and the size of what they become. */
 static void describe_uploads(const Loader *loader, UploadsArray *arrays) {
     for (size_t i = 0; i < loader->pipeline.count; i++) {
         const DecoderOutput *output = &loader->pipeline.outputs[i];
@@ -203,7 +203,7 @@ void loader_reseed(Loader *loader, uint64_t seed) {
     loader->order.seed = seed;
 }
 
-/* ---- what it is ---- */
+/* ---- properties ---- */
 
 size_t loader_outputs(const Loader *loader) { return loader->pipeline.count; }
 

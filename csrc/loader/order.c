@@ -1,4 +1,4 @@
-/* Shuffles, and where the batches of an order begin: nothing here knows a file. */
+/* Shuffles, and where the batches of an order begin; nothing here depends on a file. */
 #include "loader/order.h"
 
 #include "base/cpu.h"
@@ -23,8 +23,8 @@ static LoaderDrawsKernel best_kernel(void) {
 /* Uniform in [0, n), bias below n / 2^64. */
 static uint64_t below(uint64_t draw, uint64_t n) { return (uint64_t)(((unsigned __int128)draw * n) >> 64); }
 
-/* Fisher and Yates, from the end; item i takes draw i. The places to swap with do not depend on what lies there: they
- * are drawn in blocks and fetched ahead, which hides the memory's latency. */
+/* Fisher-Yates, from the end; item i takes draw i. The positions to swap with do not depend on the items, so they are
+ * drawn in blocks and prefetched, which hides memory latency. */
 void loader_shuffle(uint64_t *items, uint64_t first, uint64_t last, uint64_t seed, uint32_t epoch, LoaderShuffle what) {
     enum { GROUPS = 9, DRAWS = GROUPS * 2 * LOADER_DRAWS_GROUP, BLOCK = DRAWS - 2 };
     const LoaderDraws draws = {seed, epoch, (uint32_t)what};

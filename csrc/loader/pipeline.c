@@ -1,4 +1,4 @@
-/* Outputs joined with their decoders, and run on some samples of a batch. Knows no kind of value by itself. */
+/* Pairs outputs with their decoders and runs them on some samples of a batch. Knows nothing of any kind of value. */
 #include "loader/pipeline.h"
 
 #include <stdio.h>
@@ -7,7 +7,7 @@
 #include "loader/slots.h"
 #include "loader/steps.h"
 
-#define LEAST_FAIR 8 /* samples for each turn of a worker, however many workers there are */
+#define LEAST_FAIR 8 /* samples per chunk, at least, however many workers there are */
 
 /* ---- creation ---- */
 
@@ -30,8 +30,8 @@ static Status check_kind(const BetonReader *reader, const DecoderEntry *decoder,
     for (size_t i = 0; i < decoder->kind_count; i++) {
         if (decoder->kinds[i] == about->kind) return STATUS_OK;
     }
-    Status status =
-        error_fail(STATUS_TYPE, "the field holds %s, which is not for %s", beton_kind_name(about->kind), decoder->what);
+    Status status = error_fail(STATUS_TYPE, "the field holds %s, which %s cannot read", beton_kind_name(about->kind),
+                               decoder->what);
     return error_at_path(error_at_field(status, about->name), beton_reader_path(reader));
 }
 
@@ -74,7 +74,7 @@ static Status prepare_output(Pipeline *pipeline, size_t index, const LoaderOutpu
     TRY(error_at_field(decoder->prepare(pipeline->source, in_use, wish, output), output->about->name));
     TRY(error_at_field(loader_steps_prepare(wish, output), output->about->name));
     if (output->behind != NULL && output->step_count > 0) {
-        FAIL(STATUS_ARGUMENT, "C functions behind a decoder leave nothing for a GPU to do");
+        FAIL(STATUS_ARGUMENT, "an output with C functions cannot also have operations done on a GPU");
     }
     if (wish->moves && (output->behind != NULL || !wish->only_works)) {
         output->moved = output->behind != NULL ? LOADER_WORKED : LOADER_MOVED;
@@ -153,7 +153,7 @@ size_t loader_pipeline_scratch_bytes(const DecoderScratch *scratch) {
 
 /* ---- samples ---- */
 
-/* The value of each field that outputs read. One that cannot be found is left to its decoder, which will tell. */
+/* Adds the value of each field that outputs read. One that cannot be found is left for its decoder to report. */
 static Status add_sample(const Pipeline *pipeline, Window *window, uint64_t sample) {
     for (size_t k = 0; k < pipeline->count; k++) {
         const DecoderOutput *output = &pipeline->outputs[k];
@@ -175,7 +175,7 @@ static Status fill_window(const Pipeline *pipeline, const DecoderChunk *chunk) {
     return loader_window_read(window, pipeline->source->reader);
 }
 
-/* Works on the chunk with the file's bytes at hand. */
+/* Runs `work` on the chunk while the file's bytes are accessible. */
 static Status with_bytes(const Pipeline *pipeline, DecoderChunk *chunk,
                          Status (*work)(const Pipeline *pipeline, const DecoderChunk *chunk)) {
     LoaderSource source = *pipeline->source;

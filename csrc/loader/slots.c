@@ -1,5 +1,5 @@
-/* Batch buffers: one allocation each, arrays and ids at 64-byte boundaries. A buffer returns to the free list when
- * its last reference goes, from any thread. Knows nothing of what is in them. */
+/* Batch buffers: one allocation each, arrays and ids at 64-byte boundaries. A buffer returns to the free list when any
+ * thread drops its last reference. Knows nothing of the contents. */
 #include "loader/slots.h"
 
 #include <pthread.h>
@@ -12,15 +12,15 @@
 #include "loader/apart.h"
 
 typedef struct Slot {
-    LoaderBatch batch; /* first: a batch's pointer is its slot's */
+    LoaderBatch batch; /* first: a batch's pointer is also its slot's */
     Slots *pool;       /* counted in pool->references */
     atomic_size_t references;
     size_t capacity, bytes;
     bool held;
     DeviceEvent *copied;   /* owned; NULL before the first copy to a GPU */
-    atomic_bool copying;   /* one may be under way */
+    atomic_bool copying;   /* one may be in progress */
     uint64_t *ids;         /* within memory */
-    uint64_t *moving_ids;  /* likewise: what is copied of them, since a batch gets its ids before the wait */
+    uint64_t *moving_ids;  /* likewise: the ids to copy from, since a batch gets its ids before the wait */
     unsigned char *memory; /* owned */
     struct Slot *next;
     void *arrays[];
@@ -39,7 +39,7 @@ struct Slots {
     SlotsStats stats;
 };
 
-/* The bytes of a buffer for `samples`; *offsets (arrays of them and id_arrays) may be NULL. */
+/* The size of a buffer for `samples`, and the offsets of its arrays + id_arrays, if not NULL. */
 static Status slots_measure(const Slots *slots, size_t samples, size_t *offsets, size_t *bytes) {
     uint64_t total = 0;
     for (size_t i = 0; i < slots->arrays + slots->id_arrays; i++) {
@@ -48,8 +48,8 @@ static Status slots_measure(const Slots *slots, size_t samples, size_t *offsets,
         if (!checked_mul(sample, samples, &size) || !checked_add(total, size, &size) ||
             !checked_round_up(size, MEMORY_ALIGNMENT, &total) || total > memory_of_machine()) {
             FAIL(STATUS_MEMORY,
-                 "a batch of %zu samples, one output of which takes %llu bytes a sample, does not fit this machine's "
-                 "memory of %llu bytes: make batch_size smaller",
+                 "a batch of %zu samples, one output of which takes %llu bytes per sample, does not fit in this "
+                 "machine's memory of %llu bytes: make batch_size smaller",
                  samples, (unsigned long long)sample, (unsigned long long)memory_of_machine());
         }
     }
@@ -99,7 +99,7 @@ static Status alloc_memory(const Slots *slots, size_t bytes, unsigned char **out
     return STATUS_OK;
 }
 
-/* Of a GPU that fails, nothing copies any more. */
+/* A GPU that fails copies nothing any more. */
 static void await_copy(Slot *slot) {
     if (atomic_load(&slot->copying)) (void)device_event_synchronize(slot->copied);
     atomic_store(&slot->copying, false);
@@ -117,7 +117,7 @@ static void destroy_slot(Slot *slot, bool page_locked) {
     memory_free(slot);
 }
 
-/* Called with the mutex held, which it gives up; the pool goes with its last reference. */
+/* Called with the mutex held, which it releases; the pool is freed with its last reference. */
 static void unlock_and_unref(Slots *slots) {
     bool last = --slots->references == 0;
     pthread_mutex_unlock(&slots->mutex);
@@ -180,7 +180,7 @@ static Slot *take_free(Slots *slots, size_t samples) {
     return slot;
 }
 
-/* The newest comes first, whose memory is in the caches; of those that a GPU copies from, the oldest. */
+/* The newest goes first, as its memory is in the caches; one that a GPU copies from goes last: it may still do so. */
 static void put_free(Slots *slots, Slot *slot) {
     Slot **at = &slots->free;
     while (slot->copied != NULL && *at != NULL) at = &(*at)->next;

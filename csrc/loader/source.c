@@ -1,7 +1,7 @@
 /* The source of a mapped file, or of one that is read. */
 #include "loader/source.h"
 
-#define PAGES_KNOWN 16 /* that have just been advised: a window of QUASI_RANDOM's is 8 */
+#define PAGES_KNOWN 16 /* that have just been advised: a window of QUASI_RANDOM has 8 */
 
 Status loader_source_open(LoaderSource *source, const char *path, const BetonReader *open) {
     *source = (LoaderSource){.reader = open};
@@ -42,7 +42,7 @@ Status loader_source_image(const LoaderSource *source, size_t field, uint64_t sa
 
 Status loader_source_check(const LoaderSource *source) { return beton_reader_check_length(source->reader); }
 
-/* Neighbours in the file become one piece of advice. */
+/* Neighbours in the file are merged into one hint. */
 static void advise_samples(const BetonReader *reader, const uint64_t *ids, size_t count) {
     BetonSpan run = {0, 0};
     for (size_t i = 0; i < count; i++) {

@@ -1,6 +1,6 @@
-/* Private to loader/: between the reader and the decoders: where the bytes of samples come from. They lie in the file's
- * mapping, which stays as it is, or in a thread's window; what a decoder gets of them is valid from enter to leave, in
- * the same thread. */
+/* Private to loader/: between the reader and the decoders: where the bytes of samples come from. They are in the file's
+ * mapping, which never moves, or in a thread's window; what a decoder gets of them is valid from enter to leave, in the
+ * same thread. */
 #ifndef CGXFFCV_LOADER_SOURCE_H
 #define CGXFFCV_LOADER_SOURCE_H
 
@@ -10,15 +10,15 @@ typedef struct LoaderSource {
     const BetonReader *reader; /* borrowed, or `own`: fields, numbers and records */
     BetonReader *own;          /* owned, or NULL */
     bool windows;              /* samples are read into the threads' windows */
-    bool whole_pages;          /* what is read ahead are the file's pages */
-    const Window *window;      /* borrowed, of a thread's copy of this: what has been read; or NULL */
+    bool whole_pages;          /* whole pages of the file are read ahead */
+    const Window *window;      /* borrowed, in a thread's copy of this: what has been read; or NULL */
 } LoaderSource;
 
 /* A source of the file at `path`, or of an open one, which is borrowed until loader_source_close. */
 Status loader_source_open(LoaderSource *source, const char *path, const BetonReader *open);
 void loader_source_close(LoaderSource *source);
 
-/* Around everything that looks at samples; leaving gives STATUS_FORMAT, whatever `status` is, where bytes were
+/* Called around everything that reads samples; leaving gives STATUS_FORMAT, whatever `status` is, if bytes were
  * missing. */
 void loader_source_enter(const LoaderSource *source, Guard *guard);
 Status loader_source_leave(const LoaderSource *source, const Guard *guard, Status status);
@@ -27,10 +27,10 @@ Status loader_source_leave(const LoaderSource *source, const Guard *guard, Statu
 Status loader_source_region(const LoaderSource *source, size_t field, uint64_t sample, BetonRegion *out);
 Status loader_source_image(const LoaderSource *source, size_t field, uint64_t sample, BetonImage *out);
 
-/* These samples come soon. Only a hint. */
+/* A hint that these samples are needed soon. */
 void loader_source_read_ahead(const LoaderSource *source, const uint64_t *ids, size_t count);
 
-/* Whether what has been read were the file's bytes: STATUS_FORMAT if it has become shorter. */
+/* Checks that what has been read were the file's bytes: STATUS_FORMAT if the file has become shorter. */
 Status loader_source_check(const LoaderSource *source);
 
 #endif

@@ -9,7 +9,7 @@ static size_t rounded(size_t bytes) { return (bytes + 63) & ~(size_t)63; }
 Status loader_steps_prepare(const LoaderOutput *wish, DecoderOutput *output) {
     output->result = output->array;
     if (wish->step_count > LOADER_MAX_STEPS) {
-        FAIL(STATUS_ARGUMENT, "a pipeline has %d functions at most, not %d", LOADER_MAX_STEPS, wish->step_count);
+        FAIL(STATUS_ARGUMENT, "a pipeline takes at most %d functions, not %d", LOADER_MAX_STEPS, wish->step_count);
     }
     for (int i = 0; i < wish->step_count; i++) {
         const LoaderStep *step = &wish->steps[i];
@@ -23,7 +23,7 @@ Status loader_steps_prepare(const LoaderOutput *wish, DecoderOutput *output) {
     return STATUS_OK;
 }
 
-/* Of the rows that one function hands to the next: the widest of any output. */
+/* The size of the widest row that one function passes to the next, over all outputs. */
 static size_t widest_between(const DecoderOutput *outputs, size_t count) {
     size_t widest = 0;
     for (size_t k = 0; k < count; k++) {
@@ -57,7 +57,7 @@ Status loader_steps_stage(DecoderChunk *chunk, size_t outputs) {
     return STATUS_OK;
 }
 
-/* The chunk's sample `i` through the output's functions; what they hand on lies in `between` and behind it. */
+/* Runs the output's functions on the chunk's sample `i`; `between` has room for two rows that they pass on. */
 static Status run_row(const DecoderChunk *chunk, const DecoderOutput *output, size_t i, const void *from,
                       unsigned char *between, size_t widest, unsigned char *row) {
     for (int k = 0; k < output->step_count; k++) {

@@ -1,11 +1,11 @@
-/* Private to loader/: C functions of the user's, called on each sample's row behind its decoder. The decoders write a
- * chunk's rows into the thread's memory, where the functions make of them the batch's. */
+/* Private to loader/: the user's C functions, called on each sample's row after its decoder. The decoders write a
+ * chunk's rows into the thread's memory, and the functions make the batch's rows from them. */
 #ifndef CGXFFCV_LOADER_STEPS_H
 #define CGXFFCV_LOADER_STEPS_H
 
 #include "loader/decoders/decoder.h"
 
-/* Fills in the output's steps and result; `array` is known. */
+/* Fills in the output's steps and result; `array` is already set. */
 Status loader_steps_prepare(const LoaderOutput *wish, DecoderOutput *output);
 
 /* Makes the chunk's decoders write where the functions will read. */

@@ -18,7 +18,7 @@ static int compare_placed(const void *left, const void *right) {
     return a->position < b->position ? -1 : a->position > b->position;
 }
 
-/* The page that a sample's data begin in; samples without data count as one page. */
+/* The page where a sample's data begins; all samples without data count as page 0. */
 static Status page_of(const BetonReader *reader, uint64_t sample, uint64_t *page) {
     BetonSpan span;
     TRY(beton_reader_sample_span(reader, sample, &span));
@@ -49,7 +49,7 @@ done:
     return status;
 }
 
-/* Writes the pages' samples in a drawn order of pages, then shuffles within windows. */
+/* Writes the samples page by page, the pages in random order, then shuffles within windows. */
 static Status make_quasi_random(const Traversal *order, uint32_t epoch, uint64_t *out) {
     uint64_t *pages = NULL;
     TRY(memory_alloc(order->page_count, sizeof *pages, &pages));
@@ -71,7 +71,7 @@ static Status make_quasi_random(const Traversal *order, uint32_t epoch, uint64_t
 
 /* ---- the order ---- */
 
-/* The copy is checked: in Python others may write into what was given. */
+/* Checks the copy, since other Python threads may write into the original. */
 static Status copy_indices(Traversal *order, const LoaderConfig *config, uint64_t in_file) {
     TRY(memory_alloc(config->index_count, sizeof *order->samples, &order->samples));
     memcpy(order->samples, config->indices, config->index_count * sizeof *order->samples);

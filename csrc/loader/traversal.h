@@ -23,7 +23,7 @@ void loader_traversal_fini(Traversal *order);
 /* Bytes that an order holds. */
 size_t loader_traversal_bytes(const Traversal *order);
 
-/* Writes `count` sample numbers. Needs no lock: an Traversal never changes. */
+/* Writes `count` sample numbers. Needs no lock: a Traversal never changes. */
 Status loader_traversal_make(const Traversal *order, uint32_t epoch, bool sequential, uint64_t *out);
 
 #endif

@@ -1,9 +1,9 @@
-/* Buffers in device memory, one allocation each. Where a holder has said on which stream it has read all of one
- * (loader_upload_read), the next batch's copy waits for that on the GPU, and nobody else for anything. Others, whose
- * holders have let go, are retired: the GPU may still have work to do that reads them, on streams that nobody here
- * knows of, so they are free only after a wait for the whole device, which one of the threads does, for all retired
- * ones at once, when there is no other left. What the GPU works with is one piece of memory, used by one batch after
- * the other in the order of the one stream. */
+/* Buffers in device memory, one allocation each. If a holder has said on which stream it reads all of a buffer
+ * (loader_upload_read), the next batch's copy waits for that on the GPU, and no thread waits for anything. All other
+ * buffers are retired when they are released: work that reads them may still be queued on the GPU, on streams unknown
+ * here, so they become free only after a wait for the whole device. One of the threads does that, for all retired ones
+ * at once, when no free one is left. The GPU's scratch memory is one block, used by one batch after another in stream
+ * order. */
 #include "loader/uploads.h"
 
 #include <pthread.h>
@@ -20,17 +20,17 @@
 #define ALIGNMENT 256
 
 typedef struct Upload {
-    LoaderUpload open; /* first: its pointer is the upload's */
+    LoaderUpload open; /* first: its pointer is also the upload's */
     Uploads *pool;     /* counted in pool->references */
     atomic_size_t references;
-    atomic_bool given; /* a caller has had it */
+    atomic_bool given; /* a caller has held it */
     size_t capacity, bytes;
     unsigned char *memory; /* owned, device */
     DeviceEvent *ready;    /* owned */
-    DeviceEvent *read;     /* owned; NULL at first: the last reading that was said */
-    DeviceStream *reader;  /* of these, */
-    size_t reads;          /* of which there were so many */
-    bool elsewhere;        /* not all on that stream */
+    DeviceEvent *read;     /* owned; NULL at first: after the last announced read, */
+    DeviceStream *reader;  /* on this stream */
+    size_t reads;          /* reads announced so far */
+    bool elsewhere;        /* not all of them on that stream */
     struct Upload *next;
     void *arrays[];
 } Upload;
@@ -44,27 +44,27 @@ typedef struct UploadsWork {
     uint32_t table[AUGMENT_TABLE_VALUES]; /* if it converts: room for values of any type */
 } UploadsWork;
 
-/* Places in the memory that the GPU works with. */
+/* The GPU's scratch memory, and what is where in it. */
 typedef struct UploadsScratch {
     unsigned char *memory; /* owned, device; NULL at first */
     size_t capacity, bytes;
-    uint8_t *raw, *changed; /* images: as they came, and behind their operations */
-    int64_t *ids, *labels;  /* labels: nothing of worth */
+    uint8_t *raw, *changed; /* images: as copied, and after their operations */
+    int64_t *ids, *labels;  /* labels: never used */
     int32_t *order;         /* 0, 1, 2... */
     GatherClock *clock;
-    unsigned char *tables; /* one an output, each with the room of UploadsWork.table */
-    GatherClock *said;     /* owned, page-locked: what *clock is or becomes, if `timed` */
+    unsigned char *tables; /* one per output, each of the size of UploadsWork.table */
+    GatherClock *said;     /* owned, page-locked: what *clock is set to, if `timed` */
     bool timed;
 } UploadsScratch;
 
 struct Uploads {
-    pthread_mutex_t putting; /* one batch's copies and kernels after the other's; taken before `mutex` */
+    pthread_mutex_t putting; /* one batch at a time queues its copies and kernels; taken before `mutex` */
     pthread_mutex_t mutex;
     size_t references; /* the owner and every live upload outside the lists */
     bool closed;
     int device;
     size_t batch_size, spare;
-    size_t arrays, moving; /* of a batch; of them those that move */
+    size_t arrays, moving; /* per batch; of them, those that move */
     size_t unused;         /* buffers in both lists */
     UploadsWork *work;     /* owned, `arrays` */
     bool works;
@@ -113,7 +113,7 @@ done:
 
 static void destroy_upload(Upload *upload) {
     if (upload == NULL) return;
-    device_free(upload->memory); /* waits for what is done with it */
+    device_free(upload->memory); /* waits for the work that uses it */
     device_event_destroy(upload->ready);
     device_event_destroy(upload->read);
     memory_free(upload);
@@ -137,12 +137,12 @@ static Status destroy_work(void *context) {
     return STATUS_OK;
 }
 
-/* Frees what lies on the GPU, whichever thread has let go of it. */
+/* Frees GPU resources, whichever thread released them. */
 static void free_apart(int device, LoaderApartWork destroy, void *what) {
     if (what != NULL && loader_apart(device, destroy, what) != STATUS_OK) (void)destroy(what);
 }
 
-/* Called with the mutex held, which it gives up; the pool goes with its last reference. */
+/* Called with the mutex held, which it releases; the pool is freed with its last reference. */
 static void unlock_and_unref(Uploads *uploads) {
     bool last = --uploads->references == 0;
     pthread_mutex_unlock(&uploads->mutex);
@@ -185,15 +185,15 @@ UploadsStats loader_uploads_stats(Uploads *uploads) {
 
 /* ---- buffers ---- */
 
-/* Adds room for `count` values of so many bytes; *at is where it begins. */
+/* Adds room for `count` values of `bytes` bytes each; *at is where it begins. */
 static Status add_room(size_t count, size_t bytes, size_t *at, size_t *total) {
     uint64_t size, sum, rounded;
     *at = *total;
     if (!checked_mul(count, bytes, &size) || !checked_add(*total, size, &sum) ||
         !checked_round_up(sum, ALIGNMENT, &rounded) || rounded > SIZE_MAX / 2) {
         FAIL(STATUS_MEMORY,
-             "a batch of %zu samples, of which one takes %zu bytes, fits no GPU: make batch_size smaller", count,
-             bytes);
+             "a batch of %zu samples, each of which takes %zu bytes, does not fit on any GPU: make batch_size smaller",
+             count, bytes);
     }
     *total = (size_t)rounded;
     return STATUS_OK;
@@ -231,7 +231,7 @@ static Upload *take_free(Uploads *uploads) {
     return upload;
 }
 
-/* What was put on the device before they were retired is done when it is idle. */
+/* All work queued before they were retired is done once the device is idle. */
 static Status renew_retired(Uploads *uploads) {
     Upload *list = uploads->retired, *last = list;
     uploads->retired = NULL;
@@ -245,7 +245,7 @@ static Status renew_retired(Uploads *uploads) {
     return status;
 }
 
-/* A buffer that is used again, or NULL. */
+/* A buffer to reuse, or NULL. */
 static Status take_used(Uploads *uploads, Upload **out) {
     Status status = STATUS_OK;
     pthread_mutex_lock(&uploads->mutex);
@@ -256,7 +256,7 @@ static Status take_used(Uploads *uploads, Upload **out) {
     return status;
 }
 
-/* A new buffer; where there is no memory for it, a retired one. */
+/* A new buffer; if there is no memory for it, a retired one. */
 static Status make_upload(Uploads *uploads, size_t samples, bool *fresh, Upload **out) {
     const bool usual = samples <= uploads->batch_size;
     Status status = create_upload(uploads, usual ? uploads->batch_size : samples, out);
@@ -300,7 +300,7 @@ void loader_upload_retain(LoaderUpload *open) {
 static Status upload_read(Upload *upload, DeviceStream *stream) {
     bool capturing;
     TRY(device_capturing(stream, &capturing));
-    if (capturing) FAIL(STATUS_ARGUMENT, "a batch cannot be taken on a stream that records a graph");
+    if (capturing) FAIL(STATUS_ARGUMENT, "a batch cannot be taken on a stream that is capturing a graph");
     if (upload->read == NULL) TRY(device_event_create(&upload->read));
     TRY(device_event_record(upload->read, stream));
     upload->elsewhere = upload->elsewhere || (upload->reads > 0 && upload->reader != stream);
@@ -317,7 +317,7 @@ Status loader_upload_read(LoaderUpload *open, DeviceStream *stream) {
     return status;
 }
 
-/* Before it is written again. */
+/* Called before it is written again. */
 static Status await_readers(const Uploads *uploads, Upload *upload) {
     if (upload->reads > 0) TRY(device_stream_wait(uploads->stream, upload->read));
     upload->reads = 0;
@@ -325,7 +325,7 @@ static Status await_readers(const Uploads *uploads, Upload *upload) {
     return STATUS_OK;
 }
 
-/* Whether the order of streams alone makes it free: where no caller has had it, or all of it was read on one. */
+/* Whether stream order alone makes it free: no caller has held it, or all of it was read on one stream. */
 static bool is_free(const Upload *upload) {
     const bool read = upload->reads == upload->pool->moving && !upload->elsewhere;
     return !atomic_load(&upload->given) || read;
@@ -353,9 +353,9 @@ void loader_upload_release(LoaderUpload *open) {
     if (!keep) free_apart(device, destroy_list, upload);
 }
 
-/* ---- what the GPU works with ---- */
+/* ---- scratch memory of the GPU ---- */
 
-/* The widest image that operations or a conversion find. */
+/* The size of the largest image that operations or a conversion work on. */
 static size_t widest(const Uploads *uploads) {
     size_t bytes = 0;
     for (size_t i = 0; i < uploads->arrays; i++) {
@@ -394,7 +394,7 @@ static Status fill_scratch(Uploads *uploads, size_t samples) {
         const size_t bytes = AUGMENT_TABLE_VALUES * work->item_bytes;
         if (work->converts) TRY_GOTO(device_copy(table_of(uploads, i), work->table, bytes, uploads->stream));
     }
-    TRY_GOTO(device_stream_synchronize(uploads->stream)); /* which `order` was read for */
+    TRY_GOTO(device_stream_synchronize(uploads->stream)); /* the copy reads `order` */
 done:
     memory_free(order);
     return status;
@@ -412,7 +412,7 @@ static Status reserve_scratch(Uploads *uploads, size_t samples) {
     UploadsScratch *scratch = &uploads->scratch;
     size_t at[7], bytes;
     bool fits = samples == scratch->capacity || (samples < scratch->capacity && samples > uploads->batch_size);
-    if (scratch->memory != NULL && fits) return STATUS_OK; /* no more than usual batches need is kept for them */
+    if (scratch->memory != NULL && fits) return STATUS_OK; /* what a larger batch needed is not kept */
     if (samples > INT32_MAX) FAIL(STATUS_ARGUMENT, "a GPU cannot work on %zu images at once", samples);
     TRY(place_scratch(uploads, samples, at, &bytes));
     device_free(scratch->memory);
@@ -437,7 +437,7 @@ static Status set_clock(Uploads *uploads, UploadsDraws draws) {
     GatherClock *said = scratch->said;
     if (scratch->timed && draws.seed == said->seed && draws.epoch == said->epoch) return STATUS_OK;
     if (said == NULL) TRY(device_host_alloc(sizeof *said, &scratch->said));
-    TRY(device_stream_synchronize(uploads->stream)); /* which may still copy it */
+    TRY(device_stream_synchronize(uploads->stream)); /* a copy may still be reading it */
     *scratch->said = (GatherClock){draws.seed, draws.epoch, 0};
     scratch->timed = true;
     return device_copy(scratch->clock, scratch->said, sizeof *scratch->said, uploads->stream);
@@ -451,7 +451,7 @@ static Status put_image(Uploads *uploads, const UploadsWork *work, size_t output
     const AugmentSpec *spec = &work->behind;
     DeviceStream *stream = uploads->stream;
     const int count = (int)batch->count;
-    const bool acts = spec->op_count > 0 && !draws.evaluate; /* else all operations are neutral */
+    const bool acts = spec->op_count > 0 && !draws.evaluate; /* otherwise all operations are neutral */
     uint8_t *now = acts || work->converts ? scratch->raw : to;
     TRY(device_copy(now, batch->arrays[output], batch->count * work->array.host_bytes, stream));
     if (acts) {
@@ -500,7 +500,7 @@ static Status begin_upload(Uploads *uploads, UploadsDraws draws, LoaderBatch *ba
         return STATUS_OK;
     }
     ErrorRecord cause = *error_record();
-    (void)device_stream_synchronize(uploads->stream); /* which may read the batch */
+    (void)device_stream_synchronize(uploads->stream); /* it may still be reading the batch */
     loader_upload_release(&upload->open);
     return error_adopt(&cause);
 }

@@ -11,7 +11,7 @@ static Status find_bytes_field(const LoaderSource *source, const char *name, siz
     const BetonField *about = found < 0 ? NULL : beton_reader_field(reader, (size_t)found);
     const bool fits = about != NULL && (about->kind == BETON_BYTES || about->kind == BETON_JSON ||
                                         (about->kind == BETON_CUSTOM && about->has_data));
-    if (!fits) FAIL(STATUS_ARGUMENT, "'%s' is no field of values of any length", name);
+    if (!fits) FAIL(STATUS_ARGUMENT, "'%s' is not a field of values of variable length", name);
     *out = (size_t)found;
     return STATUS_OK;
 }
@@ -28,11 +28,11 @@ static Status place_values(const LoaderSource *source, size_t field, const char 
     uint64_t end = 0;
     offsets[0] = 0;
     for (size_t i = 0; i < count; i++) {
-        const uint64_t sample = ids[i]; /* in Python, others may write */
+        const uint64_t sample = ids[i]; /* other Python threads may write to it */
         BetonRegion region = {0};
         TRY(at_value(source, name, sample, beton_reader_region(source->reader, field, sample, &region)));
         if (!checked_add(end, region.size, &end) || end > INT64_MAX) {
-            FAIL(STATUS_MEMORY, "%zu values of '%s' have more bytes than any machine", count, name);
+            FAIL(STATUS_MEMORY, "%zu values of '%s' have more bytes than any machine can hold", count, name);
         }
         offsets[i + 1] = (int64_t)end;
     }

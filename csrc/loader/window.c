@@ -1,10 +1,10 @@
-/* Pieces of the file, neighbours in one. */
+/* Pieces of the file; neighbours become one. */
 #include "loader/window.h"
 
 #include "base/checked.h"
 #include "base/memory.h"
 
-#define GAP 4096 /* bytes that are rather read than asked for apart */
+#define GAP 4096 /* bytes that are cheaper to read along than to skip with another read */
 #define FIRST_ROOM 64
 
 void loader_window_fini(Window *window) {

@@ -1,5 +1,5 @@
-/* Private to loader/: some values of the file in a thread's own memory, read and not mapped, so that what a process
- * holds of a large file is what its threads work on.
+/* Private to loader/: some values of the file in a thread's own memory, read instead of mapped, so that of a large file
+ * a process holds only what its threads work on.
  *
  *     loader_window_clear(window);
  *     TRY(loader_window_add(window, region)) for each value, best in the file's order;
@@ -24,7 +24,7 @@ typedef struct Window {
 
 void loader_window_fini(Window *window);
 
-/* The memory that it holds. */
+/* The bytes of memory that it holds. */
 size_t loader_window_bytes(const Window *window);
 
 void loader_window_clear(Window *window);

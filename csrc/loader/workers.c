@@ -1,7 +1,7 @@
-/* Workers take chunks of the oldest open batch and open the next one while there is room; a finished batch waits until
- * it is its turn. A batch that turns out to have damaged samples, which are to be left out, is made again without them
- * when it is its turn. A loop goes before. One mutex guards everything here; it is not held while samples are made.
- * Owns threads and the pass's list of samples. */
+/* Workers take chunks of the oldest open batch and open the next one while there is room; a finished batch waits for
+ * its turn. A batch that turns out to have damaged samples that shall be left out is made again without them when its
+ * turn comes. A loop takes precedence. One mutex guards everything here; it is not held while samples are made. Owns
+ * the threads and the pass's list of samples. */
 #include "loader/workers.h"
 
 #include <pthread.h>
@@ -16,22 +16,22 @@
 typedef struct Flight {
     LoaderBatch *batch; /* owned reference; NULL if opening it failed */
     size_t chunks, taken, done;
-    size_t planned; /* samples that it would have if all were sound */
-    bool again;     /* samples have been found that are to be left out */
+    size_t planned; /* samples that it would have if none were damaged */
+    bool again;     /* samples have been found that shall be left out */
     bool failed;
     int64_t failed_at; /* position in the batch of the first bad sample */
     ErrorRecord error;
 } Flight;
 
-/* In cache lines of its own: its thread writes here with every image. */
+/* On its own cache lines: its thread writes here for every image. */
 typedef struct Worker {
     _Alignas(MEMORY_ALIGNMENT) Workers *workers; /* borrowed until loader_workers_destroy */
     DecoderScratch scratch;
-    size_t held; /* bytes of `scratch` after the last work */
+    size_t held; /* bytes of `scratch` after its last job */
     pthread_t handle;
 } Worker;
 
-/* A loop over items, beside any pass. */
+/* A loop over items, alongside any pass. */
 typedef struct Loop {
     WorkersTask task;
     void *context;
@@ -47,7 +47,7 @@ struct Workers {
     int started;
     pthread_mutex_t mutex;
     pthread_cond_t work;  /* there may be something to do */
-    pthread_cond_t ready; /* a batch is finished, or a worker has let go of a pass that stops */
+    pthread_cond_t ready; /* a batch is finished, or a worker has left a pass that is stopping */
     bool quit;
     int busy; /* workers inside a chunk */
     int sleeping;
@@ -55,10 +55,10 @@ struct Workers {
     WorkersPass pass;
     uint64_t batches;       /* of the pass */
     uint64_t opened;        /* batches below it have been opened */
-    uint64_t delivered;     /* batches below it have been given out */
+    uint64_t delivered;     /* batches below it have been delivered */
     Flight *flights;        /* owned, config.ahead */
     Flight *remade;         /* the oldest one, while it is made again; or NULL */
-    atomic_uchar *left_out; /* owned, a flag for each sample of the file, once set for good; NULL if none is */
+    atomic_uchar *left_out; /* owned, a flag for each sample of the file, never cleared; NULL without skip_damaged */
     Loop *loop;             /* borrowed from loader_workers_run, which waits for it; or NULL */
     LoaderStats totals;
 };
@@ -89,7 +89,7 @@ static bool is_left_out(const Workers *workers, uint64_t sample) {
     return workers->left_out != NULL && atomic_load_explicit(&workers->left_out[sample], memory_order_relaxed) != 0;
 }
 
-/* Takes those samples from the batch that are left out, and begins it from the start. */
+/* Removes the samples that are left out from the batch, and starts it from the beginning. */
 static void begin_flight(Workers *workers, Flight *flight) {
     const size_t chunk = workers->config.chunk;
     LoaderBatch *batch = flight->batch;
@@ -135,8 +135,8 @@ static void take_chunk(Workers *workers, Flight *flight, Job *job) {
     }
 }
 
-/* Finds a chunk in the batch that is made again, or in the newest open one (older ones are handed out completely), or
- * opens another. */
+/* Finds a chunk in the batch that is being made again, or in the newest open one (all chunks of older ones are taken),
+ * or opens another. */
 static bool find_job(Workers *workers, Job *job) {
     if (workers->active && workers->remade != NULL && workers->remade->taken < workers->remade->chunks) {
         take_chunk(workers, workers->remade, job);
@@ -159,8 +159,8 @@ static bool find_job(Workers *workers, Job *job) {
 
 /* ---- workers ---- */
 
-/* Of a batch whose last chunk is done, if it is sound; called with the mutex held, which it gives up meanwhile. The
- * chunk does not count as done before, so nobody else touches the batch. */
+/* Uploads a batch whose last chunk is done, if it is sound; called with the mutex held, which it releases meanwhile.
+ * The chunk does not count as done until then, so nobody else touches the batch. */
 static void begin_upload(Workers *workers, const Job *job) {
     Flight *flight = job->flight;
     const Pipeline *pipeline = workers->config.pipeline;
@@ -200,11 +200,11 @@ static void worker_run_job(Worker *worker, const Job *job) {
     begin_upload(workers, job);
     job->flight->done++;
     bool cut = finished(job->flight) && loader_source_check(workers->config.pipeline->source) != STATUS_OK;
-    if (cut) fail_flight(job->flight, -1); /* whatever else its samples say */
+    if (cut) fail_flight(job->flight, -1); /* overrides errors of its samples */
     if (finished(job->flight) || !workers->active) pthread_cond_broadcast(&workers->ready);
 }
 
-/* Takes one item of the loop, if there is one left; called with the mutex held, which it gives up meanwhile. */
+/* Runs one item of the loop, if there is one left; called with the mutex held, which it releases meanwhile. */
 static bool run_item(Worker *worker) {
     Workers *workers = worker->workers;
     Loop *loop = workers->loop;
@@ -316,8 +316,8 @@ void loader_workers_destroy(Workers *workers) {
     memory_free(workers);
 }
 
-/* Called with the mutex held: no new chunks, wait for those under way, drop what was not delivered. A chunk is short,
- * so the wait is. */
+/* Called with the mutex held: starts no new chunks, waits for those in progress, drops what was not delivered. A chunk
+ * is short, and so is the wait. */
 static void end_pass(Workers *workers) {
     workers->active = false;
     workers->remade = NULL;
@@ -333,7 +333,7 @@ void loader_workers_stop(Workers *workers) {
     pthread_mutex_lock(&workers->mutex);
     uint64_t delivered = workers->delivered;
     if (workers->active) end_pass(workers);
-    workers->delivered = workers->opened = delivered; /* what loader_workers_position speaks of */
+    workers->delivered = workers->opened = delivered; /* what loader_workers_position reports */
     pthread_mutex_unlock(&workers->mutex);
 }
 
@@ -362,7 +362,7 @@ Status loader_workers_begin(Workers *workers, WorkersPass pass) {
     return STATUS_OK;
 }
 
-/* Called with the mutex held, which it gives up for `poll`. */
+/* Called with the mutex held, which it releases for `poll`. */
 static Status wait_for(Workers *workers, const Flight *flight, LoaderPoll poll, void *context) {
     int64_t start = clock_now_ns(), next_poll = start + POLL_NS;
     Status status = STATUS_OK;

@@ -1,5 +1,5 @@
-/* Private to loader/: the worker threads, the batches of a pass in flight between them and the caller, and loops beside
- * it. */
+/* Private to loader/: the worker threads, the batches of a pass in flight between them and the caller, and loops
+ * alongside it. */
 #ifndef CGXFFCV_LOADER_WORKERS_H
 #define CGXFFCV_LOADER_WORKERS_H
 
@@ -31,11 +31,11 @@ typedef struct WorkersPass {
 Status loader_workers_create(const WorkersConfig *config, Workers **out);
 void loader_workers_destroy(Workers *workers); /* joins the workers; NULL does nothing */
 
-/* Room for the samples of a pass, which the workers own: that of the pass before, which is stopped, where it fits,
- * since the system takes longer to give memory than an order takes to be drawn. */
+/* Room for the samples of a pass, owned by the workers. Stops the previous pass and reuses its room if it fits, since
+ * allocating memory takes longer than drawing an order. */
 Status loader_workers_room(Workers *workers, uint64_t samples, uint64_t **out);
 
-/* Starts a pass, after stopping the one under way; the first call starts the threads. */
+/* Starts a pass, after stopping the current one; the first call starts the threads. */
 Status loader_workers_begin(Workers *workers, WorkersPass pass);
 Status loader_workers_next(Workers *workers, LoaderPoll poll, void *context, LoaderBatch **out);
 void loader_workers_stop(Workers *workers);
@@ -43,16 +43,16 @@ void loader_workers_stop(Workers *workers);
 /* One item of a loop, in one of the threads. */
 typedef Status (*WorkersTask)(void *context, size_t item, DecoderScratch *scratch);
 
-/* Runs task(context, item, scratch) for each item in [0, items) and waits for all; a pass under way goes on afterwards.
- * After a failure no further items are begun; the first item's failure becomes the caller's. */
+/* Runs task(context, item, scratch) for each item in [0, items) and waits for all; the current pass goes on afterwards.
+ * After a failure no further items are started; the first failed item's error is returned. */
 Status loader_workers_run(Workers *workers, size_t items, WorkersTask task, void *context);
 
-/* Whether a failure is that of a damaged sample which is to be left out; from now on it is. */
+/* Whether a failure is that of a damaged sample that shall be left out; if so, it is from now on. */
 bool loader_workers_skip(Workers *workers, Status status, uint64_t sample);
 
 LoaderPosition loader_workers_position(Workers *workers);
 
-/* Their part. */
+/* The workers' part of the statistics. */
 void loader_workers_stats(Workers *workers, LoaderStats *stats);
 
 #endif

@@ -288,7 +288,7 @@ def test_refusals(data, tmp_path):
     records = np.zeros((1, 5))
     pipelines = {"image": [SimpleRGBImageDecoder()], "label": [IntDecoder()]}
     only_images, idle = (Loader(path, BATCH, pipelines=chosen) for chosen in ({"label": None}, pipelines))
-    with pytest.raises(ValueError, match="gives uint8 images of 32 x 32 x 3 and int64 labels, nothing else"):
+    with pytest.raises(ValueError, match="gives uint8 images of 32 x 32 x 3 and int64 labels, and nothing else"):
         fed.core.run(only_images._core, 0, records, None)
     with pytest.raises(ValueError, match="the loader gave 0 images where a step takes 20"):
         fed.core.run(idle._core, 0, records, None)

@@ -188,8 +188,8 @@ REFUSED = {
         [tf.RandomHorizontalFlip()] * 9 + [tf.RandomVerticalFlip()] * 8,
         "at most 16 image operations",
     ),
-    "grey": ("grey", [tf.RandomHorizontalFlip()], "only images of three channels of uint8"),
-    "uint16": ("wide", [tf.RandomHorizontalFlip()], "only images of three channels of uint8"),
+    "grey": ("grey", [tf.RandomHorizontalFlip()], "only on images with three channels of uint8"),
+    "uint16": ("wide", [tf.RandomHorizontalFlip()], "only on images with three channels of uint8"),
 }
 
 

@@ -92,7 +92,7 @@ def test_exact_halves_are_rounded_up(tmp_path):
 
 def test_what_is_no_image_is_refused(path):
     crop = tf.RandomResizedCrop(SCALE, RATIO, 8)
-    with pytest.raises(TypeError, match=r"RandomResizedCrop takes images: .* not of float64 and shape \(37, 52\)"):
+    with pytest.raises(TypeError, match=r"RandomResizedCrop takes images: .* not of float64 with shape \(37, 52\)"):
         Loader(path, 4, pipelines={"real64": [crop]})
     with pytest.raises(TypeError, match="must come first"):
         Loader(path, 4, pipelines={"grey": [tf.RandomHorizontalFlip(), crop]})

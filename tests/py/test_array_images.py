@@ -72,9 +72,9 @@ def test_arrays_without_image_operations_stay_arrays(path):
 
 @pytest.mark.parametrize("field", ["deep", "real"])
 def test_other_arrays_are_refused(path, field):
-    got = {"deep": r"uint8 and shape \(9, 8, 5\)", "real": r"float64 and shape \(9, 8, 3\)"}[field]
+    got = {"deep": r"uint8 with shape \(9, 8, 5\)", "real": r"float64 with shape \(9, 8, 3\)"}[field]
     for step in (tf.RandomHorizontalFlip(), tf.NormalizeImage(0, 1, np.float32)):
-        takes = r"takes images: arrays of uint8, uint16 or float32 and shape .*1 to 4\), not of"
+        takes = r"takes images: arrays of uint8, uint16 or float32 with shape .*1 to 4\), not of"
         said = f"field '{field}': {type(step).__name__} {takes} {got}"
         with pytest.raises(TypeError, match=said):
             Loader(path, 4, pipelines={field: [step]})

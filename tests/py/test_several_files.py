@@ -188,7 +188,7 @@ def test_arrays_and_images_of_other_sizes_are_refused(tmp_path):
         paths.append(tiny_beton.write(tmp_path / f"array{i}.beton", fields))
     with pytest.raises(ValueError, match=r"float32 \(2, 5\), but float32 \(2, 4\) in .*array0.beton"):
         Loader(paths[1::2], 1)
-    with pytest.raises(TypeError, match="image1.beton.*5x4.*the first in use 4x4"):
+    with pytest.raises(TypeError, match="image1.beton.*5x4.*the first in use is 4x4"):
         Loader(paths[::2], 1, pipelines={"image": [SimpleRGBImageDecoder()]})
     with Loader(paths[::2], 1, pipelines={"image": [SimpleRGBImageDecoder()]}, indices=[1]) as loader:
         assert next(iter(loader))[0].shape == (1, 5, 4, 3)

@@ -342,7 +342,7 @@ def test_what_the_core_takes_no_batches_of(files):
         with pytest.raises(ValueError, match="has a Runner already"):
             _cgxffcv.Runner(trainer._core, (), 0, False)
         for batch, chosen, match in (
-            (50, pipelines | {"label": None}, "gives uint8 images of 32 x 32 x 3 and int64 labels, nothing else"),
+            (50, pipelines | {"label": None}, "gives uint8 images of 32 x 32 x 3 and int64 labels, and nothing else"),
             (49, pipelines, "the loader gave 49 images where a step takes 50"),
         ):
             with Loader(files[0], batch, pipelines=chosen) as loader, pytest.raises(ValueError, match=match):

@@ -13,12 +13,12 @@ typedef struct ArrayImage {
     size_t pixel_bytes, row_bytes;
     bool crops;
     LoaderCrop crop;
-    size_t pixels_at; /* where the resampled rectangle lies in the output's scratch memory */
+    size_t pixels_at; /* where the resampled rectangle is in the output's scratch memory */
 } ArrayImage;
 
 static const BetonKind kinds[] = {BETON_ARRAY, BETON_TENSOR};
 
-/* Names the first step that asks for an image, what the field holds, and what it would take. */
+/* Names the first step that needs an image, what the field holds, and what the step takes. */
 static Status refuse(const BetonField *about, const AugmentSpec *image, const LoaderCrop *crop) {
     char shape[256] = "";
     size_t used = 0;
@@ -30,8 +30,8 @@ static Status refuse(const BetonField *about, const AugmentSpec *image, const Lo
                        : image != NULL && image->op_count > 0 ? augment_entry(image->ops[0].kind)->name
                                                               : "NormalizeImage";
     FAIL(STATUS_TYPE,
-         "%s takes images: arrays of uint8, uint16 or float32 and shape (height, width) or (height, width, 1 to %d), "
-         "not of %s and shape (%s); a callable on the batch takes any",
+         "%s takes images: arrays of uint8, uint16 or float32 with shape (height, width) or (height, width, 1 to %d), "
+         "not of %s with shape (%s); a callable on the batch takes any array",
          step, AUGMENT_MAX_CHANNELS, beton_dtype_name((int)about->dtype), shape);
 }
 
@@ -86,7 +86,7 @@ static Status array_image_prepare(const LoaderSource *source, const Traversal *i
     return STATUS_OK;
 }
 
-/* The rectangle of the value at `pixels`, resampled, in the thread's memory. */
+/* Resamples the rectangle of the value at `pixels` into the thread's memory. */
 static Status resample_array(const DecoderChunk *chunk, const DecoderOutput *output, size_t i, const uint8_t *pixels,
                              AugmentImage *out) {
     const ArrayImage *state = output->state;

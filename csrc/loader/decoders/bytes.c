@@ -1,5 +1,5 @@
-/* Bytes and JSON fields and the data of a user's own: values of any length, in rows that are as wide as the longest;
- * and their lengths. */
+/* Bytes and JSON fields and the data of custom fields: values of any length, in rows as wide as the longest; and their
+ * lengths. */
 #include <string.h>
 
 #include "loader/decoders/decoder.h"
@@ -54,7 +54,7 @@ const DecoderEntry loader_decoder_bytes = {.name = "bytes",
                                            .decode = decode_rows};
 
 const DecoderEntry loader_decoder_byte_size = {.name = "byte_size",
-                                               .what = "the length of a value",
+                                               .what = "the decoder of lengths",
                                                .kinds = kinds,
                                                .kind_count = 3,
                                                .prepare = prepare_sizes,

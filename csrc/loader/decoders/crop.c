@@ -1,6 +1,6 @@
-/* A rectangle of each image, drawn or central, resampled to one size, through `augment` into the batch. Images may have
- * any size: of JPEG ones only the rectangle is decoded, and its rows are resampled as they come. Outputs that want the
- * images whole beside that (image.c) have copies of these rows. */
+/* A random or central rectangle of each image, resampled to one size and passed through `augment` into the batch.
+ * Images may have any size: of JPEGs only the rectangle is decoded, and its rows are resampled as they arrive. Outputs
+ * that also want the whole images (image.c) get copies of these rows. */
 #include <string.h>
 
 #include "base/memory.h"
@@ -11,15 +11,16 @@ typedef struct CropState {
     LoaderCrop crop;
     Augment *augment; /* owned */
     bool fast_jpeg;
-    size_t cut_at, pixels_at; /* where the cut and the resampled image lie in the output's scratch memory */
+    size_t cut_at, pixels_at; /* where the cut and the resampled image are in the output's scratch memory */
 } CropState;
 
-/* What is cut out of one image for one output; in the output's scratch memory, as long as the image is worked on. */
+/* What is cut out of one image for one output; in the output's scratch memory, while the image is being processed. */
 typedef struct Cut {
-    uint32_t shrink;  /* while it is decoded */
+    uint32_t shrink;  /* by which decoding shrinks the image */
     JpegRegion from;  /* of the pixels that are decoded */
     Resizer *resizer; /* borrowed from the thread */
-    bool straight;    /* resampled into the batch: what follows would at most mirror it, which is done on the way */
+    bool straight;    /* resampled into the batch: what follows would only mirror it, if anything, which is done on the
+                       * way */
     uint8_t *to;      /* the resampled image */
 } Cut;
 
@@ -65,7 +66,7 @@ static void crop_destroy(DecoderOutput *output) {
 
 static bool same_values(const DecoderOutput *output, const DecoderOutput *other) {
     const CropState *a = output->state, *b = other->state;
-    return a->fast_jpeg == b->fast_jpeg && !a->crop.shrinks && !b->crop.shrinks; /* each by its own rectangle */
+    return a->fast_jpeg == b->fast_jpeg && !a->crop.shrinks && !b->crop.shrinks; /* which depends on the rectangle */
 }
 
 static bool decodes_beside(const DecoderOutput *output, const DecoderOutput *other) {
@@ -102,7 +103,7 @@ static const DecoderOutput *beside(const DecoderChunk *chunk, const DecoderOutpu
     return output->beside < 0 ? NULL : &chunk->outputs[output->beside];
 }
 
-/* How far the image can be shrunk while it is decoded, and not be smaller than the result. */
+/* How far the image can be shrunk while decoding without becoming smaller than the result. */
 static uint32_t choose_shrink(const LoaderCrop *crop, const BetonImage *image, const JpegRegion *from) {
     uint32_t shrink = image->mode == BETON_IMAGE_JPEG && crop->shrinks ? 8 : 1;
     while (shrink > 1 && (from->height / shrink < crop->height || from->width / shrink < crop->width)) shrink /= 2;
@@ -137,17 +138,17 @@ static JpegRegion join(JpegRegion one, JpegRegion other) {
     return both;
 }
 
-/* A region's rows on their way to the cuts of all views, and to the image that is wanted whole. */
+/* A region's rows on their way to the cuts of all views, and to the whole image, if that is wanted. */
 typedef struct Rows {
     const DecoderChunk *chunk;
     const DecoderOutput *first;
     JpegRegion region;
     uint32_t y;       /* of the image: the next row */
-    JpegRegion whole; /* what is wanted as it is ... */
-    uint8_t *to;      /* ... and where its next row goes; NULL: nothing is, or it is in the file */
+    JpegRegion whole; /* what is wanted unchanged ... */
+    uint8_t *to;      /* ... and where its next row goes; NULL: nothing, or it is in the file */
 } Rows;
 
-/* How many of the next `count` rows are a part's; *rgb moves to the first of its pixels. */
+/* How many of the next `count` rows belong to the part; moves *rgb to the first of its pixels. */
 static uint32_t rows_of(const Rows *rows, const JpegRegion *part, size_t stride, uint32_t count, const uint8_t **rgb) {
     const uint32_t end = rows->y + count, bottom = part->y + part->height;
     const uint32_t from = part->y > rows->y ? part->y : rows->y, until = bottom < end ? bottom : end;
@@ -176,7 +177,7 @@ static void crop_take(void *context, const uint8_t *rgb, size_t stride, uint32_t
     loader_decoder_spent(&rows->chunk->scratch->times.resample_ns, start);
 }
 
-/* Room for the image that is wanted whole, if it is. */
+/* Makes room for the whole image, if that is wanted. */
 static Status begin_whole(Rows *rows, size_t i, const BetonImage *image, AugmentImage *whole) {
     const DecoderOutput *output = beside(rows->chunk, rows->first);
     AugmentPart part;
@@ -197,7 +198,7 @@ static void make_blank(const Rows *rows, uint8_t *whole) {
     if (whole != NULL) memset(whole, 0, (size_t)rows->whole.height * rows->whole.width * AUGMENT_CHANNELS);
 }
 
-/* Reads it once for all its views, and for the image that is wanted whole. */
+/* Reads the image once for all its views, and for the whole image, if that is wanted. */
 static Status resample(const DecoderChunk *chunk, const DecoderOutput *output, size_t i, const BetonImage *image,
                        AugmentImage *whole) {
     const CropState *state = output->state;
@@ -230,7 +231,7 @@ static Status decode_one(const DecoderChunk *chunk, const DecoderOutput *output,
     BetonImage image;
     TRY(loader_pixels_read(chunk, output, i, &image));
     if (image.height < 1 || image.width < 1) {
-        return loader_decoder_fail(chunk, output, i, "decode", error_fail(STATUS_FORMAT, "an image without pixels"));
+        return loader_decoder_fail(chunk, output, i, "decode", error_fail(STATUS_FORMAT, "the image has no pixels"));
     }
     const int64_t start = clock_now_ns();
     for (const DecoderOutput *view = output; view != NULL; view = next_view(chunk, view)) {
@@ -263,7 +264,7 @@ static Status crop_decode(const DecoderChunk *chunk, const DecoderOutput *output
 static Status crop_reserve(const LoaderSource *source, const Traversal *in_use, DecoderOutput *outputs,
                            DecoderOutput *output) {
     (void)source, (void)in_use, (void)outputs, (void)output;
-    FAIL(STATUS_ARGUMENT, "a loader that crops while it decodes cannot keep the pixels (resident)");
+    FAIL(STATUS_ARGUMENT, "a loader that crops while decoding cannot keep the pixels (resident)");
 }
 
 #define ENTRY(entry, text, words)                                                                                      \

@@ -1,4 +1,4 @@
-/* The table of decoders, and what its entries share. */
+/* The table of decoders, and what is shared by its entries. */
 #include "loader/decoders/decoder.h"
 
 #include "base/checked.h"
@@ -32,9 +32,9 @@ LoaderArray loader_decoder_array_of(BetonDtype dtype, int ndim, const uint64_t *
 Status loader_decoder_check_rows(BetonDtype dtype, int ndim, const uint64_t *shape) {
     uint64_t bytes = beton_dtype_bytes(dtype);
     for (int i = 0; i < ndim; i++) {
-        uint64_t side = shape[i] == 0 ? 1 : shape[i]; /* no array library takes the others at will */
+        uint64_t side = shape[i] == 0 ? 1 : shape[i]; /* array libraries limit an empty array's other sides, too */
         if (checked_mul(bytes, side, &bytes) && bytes <= memory_of_machine()) continue;
-        FAIL(STATUS_MEMORY, "a row of the function's shape does not fit this machine's memory");
+        FAIL(STATUS_MEMORY, "a row of the function's shape does not fit in this machine's memory");
     }
     return STATUS_OK;
 }

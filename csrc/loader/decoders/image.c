@@ -12,8 +12,8 @@ typedef struct ImageState {
     uint32_t height, width;
     bool fast_jpeg;
     const uint8_t *kept;            /* the pixels of all samples; NULL: read from the file */
-    const uint8_t *in_use;          /* a flag a sample, where `kept` does not cover the whole file; or NULL */
-    uint8_t *own_kept, *own_in_use; /* owned: of the first of its views */
+    const uint8_t *in_use;          /* a flag per sample, if `kept` does not cover the whole file; or NULL */
+    uint8_t *own_kept, *own_in_use; /* owned, by the first of its views */
 } ImageState;
 
 static const BetonKind kinds[] = {BETON_IMAGE};
@@ -22,7 +22,7 @@ static size_t pixel_bytes(const ImageState *state) { return (size_t)state->heigh
 
 /* ---- what the file holds ---- */
 
-/* The one size of the images in use. */
+/* Finds the one size of the images in use. */
 static Status find_size(const LoaderSource *source, const Traversal *in_use, const DecoderOutput *output) {
     ImageState *state = output->state;
     const BetonField *about = output->about;
@@ -40,8 +40,8 @@ static Status find_size(const LoaderSource *source, const Traversal *in_use, con
         if (image.height == state->height && image.width == state->width) continue;
         Status status =
             error_fail(STATUS_TYPE,
-                       "the image is %ux%u (height x width), the first in use %ux%u: this decoder needs images of one "
-                       "size; choose samples of one size with indices, or write the file with one size",
+                       "the image is %ux%u (height x width), but the first in use is %ux%u: this decoder needs images "
+                       "of one size; choose samples of one size with indices, or write the file with one size",
                        image.height, image.width, state->height, state->width);
         error_at_sample(status, (int64_t)sample);
         return error_at_path(error_at_field(status, about->name), beton_reader_path_of(source->reader, sample));
@@ -57,7 +57,7 @@ static Status image_prepare(const LoaderSource *source, const Traversal *in_use,
     state->fast_jpeg = wish->fast_jpeg;
     TRY(find_size(source, in_use, output));
     bool jpeg = output->about->num_jpeg > 0, any = in_use->count > 0;
-    /* What is decoded comes into memory of the size that the records say, which nothing else in the file bounds. */
+    /* Decoding takes memory of the size stated by the records, which nothing else in the file bounds. */
     if (jpeg && any) {
         TRY(error_at_path(jpeg_check_pixels(state->width, state->height), beton_reader_path(source->reader)));
     }
@@ -101,8 +101,7 @@ static Status read_image(const DecoderChunk *chunk, const DecoderOutput *output,
     return check_size(chunk, output, i, image);
 }
 
-/* The image and all further views of it; or, before a chunk's first image, the views that mix it with the one
- * before. */
+/* Augments the image for all its views; or, before a chunk's first image, for the views that mix the two. */
 void loader_image_augment(const DecoderChunk *chunk, const DecoderOutput *output, size_t i, const AugmentImage *image,
                           const uint8_t *next, bool begin) {
     for (;; output = &chunk->outputs[output->next_view]) {
@@ -112,7 +111,7 @@ void loader_image_augment(const DecoderChunk *chunk, const DecoderOutput *output
     }
 }
 
-/* What all views together look at. */
+/* The part that all views together read. */
 static AugmentPart part_of_views(const DecoderChunk *chunk, const DecoderOutput *output, size_t i) {
     AugmentPart all = {0, 0, 0, 0};
     for (;; output = &chunk->outputs[output->next_view]) {
@@ -168,7 +167,7 @@ static Status image_decode(const DecoderChunk *chunk, const DecoderOutput *outpu
     return loader_pixels_run(chunk, output, image_decode_chunk);
 }
 
-/* ---- beside crops ---- */
+/* ---- together with crops ---- */
 
 bool loader_image_is(const DecoderOutput *output, bool fast_jpeg) {
     if (output->decoder != &loader_decoder_image) return false;
@@ -192,7 +191,7 @@ static Status mark_in_use(const LoaderSource *source, const Traversal *in_use, I
     return STATUS_OK;
 }
 
-/* Of raw images nothing is kept: their pixels are in the file as they are. */
+/* Raw images alone need not be kept: their pixels are in the file as they are. */
 static Status image_reserve(const LoaderSource *source, const Traversal *in_use, DecoderOutput *outputs,
                             DecoderOutput *output) {
     ImageState *state = output->state;
@@ -200,7 +199,7 @@ static Status image_reserve(const LoaderSource *source, const Traversal *in_use,
     if (output->about->num_jpeg == 0) return STATUS_OK;
     if (!checked_mul(beton_reader_num_samples(source->reader), pixel_bytes(state), &bytes) ||
         bytes > memory_of_machine()) {
-        FAIL(STATUS_MEMORY, "the images are too many to keep in this machine's memory of %llu bytes (resident)",
+        FAIL(STATUS_MEMORY, "the images do not fit in this machine's memory of %llu bytes (resident)",
              (unsigned long long)memory_of_machine());
     }
     TRY(memory_calloc((size_t)bytes, 1, &state->own_kept));

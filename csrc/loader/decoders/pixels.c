@@ -31,11 +31,11 @@ static LoaderArray array_of(const AugmentSpec *spec, int32_t height, int32_t wid
     return array;
 }
 
-/* The chain before the move to a GPU, and what is behind it, if a GPU can do that on what the first one makes. */
+/* Splits a chain at the move to a GPU; fails if a GPU cannot do the second part on the result of the first. */
 static Status split(const AugmentSpec *whole, int at, AugmentSpec *front, AugmentSpec *behind) {
     Augment *before = NULL;
     if (!augment_format_rgb(whole->format)) {
-        FAIL(STATUS_ARGUMENT, "only images of three channels of uint8 are worked on by a GPU");
+        FAIL(STATUS_ARGUMENT, "a GPU works only on images with three channels of uint8");
     }
     *front = *behind = *whole;
     front->op_count = at;
@@ -50,7 +50,7 @@ static Status split(const AugmentSpec *whole, int at, AugmentSpec *front, Augmen
     return augment_gather_check(behind->ops, behind->op_count, behind->height, behind->width);
 }
 
-/* Leaves to a GPU what it can do, and says why it cannot do the rest. */
+/* Leaves work to a GPU if it can do it, and otherwise notes why not. */
 static Status leave_behind(const LoaderOutput *wish, AugmentSpec *spec, DecoderOutput *output) {
     AugmentSpec front;
     if (device_count() == 0) {
@@ -79,7 +79,7 @@ Status loader_pixels_prepare(const LoaderOutput *wish, AugmentFormat format, uin
     spec.height = (int32_t)height;
     spec.width = (int32_t)width;
     if (wish->moves && wish->works) {
-        TRY(augment_create(&spec, &whole)); /* what is wrong with it is said here, wherever it is done */
+        TRY(augment_create(&spec, &whole)); /* errors in it are reported here, wherever it is done */
         augment_destroy(whole);
         TRY(leave_behind(wish, &spec, output));
     }
@@ -220,7 +220,7 @@ void loader_pixels_augment(const DecoderChunk *chunk, const DecoderOutput *outpu
     }
 }
 
-/* Of an output (-1: none) and its views. */
+/* Whether an output (-1: none) or one of its views mixes. */
 static bool any_mixes(const DecoderChunk *chunk, int output) {
     while (output >= 0 && !chunk->outputs[output].mixes) output = chunk->outputs[output].next_view;
     return output >= 0;
@@ -236,7 +236,7 @@ static Status run_chunks(const DecoderChunk *chunk, const DecoderOutput *output,
     Status status = decode(&before, output, true);
     if (status == STATUS_OK) return decode(chunk, output, false);
     if (before.first < chunk->first) return status;
-    /* It is the batch's last, and of the bad samples the first is told. */
+    /* It is the batch's last, and of several bad samples the first is reported. */
     const ErrorRecord cause = *error_record();
     TRY(decode(chunk, output, false));
     chunk->scratch->failed_at = (int64_t)before.first;

@@ -1,4 +1,4 @@
-/* Fields of a user's own kind: their records as they are, for the user's decoder. (Their data: bytes.c.) */
+/* Custom fields: their records as they are, for the user's decoder. (Their data: bytes.c.) */
 #include <string.h>
 
 #include "loader/decoders/decoder.h"

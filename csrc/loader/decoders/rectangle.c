@@ -5,7 +5,7 @@
 #include "augment/augment.h"
 
 #define TRIES 10 /* as torchvision */
-/* Of the draws, among those of the image operations: part of what a seed means, never to be changed. */
+/* Numbers these draws among those of the image operations: part of what a seed means, so it must never change. */
 #define NUMBER 63
 
 Status loader_rectangle_check(const LoaderCrop *crop) {
@@ -17,7 +17,7 @@ Status loader_rectangle_check(const LoaderCrop *crop) {
     bool fits = crop->scale[0] >= 0 && crop->scale[0] <= crop->scale[1] && crop->scale[1] <= 1 && crop->ratio[0] > 0 &&
                 crop->ratio[0] <= crop->ratio[1] && isfinite(crop->ratio[1]);
     if (fits) return STATUS_OK;
-    FAIL(STATUS_ARGUMENT, "a crop takes shares of the area in 0..1 and ratios above 0, the lower limit first");
+    FAIL(STATUS_ARGUMENT, "a crop's scale must be within 0..1 and its ratios above 0, the lower limit first");
 }
 
 static JpegRegion central(uint32_t height, uint32_t width, uint32_t h, uint32_t w) {
@@ -42,7 +42,8 @@ static JpegRegion central_clamped(const LoaderCrop *crop, uint32_t height, uint3
 
 static double uniform(uint32_t word, double low, double high) { return low + (high - low) * (word * 0x1p-32); }
 
-/* torchvision's RandomResizedCrop: a share of the area and the logarithm of a ratio, uniform, until they fit. */
+/* As torchvision's RandomResizedCrop: draws a share of the area and the logarithm of a ratio, uniform, until they
+ * fit. */
 static JpegRegion random_rectangle(const LoaderCrop *crop, const AugmentKey *key, uint32_t height, uint32_t width) {
     const double low = log(crop->ratio[0]), high = log(crop->ratio[1]), area = (double)height * width;
     for (uint32_t try = 0; try < TRIES; try++) {

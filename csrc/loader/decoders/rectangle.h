@@ -6,10 +6,10 @@
 
 Status loader_rectangle_check(const LoaderCrop *crop);
 
-/* The one in the middle, whose sides are ratio[0] of the image's shorter side. */
+/* The central square, whose sides are ratio[0] of the image's shorter side. */
 JpegRegion loader_rectangle_central(const LoaderCrop *crop, ImageSize image);
 
-/* The one drawn for the chunk's sample `i`; neutral, the largest in the middle within `ratio`. */
+/* The one drawn for the chunk's sample `i`; in evaluation, the largest central one within `ratio`. */
 JpegRegion loader_rectangle_random(const DecoderChunk *chunk, const LoaderCrop *crop, size_t i, ImageSize image);
 
 #endif

@@ -14,7 +14,7 @@ typedef struct Labels {
     AugmentOp ops[LOADER_MAX_LABEL_OPS];
 } Labels;
 
-/* The operation that makes several values of a label and its neighbour; NULL: none does. */
+/* The operation that makes several values from a label and its neighbour; NULL if there is none. */
 static const AugmentOp *pairing(const Labels *labels) {
     const AugmentOp *last = &labels->ops[labels->count - 1];
     return augment_entry(last->kind)->phase == AUGMENT_LABEL ? last : NULL;
@@ -35,7 +35,7 @@ static Status check_labels(const Labels *labels) {
 static Status prepare_labels(const LoaderOutput *wish, DecoderOutput *output) {
     Labels *labels = NULL;
     if (wish->label_count > LOADER_MAX_LABEL_OPS) {
-        FAIL(STATUS_ARGUMENT, "at most %d operations fit labels, not %d", LOADER_MAX_LABEL_OPS, wish->label_count);
+        FAIL(STATUS_ARGUMENT, "labels take at most %d operations, not %d", LOADER_MAX_LABEL_OPS, wish->label_count);
     }
     TRY(memory_calloc(1, sizeof *labels, &labels));
     output->state = labels;
@@ -70,7 +70,7 @@ static AugmentDrawn draw(const DecoderChunk *chunk, const AugmentOp *op, uint64_
     return augment_op_draw(op, &key, chunk->evaluate, (AugmentSize){0, 0});
 }
 
-/* The sample's label, as the operations on single labels leave it. A failure is told of the chunk's sample `i`. */
+/* The sample's label, after the operations on single labels. A failure is reported for the chunk's sample `i`. */
 static Status read_label(const DecoderChunk *chunk, const DecoderOutput *output, size_t i, uint64_t sample,
                          int64_t *to) {
     const Labels *labels = output->state;
