@@ -1,4 +1,4 @@
-/* Losses of a plan's layers, and the choice of widths by them. */
+/* Quantisation losses of a plan's layers, and the choice of bit widths by them. */
 #include "python/adapt.h"
 
 #include "allreduce/adapt.h"
@@ -7,7 +7,7 @@
 #include "python/array.h"
 #include "python/stages.h"
 
-/* Whole numbers of 1 to QUANTIZE_MAX_BITS; their count, or -1 with an exception set. */
+/* Whole numbers from 1 to QUANTIZE_MAX_BITS; their count, or -1 with an exception set. */
 static int parse_widths(PyObject *object, int widths[QUANTIZE_MAX_BITS]) {
     PyObject *tuple = py_arguments_tuple(object, "widths", 1, QUANTIZE_MAX_BITS);
     if (tuple == NULL) return -1;
@@ -28,7 +28,7 @@ static int check_elems(const char *argument, int64_t elems, int64_t expected) {
     return -1;
 }
 
-/* (losses and energy, bytes) of a plan that is taken. */
+/* (losses and energy, bytes) of a plan that has been taken. */
 static PyObject *adapt_weigh(PyObject *plan, const Allreduce *allreduce, const ArrayView *buffer, const float *residual,
                              const int *widths, int count) {
     int64_t rows = allreduce_layers(allreduce);
@@ -129,9 +129,9 @@ static PyObject *choose_widths(PyObject *module, PyObject *args) {
 
 static PyMethodDef functions[] = {
     {"allreduce_choose_widths", choose_widths, METH_VARARGS,
-     "allreduce_choose_widths(lost, bytes, budget)\n--\n\nWhich width each layer gets (arrays of layers by widths): "
-     "the "
-     "fewest bytes whose losses\nare at most the budget; where none are, the least losses."},
+     "allreduce_choose_widths(lost, bytes, budget)\n--\n\n"
+     "Chooses each layer's width (from arrays of layers by widths): the fewest bytes whose losses\n"
+     "are at most the budget or, if that is impossible, the smallest losses."},
     {NULL, NULL, 0, NULL},
 };
 

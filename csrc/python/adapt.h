@@ -1,4 +1,4 @@
-/* Bits for each layer by what quantisation loses; cgxffcv/adaptive.py is the typed surface. */
+/* Bits for each layer, chosen by its quantisation loss; cgxffcv/adaptive.py is the typed surface. */
 #ifndef CGXFFCV_PYTHON_ADAPT_H
 #define CGXFFCV_PYTHON_ADAPT_H
 

@@ -39,11 +39,11 @@ int py_allreduce_parse_costs(PyObject *object, AllreduceCosts *out) {
         AllreduceLine parsed;
         int algorithm = py_spec_name(name, "costs", allreduce_algorithm_name);
         bool good = algorithm >= 0 &&
-                    py_arguments_unpack(line, "ddd;a cost line is (latency, seconds an element, seconds a byte)",
+                    py_arguments_unpack(line, "ddd;a cost line is (latency, seconds per element, seconds per byte)",
                                         &parsed.latency, &parsed.element, &parsed.byte) == 0;
         if (good && !(parsed.latency >= 0 && parsed.element >= 0 && parsed.byte >= 0 &&
                       isfinite(parsed.latency + parsed.element + parsed.byte))) {
-            PyErr_SetString(PyExc_ValueError, "costs: a line has numbers from 0 on");
+            PyErr_SetString(PyExc_ValueError, "costs: the numbers of a line must be finite and at least 0");
             good = false;
         }
         if (!good) Py_CLEAR(copy);
@@ -87,7 +87,7 @@ int py_allreduce_parse(PyObject *kwargs, AllreduceSettings *out) {
     return py_spec_fill(&settings_table, kwargs, NULL, out);
 }
 
-/* Where the buffers of a plan lie. */
+/* Where the buffers of a plan are. */
 typedef struct PlanSite {
     int device; /* -1: in host memory */
     bool compares;
@@ -137,7 +137,7 @@ static Allreduce *make_plan(PyTypeObject *type, PyObject *comm_object, PyObject 
     return allreduce;
 }
 
-/* Engines on GPUs end together: others may have to take the GIL before they come to it. */
+/* Engines on GPUs end together, on all ranks: others may have to take the GIL before they get here. */
 static void destroy_plan(AllreduceObject *self) {
     Allreduce *allreduce = self->allreduce;
     self->allreduce = NULL;
@@ -150,7 +150,7 @@ static void destroy_plan(AllreduceObject *self) {
     Py_END_ALLOW_THREADS;
 }
 
-/* When the communicator is about to be closed. */
+/* Called when the communicator is about to be closed. */
 static void end_plan(CommDependent *dependent) {
     AllreduceObject *self = (AllreduceObject *)((char *)dependent - offsetof(AllreduceObject, dependent));
     destroy_plan(self);
@@ -350,7 +350,7 @@ static int set_call(PyObject *self, PyObject *value, void *unused) {
     return -1;
 }
 
-/* A new array. */
+/* Into a new array. */
 static PyObject *copy_residual(AllreduceObject *self, int64_t elems) {
     PyObject *copy = py_array_new(ARRAY_F32, 1, &elems);
     PyTensorVisit visit;
@@ -407,14 +407,15 @@ static PyObject *plan_restore(PyObject *object, PyObject *residual) {
 
 static PyGetSetDef plan_getset[] = {
     {"elems", get_elems, NULL, "Elements of the flat buffer.", NULL},
-    {"recordable", get_recordable, NULL, "Whether runs are put on a GPU's stream without waiting for it.", NULL},
-    {"wire_bytes", get_wire_bytes, NULL, "Bytes that this rank sends in a run, each receiver counted.", NULL},
+    {"recordable", get_recordable, NULL, "Whether runs are queued on a GPU's stream without waiting for it.", NULL},
+    {"wire_bytes", get_wire_bytes, NULL, "Bytes that this rank sends per run, counted for each receiver.", NULL},
     {"plain_bytes", get_plain_bytes, NULL, "The same if nothing were quantised.", NULL},
     {"algorithm", get_algorithm, NULL, "The algorithm that runs.", NULL},
     {"call", get_call, set_call, "The number of the next run, which keys stochastic rounding.", NULL},
     {"feeds_back", get_feeds_back, NULL, "Whether there is a residual.", NULL},
     {"residual", get_residual, NULL,
-     "The residual of error feedback, float32: a view; of a GPU's, and of one kept in 8 bits, a copy. None without.",
+     "The residual of error feedback, float32: a view, or a copy if it is on a GPU or kept in 8 bits. None without "
+     "feedback.",
      NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
@@ -422,33 +423,38 @@ static PyGetSetDef plan_getset[] = {
 static PyMethodDef plan_methods[] = {
     {"run", plan_run, METH_O, "run(buffer)\n--\n\nReduces the flat buffer in place. Collective."},
     {"put", PY_KEYWORDS(py_allreduce_put),
-     "put($self, /, tensors, stream=0)\n--\n\nReduces the layers that lie in several Tensors, one after the other, in "
-     "place, ordered\non the stream. Collective."},
+     "put($self, /, tensors, stream=0)\n--\n\n"
+     "Reduces the layers stored in several Tensors, one after another, in place, in the order\n"
+     "of the stream. Collective."},
     {"put_beside", py_allreduce_put_beside, METH_VARARGS,
-     "put_beside(tensor, stream, lane, blocks)\n--\n\nThe same of one Tensor on a GPU, on the stream `lane`, behind "
-     "what `stream` holds now;\nits kernels have so many blocks at most (0: as many as there is room for)."},
+     "put_beside(tensor, stream, lane, blocks)\n--\n\n"
+     "The same for one Tensor on a GPU, on the stream `lane`, after what is queued on `stream` now;\n"
+     "its kernels have at most `blocks` blocks (0: as many as there is room for)."},
     {"wait", PY_KEYWORDS(py_allreduce_wait),
-     "wait($self, /, stream=0)\n--\n\nUntil a stream has done what is on it, with the communicator's deadline."},
+     "wait($self, /, stream=0)\n--\n\n"
+     "Waits until a stream has done what is queued on it, with the communicator's deadline."},
     {"stage_messages", py_stages_messages, METH_VARARGS,
-     "stage_messages(stage)\n--\n\n(this rank's number in the stage, bytes of its message to each member, of each "
-     "one's to it, of a result)."},
+     "stage_messages(stage)\n--\n\n"
+     "Returns (this rank's number in the stage, bytes of its message to each member, of each member's to it, of a "
+     "result)."},
     {"stage_encode", py_stages_encode, METH_VARARGS,
      "stage_encode(stage, buffer, messages)\n--\n\nWrites this rank's messages."},
     {"stage_reduce", py_stages_reduce, METH_VARARGS,
-     "stage_reduce(stage, buffer, messages, result)\n--\n\nTakes the others' messages, writes the result."},
+     "stage_reduce(stage, buffer, messages, result)\n--\n\nReads the others' messages and writes the result."},
     {"stage_finish", py_stages_finish, METH_VARARGS,
      "stage_finish(buffer, gathered)\n--\n\nWrites the sums or averages into the buffer."},
     {"losses", py_adapt_losses, METH_VARARGS,
-     "losses(buffer, residual, widths)\n--\n\n(||x - x'||^2 of each layer with each width and, last, ||x||^2; bytes of "
-     "each layer with\neach width); 0 for layers that are not quantised."},
+     "losses(buffer, residual, widths)\n--\n\n"
+     "Returns (||x - x'||^2 of each layer with each width and, last, ||x||^2; bytes of each layer with\n"
+     "each width); 0 for layers that are not quantised."},
     {"carried_space", py_stages_space, METH_NOARGS,
-     "carried_space()\n--\n\n(bytes of a row, rows of the window, outgoing rows)."},
+     "carried_space()\n--\n\nReturns (bytes of a row, rows of the window, outgoing rows)."},
     {"carried_bind", py_stages_bind, METH_VARARGS,
      "carried_bind(window, outgoing)\n--\n\nTakes Tensors of bytes for its messages, on its GPU."},
     {"carried_step", py_stages_step, METH_VARARGS,
-     "carried_step(step, tensor, stream)\n--\n\nPuts a step of a run on a stream."},
+     "carried_step(step, tensor, stream)\n--\n\nQueues a step of a run on a stream."},
     {"restore", plan_restore, METH_O,
-     "restore(residual)\n--\n\nTakes up a residual of all elements. Not while runs are under way."},
+     "restore(residual)\n--\n\nRestores a residual of all elements. Not while runs are in progress."},
     {"explain", plan_explain, METH_NOARGS, "explain()\n--\n\nWhat was chosen and why, as text."},
     {NULL, NULL, 0, NULL},
 };
@@ -554,14 +560,15 @@ static PyObject *compare_calls(PyObject *module, PyObject *args) {
 
 static PyMethodDef functions[] = {
     {"allreduce_measure", plan_measure, METH_VARARGS,
-     "allreduce_measure(comm, site, sizes, repeats)\n--\n\n{algorithm: (latency, seconds an element, seconds a byte)}, "
-     "from calls of so many\nfloat32. Collective."},
+     "allreduce_measure(comm, site, sizes, repeats)\n--\n\n"
+     "Returns {algorithm: (latency, seconds per element, seconds per byte)}, from calls with these\n"
+     "numbers of float32. Collective."},
     {"allreduce_check_replicas", check_replicas, METH_VARARGS,
      "allreduce_check_replicas(comm, array)\n--\n\nSee cgxffcv.allreduce.check_replicas."},
     {"allreduce_compare_calls", compare_calls, METH_VARARGS,
      "allreduce_compare_calls(comm, text, number, made, timeout)\n--\n\n"
-     "(whether all ranks have that number, the greatest `made`). CommError on all ranks unless they have the same "
-     "text.\n"
+     "Returns (whether all ranks have that number, the greatest `made`). CommError on all ranks unless all have "
+     "the same text.\n"
      "Collective."},
     {NULL, NULL, 0, NULL},
 };

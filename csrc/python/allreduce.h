@@ -1,28 +1,28 @@
-/* Plans of the compressed allreduce, as allreduce.c makes them and allreduce_arrays.c runs them over arrays; and the
- * options of an allreduce as arguments of several bindings. */
+/* Plans of the compressed allreduce, made by allreduce.c and run over arrays by allreduce_arrays.c; and an allreduce's
+ * options as arguments of several bindings. */
 #ifndef CGXFFCV_PYTHON_ALLREDUCE_H
 #define CGXFFCV_PYTHON_ALLREDUCE_H
 
 #include "python/comm.h"
 #include "python/tensor.h"
 
-/* What runs over several arrays, or in the background, need; made when they come. */
+/* What runs over several arrays, or in the background, need; made when first needed. */
 typedef struct AllreduceRoom {
-    void *flat;          /* owned: where arrays are put one behind the other; on the plan's device */
+    void *flat;          /* owned: where arrays are copied one after another; on the plan's device */
     DeviceEvent *free;   /* owned: `flat` has been read */
-    DeviceEvent *begin;  /* owned: what a run beside others' work comes after */
-    DeviceStream *aside; /* owned: of runs in the background */
+    DeviceEvent *begin;  /* owned: what a run alongside other work comes after */
+    DeviceStream *aside; /* owned: for runs in the background */
 } AllreduceRoom;
 
-/* Its communicator is the object's: each use takes it, and fails if it was closed. */
+/* The communicator belongs to the object `comm`: each use takes it, and fails if it has been closed. */
 typedef struct AllreduceObject {
     PyObject_HEAD Allreduce *allreduce; /* owned; NULL once the communicator of a plan on a GPU is closed */
     PyObject *comm;                     /* owned */
     AllreduceType type;
-    int device;              /* -1: buffers lie in host memory */
+    int device;              /* -1: buffers are in host memory */
     CommDependent dependent; /* of plans on a GPU */
     AllreduceRoom room;
-    PyObject *carried; /* owned: the Tensors of its messages that the caller moves; NULL */
+    PyObject *carried; /* owned: the Tensors of its messages, if the caller moves those; or NULL */
 } AllreduceObject;
 
 typedef struct AllreduceSettings {
@@ -30,15 +30,15 @@ typedef struct AllreduceSettings {
     AllreduceCosts costs; /* options.costs, unless that is NULL */
 } AllreduceSettings;
 
-/* {algorithm: (latency, seconds an element, seconds a byte)}, as allreduce_measure gives it, or None: 1 or 0, and -1
- * with an exception set. */
+/* Parses {algorithm: (latency, seconds per element, seconds per byte)}, as allreduce_measure returns it, or None.
+ * Returns 1 or 0, or -1 with an exception set. */
 int py_allreduce_parse_costs(PyObject *object, AllreduceCosts *out);
 
-/* True for float32, False, or a name: for a table of options. */
+/* Parses True for float32, False, or a name; for a table of options. */
 int py_allreduce_parse_feedback(PyObject *value, void *out);
 
-/* From keyword arguments, all of them; *out starts with allreduce_defaults and stays where it is. 0, or -1 with an
- * exception set. */
+/* Parses keyword arguments, all of them. *out starts as allreduce_defaults and must not move afterwards: it points into
+ * itself. 0, or -1 with an exception set. */
 int py_allreduce_parse(PyObject *kwargs, AllreduceSettings *out);
 
 void py_allreduce_room_free(AllreduceRoom *room, int device);

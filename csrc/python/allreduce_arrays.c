@@ -1,5 +1,5 @@
-/* Runs of a plan over arrays of any framework: at once, or begun on one thread and run on another. Arrays that lie one
- * behind the other are reduced where they are; others go through a flat copy. */
+/* Runs of a plan over arrays of any framework: immediately, or begun on one thread and run on another. Arrays that are
+ * adjacent in memory are reduced where they are; others go through a flat copy. */
 #include <stdio.h>
 #include <string.h>
 
@@ -35,7 +35,7 @@ static int refuse_device(const AllreduceObject *plan, const PyTensor *tensor, Py
     char theirs[32], ours[32];
     name_device(tensor->device, theirs);
     name_device(plan->device, ours);
-    PyErr_Format(PyExc_ValueError, "tensors: number %zd lies %s, and the plan is made for arrays %s", number, theirs,
+    PyErr_Format(PyExc_ValueError, "tensors: number %zd is %s, but the plan is made for arrays %s", number, theirs,
                  ours);
     return -1;
 }
@@ -43,7 +43,7 @@ static int refuse_device(const AllreduceObject *plan, const PyTensor *tensor, Py
 static int check_tensor(const AllreduceObject *plan, const PyTensor *tensor, Py_ssize_t number) {
     const char *why = !tensor->contiguous          ? "is not in C order"
                       : !tensor->writable          ? "is read-only"
-                      : tensor->type != plan->type ? "has another type of elements than the plan"
+                      : tensor->type != plan->type ? "has a different element type than the plan"
                                                    : NULL;
     if (why == NULL && tensor->device != plan->device) return refuse_device(plan, tensor, number);
     if (why == NULL) return 0;
@@ -51,7 +51,7 @@ static int check_tensor(const AllreduceObject *plan, const PyTensor *tensor, Py_
     return -1;
 }
 
-/* Whether they fit the plan; 0, or -1 with an exception set. */
+/* Checks that they fit the plan; 0, or -1 with an exception set. */
 static int check_tensors(const AllreduceObject *plan, PyObject *tuple) {
     uint64_t elems = 0;
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(tuple); i++) {
@@ -71,12 +71,12 @@ static int check_tensors(const AllreduceObject *plan, PyObject *tuple) {
 
 /* ---- a run; without the GIL, on the plan's device ---- */
 
-/* The arrays of a tuple, which stays. */
+/* An array of a tuple, which stays alive. */
 static const PyTensor *tensor_at(PyObject *tuple, Py_ssize_t index) {
     return py_tensor_unchecked(PyTuple_GET_ITEM(tuple, index));
 }
 
-/* Where all lie one behind the other; NULL if they do not. */
+/* The address of all of them, if they are adjacent in memory; otherwise NULL. */
 static char *find_flat(PyObject *tuple, size_t *bytes) {
     char *first = NULL;
     bool together = true;
@@ -99,7 +99,7 @@ static Status make_flat(AllreduceObject *plan, size_t bytes) {
     return device_alloc(bytes, &room->flat);
 }
 
-/* Between the arrays and the flat copy, `in` or out of it. */
+/* Copies the arrays into the flat copy (`in`), or back out of it. */
 static Status move(const AllreduceObject *plan, PyObject *tuple, bool in, DeviceStream *stream) {
     char *at = plan->room.flat;
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(tuple); i++) {
@@ -134,7 +134,7 @@ static Status arrays_run(AllreduceObject *plan, PyObject *tuple, DeviceStream *s
     return allreduce_put(plan->allreduce, flat, allreduce_elems(plan->allreduce), stream);
 }
 
-/* Waits for what was on the stream when the run was begun, on another stream. */
+/* On another stream, after what was queued on the caller's when the run was begun. */
 static Status run_aside(AllreduceObject *plan, const RunObject *later) {
     AllreduceRoom *room = &plan->room;
     if (plan->device < 0) return arrays_run(plan, later->tensors, NULL);
@@ -157,7 +157,7 @@ void py_allreduce_room_free(AllreduceRoom *room, int device) {
 
 /* ---- methods of a plan ---- */
 
-/* Opens a stay on the plan's device and in its communicator; 0, or -1 with an exception set. */
+/* Enters the plan's device and its communicator; 0, or -1 with an exception set. */
 static int enter(AllreduceObject *plan, PyTensorVisit *visit) {
     ModuleState *state = plan_state(plan);
     if (py_comm_object_take(state, plan->comm, "comm") == NULL) return -1;
@@ -195,7 +195,7 @@ PyObject *py_allreduce_put(PyObject *object, PyObject *args, PyObject *kwargs) {
     return result;
 }
 
-/* On a lane of its own, behind what the stream holds now, in so many blocks. */
+/* On the separate stream `lane`, after what `stream` holds now, with at most `blocks` blocks. */
 static Status run_beside(AllreduceObject *plan, const PyTensor *tensor, DeviceStream *stream, DeviceStream *lane,
                          int blocks) {
     AllreduceRoom *room = &plan->room;
@@ -256,14 +256,14 @@ static Status mark(RunObject *run, DeviceStream *stream) {
     return device_event_record(run->ready, stream);
 }
 
-/* All of one device. */
+/* The one device of all tensors. */
 static int device_of(ModuleState *state, PyObject *tuple, int *device) {
     *device = -1;
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(tuple); i++) {
         const PyTensor *tensor = py_tensor_of(state, PyTuple_GET_ITEM(tuple, i), "each of tensors");
         if (tensor == NULL) return -1;
         if (i > 0 && tensor->device != *device) {
-            PyErr_SetString(PyExc_ValueError, "tensors must lie on one device");
+            PyErr_SetString(PyExc_ValueError, "tensors must all be on one device");
             return -1;
         }
         *device = tensor->device;
@@ -309,7 +309,7 @@ static PyObject *run_run(PyObject *object, PyObject *plan) {
         return NULL;
     }
     if (self->plan != NULL) {
-        PyErr_SetString(PyExc_RuntimeError, "a run is run once");
+        PyErr_SetString(PyExc_RuntimeError, "a run can be run only once");
         return NULL;
     }
     if (check_tensors((AllreduceObject *)plan, self->tensors) < 0) return NULL;
@@ -372,7 +372,7 @@ static PyObject *get_done(PyObject *object, void *unused) {
     return PyBool_FromLong(done);
 }
 
-/* What a GPU may still read or write stays for ever where nobody can say that it has come to its end. */
+/* What a GPU may still read or write is leaked if there is no way to know that it has finished. */
 static void run_dealloc(PyObject *object) {
     RunObject *self = (RunObject *)object;
     PyTypeObject *type = Py_TYPE(object);
@@ -391,11 +391,11 @@ static void run_dealloc(PyObject *object) {
 }
 
 static PyMethodDef run_methods[] = {
-    {"run", run_run, METH_O, "run($self, plan, /)\n--\n\nCollective; from any thread, once."},
+    {"run", run_run, METH_O, "run($self, plan, /)\n--\n\nRuns it as the plan says. Collective; from any thread, once."},
     {"order", PY_KEYWORDS(run_order),
-     "order($self, /, stream=0)\n--\n\nWhat comes on the stream finds the sums of a run that has come back."},
+     "order($self, /, stream=0)\n--\n\nMakes what follows on the stream wait for the sums, once run() has returned."},
     {"wait", run_wait, METH_NOARGS,
-     "wait($self, /)\n--\n\nUntil the sums are there, with the communicator's deadline."},
+     "wait($self, /)\n--\n\nWaits until the sums are there, with the communicator's deadline."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -421,7 +421,8 @@ static PyType_Spec run_spec = {
 
 static PyMethodDef functions[] = {
     {"allreduce_begin", PY_KEYWORDS(arrays_begin),
-     "allreduce_begin(tensors, stream=0)\n--\n\nAn AllreduceRun of arrays as what is on the stream now leaves them."},
+     "allreduce_begin(tensors, stream=0)\n--\n\n"
+     "Returns an AllreduceRun of the arrays as they are after what is queued on the stream now."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -30,7 +30,7 @@ PyObject *py_arguments_tuple(PyObject *sequence, const char *argument, Py_ssize_
     return PyTuple_CheckExact(sequence) ? Py_NewRef(sequence) : copy(sequence, count);
 }
 
-/* Appends what comes; 0 or -1. */
+/* Appends all items; 0 or -1. */
 static int take_all(PyObject *iterator, PyObject *list, const char *argument, Py_ssize_t most) {
     PyObject *item;
     int result = 0;
@@ -87,7 +87,7 @@ int py_arguments_floats(PyObject *sequence, const char *argument, int count, flo
     return py_arguments_fill(sequence, argument, count, count, fill_float, out, sizeof *out) < 0 ? -1 : 0;
 }
 
-/* A limit as people write it. */
+/* Writes a limit the way people do. */
 static void write_limit(bool negative, uint64_t size, char text[24]) {
     bool below = (size & (size + 1)) == 0; /* 2^n - 1 */
     int bits = 0;

@@ -1,4 +1,4 @@
-/* The one file that sees NumPy's headers. Arrays leave as NumPy views, and enter through the buffer protocol. */
+/* The one file that includes NumPy's headers. Arrays leave as NumPy views, and enter through the buffer protocol. */
 #include "python/array.h"
 
 #define NPY_NO_DEPRECATED_API NPY_2_0_API_VERSION

@@ -1,4 +1,4 @@
-/* NumPy arrays for the binding files: array.c alone sees NumPy's headers. */
+/* NumPy arrays for the binding files: only array.c includes NumPy's headers. */
 #ifndef CGXFFCV_PYTHON_ARRAY_H
 #define CGXFFCV_PYTHON_ARRAY_H
 
@@ -25,8 +25,8 @@ typedef enum ArrayType {
     ARRAY_TYPES
 } ArrayType;
 
-#define ARRAY_UNALIGNED (1u << 31) /* with a mask of types: also addresses that the type does not allow */
-#define ARRAY_MAX_DIMS 64          /* as NumPy: a batch has one more than a field */
+#define ARRAY_UNALIGNED (1u << 31) /* in a mask of types: unaligned addresses are allowed, too */
+#define ARRAY_MAX_DIMS 64          /* as in NumPy: a batch has one more than a field */
 
 /* A new C-ordered array with unspecified contents; NULL with an exception set on failure. */
 PyObject *py_array_new(ArrayType type, int ndim, const int64_t *shape);
@@ -42,7 +42,7 @@ PyObject *py_array_wrap(ArrayType type, int ndim, const int64_t *shape, const in
 /* The type that a buffer's format and item size mean, or -1. */
 int py_array_type_of(const Py_buffer *buffer);
 
-/* An argument that came in through the buffer protocol. */
+/* An argument received through the buffer protocol. */
 typedef struct ArrayView {
     Py_buffer buffer; /* owned until py_array_release */
     void *data;

@@ -1,5 +1,5 @@
-/* Conversion only: no file, no thread. A value that cannot be taken makes its sample a refused one, with the reason;
- * the encoder then applies the error policy. */
+/* Conversion only: no file, no thread. A value that cannot be converted makes its sample a refused one, with the
+ * reason; the encoder then applies the error policy. */
 #include "python/beton_values.h"
 
 #include <string.h>
@@ -17,7 +17,7 @@ static int no_memory(void) {
     return -1;
 }
 
-/* The kinds in a row, of which the last has a number of its own. */
+/* The kinds by consecutive numbers; the last has another number in BetonKind. */
 static const char *kind_name(int index) {
     if (index <= BETON_TENSOR) return beton_kind_name((BetonKind)index);
     return index == BETON_TENSOR + 1 ? beton_kind_name(BETON_CUSTOM) : NULL;
@@ -190,7 +190,7 @@ static int custom_of(ValueBatch *batch, const BetonFieldSpec *spec, PyObject *ob
     const Py_buffer *buffer = hold_buffer(batch, record, PyBUF_SIMPLE);
     if (buffer == NULL) return -1;
     if (buffer->len != (Py_ssize_t)spec->custom.record_bytes) {
-        PyErr_Format(PyExc_ValueError, "a record of %zd bytes; the field's has %u", buffer->len,
+        PyErr_Format(PyExc_ValueError, "a record of %zd bytes, but the field's records have %u", buffer->len,
                      spec->custom.record_bytes);
         return -1;
     }
@@ -286,7 +286,8 @@ static int check_column(const BetonFieldSpec *spec, const Py_buffer *buffer, Py_
     bool image = spec->kind == BETON_IMAGE;
     int axes = image ? 4 : spec->kind == BETON_INT || spec->kind == BETON_FLOAT ? 1 : spec->ndim + 1;
     if (buffer->ndim != axes || buffer->shape[0] < end) {
-        PyErr_Format(PyExc_ValueError, "field '%s': an array of %d axes and at least %zd rows was expected, not of %d",
+        PyErr_Format(PyExc_ValueError,
+                     "field '%s': an array of %d axes and at least %zd rows was expected, not one of %d axes",
                      spec->name, axes, end, buffer->ndim);
         return -1;
     }
@@ -347,7 +348,7 @@ int py_value_batch_from_arrays(ValueBatch *batch, PyObject *columns, Py_ssize_t 
     for (size_t i = 0; i < batch->num_fields; i++) {
         if (hold_column(batch, i, PyTuple_GET_ITEM(columns, (Py_ssize_t)i), end) < 0) return -1;
     }
-    if (values_start(batch, (size_t)(end - begin)) < 0) return -1; /* there are so many rows */
+    if (values_start(batch, (size_t)(end - begin)) < 0) return -1; /* there are that many rows */
     for (size_t i = 0; i < batch->num_fields; i++) {
         if (take_column(batch, i, begin, end) < 0) return -1;
     }

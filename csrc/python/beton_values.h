@@ -1,4 +1,4 @@
-/* Python values to BetonFieldSpec and BetonValue: shared by the writer's and the encoder's types. */
+/* Converts Python values to BetonFieldSpec and BetonValue; shared by the types Writer and Encoder. */
 #ifndef CGXFFCV_PYTHON_BETON_VALUES_H
 #define CGXFFCV_PYTHON_BETON_VALUES_H
 
@@ -8,7 +8,7 @@
 /* From a sequence of dicts, as cgxffcv/fields/base.py makes them; 0, or -1 with an exception set. */
 int py_beton_schema_of(ModuleState *state, PyObject *specs, BetonSchema **out, BetonFieldSpec **fields, size_t *count);
 
-/* From a sequence of dicts with what a BetonCustom has; 0 or -1. */
+/* From a sequence of dicts with the members of a BetonCustom; 0 or -1. */
 int py_beton_customs_of(PyObject *specs, BetonCustom **out, size_t *count);
 
 /* Values of a batch of samples, and what must stay alive while they are in use. */
@@ -22,14 +22,14 @@ typedef struct ValueBatch {
     PyObject *objects; /* owned list */
 } ValueBatch;
 
-/* Fills the batch from a list of rows: a tuple of one value a field, or, for a sample that is refused, a list [field
+/* Fills the batch from a list of rows: a tuple of one value per field, or, for a sample that is refused, a list [field
  * index or -1, reason]. 0 or -1. */
 int py_value_batch_from_rows(ValueBatch *batch, PyObject *rows);
 
-/* Fills the batch from rows [begin, end) of one array a field. 0 or -1. */
+/* Fills the batch from rows [begin, end) of one array per field. 0 or -1. */
 int py_value_batch_from_arrays(ValueBatch *batch, PyObject *columns, Py_ssize_t begin, Py_ssize_t end);
 
-/* Lets go of the values' memory; keeps the room for the next batch. */
+/* Releases the values' memory; keeps the batch's own for the next values. */
 void py_value_batch_clear(ValueBatch *batch);
 void py_value_batch_fini(ValueBatch *batch);
 

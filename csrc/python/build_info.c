@@ -1,4 +1,5 @@
-/* What this build holds and what this processor can do; which libraries it has opened, and where it looks for them. */
+/* What this build contains and what this processor can do; which libraries it has opened, and where it looks for
+ * them. */
 #include "python/arguments.h"
 
 #include "base/cpu.h"
@@ -54,8 +55,8 @@ static PyObject *mpi_library(PyObject *module, PyObject *args, PyObject *kwargs)
                          name.version);
 }
 
-/* Libraries are looked for where Python looks for packages at the time of the import. A name that is no text holds no
- * wheels. */
+/* Libraries are looked for where Python looks for packages at the time of the import. Entries that are not text hold no
+ * packages. */
 static int take_folders(void) {
     PyObject *path = PySys_GetObject("path"); /* borrowed */
     const char *folders[FOLDERS_MAX];
@@ -78,15 +79,16 @@ static PyMethodDef functions[] = {
     {"build_info", build_info, METH_NOARGS,
      "build_info()\n--\n\nThe optional parts of this build, the compiler, and the processor's features, as a dict."},
     {"nccl_version", nccl_version, METH_NOARGS,
-     "nccl_version()\n--\n\nThe version of the NCCL library that sums between GPUs would go through: 22809 is 2.28.9; "
-     "0 without one."},
+     "nccl_version()\n--\n\n"
+     "The version of the NCCL library that sums between GPUs would use: 22809 is 2.28.9; 0 without one."},
     {"cudnn_version", cudnn_version, METH_NOARGS,
-     "cudnn_version()\n--\n\nThe version of the cuDNN library that convolutions on GPUs would go through: 91300 is "
-     "9.13.0; 0 without one."},
+     "cudnn_version()\n--\n\n"
+     "The version of the cuDNN library that convolutions on GPUs would use: 91300 is 9.13.0; 0 without one."},
     {"mpi_library", PY_KEYWORDS(mpi_library),
-     "mpi_library(open=False)\n--\n\nThe MPI library that this process has opened, as a dict of family ('Open MPI'), "
-     "path and version; None if it has\nopened none, as before ranks meet. With open=True it opens the one that ranks "
-     "started from here would use;\nNotBuiltError if there is none, CommError if it is of no use."},
+     "mpi_library(open=False)\n--\n\n"
+     "The MPI library that this process has opened, as a dict of family ('Open MPI'), path and version; None if it\n"
+     "has not opened one, as before ranks meet. With open=True, opens the one that ranks started from here would use;\n"
+     "NotBuiltError if there is none, CommError if it is unusable."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -11,17 +11,17 @@
 typedef struct CommObject {
     PyObject ob_base;
     Comm *comm;                        /* owned; NULL when closed */
-    int in_use;                        /* calls under way */
+    int in_use;                        /* calls in progress */
     CommDependent *dependents;         /* borrowed: the first */
-    PyObject *kept;                    /* owned: a dict of what is made once for it, until it is closed */
+    PyObject *kept;                    /* owned: a dict of what is made once for it and kept until it is closed */
     struct CommObject *before, *after; /* borrowed, in the list of open ones */
-    PyObject *weak;                    /* what others remember of it, such as measured costs */
+    PyObject *weak;                    /* weak references: what others remember of it, such as measured costs */
 } CommObject;
 
-/* What is open, for the end of the process; under the GIL. */
+/* All that are open, for the end of the process; guarded by the GIL. */
 static CommObject *open_objects;
 
-/* ---- what a wait calls ---- */
+/* ---- called by waits ---- */
 
 static Status comm_check_signals(void *context) {
     (void)context;
@@ -125,7 +125,7 @@ void py_comm_object_remove(PyObject *object, CommDependent *dependent) {
     if (dependent->after != NULL) dependent->after->before = dependent->before;
 }
 
-/* ---- made ---- */
+/* ---- making ---- */
 
 PyObject *py_comm_object_wrap(ModuleState *state, Comm *comm) {
     PyTypeObject *type = (PyTypeObject *)state->comm_type;
@@ -211,9 +211,9 @@ static PyObject *split(PyObject *self, PyObject *args, PyObject *kwargs) {
     return part == NULL ? Py_NewRef(Py_None) : py_comm_object_wrap(comm_state(self), part);
 }
 
-/* ---- closed ---- */
+/* ---- closing ---- */
 
-/* What is kept may run Python code when it ends, which may come here, too. */
+/* Clearing what is kept may run Python code, which may get here, too. */
 static void comm_object_destroy(CommObject *self) {
     if (self->comm != NULL && self->kept != NULL) PyDict_Clear(self->kept);
     Comm *comm = self->comm;
@@ -268,7 +268,7 @@ static PyObject *comm_object_enter(PyObject *self, PyObject *unused) {
     return open_comm(self) == NULL ? NULL : Py_NewRef(self);
 }
 
-/* A SystemExit with code 0 or None is a departure, anything else a failure. */
+/* A SystemExit with code 0 or None is a normal departure, anything else a failure. */
 static bool is_failure(PyObject *type, PyObject *value) {
     if (type == Py_None) return false;
     if (!PyObject_IsSubclass(type, PyExc_SystemExit)) return true;
@@ -279,7 +279,7 @@ static bool is_failure(PyObject *type, PyObject *value) {
     return !fine;
 }
 
-/* Also that which it keeps for what runs in the background, if there is one. */
+/* Also aborts the communicator that it keeps for runs in the background, if there is one. */
 static void abort_both(PyObject *self, const char *message) {
     const CommObject *object = (CommObject *)self;
     PyObject *aside = object->kept == NULL ? NULL : PyDict_GetItemString(object->kept, "aside");
@@ -304,7 +304,7 @@ static PyObject *comm_object_exit(PyObject *self, PyObject *args) {
         return NULL;
     }
     if (((CommObject *)self)->comm != NULL) {
-        (void)comm_take(self); /* what the value's own methods do cannot close it meanwhile */
+        (void)comm_take(self); /* so that the value's own methods cannot close it meanwhile */
         if (is_failure(type, value)) abort_with(self, ((PyTypeObject *)type)->tp_name, value);
         py_comm_object_give(self);
     }
@@ -350,7 +350,7 @@ static PyObject *finalize(PyObject *module, PyObject *unused) {
     Py_RETURN_NONE;
 }
 
-/* ---- asked about ---- */
+/* ---- properties ---- */
 
 #define DEFINE_INT_GETTER(name, call)                                                                                  \
     static PyObject *get_##name(PyObject *self, void *unused) {                                                        \
@@ -414,25 +414,26 @@ static PyGetSetDef getters[] = {
     {"nodes", get_nodes, NULL, "The number of nodes.", NULL},
     {"local_rank", get_local_rank, NULL, "This rank's number within its node.", NULL},
     {"local_size", get_local_size, NULL, "The number of ranks on this node.", NULL},
-    {"slot_bytes", get_slot_bytes, NULL, "The bytes of a slot: the largest slice of a stream.", NULL},
+    {"slot_bytes", get_slot_bytes, NULL, "Bytes per slot: the largest slice of a stream.", NULL},
     {"slots", get_slots, NULL, "The number of slots that each rank owns.", NULL},
-    {"timeout", get_timeout, NULL, "Seconds that an operation may take unless it names its own.", NULL},
+    {"timeout", get_timeout, NULL, "Seconds that an operation may take unless it has its own timeout.", NULL},
     {"closed", comm_get_closed, NULL, "Whether close() was called.", NULL},
-    {"broken", get_broken, NULL, "Why the communicator is broken; None while it is not.", NULL},
+    {"broken", get_broken, NULL, "Why the communicator is broken; None if it is not.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
 static PyMethodDef methods[] = {
     {"allreduce", PY_KEYWORDS(py_comm_allreduce),
      "allreduce($self, /, arrays, op='average', bits=32, **options)\n--\n\n"
-     "Reduces an array of any framework, or a list or dict of arrays as one call, over all ranks, in place; returns\n"
-     "what holds the result. Exact, or in 1 to 8 bits. Collective. See cgxffcv.arrays.reduce."},
+     "Reduces an array of any framework, or a list or dict of arrays in one call, over all ranks, in place; "
+     "returns\n"
+     "what holds the result. Exact, or with 1 to 8 bits. Collective. See cgxffcv.arrays.reduce."},
     {"allreduce_async", PY_KEYWORDS(py_comm_allreduce_async),
      "allreduce_async($self, /, arrays, op='average', bits=32, **options)\n--\n\n"
      "The same in the background: a handle with wait() and done(). See cgxffcv.arrays.reduce_async."},
     {"allreduce_plans", PY_KEYWORDS(py_comm_allreduce_plans),
      "allreduce_plans($self, /, arrays, op='average', bits=32, **options)\n--\n\n"
-     "The plans with which allreduce() does that: what they explain() and keep. See cgxffcv.arrays.plans."},
+     "The plans that allreduce() uses for that, with what they explain() and keep. See cgxffcv.arrays.plans."},
     {"split", PY_KEYWORDS(split),
      "split($self, /, color, key=0)\n--\n\nRanks of equal color (>= 0) form a new Comm, ordered by (key, rank); a rank "
      "with a\nnegative color gets None. Collective: every rank of this communicator calls it."},
@@ -444,8 +445,8 @@ static PyMethodDef methods[] = {
      "writable C-contiguous buffer (a NumPy array, the same number of bytes on every rank) is filled in\n"
      "place and returned."},
     {"allgather", PY_KEYWORDS(py_comm_allgather),
-     "allgather($self, /, data, timeout=None)\n--\n\nEvery rank's bytes (sizes may differ), a list in rank order, on "
-     "every rank."},
+     "allgather($self, /, data, timeout=None)\n--\n\n"
+     "Every rank's bytes (sizes may differ), as a list in rank order, on every rank."},
     {"abort", PY_KEYWORDS(abort_comm),
      "abort($self, /, message='without a message')\n--\n\nBreaks the communicator on all its ranks at once: their "
      "waiting and later calls raise\nCommError('rank R aborted: message'). Waits for nothing; from any thread."},
@@ -455,8 +456,8 @@ static PyMethodDef methods[] = {
     {"node_of", node_of, METH_O, "node_of($self, rank, /)\n--\n\nThe node of a rank."},
     {"__enter__", comm_object_enter, METH_NOARGS, "__enter__($self, /)\n--\n\n"},
     {"__exit__", comm_object_exit, METH_VARARGS,
-     "__exit__($self, type, value, traceback, /)\n--\n\nCloses; after an exception the other ranks are told first, as "
-     "by abort()."},
+     "__exit__($self, type, value, traceback, /)\n--\n\n"
+     "Closes; after an exception, first aborts the other ranks' calls as abort() does."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -475,7 +476,7 @@ static PyType_Slot type_slots[] = {
     {Py_tp_methods, methods},
     {Py_tp_getset, getters},
 
-    {Py_tp_doc, "Ranks that talk to each other. Made by cgxffcv.comm.world(), attach() and Comm.split()."},
+    {Py_tp_doc, "Ranks that communicate with each other. Made by cgxffcv.comm.world(), attach() and Comm.split()."},
     {0, NULL},
 };
 
@@ -488,15 +489,15 @@ static PyType_Spec type_spec = {
 
 static PyMethodDef functions[] = {
     {"comm_world", PY_KEYWORDS(comm_world),
-     "comm_world(timeout=None, nodes=None, *, slot_bytes=None, stall=None, ranks=0)"
-     "\n--\n\nSee cgxffcv.comm.world. ranks: how many the launcher started; 0: MPI says."},
+     "comm_world(timeout=None, nodes=None, *, slot_bytes=None, stall=None, ranks=0)\n--\n\n"
+     "See cgxffcv.comm.world. ranks: how many the launcher started; 0: ask MPI."},
     {"comm_segment", PY_KEYWORDS(comm_segment_fd),
      "comm_segment(size, slot_bytes=None)\n--\n\nSee cgxffcv.comm.segment."},
     {"comm_attach", PY_KEYWORDS(comm_attach_fd),
      "comm_attach(fd, rank, size, timeout=None, nodes=None, *, stall=None)\n--\n\nSee cgxffcv.comm.attach."},
     {"comm_abort_all", abort_all, METH_VARARGS, "comm_abort_all(message)\n--\n\nSee cgxffcv.comm.abort_all."},
     {"comm_finalize", finalize, METH_NOARGS,
-     "comm_finalize()\n--\n\nCloses every communicator, ends MPI if cgxffcv began it."},
+     "comm_finalize()\n--\n\nCloses every communicator, and finalises MPI if cgxffcv initialised it."},
     {NULL, NULL, 0, NULL},
 };
 

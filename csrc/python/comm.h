@@ -6,12 +6,12 @@
 #include "python/module.h"
 
 /* The communicator behind a Comm object, protected from close() until py_comm_object_give; NULL with an exception set
- * that names `argument`. Waits inside it take the GIL by themselves to look for Ctrl-C: call it without the GIL. */
+ * that names `argument`. Waits in its functions take the GIL to check for Ctrl-C: call them without the GIL. */
 Comm *py_comm_object_take(ModuleState *state, PyObject *object, const char *argument);
 void py_comm_object_give(PyObject *object);
 
-/* What works on the communicator and has to end before it: `end` is called, without the GIL's being let go, when that
- * is about to be closed. */
+/* Something that uses the communicator and has to end before it: `end` is called, with the GIL held, when the
+ * communicator is about to be closed. */
 typedef struct CommDependent {
     void (*end)(struct CommDependent *self);
     struct CommDependent *before, *after; /* borrowed; private */
@@ -27,7 +27,7 @@ PyObject *py_comm_allreduce(PyObject *self, PyObject *args, PyObject *kwargs);
 PyObject *py_comm_allreduce_async(PyObject *self, PyObject *args, PyObject *kwargs);
 PyObject *py_comm_allreduce_plans(PyObject *self, PyObject *args, PyObject *kwargs);
 
-/* The object of a communicator, which it takes over, also where it fails: NULL with an exception set. */
+/* Wraps a communicator, and takes it over even on failure: NULL with an exception set. */
 PyObject *py_comm_object_wrap(ModuleState *state, Comm *comm);
 
 /* A timeout argument: None gives 0, the communicator's own; -1 with an exception set for anything but a number of

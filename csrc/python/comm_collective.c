@@ -1,4 +1,4 @@
-/* The collectives of the type Comm: bytes and buffers, and arrays, whose calls are Python's. */
+/* The collectives of the type Comm: bytes, buffers, and arrays, whose methods are written in Python. */
 #include <string.h>
 
 #include "base/memory.h"
@@ -55,7 +55,7 @@ static Status broadcast_blob(Comm *comm, int root, Blob *blob) {
     return comm_broadcast(comm, root, blob->data, (size_t)blob->bytes);
 }
 
-/* The root's bytes, whose number the others do not know. */
+/* The root's bytes, whose size the others do not know. */
 static PyObject *broadcast_bytes(PyObject *self, Comm *comm, PyObject *object, int root, double seconds) {
     Blob blob = {0};
     bool is_root = comm_rank(comm) == root;
@@ -100,10 +100,10 @@ typedef struct Gathered {
     int ranks;
     uint64_t most;
     uint64_t *sizes;       /* owned */
-    unsigned char *blocks; /* owned: ranks blocks of `most` bytes, and mine behind them */
+    unsigned char *blocks; /* owned: ranks blocks of `most` bytes, then mine */
 } Gathered;
 
-/* Sizes first, then everyone's bytes in blocks of the largest. */
+/* Sizes first, then everyone's bytes in blocks of the largest size. */
 static Status gather_bytes(Comm *comm, const void *mine, uint64_t bytes, Gathered *out) {
     TRY(memory_calloc((size_t)out->ranks, sizeof *out->sizes, &out->sizes));
     TRY(comm_allgather(comm, &bytes, sizeof bytes, out->sizes));

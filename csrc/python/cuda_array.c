@@ -1,9 +1,9 @@
-/* The dict of the CUDA array interface, out only: cgxffcv.tensors takes what others say. */
+/* Exports the dict of the CUDA array interface; cgxffcv.tensors imports those of others. */
 #include "python/cuda_array.h"
 
 #define LEGACY_STREAM 1 /* the interface's number of the default stream */
 
-/* As NumPy's typestr has them, which knows no bfloat16. */
+/* As in NumPy's typestr, which has no bfloat16. */
 static const char kinds[ALLREDUCE_TYPES] = {
     [ALLREDUCE_F32] = 'f', [ALLREDUCE_F16] = 'f', [ALLREDUCE_F64] = 'f', [ALLREDUCE_I8] = 'i',
     [ALLREDUCE_U8] = 'u',  [ALLREDUCE_I16] = 'i', [ALLREDUCE_U16] = 'u', [ALLREDUCE_I32] = 'i',
@@ -11,7 +11,7 @@ static const char kinds[ALLREDUCE_TYPES] = {
 };
 
 const char *py_cuda_array_refusal(const PyTensor *tensor) {
-    if (tensor->device < 0) return "it lies in host memory";
+    if (tensor->device < 0) return "it is in host memory";
     if (kinds[tensor->type] == 0) return "it has no name for bfloat16, which DLPack has";
     return tensor->contiguous ? NULL : "it is not in C order";
 }

@@ -1,4 +1,4 @@
-/* What there is in the way of GPUs. */
+/* The GPUs of this process. */
 #include "device/device.h"
 #include "python/arguments.h"
 
@@ -55,16 +55,16 @@ static PyObject *free_memory(PyObject *module, PyObject *unused) {
 
 static PyMethodDef functions[] = {
     {"devices", devices, METH_NOARGS,
-     "devices()\n--\n\nThe GPUs of this process, a list of dicts (name, bus, compute_capability, multiprocessors,\n"
-     "memory_bytes, driver_version, runtime_version); empty where there is none. Sets none of them up."},
+     "devices()\n--\n\n"
+     "The GPUs of this process, a list of dicts (name, bus, compute_capability, multiprocessors,\n"
+     "memory_bytes, driver_version, runtime_version); empty if there are none. Initialises none of them."},
     {"why_no_device", why_no_device, METH_NOARGS,
      "why_no_device()\n--\n\nWhy devices() is empty, with the remedy; '' if it is not."},
     {"select_device", select_device, METH_O,
-     "select_device(index)\n--\n\nMakes it the calling thread's GPU. ValueError for an index that is none, CudaError "
-     "if "
-     "this build cannot use that GPU."},
+     "select_device(index)\n--\n\n"
+     "Makes it the calling thread's GPU. ValueError if there is no such GPU, CudaError if this build cannot use it."},
     {"device_free_memory", free_memory, METH_NOARGS,
-     "device_free_memory()\n--\n\nBytes of the calling thread's GPU that nobody holds."},
+     "device_free_memory()\n--\n\nThe free memory of the calling thread's GPU, in bytes."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -1,5 +1,5 @@
-/* DLPack in and out. What comes in is another library's word: every number is looked at before it is used. The layout
- * of the structs is DLPack's, of versions 0 and 1. */
+/* DLPack in and out. What comes in is another library's: every number is checked before it is used. The layout of the
+ * structs is DLPack's, of versions 0 and 1. */
 #include "python/dlpack.h"
 
 #include <string.h>
@@ -65,12 +65,13 @@ static int read_device(const DlpackTensor *from, PyTensor *out) {
     bool cuda = from->device_type == DLPACK_CUDA || from->device_type == CUDA_MANAGED;
     if (!cuda && from->device_type != DLPACK_CPU && from->device_type != CUDA_HOST) {
         PyErr_Format(PyExc_TypeError,
-                     "a DLPack array on a device of type %d cannot be reached: only host memory and CUDA's can",
+                     "a DLPack array on a device of type %d cannot be accessed: only host memory and CUDA memory "
+                     "can",
                      from->device_type);
         return -1;
     }
     if (cuda && from->device_id < 0) {
-        PyErr_Format(PyExc_ValueError, "a DLPack array lies on GPU %d", from->device_id);
+        PyErr_Format(PyExc_ValueError, "a DLPack array claims to be on GPU %d", from->device_id);
         return -1;
     }
     out->device = cuda ? from->device_id : -1;
@@ -88,7 +89,7 @@ static int read_tensor(ModuleState *state, const DlpackTensor *from, PyTensor *o
     for (int i = 0; i < out->ndim; i++) out->shape[i] = from->shape[i];
     uintptr_t address = (uintptr_t)from->data;
     if (from->byte_offset > UINTPTR_MAX - address) {
-        PyErr_SetString(PyExc_ValueError, "a DLPack array begins behind the end of memory");
+        PyErr_SetString(PyExc_ValueError, "a DLPack array begins beyond the end of memory");
         return -1;
     }
     out->data = from->data == NULL ? NULL : (char *)from->data + from->byte_offset;
@@ -97,8 +98,8 @@ static int read_tensor(ModuleState *state, const DlpackTensor *from, PyTensor *o
 
 static int read_versioned(ModuleState *state, const DlpackVersioned *from, PyTensor *out) {
     if (from->major != VERSION_MAJOR) {
-        PyErr_Format(PyExc_BufferError, "DLPack %u.%u is another layout than that of version %d", from->major,
-                     from->minor, VERSION_MAJOR);
+        PyErr_Format(PyExc_BufferError, "DLPack %u.%u has a different layout than version %d", from->major, from->minor,
+                     VERSION_MAJOR);
         return -1;
     }
     out->writable = (from->flags & READ_ONLY) == 0;
@@ -108,7 +109,7 @@ static int read_versioned(ModuleState *state, const DlpackVersioned *from, PyTen
 int py_dlpack_take(ModuleState *state, PyObject *capsule, PyTensor *out, DlpackLoan *loan) {
     bool versioned = PyCapsule_IsValid(capsule, capsule_names[1]);
     if (!versioned && !PyCapsule_IsValid(capsule, capsule_names[0])) {
-        PyErr_Format(PyExc_TypeError, "__dlpack__ must give a DLPack capsule that nobody has used, not %.100s",
+        PyErr_Format(PyExc_TypeError, "__dlpack__ must return an unused DLPack capsule, not %.100s",
                      Py_TYPE(capsule)->tp_name);
         return -1;
     }
@@ -122,7 +123,7 @@ int py_dlpack_take(ModuleState *state, PyObject *capsule, PyTensor *out, DlpackL
     return result;
 }
 
-/* An exception that is set stays: a deleter may run Python code. */
+/* Keeps an exception that is set: a deleter may run Python code. */
 void py_dlpack_return(DlpackLoan *loan) {
     DlpackLoan was = *loan;
     PyObject *type, *value, *traceback;
@@ -141,7 +142,7 @@ void py_dlpack_return(DlpackLoan *loan) {
 
 /* ---- out ---- */
 
-/* With the room for shape and strides behind it. */
+/* With room for its shape and strides. */
 typedef struct DlpackGiven {
     union {
         DlpackOld old;
@@ -151,7 +152,7 @@ typedef struct DlpackGiven {
     int64_t shape[ARRAY_MAX_DIMS], strides[ARRAY_MAX_DIMS];
 } DlpackGiven;
 
-/* From any thread. */
+/* Called from any thread. */
 static void given_free(void *context) {
     DlpackGiven *given = context;
     PyGILState_STATE gil = PyGILState_Ensure();
@@ -163,7 +164,7 @@ static void given_free(void *context) {
 static void delete_old(DlpackOld *self) { given_free(self->context); }
 static void delete_versioned(DlpackVersioned *self) { given_free(self->context); }
 
-/* Of a capsule that nobody has taken anything out of. */
+/* Frees a capsule that nobody has taken anything out of. */
 static void capsule_free(PyObject *capsule) {
     for (int i = 0; i < 2; i++) {
         if (!PyCapsule_IsValid(capsule, capsule_names[i])) continue;

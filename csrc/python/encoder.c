@@ -1,4 +1,4 @@
-/* The type Encoder: rows of values to packed chunks, in a process that does not write the file itself. */
+/* The type Encoder: turns rows of values into packed chunks, in a process that does not write the file itself. */
 #include <stdbool.h>
 
 #include "base/memory.h"

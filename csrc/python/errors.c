@@ -1,5 +1,5 @@
-/* Status codes to Python exceptions: the one place. The exceptions carry what the record knows as attributes:
- * path, offset, field, sample, reason (BetonError); rank, operation (CommError and its children). */
+/* The one place that turns status codes into Python exceptions. Their attributes carry what the record knows: path,
+ * offset, field, sample, reason (BetonError); rank, operation (CommError and its children). */
 #include "python/module.h"
 
 static int add_exception(PyObject *module, const char *name, const char *doc, PyObject *bases, PyObject **out) {
@@ -11,14 +11,13 @@ static int add_exception(PyObject *module, const char *name, const char *doc, Py
 
 int py_errors_add(PyObject *module) {
     ModuleState *s = py_module_state(module);
-    if (add_exception(
-            module, "BetonError",
-            "A .beton file, or a sample of it, is not as the format demands. Attributes: path, offset (bytes), "
-            "field, sample, reason; None where unknown.",
-            PyExc_ValueError, &s->beton_error) < 0) {
+    if (add_exception(module, "BetonError",
+                      "A .beton file, or a sample of it, violates the format. Attributes: path, offset (bytes), "
+                      "field, sample, reason; None where unknown.",
+                      PyExc_ValueError, &s->beton_error) < 0) {
         return -1;
     }
-    if (add_exception(module, "CudaError", "CUDA, or a library of it, failed.", PyExc_RuntimeError, &s->cuda_error) <
+    if (add_exception(module, "CudaError", "CUDA or one of its libraries failed.", PyExc_RuntimeError, &s->cuda_error) <
         0) {
         return -1;
     }
@@ -32,7 +31,7 @@ int py_errors_add(PyObject *module) {
         return -1;
     }
     if (add_exception(module, "PeerLost", "A peer died.", s->comm_error, &s->peer_lost) < 0) return -1;
-    return add_exception(module, "NotBuiltError", "This build lacks the part asked for; the message names the remedy.",
+    return add_exception(module, "NotBuiltError", "This build lacks the requested part; the message names the remedy.",
                          PyExc_ImportError, &s->not_built_error);
 }
 
@@ -65,7 +64,7 @@ static PyObject *exception_of(ModuleState *s, Status code) {
     }
 }
 
-/* Steals `value`; a failure to set is left to the exception machinery. */
+/* Steals `value`; a failure to set it leaves its exception set. */
 static void set(PyObject *exception, const char *name, PyObject *value) {
     if (value == NULL) return;
     (void)PyObject_SetAttrString(exception, name, value);

@@ -1,4 +1,4 @@
-/* write_file: a whole file at once, for everything that Python writes and nobody may see half written. */
+/* write_file: writes a whole file at once, for everything of Python's that nobody may see half written. */
 #include "base/atomic_file.h"
 
 #include <stdbool.h>
@@ -76,10 +76,10 @@ static PyObject *write_file(PyObject *module, PyObject *args, PyObject *kwargs) 
 
 static PyMethodDef functions[] = {
     {"write_file", PY_KEYWORDS(write_file),
-     "write_file(path, pieces, durable=True)\n--\n\nWrite the bytes of `pieces`, one after the other, as the file "
-     "`path`: "
-     "whole or not at all, synced if `durable`. Symbolic links are followed; OSError where no plain file can stand. "
-     "Returns 0, or the error number with which the folder could not be synced once the new file stood in its place."},
+     "write_file(path, pieces, durable=True)\n--\n\n"
+     "Write the bytes of `pieces`, one after another, as the file `path`: completely or not at all, synced if "
+     "`durable`. Symbolic links are followed; OSError if a regular file cannot be there. Returns 0, or the error "
+     "number with which syncing the folder failed once the new file was in place."},
     {NULL, NULL, 0, NULL},
 };
 

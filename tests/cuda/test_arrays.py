@@ -123,7 +123,7 @@ def test_capsules_that_lie_of_gpus(memory):
     at = address_of(memory)
     lies = [
         ({"device": (2, 7)}, "said to lie on GPU 7 at"),
-        ({"device": (2, -1)}, "lies on GPU -1"),
+        ({"device": (2, -1)}, "claims to be on GPU -1"),
         ({"device": (13, 1)}, "said to lie on GPU 1"),
         ({"data": 1 << 20, "device": (2, 0)}, "no GPU has memory"),
         ({"data": None, "device": (2, 0)}, "address 0"),

@@ -126,7 +126,7 @@ def test_another_librarys_memory_is_said_as_it_is():
 
 def test_what_has_no_interface():
     for tensor, why in (
-        (_cgxffcv.tensor_of_buffer(np.ones(3)), "it lies in host memory"),
+        (_cgxffcv.tensor_of_buffer(np.ones(3)), "it is in host memory"),
         (_cgxffcv.tensor_of_buffer(np.ones(3, np.uint16), "bfloat16").copy(0), "no name for bfloat16"),
     ):
         assert not hasattr(tensor, "__cuda_array_interface__")
