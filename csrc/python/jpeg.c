@@ -20,7 +20,7 @@ static PyObject *header(PyObject *module, PyObject *object) {
     return Py_BuildValue("(IIiN)", info.width, info.height, info.components, PyBool_FromLong(info.progressive));
 }
 
-/* What is wished of an image, and where its rows go. */
+/* What is requested of an image, and where its rows go. */
 typedef struct Decoding {
     JpegWish wish;
     bool whole;
@@ -45,7 +45,7 @@ static Status decode_into(const Py_buffer *stream, Decoding *decoding) {
     return status;
 }
 
-/* (y, x, height, width) within the image as shrunk, or None: all of it. 0 or -1. */
+/* (y, x, height, width) within the shrunk image, or None: all of it. 0 or -1. */
 static int region_of(PyObject *object, uint32_t height, uint32_t width, JpegRegion *region) {
     const char *names[] = {"the region's y", "the region's x", "the region's height", "the region's width"};
     const uint64_t most[] = {height, width, height, width};
@@ -111,7 +111,8 @@ static int acquire_image(PyObject *object, ArrayView *view, ImageSize *size) {
         *size = (ImageSize){(uint32_t)view->shape[1], (uint32_t)view->shape[0]};
         return 0;
     }
-    PyErr_Format(PyExc_ValueError, "image must have shape (height, width, 3), sides 1 to %d, not (%lld, %lld, %lld)",
+    PyErr_Format(PyExc_ValueError,
+                 "image must have shape (height, width, 3) with sides of 1 to %d, not (%lld, %lld, %lld)",
                  RESIZE_MAX_SIDE, (long long)view->shape[0], (long long)view->shape[1], (long long)view->shape[2]);
     py_array_release(view);
     return -1;
@@ -205,24 +206,25 @@ static PyObject *set_max_pixels(PyObject *module, PyObject *object) {
 
 static PyMethodDef functions[] = {
     {"jpeg_header", header, METH_O,
-     "jpeg_header(data)\n--\n\n(width, height, components, progressive) of a JPEG stream, which is not decoded."},
+     "jpeg_header(data)\n--\n\n"
+     "Return (width, height, components, progressive) of a JPEG stream without decoding it."},
     {"jpeg_decode", PY_KEYWORDS(jpeg_decode_array),
-     "jpeg_decode(data, fast=False, region=None, shrink=1)\n--\n\nDecode a JPEG stream to uint8 (height, width, 3) "
-     "RGB. `fast` "
-     "takes libjpeg-turbo's fast IDCT, as FFCV does. With `region` (y, x, height, width) only that part, the same "
-     "pixels; what lies behind its last row is not looked at. `shrink` 2, 4 or 8: at this part of its size, rounded "
-     "up, from each block's low frequencies; `region` is then one of the result. Raises BetonError for truncated or "
-     "corrupt data."},
+     "jpeg_decode(data, fast=False, region=None, shrink=1)\n--\n\n"
+     "Decode a JPEG stream to uint8 (height, width, 3) RGB. `fast` uses libjpeg-turbo's fast IDCT, as FFCV does. "
+     "With `region` (y, x, height, width), decode only that part, to the same pixels; nothing after its last row "
+     "is read. `shrink` 2, 4 or 8: decode at that fraction of the size, rounded up, from each block's low "
+     "frequencies; `region` then refers to the result. Raises BetonError for truncated or corrupt data."},
     {"jpeg_encode", PY_KEYWORDS(jpeg_encode_image),
-     "jpeg_encode(image, quality=90)\n--\n\nEncode uint8 (height, width, 3) RGB as baseline 4:2:0 JPEG; bytes."},
+     "jpeg_encode(image, quality=90)\n--\n\n"
+     "Encode uint8 (height, width, 3) RGB as baseline 4:2:0 JPEG; returns bytes."},
     {"resize_area", PY_KEYWORDS(resize),
      "resize_area(image, height, width)\n--\n\nResize uint8 (H, W, 3) by exact box averages, rounded to nearest."},
     {"max_image_pixels", max_pixels, METH_NOARGS,
-     "max_image_pixels()\n--\n\nThe most pixels that an image may have that is decoded here; 0: no limit."},
+     "max_image_pixels()\n--\n\nThe maximum number of pixels of an image to be decoded; 0: no limit."},
     {"set_max_image_pixels", set_max_pixels, METH_O,
-     "set_max_image_pixels(pixels)\n--\n\nSets the limit of pixels of the images that are decoded, for this process; "
-     "0: "
-     "none. At first it is what the environment's CGXFFCV_MAX_IMAGE_PIXELS says, by default 178,956,970."},
+     "set_max_image_pixels(pixels)\n--\n\n"
+     "Set the maximum number of pixels of an image to be decoded, for this process; 0: no limit. Initially it "
+     "comes from the environment variable CGXFFCV_MAX_IMAGE_PIXELS, by default 178,956,970."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -1,4 +1,4 @@
-/* _cgxffcv.Loader, over which cgxffcv.Loader is written. */
+/* _cgxffcv.Loader, on which cgxffcv.Loader is built. */
 #include "python/loader.h"
 
 #include <sys/types.h>
@@ -19,9 +19,9 @@ typedef struct LoaderObject {
     BetonReader *reader;          /* borrowed from `file`; NULL after close() */
     Loader *loader;               /* owned; NULL before prepare() and after close() */
     PyObject *kept;               /* owned: the views of arrays from which its operations borrow */
-    int device;                   /* of outputs that move */
+    int device;                   /* of the outputs that move */
     bool busy;                    /* a call is running without the GIL */
-    pid_t process;                /* that made it: its threads do not live on in a forked child */
+    pid_t process;                /* that made it: its threads do not exist in a forked child */
 } LoaderObject;
 
 static PyObject *raise_status(PyObject *self, Status status) {
@@ -32,8 +32,9 @@ static PyObject *raise_status(PyObject *self, Status status) {
 /* For calls that keep the GIL. */
 static Loader *opened(LoaderObject *self) {
     if (self->process != getpid()) {
-        PyErr_SetString(PyExc_RuntimeError,
-                        "this Loader was made before fork(), and its threads stayed behind: make one in this process");
+        PyErr_SetString(
+            PyExc_RuntimeError,
+            "this Loader was made before fork(), and its threads stayed in the parent: make one in this process");
         return NULL;
     }
     if (self->loader == NULL) {
@@ -43,7 +44,7 @@ static Loader *opened(LoaderObject *self) {
     return self->loader;
 }
 
-/* Claims the loader for one call that gives up the GIL; the caller sets busy back. */
+/* Claims the loader for one call that releases the GIL; the caller resets `busy`. */
 static Loader *claim(LoaderObject *self) {
     if (opened(self) == NULL) return NULL;
     if (self->busy) {
@@ -62,7 +63,7 @@ Loader *py_loader_object_claim(ModuleState *state, PyObject *object) {
 
 void py_loader_object_give(PyObject *object) { ((LoaderObject *)object)->busy = false; }
 
-/* For what may run Python code, which must not close the file meanwhile. */
+/* For calls that may run Python code, which must not close the file meanwhile. */
 static int hold_reader(LoaderObject *self) {
     if (self->reader == NULL) {
         PyErr_SetString(PyExc_ValueError, "this Loader has been closed");
@@ -91,7 +92,7 @@ static void close_file(PyObject *file) {
     Py_END_ALLOW_THREADS
 }
 
-/* A loader of an open file that is still to be prepared; takes over the caller's reference, also on failure. */
+/* A loader of an open file, not yet prepared; takes over the caller's reference, even on failure. */
 static PyObject *new_of_file(PyTypeObject *type, PyObject *file) {
     LoaderObject *self = (LoaderObject *)type->tp_alloc(type, 0);
     if (self == NULL) {
@@ -163,7 +164,7 @@ static PyObject *loader_prepare(LoaderObject *self, PyObject *args, PyObject *kw
         spec->config.index_count = (size_t)view.elems;
     }
     if (self->loader != NULL || self->reader == NULL || self->busy) {
-        PyErr_SetString(PyExc_TypeError, "prepare() is called once, on a Loader that is open");
+        PyErr_SetString(PyExc_TypeError, "prepare() can be called only once, on an open Loader");
     } else {
         spec->config.reader = self->reader;
         result = prepare_loader(self, &spec->config);
@@ -176,7 +177,7 @@ no_indices:
     return result;
 }
 
-/* In a forked child there are no threads to join and no locks to trust: what it inherited stays as it is. */
+/* In a forked child there are no threads to join and no locks to trust: what it inherited is left as it is. */
 static void loader_object_destroy(LoaderObject *self) {
     Loader *loader = self->loader;
     PyObject *file = self->file;
@@ -316,7 +317,7 @@ static PyObject *loader_values(LoaderObject *self, PyObject *args) {
     return result;
 }
 
-/* ---- what it is ---- */
+/* ---- properties ---- */
 
 static PyObject *loader_order_(LoaderObject *self, PyObject *args) {
     ArgumentsNumber epoch = EPOCH;
@@ -354,7 +355,7 @@ static PyObject *loader_batches_(LoaderObject *self, PyObject *args) {
     return PyLong_FromUnsignedLongLong(loader_batches_of(loader, samples.value));
 }
 
-/* A dict of what `of` says of each field but those of which it says NULL. */
+/* A dict of what `of` returns for each field, without those for which it returns NULL. */
 static PyObject *fields_dict(LoaderObject *self, const char *(*of)(const BetonField *)) {
     if (hold_reader(self) < 0) return NULL;
     const BetonReader *reader = self->reader;
@@ -421,31 +422,32 @@ static PyObject *loader_moves(LoaderObject *self, PyObject *unused) {
 
 static PyMethodDef loader_methods[] = {
     {"prepare", PY_KEYWORDS(loader_prepare),
-     "prepare(outputs, indices, **settings)\n--\n\nSays what to load; once, before everything else."},
+     "prepare(outputs, indices, **settings)\n--\n\nSets what to load; once, before everything else."},
     {"again", PY_METHOD(loader_again), METH_NOARGS,
-     "again()\n--\n\nAnother loader of the same open file, which is still to be prepared."},
+     "again()\n--\n\nReturns another loader of the same open file, not yet prepared."},
     {"begin", PY_METHOD(loader_begin_), METH_VARARGS,
-     "begin(epoch, first_batch, evaluate, sequential, order)\n--\n\nStarts a pass, stopping the one under way."},
+     "begin(epoch, first_batch, evaluate, sequential, order)\n--\n\nStarts a pass, after stopping the current one."},
     {"next", PY_METHOD(loader_next_), METH_NOARGS,
      "next()\n--\n\nThe next batch as (arrays, ids), or None at the end of the pass."},
     {"stop", PY_METHOD(loader_stop_), METH_NOARGS, "stop()\n--\n\nEnds the pass."},
     {"gather", PY_METHOD(loader_gather_), METH_VARARGS,
      "gather(ids, epoch, evaluate)\n--\n\nOne batch of these samples."},
     {"values", PY_METHOD(loader_values), METH_VARARGS,
-     "values(field, ids)\n--\n\n(bytes, offsets): values of any length, one behind the other."},
-    {"reseed", PY_METHOD(loader_reseed_), METH_VARARGS, "reseed(seed)\n--\n\nAnother seed; ends the pass."},
+     "values(field, ids)\n--\n\nReturns (bytes, offsets): values of any length, one after another."},
+    {"reseed", PY_METHOD(loader_reseed_), METH_VARARGS, "reseed(seed)\n--\n\nSets the seed; ends the pass."},
     {"order", PY_METHOD(loader_order_), METH_VARARGS,
      "order(epoch)\n--\n\nThe samples of an epoch, all ranks, in order."},
     {"position", PY_METHOD(loader_position_), METH_NOARGS,
-     "position()\n--\n\n(epoch, batch) that comes next, or None before the first pass."},
+     "position()\n--\n\nReturns the next (epoch, batch), or None before the first pass."},
     {"batches", PY_METHOD(loader_batches_), METH_VARARGS,
-     "batches(samples)\n--\n\nBatches of a pass over so many samples."},
+     "batches(samples)\n--\n\nThe number of batches in a pass over this many samples."},
     {"fields", PY_METHOD(loader_fields), METH_NOARGS, "fields()\n--\n\nThe file's fields, in order: {name: kind}."},
     {"dtypes", PY_METHOD(loader_dtypes), METH_NOARGS,
-     "dtypes()\n--\n\nOf the fields of arrays and tensors: {name: dtype}."},
+     "dtypes()\n--\n\nThe dtypes of the array and tensor fields: {name: dtype}."},
     {"moves", PY_METHOD(loader_moves), METH_NOARGS,
-     "moves()\n--\n\nOf each output (0: it stays in host memory, 1: it goes to the GPU, 2: which also works on it; why "
-     "not, or None)."},
+     "moves()\n--\n\n"
+     "For each output (0: it stays in host memory, 1: it goes to the GPU, 2: the GPU also processes it; why not, "
+     "or None)."},
     {"stats", PY_METHOD(loader_stats_), METH_NOARGS, "stats()\n--\n\nCounts, seconds and bytes as a dict."},
     {"close", PY_METHOD(loader_close), METH_NOARGS, "close()\n--\n\nStops the threads and closes the file."},
     {NULL, NULL, 0, NULL},
@@ -494,7 +496,7 @@ static PyObject *get_firsts(LoaderObject *self, void *unused) {
 static PyGetSetDef loader_getset[] = {
     {"firsts", (getter)get_firsts, NULL, "The number of the first sample of each file.", NULL},
     {"closed", (getter)loader_get_closed, NULL, "Whether close() has been called.", NULL},
-    {"in_file", (getter)get_in_file, NULL, "The number of samples in the file, or in all of them.", NULL},
+    {"in_file", (getter)get_in_file, NULL, "The number of samples in the file, or in all files.", NULL},
     {"samples", (getter)get_samples, NULL, "The number of samples in use.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };

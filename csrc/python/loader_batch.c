@@ -8,14 +8,14 @@
 #include "python/array.h"
 #include "python/tensor.h"
 
-/* Has one of the two. */
+/* Holds one of the two. */
 typedef struct BatchObject {
     PyObject_HEAD LoaderBatch *batch; /* owned reference */
     LoaderUpload *upload;             /* likewise */
     pid_t process;                    /* that made it; a forked child must not touch its locks */
 } BatchObject;
 
-/* reader.c holds the two lists of types to be one. */
+/* reader.c asserts that the two lists of types are the same. */
 static ArrayType array_type(BetonDtype dtype) { return (ArrayType)dtype; }
 
 static void batch_dealloc(PyObject *object) {
@@ -60,7 +60,7 @@ static PyObject *wrap_output(const LoaderArray *array, size_t count, void *data,
     return py_array_wrap(array_type(array->dtype), array->ndim + 1, shape, NULL, data, holder, true);
 }
 
-/* Of a batch without samples nothing lies on the GPU. */
+/* A batch without samples has nothing on the GPU. */
 static PyObject *wrap_moved(ModuleState *state, const LoaderArray *array, int device, const LoaderBatch *batch,
                             size_t output, PyObject *holder) {
     const LoaderUpload *upload = batch->upload;
@@ -144,8 +144,9 @@ static PyObject *batch_read(PyObject *module, PyObject *args) {
 
 static PyMethodDef functions[] = {
     {"loader_batch_read", batch_read, METH_VARARGS,
-     "loader_batch_read(tensor, stream)\n--\n\nAll that reads this tensor of a batch is on the stream.\n"
-     "Said once of each that moves, the memory is used again behind that, without a wait for other streams."},
+     "loader_batch_read(tensor, stream)\n--\n\n"
+     "Says that everything that reads this tensor of a batch is queued on the stream.\n"
+     "Once said of each tensor of the batch, the memory is reused after that, without waiting for other streams."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -8,7 +8,7 @@
 /* One path, or a sequence of them, as a tuple of bytes; NULL with an exception set. */
 PyObject *py_loader_paths(PyObject *given);
 
-/* Opens the file, or the files as one; gives up the GIL meanwhile. `paths` is such a tuple. */
+/* Opens the file, or the files as one; releases the GIL meanwhile. `paths` is such a tuple. */
 Status py_loader_open(PyObject *paths, const BetonCustom *customs, size_t custom_count, BetonReader **out);
 
 #endif

@@ -1,4 +1,4 @@
-/* The loader's orders and parts as functions, for which no file need be open. */
+/* The loader's orders and parts as functions that need no open file. */
 #include "loader/order.h"
 
 #include <string.h>
@@ -29,7 +29,7 @@ static PyObject *shuffled(PyObject *module, PyObject *args) {
     return result;
 }
 
-/* The samples of all the rank's batches, one after the other; returns how many, and only counts without `out`. */
+/* The samples of all the rank's batches, one after another; returns their number. Without `out`, only counts. */
 static size_t gather_share(const LoaderSplit *split, const uint64_t *order, uint64_t samples, uint64_t *out) {
     size_t count = 0;
     for (uint64_t i = 0; i < loader_split_batches(split, samples); i++) {

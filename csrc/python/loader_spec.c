@@ -12,7 +12,7 @@ static int parse_channels(PyObject *value, void *out) {
     AugmentChannels *channels = out;
     const Py_ssize_t given = PyTuple_Check(value) ? PyTuple_GET_SIZE(value) : 0;
     if (given < 1 || given > AUGMENT_MAX_CHANNELS) {
-        PyErr_SetString(PyExc_TypeError, "mean and std are tuples of one to four numbers");
+        PyErr_SetString(PyExc_TypeError, "mean and std must be tuples of one to four numbers");
         return -1;
     }
     for (Py_ssize_t c = 0; c < given; c++) {
@@ -60,7 +60,7 @@ static int parse_labels(PyObject *value, void *out) {
     LoaderColumn *column = out;
     PyObject *tuple = py_arguments_tuple(value, "label operations", 0, PY_SSIZE_T_MAX);
     if (tuple == NULL) return -1;
-    int result = py_operations_parse(tuple, column->keep, "a label", LOADER_MAX_LABEL_OPS, column->labels,
+    int result = py_operations_parse(tuple, column->keep, "a label's pipeline", LOADER_MAX_LABEL_OPS, column->labels,
                                      &column->output.label_count);
     Py_DECREF(tuple);
     column->output.labels = column->labels;
@@ -99,7 +99,7 @@ static int parse_function(PyObject *value, void *out) {
     return py_spec_fill(&function_table, value, NULL, &column->function);
 }
 
-/* ---- functions behind the decoder ---- */
+/* ---- functions after the decoder ---- */
 
 static int parse_step_address(PyObject *value, void *out) {
     uint64_t address;
@@ -134,7 +134,7 @@ static int parse_steps(PyObject *value, void *out) {
 
 static int parse_limits(PyObject *value, void *out) {
     double *limits = out;
-    return py_arguments_unpack(value, "dd;scale and ratio are tuples of 2", &limits[0], &limits[1]);
+    return py_arguments_unpack(value, "dd;scale and ratio must be tuples of 2 numbers", &limits[0], &limits[1]);
 }
 
 static const SpecTable crop_table = {
@@ -152,7 +152,7 @@ static int parse_crop(PyObject *value, void *out) {
 
 /* ---- a move to a GPU ---- */
 
-/* Of an image's operations, those in front of the move: one may be several in the core. */
+/* The image's operations before the move; one may become several in the core. */
 static int parse_before(PyObject *value, void *out) {
     LoaderOutput *output = out;
     const LoaderColumn *column = (const LoaderColumn *)((char *)out - offsetof(LoaderColumn, output));
@@ -162,7 +162,7 @@ static int parse_before(PyObject *value, void *out) {
     int result = py_operations_parse(tuple, column->keep, "one pipeline", AUGMENT_MAX_OPS, ops, &output->front);
     Py_DECREF(tuple);
     if (result == 0 && output->front > column->image.op_count) {
-        PyErr_SetString(PyExc_ValueError, "more operations before a move than in all");
+        PyErr_SetString(PyExc_ValueError, "there are more operations before a move than in total");
         return -1;
     }
     return result;

@@ -1,4 +1,4 @@
-/* What a loader is to do, from dicts. */
+/* What a loader shall do, parsed from dicts. */
 #ifndef CGXFFCV_PYTHON_LOADER_SPEC_H
 #define CGXFFCV_PYTHON_LOADER_SPEC_H
 
@@ -20,15 +20,15 @@ typedef struct LoaderColumn {
 } LoaderColumn;
 
 typedef struct LoaderSpec {
-    LoaderConfig config; /* borrows from the rest, and operations from what `keep` holds */
-    PyObject *keep;      /* the caller's: of whoever goes on using the operations */
+    LoaderConfig config; /* borrows from the rest; operations borrow from what `keep` holds */
+    PyObject *keep;      /* owned by the caller, who keeps it as long as the operations are used */
     LoaderOutput outputs[LOADER_SPEC_MAX_OUTPUTS];
     LoaderColumn columns[LOADER_SPEC_MAX_OUTPUTS];
 } LoaderSpec;
 
 /* `outputs`: a sequence of dicts, as cgxffcv/pipeline/compile.py makes them; `settings`: keyword arguments, as
- * cgxffcv/loader/settings.py gives them. Reader and samples are left as they are by default. 0, or -1 with an exception
- * set, and then `keep` is NULL. */
+ * cgxffcv/loader/settings.py gives them. Reader and samples keep their defaults. 0, or -1 with an exception set, and
+ * then `keep` is NULL. */
 int py_loader_spec_parse(PyObject *outputs, PyObject *settings, LoaderSpec *out);
 
 #endif

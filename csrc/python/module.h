@@ -23,7 +23,7 @@ ModuleState *py_module_state_of_type(PyTypeObject *type);
 /* Creates a heap type from its spec, adds it to the module; 0 or -1. */
 int py_module_add_type(PyObject *module, PyType_Spec *spec);
 
-/* A function in a table of methods, whatever its arguments' types; the second also says that it takes names. */
+/* A function for a table of methods, whatever its argument types; the second also says that it takes keywords. */
 #define PY_METHOD(function) (PyCFunction)(void (*)(void))(function)
 #define PY_KEYWORDS(function) PY_METHOD(function), METH_VARARGS | METH_KEYWORDS
 

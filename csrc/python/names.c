@@ -36,7 +36,7 @@ static PyObject *tuple_of(NamesOf names) {
     return tuple;
 }
 
-/* The most bits of each codec. */
+/* The maximum bits of each codec. */
 static PyObject *codec_bits(void) {
     PyObject *dict = PyDict_New();
     for (int codec = 0; dict != NULL && codec < QUANT_CODEC_COUNT; codec++) {

@@ -197,9 +197,9 @@ static PyObject *get_threads(ModelObject *self, void *closure) {
 
 static PyMethodDef model_methods[] = {
     {"initialise", PY_METHOD(model_initialise_method), METH_O,
-     "initialise(seed)\n--\n\nEvery trained layer from its description, a pure function of the seed and the layer's "
-     "name;\n"
-     "running means 0, variances 1."},
+     "initialise(seed)\n--\n\n"
+     "Initialises every trained layer by its description, as a pure function of the seed and the layer's name;\n"
+     "sets running means to 0, variances to 1."},
     {"gradient_elems", PY_METHOD(model_gradient_elems_method), METH_O,
      "gradient_elems(first_block)\n--\n\nThe length of the prefix of `gradients` that belongs to blocks from this one "
      "on."},
@@ -226,7 +226,7 @@ static PyType_Slot model_slots[] = {
     {Py_tp_methods, model_methods},
     {Py_tp_getset, model_getset},
     {Py_tp_doc, "Model(nodes, image_channels, *, backend, precision, convolution, threads, deterministic)\n\n"
-                "A network's parameters. cgxffcv.nn.Network is the public face."},
+                "A network's parameters. cgxffcv.nn.Network is the public interface."},
     {0, NULL},
 };
 

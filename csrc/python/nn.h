@@ -8,7 +8,7 @@
 /* The flat buffers of a model. */
 typedef enum ModelBuffer { MODEL_PARAMETERS, MODEL_GRADIENTS, MODEL_RUNNING, MODEL_BUFFERS } ModelBuffer;
 
-/* Host memory of one buffer of a model on a GPU; no data on the CPU, where Python sees the buffer itself. */
+/* The host copy of one buffer of a model on a GPU; without data on the CPU, where Python sees the buffer itself. */
 typedef struct Mirror {
     float *data;        /* owned */
     uint64_t exchanged; /* the hash of what both sides had after the last copy */
@@ -33,7 +33,7 @@ ModelObject *py_nn_take_model(ModuleState *state, PyObject *object);
 /* The sizes of a layer as a tuple; NULL with an exception. */
 PyObject *py_nn_layer_shape(const NnLayer *layer);
 
-/* A block's number, cut to the numbers that a model can have; 0, or -1 with an exception. */
+/* A block's number, clamped to the numbers that a model can have; 0, or -1 with an exception. */
 int py_nn_parse_block(PyObject *object, int *out);
 
 /* Marks the model as running; -1 with RuntimeError set if it is already. Both under the GIL. */
@@ -46,8 +46,8 @@ size_t py_nn_buffer_elems(const ModelObject *model, ModelBuffer buffer);
 Status py_nn_mirrors_init(ModelObject *model);
 void py_nn_mirrors_fini(ModelObject *model);
 
-/* Between enter and leave, without the GIL, around what runs the model: what Python wrote goes to the device; what the
- * device has comes back. Nothing to do on the CPU. */
+/* Between enter and leave, without the GIL, around what runs the model: what Python wrote is copied to the device, and
+ * what the device has is copied back. On the CPU there is nothing to do. */
 Status py_nn_upload(ModelObject *model);
 Status py_nn_download(ModelObject *model);
 

@@ -1,6 +1,6 @@
-/* Host memory in the place of a model's buffers that lie on a GPU: what Python reads and writes as NumPy arrays. It
- * goes to the device before a call and comes back after it. A mirror that nobody wrote since stays here: the device may
- * have been trained in the meantime by a Trainer, which does not look at mirrors. */
+/* Host copies of a model's buffers on a GPU, which Python reads and writes as NumPy arrays. They are copied to the
+ * device before a call and back after it. A mirror that has not been written since is not copied to the device: a
+ * Trainer, which ignores mirrors, may have trained the model there in the meantime. */
 #include "base/hash.h"
 #include "base/memory.h"
 #include "python/nn.h"

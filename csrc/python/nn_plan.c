@@ -59,7 +59,7 @@ static int check_image_shape(const PlanObject *self, const ArrayView *view) {
     return -1;
 }
 
-/* Fills `images` from the arguments; `view` is to be released after use. */
+/* Fills `images` from the arguments; `view` must be released after use. */
 static int plan_take_images(const PlanObject *self, PyObject *array, PyObject *mean, PyObject *std, ArrayView *view,
                             NnImages *images) {
     const unsigned types = 1u << ARRAY_U8 | 1u << ARRAY_F32 | 1u << ARRAY_U16;
@@ -85,7 +85,7 @@ fail:
     return -1;
 }
 
-/* A call on what host memory has of the model, without the interpreter's lock. */
+/* A call on the model with what Python wrote to it, without the GIL. */
 #define PLAN_CALL(self, status, call)                                                                                  \
     do {                                                                                                               \
         Py_BEGIN_ALLOW_THREADS;                                                                                        \
@@ -292,10 +292,10 @@ static PyMethodDef plan_methods[] = {
      "images: (n, height, width, channels) or (n, channels, height, width), float32 or bfloat16 (as uint16), "
      "normalised,\nor uint8 with mean and std; labels: int64 (n)."},
     {"take_totals", PY_METHOD(plan_take_totals_method), METH_NOARGS,
-     "take_totals()\n--\n\n(summed loss, correct, images) of the steps since the last call."},
+     "take_totals()\n--\n\nReturns (summed loss, correct, images) of the steps since the last call."},
     {"evaluate", PY_KEYWORDS(plan_evaluate_method),
      "evaluate(images, mirror=False, shift_y=0, shift_x=0, mean=None, std=None)\n--\n\n"
-     "Logits, float32 (n, classes), by the running statistics."},
+     "Returns logits, float32 (n, classes), using the running statistics."},
     {"forward", PY_KEYWORDS(plan_forward_method),
      "forward(images, mean=None, std=None)\n--\n\nOnly for networks without a head and plans with keep_all."},
     {"backward", PY_KEYWORDS(plan_backward_method),
@@ -306,14 +306,14 @@ static PyMethodDef plan_methods[] = {
      "only."},
     {"shape", PY_METHOD(plan_shape_method), METH_O, "shape(node)\n--\n\n(h, w, c) of a node's output."},
     {"profile_begin", PY_METHOD(plan_profile_begin_method), METH_NOARGS,
-     "profile_begin()\n--\n\nStarts to count the processor (or GPU) time of each pass."},
+     "profile_begin()\n--\n\nStarts measuring the processor (or GPU) time of each pass."},
     {"profile_end", PY_METHOD(plan_profile_end_method), METH_NOARGS,
-     "profile_end()\n--\n\nList of (pass, node, seconds summed over threads), training passes first."},
+     "profile_end()\n--\n\nReturns a list of (pass, node, seconds summed over threads), training passes first."},
     {NULL, NULL, 0, NULL},
 };
 
 static PyGetSetDef plan_getset[] = {
-    {"bytes", (getter)get_bytes, NULL, "Memory that the plan has allocated.", NULL},
+    {"bytes", (getter)get_bytes, NULL, "Bytes of memory that the plan has allocated.", NULL},
     {"algorithms", (getter)get_algorithms, NULL,
      "List of (pass, node, text): what was chosen for each pass that has a choice, and its time; empty on a CPU.",
      NULL},

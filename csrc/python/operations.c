@@ -66,11 +66,11 @@ static int parse_fill(const AugmentParameter *p, PyObject *value, AugmentFill *o
     return 0;
 }
 
-/* What an array holds is borrowed from a view of it in `keep`: it can neither go nor be resized while that is there. */
+/* Borrows an array's data through a view of it in `keep`: while that exists, it can be neither freed nor resized. */
 static int borrow(const AugmentParameter *p, PyObject *value, PyObject *keep, unsigned types, int ndim,
                   ArrayView *view) {
     PyObject *held = PyMemoryView_FromObject(value);
-    if (held == NULL) PyErr_Clear(); /* acquiring says what is wrong */
+    if (held == NULL) PyErr_Clear(); /* acquiring reports what is wrong */
     int result = py_array_acquire(held == NULL ? value : held, p->name, types, ndim, false, view);
     if (result == 0) py_array_release(view);
     if (result == 0 && held == NULL) result = wrong(p, "an array", value);
@@ -85,7 +85,7 @@ static int parse_samples(const AugmentParameter *p, PyObject *value, PyObject *k
     *out = (AugmentSamples){view.data, (size_t)view.elems};
     for (size_t i = 1; i < out->count; i++) {
         if (out->ids[i - 1] < out->ids[i]) continue;
-        PyErr_Format(PyExc_ValueError, "%s must rise", p->name);
+        PyErr_Format(PyExc_ValueError, "%s must be strictly increasing", p->name);
         return -1;
     }
     return 0;
@@ -99,7 +99,7 @@ static int parse_plane(const AugmentParameter *p, PyObject *value, PyObject *kee
     const bool fits = shape[0] <= UINT16_MAX && shape[1] <= UINT16_MAX && (!image || shape[2] == AUGMENT_CHANNELS);
     if (fits) *out = (AugmentPlane){view.data, {(int32_t)shape[0], (int32_t)shape[1]}};
     if (fits) return 0;
-    PyErr_Format(PyExc_ValueError, "%s must be (height, width%s)", p->name, image ? ", 3" : "");
+    PyErr_Format(PyExc_ValueError, "%s must have shape (height, width%s)", p->name, image ? ", 3" : "");
     return -1;
 }
 
@@ -147,12 +147,12 @@ static int parse_name(PyObject *value, void *out) {
 }
 
 typedef struct Operation {
-    AugmentOp op; /* first, so that what is filled of it leads to the rest */
+    AugmentOp op; /* first: a pointer to it is one to the whole */
     uint32_t draws;
     PyObject *keep; /* borrowed */
 } Operation;
 
-/* One for each parameter of the operation, whose name has been taken. */
+/* One for each parameter of the operation, whose name has been parsed. */
 static int parse_values(PyObject *values, void *out) {
     const Operation *own = out;
     AugmentOp *op = out;
@@ -176,7 +176,7 @@ static int parse_values(PyObject *values, void *out) {
 
 /* ---- operations ---- */
 
-_Static_assert(offsetof(Operation, op) == 0, "parse_values takes one for the other");
+_Static_assert(offsetof(Operation, op) == 0, "parse_values converts one pointer to the other");
 
 static const SpecTable operation_table = {
     "an image operation",
@@ -191,18 +191,19 @@ typedef struct Operations {
     AugmentOp *ops; /* borrowed from the caller of py_operations_parse */
 } Operations;
 
-/* Once more, with draws of its own. */
+/* Appends the operation again, with draws of its own. */
 static int add_op(Operations *list, const Operation *own, AugmentKind kind) {
     const AugmentEntry *entry = augment_entry(kind);
     unsigned occurrence = 0;
     if (list->count == list->room) {
-        PyErr_Format(PyExc_ValueError, "at most %d image operations fit %s (a round of RandAugment counts as four)",
+        PyErr_Format(PyExc_ValueError,
+                     "at most %d image operations are allowed in %s (a round of RandAugment counts as four)",
                      list->room, list->where);
         return -1;
     }
     for (int i = 0; i < list->count; i++) occurrence += list->ops[i].kind == kind;
     if (occurrence >= AUGMENT_MAX_OCCURRENCES) {
-        PyErr_Format(PyExc_ValueError, "%s can be done %d times at most in %s", entry->name, AUGMENT_MAX_OCCURRENCES,
+        PyErr_Format(PyExc_ValueError, "%s can occur at most %d times in %s", entry->name, AUGMENT_MAX_OCCURRENCES,
                      list->where);
         return -1;
     }
@@ -295,7 +296,7 @@ static PyObject *check_operation(PyObject *module, PyObject *args) {
         Py_DECREF(own.keep);
         return NULL;
     }
-    own.op.normalized = true; /* where it will stand is not known yet: a fill of any units */
+    own.op.normalized = true; /* its place is not known yet: a fill in any units */
     Status status = augment_op_check(&own.op, (AugmentFormat){0});
     Py_DECREF(own.keep);
     return status == STATUS_OK ? Py_NewRef(Py_None) : py_errors_raise(py_module_state(module), status);
@@ -306,9 +307,9 @@ static PyMethodDef functions[] = {
      "image_operations()\n--\n\nThe image operations: a list of (name, phase, number of its draws, description,\n"
      "[(parameter, type, (default,) or ())])."},
     {"check_operation", check_operation, METH_VARARGS,
-     "check_operation(name, values)\n--\n\nRaises TypeError or ValueError where the values, one a parameter, are not "
-     "for "
-     "this\noperation."},
+     "check_operation(name, values)\n--\n\n"
+     "Raises TypeError or ValueError if the values, one per parameter, are not valid for this\n"
+     "operation."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -5,14 +5,14 @@
 #include "augment/augment.h"
 #include "python/module.h"
 
-/* A tuple of at most `room` operations of `where` ("one pipeline"): each is a dict of operation (its name), draws (the
- * number of its list of draws), normalized, and values, one for each parameter, in the order of image_operations(). The
- * arrays that the operations borrow from are held by views that are appended to the list `keep`, whatever becomes of
- * dicts and lists. 0, or -1 with an exception set. */
+/* Parses a tuple of at most `room` operations of `where` ("one pipeline"): each is a dict of operation (its name),
+ * draws (the number of its list of draws), normalized, and values, one for each parameter, in the order of
+ * image_operations(). Views appended to the list `keep` hold the arrays that the operations borrow from, whatever
+ * happens to the dicts and lists. 0, or -1 with an exception set. */
 int py_operations_parse(PyObject *tuple, PyObject *keep, const char *where, int room, AugmentOp *ops, int *count);
 
-/* `values` has room for AUGMENT_MAX_CHANNELS, of which so many were given: their number; or 0 where all are the same,
- * which then fills the room. */
+/* `values` has room for AUGMENT_MAX_CHANNELS, of which `given` were given. Returns their number; or 0 if all are the
+ * same, after filling the rest with that value. */
 int py_operations_spread(double *values, int given);
 
 /* operations_batch.c: augment_images; 0 or -1. */

@@ -1,4 +1,4 @@
-/* Image operations on batches in memory, which a user's own step has made. */
+/* Image operations on batches in memory, made by a user's own step. */
 #include <string.h>
 
 #include "base/memory.h"
@@ -8,7 +8,8 @@
 
 #define WHERE "one pipeline"
 
-/* All operations of the tuple but those of its first `done` dicts, each with the draws that it has in the whole. */
+/* All operations of the tuple but those of its first `done` dicts, each with the draws that it has in the whole
+ * tuple. */
 static int parse_rest(PyObject *tuple, PyObject *keep, Py_ssize_t done, AugmentSpec *spec) {
     int skipped = 0, result = -1;
     PyObject *before = PyTuple_GetSlice(tuple, 0, done);
@@ -22,7 +23,7 @@ static int parse_rest(PyObject *tuple, PyObject *keep, Py_ssize_t done, AugmentS
     return result;
 }
 
-/* What is done to the batch, and to which. */
+/* A batch, and what is done to it. */
 typedef struct Batch {
     AugmentSpec spec;
     ArrayView images, ids;
@@ -128,9 +129,9 @@ static PyObject *augment_images(PyObject *module, PyObject *args) {
 
 static PyMethodDef functions[] = {
     {"augment_images", augment_images, METH_VARARGS,
-     "augment_images(images, ids, operations, done, seed, epoch, evaluate)\n--\n\nA pipeline's operations but for the "
-     "first `done`, on a batch (batch, height, width, channels)\nin memory, of uint8, uint16 or float32; `ids` are its "
-     "sample numbers."},
+     "augment_images(images, ids, operations, done, seed, epoch, evaluate)\n--\n\n"
+     "Applies a pipeline's operations, except the first `done`, to a batch (batch, height, width, channels)\n"
+     "in memory, of uint8, uint16 or float32; `ids` are its sample numbers."},
     {NULL, NULL, 0, NULL},
 };
 

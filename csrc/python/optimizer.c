@@ -1,4 +1,4 @@
-/* _cgxffcv.Optimizer: SGD and Muon on NumPy arrays in place, on the CPU or by way of the GPU. */
+/* _cgxffcv.Optimizer: SGD and Muon on NumPy arrays in place, on the CPU or via the GPU. */
 #include <string.h>
 
 #include "base/memory.h"
@@ -39,8 +39,8 @@ int py_train_parse_rule(PyObject *item, void *group) {
 static int parse_rate(PyObject *item, void *out) {
     OptimRate *rate = out;
     int active = 0, project = 0;
-    if (py_arguments_unpack(item, "fpp;a rate is a tuple (rate, active, project)", &rate->rate, &active, &project) <
-        0) {
+    if (py_arguments_unpack(item, "fpp;a rate must be a tuple (rate, active, project)", &rate->rate, &active,
+                            &project) < 0) {
         return -1;
     }
     rate->active = active != 0;
@@ -54,7 +54,7 @@ static int parse_rates(PyObject *sequence, int count, OptimRate rates[TRAIN_MAX_
 
 static int take_tensor(OptimizerObject *self, PyObject *item, OptimTensor *tensor) {
     PyObject *value, *gradient;
-    if (py_arguments_unpack(item, "OOi;a tensor is a tuple (value, gradient, group)", &value, &gradient,
+    if (py_arguments_unpack(item, "OOi;a tensor must be a tuple (value, gradient, group)", &value, &gradient,
                             &tensor->group) < 0) {
         return -1;
     }
@@ -64,7 +64,7 @@ static int take_tensor(OptimizerObject *self, PyObject *item, OptimTensor *tenso
     if (py_array_acquire(gradient, "gradient", 1u << ARRAY_F32, -1, false, g) < 0) return -1;
     self->view_count++;
     if (v->elems != g->elems) {
-        PyErr_Format(PyExc_ValueError, "value has %lld elements, its gradient %lld", (long long)v->elems,
+        PyErr_Format(PyExc_ValueError, "value has %lld elements, but its gradient has %lld", (long long)v->elems,
                      (long long)g->elems);
         return -1;
     }
@@ -221,7 +221,7 @@ done:
 }
 
 static Status run_scheduled(OptimizerObject *self, int32_t step, const bool *enabled, uint32_t *flag) {
-    if (self->gpu == NULL) return optim_step_scheduled(self->optim, NULL, NULL, enabled); /* which refuses */
+    if (self->gpu == NULL) return optim_step_scheduled(self->optim, NULL, NULL, enabled); /* which fails */
     TRY(py_optimizer_gpu_enter(self->gpu));
     TRY(py_optimizer_gpu_replay(self->gpu, self->optim, step, enabled, self->group_count, flag));
     return py_optimizer_gpu_leave(self->gpu);
@@ -271,7 +271,7 @@ static PyObject *optimizer_pull(OptimizerObject *self, PyObject *args) {
         return NULL;
     }
     if (slow.elems != value.elems) {
-        PyErr_Format(PyExc_ValueError, "slow has %lld elements, value %lld", (long long)slow.elems,
+        PyErr_Format(PyExc_ValueError, "slow has %lld elements, but value has %lld", (long long)slow.elems,
                      (long long)value.elems);
     } else if (optimizer_enter(self) == 0) {
         size_t elems = (size_t)slow.elems;
@@ -317,11 +317,13 @@ static PyMethodDef optimizer_methods[] = {
     {"step", (PyCFunction)optimizer_step, METH_O,
      "step(rates)\n--\n\nApplies one step; rates is a sequence of (rate, active, project), one for each group."},
     {"gradients_finite", PY_KEYWORDS(optimizer_finite),
-     "gradients_finite(rates=None)\n--\n\nWhether every gradient element is finite; with rates of active groups."},
+     "gradients_finite(rates=None)\n--\n\n"
+     "Whether every gradient element is finite; with rates, only of active groups."},
     {"load_rates", (PyCFunction)optimizer_load_rates, METH_O,
-     "load_rates(table)\n--\n\nGPU: the rates of all steps, for step_scheduled."},
+     "load_rates(table)\n--\n\nGPU: sets the rates of all steps for step_scheduled."},
     {"step_scheduled", PY_KEYWORDS(optimizer_step_scheduled),
-     "step_scheduled(step, enabled=None, skip=False)\n--\n\nGPU: a recorded step; whether it was left out."},
+     "step_scheduled(step, enabled=None, skip=False)\n--\n\n"
+     "GPU: runs a recorded step; returns whether it was left out."},
     {"pull", (PyCFunction)optimizer_pull, METH_VARARGS,
      "pull(slow, value, keep, /)\n--\n\nslow = value = keep * slow + (1 - keep) * value, in place."},
     {NULL, NULL, 0, NULL},
@@ -329,7 +331,7 @@ static PyMethodDef optimizer_methods[] = {
 
 static PyGetSetDef optimizer_getset[] = {
     {"momentum", (getter)optimizer_momentum, NULL,
-     "All momentum buffers in the tensors' order, float32: a view, on the GPU a copy.", NULL},
+     "All momentum buffers in the tensors' order, float32: a view; on the GPU, a copy.", NULL},
     {"step_flops", (getter)optimizer_flops, NULL, "Floating-point operations of one step's matrix products.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };

@@ -1,5 +1,5 @@
 /* The GPU side of _cgxffcv.Optimizer. One allocation holds all copies, each at a multiple of 64 bytes as in a model's
- * buffers; step number and flag are device memory, as recorded steps want them. */
+ * buffers; step number and flag are in device memory, as recorded steps need them. */
 #include "python/optimizer_gpu.h"
 
 #include <string.h>

@@ -8,27 +8,27 @@
 typedef struct OptimizerGpu OptimizerGpu;
 
 /* Copies of the tensors' memory on the first GPU; `tensors` come in with host memory and leave with the device's.
- * `tensors` and the host memory (borrowed) live until destroy. */
+ * `tensors` and the host memory are borrowed until destroy. */
 Status py_optimizer_gpu_create(OptimTensor *tensors, int count, OptimizerGpu **out);
 /* After optim_destroy. NULL does nothing. */
 void py_optimizer_gpu_destroy(OptimizerGpu *gpu);
 DeviceStream *py_optimizer_gpu_stream(const OptimizerGpu *gpu);
 
-/* Values and gradients to the device; values back, which waits. */
+/* Copies values and gradients to the device; copies values back, and waits. */
 Status py_optimizer_gpu_enter(OptimizerGpu *gpu);
 Status py_optimizer_gpu_leave(OptimizerGpu *gpu);
 
-/* `elems` floats to the host; waits. */
+/* Copies `elems` floats to the host; waits. */
 Status py_optimizer_gpu_read(OptimizerGpu *gpu, const float *from, size_t elems, float *to);
 
-/* Check and step as a recorded graph, made again when `enabled` changes. *flag is set before, and read after the step.
- * Between enter and leave. */
+/* Runs check and step as a recorded graph, recorded again when `enabled` changes. *flag is set on the device before the
+ * step and read back after it. Between enter and leave. */
 Status py_optimizer_gpu_replay(OptimizerGpu *gpu, Optim *optim, int32_t step, const bool *enabled, int groups,
                                uint32_t *flag);
 /* After optim_load_rates. */
 void py_optimizer_gpu_forget_graph(OptimizerGpu *gpu);
 
-/* optim_pull on host arrays. */
+/* optim_pull for host arrays. */
 Status py_optimizer_gpu_pull(OptimizerGpu *gpu, Optim *optim, float *slow, float *value, size_t elems, float keep);
 
 #endif

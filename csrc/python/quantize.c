@@ -4,14 +4,14 @@
 #include "python/arguments.h"
 #include "python/spec.h"
 
-#define BIG_ELEMS 16384 /* from here on the interpreter lock is released */
+#define BIG_ELEMS 16384 /* from this size on the GIL is released */
 
 unsigned py_quant_type_mask(QuantType type) {
     static const unsigned masks[] = {1u << ARRAY_F32, 1u << ARRAY_F16, 1u << ARRAY_U16};
     return masks[type] | ARRAY_UNALIGNED;
 }
 
-/* None: what the codec and the bucket, which come first, want. */
+/* None: the default for the codec and the bucket size, which are parsed first. */
 static int parse_spikes(PyObject *value, void *out) {
     QuantSpec *spec = out;
     uint64_t number = spec->codec == QUANT_SPIKES ? (uint64_t)quantize_default_spikes(spec->bucket_size) : 0;
@@ -57,11 +57,11 @@ static PyObject *wire_bytes(PyObject *module, PyObject *args) {
     if (!PyArg_ParseTuple(args, "OL:quantize_wire_bytes", &tuple, &elems)) return NULL;
     if (py_quant_spec_parse(module, tuple, &spec) < 0) return NULL;
     if (elems < 0 || elems > (1LL << 56))
-        return PyErr_Format(PyExc_ValueError, "elems must be 0..2^56, not %lld", elems);
+        return PyErr_Format(PyExc_ValueError, "elems must be in 0..2^56, not %lld", elems);
     return PyLong_FromUnsignedLongLong(quantize_wire_bytes(&spec, elems));
 }
 
-/* Runs `work` with a pool of `threads`, without the interpreter lock where there is much to do. */
+/* What is done with a pool of threads, and without the GIL if it is much. */
 typedef struct Job {
     const QuantSpec *spec;
     QuantType type;
@@ -142,7 +142,7 @@ static PyObject *quantize_array(PyObject *module, PyObject *args) {
 
 static int check_accumulate(const QuantSpec *spec, const ArrayView *accumulate, const ArrayView *out) {
     if (quantize_has_domain(spec)) {
-        PyErr_Format(PyExc_ValueError, "accumulate is not for the codec %s, whose sums are not of elements",
+        PyErr_Format(PyExc_ValueError, "accumulate cannot be used with the codec %s, whose sums are not of elements",
                      quantize_codec_name((int)spec->codec));
         return -1;
     }
@@ -193,7 +193,7 @@ static PyObject *kernels(PyObject *module, PyObject *args) {
     (void)module;
     if (!PyArg_ParseTuple(args, "|z:quantize_kernels", &name)) return NULL;
     if (PyTuple_GET_SIZE(args) == 1 && !quantize_select_kernels(name)) {
-        return PyErr_Format(PyExc_ValueError, "this processor has no kernels %s", name);
+        return PyErr_Format(PyExc_ValueError, "this processor has no %s kernels", name);
     }
     return PyUnicode_FromString(quantize_kernels_name());
 }
@@ -207,8 +207,9 @@ static PyMethodDef functions[] = {
     {"quantize_wire_bytes", wire_bytes, METH_VARARGS,
      "quantize_wire_bytes(spec, elems)\n--\n\nThe bytes that a run of `elems` elements takes on the wire."},
     {"quantize_kernels", kernels, METH_VARARGS,
-     "quantize_kernels([name])\n--\n\nThe kernels in use; with a name ('scalar', 'avx2', 'avx512'; None: the best)\n"
-     "takes those from now on: for tests and benchmarks, never while another thread quantises."},
+     "quantize_kernels([name])\n--\n\n"
+     "Returns the kernels in use; with a name ('scalar', 'avx2', 'avx512'; None: the best),\n"
+     "switches to those first: for tests and benchmarks, never while another thread quantises."},
     {NULL, NULL, 0, NULL},
 };
 

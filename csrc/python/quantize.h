@@ -1,11 +1,11 @@
-/* What the binding files of the allreduce room share. */
+/* Shared by the quantiser's binding files. */
 #ifndef CGXFFCV_PYTHON_QUANTIZE_H
 #define CGXFFCV_PYTHON_QUANTIZE_H
 
 #include "python/array.h"
 #include "quant/quantize.h"
 
-/* From a dict with what cgxffcv.allreduce.QuantSpec has, checked; 0, or -1 with an exception. */
+/* From a dict with the members of cgxffcv.allreduce.QuantSpec, checked; 0, or -1 with an exception. */
 int py_quant_spec_parse(PyObject *module, PyObject *dict, QuantSpec *spec);
 
 /* From a dict with seed, call, rank and quad; the same. */

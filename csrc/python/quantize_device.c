@@ -1,5 +1,5 @@
-/* The quantiser in device memory, for tests and measurements: an array goes up, comes to its bytes and back in one
- * launch for all its layers, and both come down. */
+/* The quantiser in device memory, for tests and measurements: an array is copied to the GPU, encoded and decoded with
+ * one launch each for all its layers, and both results are copied back. */
 #include "base/memory.h"
 #include "python/arguments.h"
 #include "python/quantize.h"
@@ -46,7 +46,7 @@ static Status make_batch(const DeviceJob *job, QuantDeviceBatch **batch) {
     return status;
 }
 
-/* Once, and then `repeats` times more under the clock. */
+/* Once, and then another `repeats` times with the clock running. */
 static Status run_timed(DeviceJob *job, const QuantDeviceBatch *batch, int which) {
     Status (*work)(const QuantDeviceBatch *, DeviceStream *) =
         which == 0 ? quantize_batch_encode : quantize_batch_decode;
@@ -98,7 +98,8 @@ static int check_sizes(const DeviceJob *job) {
         bytes += quantize_wire_bytes(&job->spec, job->layers[i]);
     }
     if (job->x.elems == elems && job->out.elems == elems && (uint64_t)job->wire.elems == bytes) return 0;
-    PyErr_Format(PyExc_ValueError, "the layers have %lld elements and %llu bytes, not %lld, %lld and %lld",
+    PyErr_Format(PyExc_ValueError,
+                 "the layers have %lld elements and %llu bytes, but array, out and wire have %lld, %lld and %lld",
                  (long long)elems, (unsigned long long)bytes, (long long)job->x.elems, (long long)job->out.elems,
                  (long long)job->wire.elems);
     return -1;
@@ -158,10 +159,11 @@ static PyObject *quantize_on_device(PyObject *module, PyObject *args) {
 static PyMethodDef functions[] = {
     {"quantize_on_device", quantize_on_device, METH_VARARGS,
      "quantize_on_device(array, spec, random, layers, wire, out, skip, repeats)\n--\n\n"
-     "Quantises an array on the first GPU, all layers (of so many elements each, all with the same random numbers) at\n"
-     "once, and back: the bytes into `wire`, layer after layer, and what they decode to into `out`. In device\n"
-     "memory the array stands `skip` elements behind an aligned address. The seconds of a launch of each, if asked to\n"
-     "`repeats` times."},
+     "Quantises an array on the first GPU, all layers (with these numbers of elements, all with the same random\n"
+     "numbers) at once, and dequantises it: the bytes go to `wire`, layer after layer, and the decoded values to\n"
+     "`out`. In device memory the array begins `skip` elements after an aligned address. Returns the seconds that "
+     "a\n"
+     "launch of each takes, measured over `repeats` launches."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -459,7 +459,7 @@ def test_normalising_behind_a_users_step(files, front, kind):
         (
             [tf.RandomHorizontalFlip()] * 17,
             ValueError,
-            "RandomHorizontalFlip can be done 16 times at most in one pipeline",
+            "RandomHorizontalFlip can occur at most 16 times in one pipeline",
         ),
         (
             [tf.RandAugment(4), tf.RandAugment(4), tf.RandAugment(1)],

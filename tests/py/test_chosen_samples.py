@@ -140,7 +140,7 @@ def test_labels_may_be_tensors_first(path, chain):
         ([], [tf.Poison(*picture(), [1])], TypeError, "is for images"),
         ([tf.ReplaceLabel([1], 2)], [], TypeError, "fields of int"),
         ([], [tf.LabelMixup(1, True), tf.ReplaceLabel([1], 2)], TypeError, "must come first"),
-        ([], [tf.ReplaceLabel([1], 2)] * 9, ValueError, "at most 8 image operations fit a label"),
+        ([], [tf.ReplaceLabel([1], 2)] * 9, ValueError, "at most 8 image operations are allowed in a label"),
     ],
 )
 def test_bad_pipelines(path, image, label, error, text):
@@ -152,7 +152,7 @@ def test_bad_pipelines(path, image, label, error, text):
     "make, error, text",
     [
         (lambda: tf.Poison(np.zeros((4, 4)), np.zeros((4, 4)), [1]), (TypeError, ValueError), "mask"),
-        (lambda: tf.Poison(np.zeros((4, 4, 1)), np.zeros((4, 4)), [1]), ValueError, "mask must be .height, width, 3"),
+        (lambda: tf.Poison(np.zeros((4, 4, 1)), np.zeros((4, 4)), [1]), ValueError, "mask must have shape .height, width, 3"),
         (lambda: tf.Poison(np.zeros((4, 4, 3)), np.full((4, 4), np.nan), [1]), ValueError, "alpha must be finite"),
         (
             lambda: tf.Poison(np.zeros((4, 4, 3)), np.zeros((4, 4)), [1.5]),

@@ -126,7 +126,7 @@ def test_the_core_checks_for_itself():
         ((images, ids, (mixup,), 0, 1, 2, False), ValueError, "mixes a batch must come before"),
         ((images[:, ::2], ids, (flip,), 0, 1, 2, False), TypeError, "C-contiguous"),
         ((images, ids[:1], (flip,), 0, 1, 2, False), TypeError, "take a batch .1, height"),
-        ((images, ids, (flip,) * 17, 0, 1, 2, False), ValueError, "16 times at most"),
+        ((images, ids, (flip,) * 17, 0, 1, 2, False), ValueError, "at most 16 times"),
         ((images, ids, (flip, 3), 0, 1, 2, False), TypeError, "dict"),
         ((images, ids, (flip,), 0, 1, 2**32, False), (OverflowError, ValueError), "epoch"),
         ((images, ids, (flip,), -1, 1, 2, False), (OverflowError, ValueError), "done"),

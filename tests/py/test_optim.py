@@ -140,7 +140,7 @@ def test_pull():
     optimizer.pull(slow, value, 0.75)
     np.testing.assert_allclose(value, want, rtol=0, atol=1e-6)
     assert slow.tobytes() == value.tobytes()
-    with pytest.raises(ValueError, match="slow has 35007 elements, value 4"):
+    with pytest.raises(ValueError, match="slow has 35007 elements, but value has 4"):
         optimizer.pull(value, w, 0.5)
 
 
@@ -191,7 +191,7 @@ def test_bad_arrays_and_rates():
         Optimizer([Sgd()], [(w.astype(np.float64), w.copy(), 0)])
     with pytest.raises(TypeError, match="gradient must be a C-contiguous"):
         Optimizer([Sgd()], [(w, np.zeros((8, 8), np.float32)[::2, ::2], 0)])
-    with pytest.raises(ValueError, match="16 elements, its gradient 8"):
+    with pytest.raises(ValueError, match="16 elements, but its gradient has 8"):
         Optimizer([Sgd()], [(w, np.zeros(8, np.float32), 0)])
     with pytest.raises(ValueError, match="group must be 0 to 0, not 1"):
         Optimizer([Sgd()], [(w, w.copy(), 1)])

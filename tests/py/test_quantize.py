@@ -330,5 +330,5 @@ def test_wire_bytes_are_an_eighth():
     assert spec.wire_bytes(1 << 20) == (1 << 19) + 1024 * 8
     assert spec.wire_bytes(3 << 31) == 3 * ((1 << 30) + (1 << 21) * 8)
     for elems in (-1, (1 << 56) + 1):
-        with pytest.raises(ValueError, match="elems must be 0..2\\^56"):
+        with pytest.raises(ValueError, match="elems must be in 0..2\\^56"):
             spec.wire_bytes(elems)

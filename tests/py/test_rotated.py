@@ -249,5 +249,5 @@ def test_refusals(options, message):
 def test_sums_of_elements_are_refused():
     spec = QuantSpec(4, codec="rotated")
     wire = quantize(normal(1024), spec)
-    with pytest.raises(ValueError, match="accumulate is not for the codec rotated"):
+    with pytest.raises(ValueError, match="accumulate cannot be used with the codec rotated"):
         dequantize(wire, 1024, spec, accumulate=normal(1024))
