@@ -12,7 +12,7 @@ static const char kinds[ALLREDUCE_TYPES] = {
 
 const char *py_cuda_array_refusal(const PyTensor *tensor) {
     if (tensor->device < 0) return "it is in host memory";
-    if (kinds[tensor->type] == 0) return "it has no name for bfloat16, which DLPack has";
+    if (kinds[tensor->type] == 0) return "it has no name for bfloat16; DLPack has one";
     return tensor->contiguous ? NULL : "it is not in C order";
 }
 

@@ -69,7 +69,7 @@ static PyObject *field_shape(const BetonField *field) {
     return shape;
 }
 
-/* Of what was read when the file was opened; the field's arguments, which lie in the mapping, are left out. */
+/* Describes what was read when the file was opened; leaves out the field's arguments, which are in the mapping. */
 static PyObject *describe_field(const BetonField *field) {
     bool array = field->kind == BETON_ARRAY || field->kind == BETON_TENSOR, image = field->kind == BETON_IMAGE;
     PyObject *result = Py_BuildValue(
@@ -174,7 +174,7 @@ static PyObject *image_value(FileObject *self, size_t field, uint64_t sample, bo
     return py_errors_raise(reader_state(self), error_at_path(status, beton_reader_path(self->reader)));
 }
 
-/* A copy of a region, which may have to come from the disk. */
+/* A copy of a region, which may have to be read from the disk. */
 static PyObject *region_bytes(const BetonRegion *region) {
     PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)region->size);
     if (bytes == NULL || region->size == 0) return bytes;
@@ -192,7 +192,7 @@ static PyObject *region_value(FileObject *self, const BetonField *field, const B
     return array_of(self, (ArrayType)field->dtype, field->ndim, shape, region, view);
 }
 
-/* The record's bytes as well: what they mean is the user's class's to say. */
+/* Includes the record's bytes: only the user's class knows what they mean. */
 static PyObject *custom_value(FileObject *self, size_t index, uint64_t sample) {
     const BetonField *field = beton_reader_field(self->reader, index);
     BetonColumn column;
@@ -235,21 +235,22 @@ static PyObject *reader_value(FileObject *self, size_t index, uint64_t sample, b
 /* 0, or -1 with an exception set. */
 static int check_indices(FileObject *self, Py_ssize_t field, uint64_t sample) {
     if (field < 0 || (size_t)field >= beton_reader_num_fields(self->reader)) {
-        PyErr_Format(PyExc_IndexError, "field %zd of a file with %zu", field, beton_reader_num_fields(self->reader));
+        PyErr_Format(PyExc_IndexError, "there is no field %zd: the file has %zu", field,
+                     beton_reader_num_fields(self->reader));
         return -1;
     }
     if (sample >= beton_reader_num_samples(self->reader)) {
-        PyErr_Format(PyExc_IndexError, "sample %llu of a file with %llu", (unsigned long long)sample,
+        PyErr_Format(PyExc_IndexError, "there is no sample %llu: the file has %llu", (unsigned long long)sample,
                      (unsigned long long)beton_reader_num_samples(self->reader));
         return -1;
     }
-    /* before any byte is touched: a file that is whole again later can then be read on */
+    /* before any byte is touched: a file that is complete again later can then still be read */
     Status status = beton_reader_check_length(self->reader);
     if (status != STATUS_OK) py_errors_raise(reader_state(self), status);
     return status == STATUS_OK ? 0 : -1;
 }
 
-/* `result`, unless the file lost bytes since beton_reader_enter. */
+/* `result`, unless the file has lost bytes since beton_reader_enter. */
 static PyObject *reader_leave(FileObject *self, const Guard *guard, PyObject *result) {
     Status status = beton_reader_leave(self->reader, guard, STATUS_OK);
     if (status == STATUS_OK) status = beton_reader_check_length(self->reader);
@@ -381,16 +382,15 @@ static PyObject *verify(FileObject *self, PyObject *args, PyObject *kwargs) {
 
 static PyMethodDef methods[] = {
     {"value", PY_KEYWORDS(value),
-     "value(field, sample, view=False, fast=False)\n--\n\nint, float, array or bytes. `view` gives read-only arrays "
-     "over "
-     "the mapping where the bytes are stored as they are; `fast` takes the fast IDCT. A custom field gives (record, "
-     "data)."},
+     "value(field, sample, view=False, fast=False)\n--\n\n"
+     "Return an int, float, array or bytes. `view` gives read-only arrays over the mapping where the bytes are "
+     "stored unchanged; `fast` uses the fast IDCT. A custom field gives (record, data)."},
     {"stored_image", (PyCFunction)stored_image, METH_VARARGS,
-     "stored_image(field, sample)\n--\n\n('raw' or 'jpg', width, height, bytes as stored)."},
+     "stored_image(field, sample)\n--\n\nReturn ('raw' or 'jpg', width, height, bytes as stored)."},
     {"column", (PyCFunction)column, METH_VARARGS,
      "column(field)\n--\n\nAll values of an int field (int64) or a float field (float64), shape (num_samples,)."},
     {"sample_span", (PyCFunction)sample_span, METH_VARARGS,
-     "sample_span(sample)\n--\n\n(begin, end): the bytes of the file that hold the sample's data."},
+     "sample_span(sample)\n--\n\nReturn (begin, end): the bytes of the file that hold the sample's data."},
     {"verify", PY_KEYWORDS(verify),
      "verify(first, last, *, threads, decode_jpeg, max_problems)\n--\n\nCheck the data of samples [first, last). "
      "Returns "
@@ -400,10 +400,10 @@ static PyMethodDef methods[] = {
 
 static PyGetSetDef properties[] = {
     {"num_samples", (getter)get_num_samples, NULL, "The number of samples.", NULL},
-    {"page_size", (getter)get_page_size, NULL, "Bytes a page.", NULL},
+    {"page_size", (getter)get_page_size, NULL, "Bytes per page.", NULL},
     {"data_span", (getter)get_data_span, NULL, "(begin, end) of the data pages in the file.", NULL},
     {"has_checksums", (getter)get_has_checksums, NULL, "Whether the file has an extension block.", NULL},
-    {"fields", (getter)get_fields, NULL, "A dict a field, in the file's order.", NULL},
+    {"fields", (getter)get_fields, NULL, "One dict per field, in the file's order.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 

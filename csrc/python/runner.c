@@ -1,5 +1,5 @@
-/* _cgxffcv.Runner: trains and tests a Trainer's model, many steps at a time, on what a Loader gives or on data sets in
- * the memory of a GPU. */
+/* _cgxffcv.Runner: trains and tests a Trainer's model, many steps per call, on a Loader's batches or on data sets in
+ * GPU memory. */
 #include <string.h>
 
 #include "python/arguments.h"
@@ -27,7 +27,7 @@ static PyObject *runner_finish(RunnerObject *self, Status status) {
     return status == STATUS_OK ? Py_NewRef(Py_None) : py_trainer_raise(self->trainer, status);
 }
 
-/* Around what runs without the GIL, after the arguments have been taken; 0, or -1 with an exception. */
+/* Around what runs without the GIL, after the arguments have been parsed; 0, or -1 with an exception. */
 static int runner_object_enter(RunnerObject *self) { return ready(self) < 0 ? -1 : py_trainer_enter(self->trainer); }
 static void runner_object_leave(RunnerObject *self) { py_trainer_leave(self->trainer); }
 
@@ -42,7 +42,7 @@ static int parse_config(ModuleState *state, PyObject *args, PyObject *keep, Trai
         return -1;
     *trainer = py_trainer_take(state, trainer_in);
     if (*trainer == NULL ||
-        py_operations_parse(ops, keep, "a training on a GPU", GATHER_MAX_OPS, config->ops, &config->op_count) < 0)
+        py_operations_parse(ops, keep, "training on a GPU", GATHER_MAX_OPS, config->ops, &config->op_count) < 0)
         return -1;
     memcpy(config->mean, (*trainer)->mean, sizeof config->mean);
     memcpy(config->std, (*trainer)->std, sizeof config->std);
@@ -421,39 +421,44 @@ static PyObject *graphs_method(RunnerObject *self, PyObject *unused) {
 
 static PyMethodDef methods[] = {
     {"begin", (PyCFunction)begin_method, METH_VARARGS,
-     "begin(which, count)\n--\n\nMakes room for set 0 (training), 1 (test) or 2 (a sample of the first, to whiten "
-     "by). MemoryError if it does not fit."},
+     "begin(which, count)\n--\n\n"
+     "Allocates set 0 (training), 1 (test) or 2 (a sample of the first, for whitening). MemoryError if it does not "
+     "fit."},
     {"put", (PyCFunction)put_method, METH_VARARGS,
-     "put(which, images, labels, ids)\n--\n\nThe set's next images, uint8 (N, side, side, 3), their labels "
-     "and sample numbers, int64."},
+     "put(which, images, labels, ids)\n--\n\n"
+     "Adds the set's next images, uint8 (N, side, side, 3), with their labels and sample numbers, int64."},
     {"drop", (PyCFunction)drop_method, METH_VARARGS, "drop(which)\n--\n\nFrees the set's memory."},
     {"whiten", (PyCFunction)whiten_method, METH_VARARGS,
      "whiten(which, count, epsilon)\n--\n\nSets the frozen layer from the set's first images."},
     {"run", (PyCFunction)run_method, METH_VARARGS,
-     "run(order, epoch, records, losses)\n--\n\nlen(records) steps on the positions `order`, int32, or on the next "
-     "batches of a Loader's pass: uint8 images, for a GPU not augmented and page-locked, and int64 labels. `records`, "
-     "float64 (steps, 5), gets loss sum, correct, images, skipped, side; `losses`, float32 or None, each image's."},
+     "run(order, epoch, records, losses)\n--\n\n"
+     "Runs len(records) steps on the positions `order`, int32, or on the next batches of a Loader's pass: uint8 "
+     "images (for a GPU, page-locked and not augmented) and int64 labels. `records`, float64 (steps, 5), receives "
+     "loss sum, correct, images, skipped, side; `losses`, float32 or None, each image's loss."},
     {"evaluate", (PyCFunction)evaluate_method, METH_VARARGS,
-     "evaluate(which, positions, count, views)\n--\n\nLogits as evaluate() gives them, of `positions` (int32) or, "
-     "if None, of the first `count` images."},
+     "evaluate(which, positions, count, views)\n--\n\n"
+     "Returns logits, as evaluate() does, of the images at `positions` (int32) or, if None, of the first `count`."},
     {"evaluate_fed", (PyCFunction)evaluate_fed_method, METH_VARARGS,
-     "evaluate_fed(loader, count, views)\n--\n\n(logits, labels) of the next `count` images of a Loader's pass."},
+     "evaluate_fed(loader, count, views)\n--\n\n"
+     "Returns (logits, labels) of the next `count` images of a Loader's pass."},
     {"look", (PyCFunction)look_method, METH_VARARGS,
-     "look(order, epoch)\n--\n\n(images, labels) of a training batch as the network sees it; `order` as in run."},
+     "look(order, epoch)\n--\n\n"
+     "Returns (images, labels) of a training batch as the network sees it; `order` as in run."},
     {"restart", (PyCFunction)restart_method, METH_O,
-     "restart(seed)\n--\n\nStep 0, momenta zero, another seed of the augmentation; graphs and data stay."},
+     "restart(seed)\n--\n\n"
+     "Back to step 0 and zero momenta, with another seed for the augmentation; keeps graphs and data."},
     {"seconds", (PyCFunction)seconds_method, METH_NOARGS,
-     "seconds()\n--\n\nSeconds on the GPU in runs and tests, and of whitening, since the last call."},
-    {"graphs", (PyCFunction)graphs_method, METH_NOARGS, "graphs()\n--\n\nHow many steps have been recorded."},
+     "seconds()\n--\n\nReturns the seconds that the GPU spent on runs, tests and whitening since the last call."},
+    {"graphs", (PyCFunction)graphs_method, METH_NOARGS, "graphs()\n--\n\nReturns how many steps have been recorded."},
     {"close", (PyCFunction)close_method, METH_NOARGS, "close()\n--\n\nFrees the sets and what a step needs."},
     {NULL, NULL, 0, NULL},
 };
 
 static PyType_Slot slots[] = {
-    {Py_tp_doc,
-     "Runner(trainer, operations, seed, graphs)\n--\n\nGets ready to train on what a Loader gives or, on a GPU, on "
-     "data in its memory; there images are augmented by these operations (as a Loader's), and steps recorded as graphs "
-     "or not. For a trainer on the CPU the Loader augments."},
+    {Py_tp_doc, "Runner(trainer, operations, seed, graphs)\n--\n\n"
+                "Prepares training on a Loader's batches or, on a GPU, on data in its memory. On a GPU, these "
+                "operations (like a Loader's) augment the images, and steps may be recorded as graphs. For a "
+                "trainer on the CPU, the Loader augments."},
     {Py_tp_new, runner_new},
     {Py_tp_dealloc, runner_dealloc},
     {Py_tp_methods, methods},

@@ -4,7 +4,7 @@
 
 #include "python/arguments.h"
 
-#define WHERE_BYTES 128 /* of what a message begins with */
+#define WHERE_BYTES 128 /* of the beginning of a message */
 
 /* ---- one value ---- */
 
@@ -83,7 +83,7 @@ static const char *take_text(const char *argument, PyObject *value) {
     }
     const char *text = PyUnicode_AsUTF8AndSize(value, &length);
     if (text == NULL || strlen(text) == (size_t)length) return text;
-    PyErr_Format(PyExc_ValueError, "%s must not have a NUL character in it", argument);
+    PyErr_Format(PyExc_ValueError, "%s must not contain a NUL character", argument);
     return NULL;
 }
 
@@ -131,16 +131,16 @@ static int fill_member(const SpecMember *member, PyObject *value, PyObject *keep
 
 /* ---- the dict ---- */
 
-/* How messages call it. */
+/* Writes what messages call it. */
 static void write_where(const SpecTable *table, PyObject *dict, char where[WHERE_BYTES]) {
     PyObject *name = PyDict_GetItemString(dict, "name");
     const char *text = name != NULL && PyUnicode_Check(name) ? PyUnicode_AsUTF8(name) : NULL;
-    PyErr_Clear(); /* of a name that is no text: its own key says so */
+    PyErr_Clear(); /* for a name that is not text; its own key reports that */
     PyOS_snprintf(where, WHERE_BYTES, "%s", table->what);
     if (text != NULL) PyOS_snprintf(where, WHERE_BYTES, "%s '%.60s'", table->what, text);
 }
 
-/* Puts it in front of what a value's conversion said; exceptions of other types are somebody else's. */
+/* Puts it in front of the error message of a value's conversion; other types of exceptions are left alone. */
 static void add_where(const SpecTable *table, PyObject *dict) {
     char where[WHERE_BYTES];
     PyObject *type, *value, *traceback;
@@ -174,7 +174,7 @@ static int refuse_unknown_keys(const SpecTable *table, PyObject *dict) {
     }
     while (PyDict_Next(dict, &position, &key, &value)) {
         if (find_member(table, key) != NULL) continue;
-        Py_INCREF(key); /* its text may run Python code */
+        Py_INCREF(key); /* formatting it may run Python code */
         PyErr_Format(PyExc_TypeError, "%s has no %.200R; there are %s", where, key, known);
         Py_DECREF(key);
         return -1;
@@ -182,8 +182,8 @@ static int refuse_unknown_keys(const SpecTable *table, PyObject *dict) {
     return 0;
 }
 
-/* References to each member's value, or NULL: converting one may run Python code, which may change the dict. Asking
- * that for each key would make a text of it. Says whether all keys are members'. */
+/* Takes references to each member's value, or NULL: converting one may run Python code, which may change the dict.
+ * Looking up each key in the dict would make a string of it. Returns whether all keys are members'. */
 static bool find_values(const SpecTable *table, PyObject *dict, PyObject *values[SPEC_MAX_MEMBERS]) {
     PyObject *key, *value;
     Py_ssize_t position = 0;
@@ -230,7 +230,7 @@ int py_spec_kind(PyObject *dict, const char *what, const char *key, NamesOf name
         PyErr_Format(PyExc_TypeError, "%s must be a dict with a %s, not %.200R", what, key, dict);
         return -1;
     }
-    Py_INCREF(value); /* what a message says of it may run Python code */
+    Py_INCREF(value); /* formatting it may run Python code */
     int number = py_spec_name(value, key, names);
     Py_DECREF(value);
     if (number < 0) add_where(&(SpecTable){what, {{0}}}, dict);

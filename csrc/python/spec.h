@@ -1,6 +1,6 @@
-/* C structs filled out of dicts: one way for everything that has more members than a pair or a triple. A table says
- * which keys there are, and for each of them which member it fills, within which range. What is missing, what is too
- * much and what does not fit is refused with a message that names the key, what it must be and what was found. */
+/* Fills C structs from dicts: one way for everything that has more members than a pair or a triple. A table lists the
+ * keys and, for each, the member that it fills and its range. Missing and unknown keys and values that do not fit are
+ * refused with a message that names the key, what it must be and what was found. */
 #ifndef CGXFFCV_PYTHON_SPEC_H
 #define CGXFFCV_PYTHON_SPEC_H
 
@@ -39,7 +39,7 @@ typedef struct SpecMember {
 
 /* Ends with a member without a key. */
 typedef struct SpecTable {
-    const char *what; /* "an optimizer group", say; with the dict's own "name", if it has one, it begins a message */
+    const char *what; /* such as "an optimizer group"; messages begin with it and the dict's own "name", if any */
     SpecMember members[SPEC_MAX_MEMBERS];
 } SpecTable;
 
@@ -56,29 +56,29 @@ typedef struct SpecTable {
         char *: SPEC_CHARS,                                                                                            \
         const char *: SPEC_TEXT)
 
-/* A member that a key of its own name fills, or another key; a whole number within a range. */
+/* A member filled by a key of the same name, or of another one; a whole number within a range. */
 #define SPEC_KEY(type, member, text)                                                                                   \
     { text, SPEC_TYPE_OF(type, member), SPEC_PLACE(type, member) }
 #define SPEC_MEMBER(type, member) SPEC_KEY(type, member, #member)
 #define SPEC_RANGE(type, member, low, high)                                                                            \
     { #member, SPEC_TYPE_OF(type, member), SPEC_PLACE(type, member), .least = (low), .most = (high) }
-/* An enum by its names; what a function fills. */
+/* An enum by its names; a member filled by a function. */
 #define SPEC_ENUM_KEY(type, member, text, list)                                                                        \
     { text, SPEC_NAME, SPEC_PLACE(type, member), .names = (list) }
 #define SPEC_ENUM(type, member, list) SPEC_ENUM_KEY(type, member, #member, list)
 #define SPEC_PARSE_KEY(type, member, text, function)                                                                   \
     { text, SPEC_PARSED, SPEC_PLACE(type, member), .parse = (function) }
 #define SPEC_PARSE(type, member, function) SPEC_PARSE_KEY(type, member, #member, function)
-/* What fills several members: `function` gets the struct. */
+/* Fills several members: `function` gets the struct. */
 #define SPEC_WHOLE(text, function)                                                                                     \
     { text, SPEC_PARSED, .parse = (function) }
 
 /* Fills the members of *out that the table names; 0, or -1 with an exception set and *out partly filled. `dict` may be
- * the NULL that stands for no keyword arguments. Texts are borrowed from `keep`, a list that holds them from now on;
- * without texts it may be NULL. */
+ * NULL, as for no keyword arguments. Texts are borrowed from `keep`, a list that holds them from now on; without texts
+ * it may be NULL. */
 int py_spec_fill(const SpecTable *table, PyObject *dict, PyObject *keep, void *out);
 
-/* The number of the name that `dict` has under `key`, which says what else belongs there; -1 with an exception. */
+/* The number of the name that `dict` has under `key`, which decides what other keys it has; -1 with an exception. */
 int py_spec_kind(PyObject *dict, const char *what, const char *key, NamesOf names);
 
 /* The number of a name, or -1 with an exception that lists all of them. */

@@ -56,7 +56,7 @@ PyObject *py_stages_messages(PyObject *plan, PyObject *args) {
 
 /* ---- steps ---- */
 
-/* A step's arguments at hand: the buffer, and bytes that go in or come out. */
+/* A step's arguments: the buffer, and bytes that go in or come out. */
 typedef struct Step {
     PyObject *plan;
     Allreduce *allreduce;
@@ -145,7 +145,7 @@ PyObject *py_stages_reduce(PyObject *plan, PyObject *args) {
     return step_end(&step, status, false);
 }
 
-/* Of one-shot messages, else results of all chunks. */
+/* The size of one-shot messages, or else of the results of all chunks. */
 static Status gathered_bytes(const Allreduce *allreduce, uint64_t *bytes) {
     AllreduceMessages inside, across;
     TRY(allreduce_stage_messages(allreduce, ALLREDUCE_INSIDE, &inside));
@@ -187,7 +187,7 @@ PyObject *py_stages_space(PyObject *plan, PyObject *unused) {
     return Py_BuildValue("(Kii)", (unsigned long long)space.region_bytes, space.rows, space.outgoing);
 }
 
-/* A Tensor of so many elements of the type on the plan's device; NULL with an exception set. */
+/* A Tensor of `elems` elements of the type on the plan's device; NULL with an exception set. */
 static const PyTensor *tensor_on(PyObject *plan, PyObject *object, const char *argument, AllreduceType type,
                                  uint64_t elems) {
     const AllreduceObject *self = (const AllreduceObject *)plan;
@@ -280,7 +280,7 @@ PyObject *py_stages_step(PyObject *plan, PyObject *args) {
     return result;
 }
 
-/* ---- communicators without a way to the others ---- */
+/* ---- communicators without a connection to the others ---- */
 
 static PyObject *comm_apart(PyObject *module, PyObject *args) {
     PyObject *list;

@@ -1,4 +1,4 @@
-/* The type Tensor. One is made from what supports the buffer protocol, from a DLPack capsule, or from an address on a
+/* The type Tensor. One is made from an object that supports the buffer protocol, a DLPack capsule, or an address on a
  * GPU; cgxffcv.tensors asks the frameworks. */
 #include "python/tensor.h"
 
@@ -11,14 +11,15 @@
 #include "python/dlpack.h"
 #include "python/spec.h"
 
-/* Whose memory it is: one of these. */
+/* An array, and one of these that holds its memory. */
 typedef struct TensorObject {
     PyObject_HEAD PyTensor tensor;
-    Py_buffer buffer;   /* owned; without an object: none */
+    Py_buffer buffer;   /* owned; none if its object is NULL */
     DlpackLoan loan;    /* owned */
     PyObject *owner;    /* owned, or NULL */
     void *memory;       /* owned, or NULL: on the tensor's device */
-    DeviceEvent *ready; /* all has been written; owned with `memory`, else by `owner`. NULL in host memory */
+    DeviceEvent *ready; /* everything has been written; owned with `memory`, otherwise by `owner`. NULL in host
+                         * memory */
 } TensorObject;
 
 static const ArrayType array_types[ALLREDUCE_TYPES] = {
@@ -31,9 +32,9 @@ ArrayType py_tensor_array_type(AllreduceType type) { return array_types[type]; }
 
 size_t py_tensor_bytes(const PyTensor *tensor) { return (size_t)tensor->elems * allreduce_type_bytes(tensor->type); }
 
-/* ---- what is said of an array ---- */
+/* ---- checks of what is said of an array ---- */
 
-/* Of the elements, without wrapping around. */
+/* Counts the elements and their bytes, without wrapping around. */
 static bool count_bytes(const PyTensor *tensor, uint64_t *elems, uint64_t *bytes) {
     *elems = 1;
     for (int i = 0; i < tensor->ndim; i++) {
@@ -54,7 +55,7 @@ static bool in_c_order(const PyTensor *tensor, const int64_t *strides, int64_t u
     return true;
 }
 
-/* The first and the last byte must lie on the GPU. */
+/* The first and the last byte must be on the GPU. */
 static int check_device(ModuleState *state, const PyTensor *tensor, uint64_t bytes) {
     if (tensor->device < 0 || tensor->elems == 0) return 0;
     if ((uintptr_t)tensor->data % allreduce_type_bytes(tensor->type) != 0) {
@@ -72,10 +73,10 @@ static int check_device(ModuleState *state, const PyTensor *tensor, uint64_t byt
         }
         if (found == tensor->device) continue;
         if (found < 0) {
-            PyErr_Format(PyExc_ValueError, "an array is said to lie on GPU %d at %p, where no GPU has memory",
+            PyErr_Format(PyExc_ValueError, "an array claims to be on GPU %d at %p, where no GPU has memory",
                          tensor->device, (const void *)ends[i]);
         } else {
-            PyErr_Format(PyExc_ValueError, "an array is said to lie on GPU %d at %p, which is memory of GPU %d",
+            PyErr_Format(PyExc_ValueError, "an array claims to be on GPU %d at %p, which is memory of GPU %d",
                          tensor->device, (const void *)ends[i], found);
         }
         return -1;
@@ -91,11 +92,11 @@ int py_tensor_measure(ModuleState *state, PyTensor *tensor, const int64_t *strid
         return -1;
     }
     if (!count_bytes(tensor, &elems, &bytes) || !checked_add((uintptr_t)tensor->data, bytes, &end)) {
-        PyErr_SetString(PyExc_ValueError, "an array has more elements than fit memory");
+        PyErr_SetString(PyExc_ValueError, "an array has more elements than fit in memory");
         return -1;
     }
     if (elems > 0 && tensor->data == NULL) {
-        PyErr_Format(PyExc_ValueError, "an array of %llu elements is said to lie at address 0",
+        PyErr_Format(PyExc_ValueError, "an array of %llu elements claims to be at address 0",
                      (unsigned long long)elems);
         return -1;
     }
@@ -104,7 +105,7 @@ int py_tensor_measure(ModuleState *state, PyTensor *tensor, const int64_t *strid
     return check_device(state, tensor, bytes);
 }
 
-/* ---- made ---- */
+/* ---- making ---- */
 
 static TensorObject *new_tensor(ModuleState *state) {
     PyTypeObject *type = (PyTypeObject *)state->tensor_type;
@@ -145,7 +146,7 @@ static PyObject *or_none(TensorObject *self, int result) {
     return (PyObject *)self;
 }
 
-/* The type of a buffer's elements, of which `wanted` (NULL: none) may say more than the buffer can. */
+/* The type of a buffer's elements; `wanted` (NULL: none) may say more about it than the buffer can. */
 static int type_of_elements(const Py_buffer *buffer, PyObject *wanted, AllreduceType *out) {
     int found = py_array_type_of(buffer);
     int named = wanted == NULL || wanted == Py_None ? -1 : py_spec_name(wanted, "dtype", allreduce_type_name);
@@ -222,11 +223,11 @@ static PyObject *tensor_reshape(PyObject *object, PyObject *shape) {
     ModuleState *state = py_module_state_of_type(Py_TYPE(object));
     PyTensor now = self->tensor;
     now.ndim = py_arguments_fill(shape, "dimensions", 0, ARRAY_MAX_DIMS, fill_extent, now.shape, sizeof *now.shape);
-    now.device = -1; /* where the memory lies has been looked at, and not whether the shape fits */
+    now.device = -1; /* where the memory is has been checked, but not whether the shape fits */
     if (now.ndim < 0 || py_tensor_measure(state, &now, NULL, 1) < 0) return NULL;
     now.device = self->tensor.device;
     if (now.elems != self->tensor.elems || !self->tensor.contiguous) {
-        PyErr_Format(PyExc_ValueError, "%lld elements%s cannot be seen in a shape of %lld",
+        PyErr_Format(PyExc_ValueError, "%lld elements%s cannot be viewed in a shape of %lld",
                      (long long)self->tensor.elems, self->tensor.contiguous ? "" : ", which are not in C order,",
                      (long long)now.elems);
         return NULL;
@@ -241,7 +242,7 @@ static PyObject *tensor_view(PyObject *object, PyObject *dtype) {
     if (type < 0) return NULL;
     now.type = (AllreduceType)type;
     if (!now.contiguous || allreduce_type_bytes(now.type) != allreduce_type_bytes(self->tensor.type)) {
-        PyErr_Format(PyExc_ValueError, "elements of %s%s cannot be seen as %s",
+        PyErr_Format(PyExc_ValueError, "elements of %s%s cannot be viewed as %s",
                      allreduce_type_name((int)self->tensor.type), now.contiguous ? "" : ", which are not in C order,",
                      allreduce_type_name(type));
         return NULL;
@@ -249,7 +250,7 @@ static PyObject *tensor_view(PyObject *object, PyObject *dtype) {
     return py_tensor_over(py_module_state_of_type(Py_TYPE(object)), &now, self->ready, object);
 }
 
-/* On whichever GPU the address is. */
+/* The device is whichever GPU the address is on. */
 static int fill_from_address(ModuleState *state, TensorObject *self, PyObject *shape, PyObject *strides,
                              PyObject *dtype) {
     PyTensor *tensor = &self->tensor;
@@ -272,7 +273,7 @@ static int fill_from_address(ModuleState *state, TensorObject *self, PyObject *s
         return -1;
     }
     if (tensor->device < 0) {
-        PyErr_Format(PyExc_ValueError, "an array is said to lie on a GPU at %p, where no GPU has memory", tensor->data);
+        PyErr_Format(PyExc_ValueError, "an array claims to be on a GPU at %p, where no GPU has memory", tensor->data);
         return -1;
     }
     return py_tensor_measure(state, tensor, plain ? NULL : steps, 1);
@@ -295,7 +296,7 @@ static PyObject *tensor_of_address(PyObject *module, PyObject *args) {
     return or_none(self, fill_from_address(state, self, shape, strides, dtype));
 }
 
-/* ---- copied ---- */
+/* ---- copying ---- */
 
 static Status copy_tensor(const TensorObject *source, TensorObject *copy, DeviceStream *stream) {
     const PyTensor *from = &source->tensor;
@@ -351,14 +352,14 @@ static PyObject *tensor_copy(PyObject *object, PyObject *args, PyObject *kwargs)
     status = copy_on_device((TensorObject *)object, copy, stream);
     Py_END_ALLOW_THREADS;
     if (status == STATUS_OK && copy->tensor.device >= 0 && from->device != copy->tensor.device) {
-        copy->owner = Py_NewRef(object); /* page-locked memory, or another GPU's, may be read later than now */
+        copy->owner = Py_NewRef(object); /* page-locked memory, or another GPU's, may still be read later */
     }
     if (status == STATUS_OK) return (PyObject *)copy;
     Py_DECREF(copy);
     return py_errors_raise(state, status);
 }
 
-/* ---- handed on ---- */
+/* ---- exporting ---- */
 
 static PyObject *tensor_made_on(PyObject *object, PyObject *number) {
     TensorObject *self = (TensorObject *)object;
@@ -384,7 +385,7 @@ static int wants_versions(PyObject *object, bool *out) {
     return 0;
 }
 
-/* What comes on the stream finds the copy made. */
+/* Makes what follows on the stream wait for the copy. */
 static int let_stream_wait(TensorObject *self, DeviceStream *stream) {
     if (self->ready == NULL) return 0;
     PyTensorVisit visit;
@@ -398,7 +399,7 @@ static int let_stream_wait(TensorObject *self, DeviceStream *stream) {
     return -1;
 }
 
-/* The consumer's stream: -1 if there is none to wait, None for the default stream. */
+/* The consumer's stream: -1 if none has to wait, None for the default stream. */
 static int wait_on_stream(TensorObject *self, PyObject *object) {
     uint64_t number = 0;
     bool given = object != NULL && object != Py_None;
@@ -435,17 +436,17 @@ static PyObject *tensor_dlpack(PyObject *object, PyObject *args, PyObject *kwarg
     const char *why = asks_copy                              ? "copy() makes a copy"
                       : elsewhere                            ? "copy() brings it to another device"
                       : !self->tensor.contiguous             ? "it is not in C order"
-                      : !versioned && !self->tensor.writable ? "it is read-only, which only DLPack 1 can say"
+                      : !versioned && !self->tensor.writable ? "it is read-only, which only DLPack 1 can express"
                                                              : NULL;
     if (why != NULL) {
-        PyErr_Format(PyExc_BufferError, "a Tensor is handed on as it is: %s", why);
+        PyErr_Format(PyExc_BufferError, "a Tensor can only be exported as it is: %s", why);
         return NULL;
     }
     if (wait_on_stream(self, stream) < 0) return NULL;
     return py_dlpack_give(object, &self->tensor, versioned);
 }
 
-/* Names the default stream, which is there as long as the device: that of the copy may have gone. */
+/* Names the default stream, which exists as long as the device: that of the copy may be gone. */
 static PyObject *get_cuda_array(PyObject *object, void *unused) {
     (void)unused;
     TensorObject *self = (TensorObject *)object;
@@ -462,15 +463,15 @@ static PyObject *tensor_numpy(PyObject *object, PyObject *unused) {
     (void)unused;
     const PyTensor *tensor = py_tensor_unchecked(object);
     if (tensor->device >= 0 || !tensor->contiguous) {
-        PyErr_SetString(PyExc_ValueError, tensor->contiguous ? "it lies on a GPU: copy(-1) brings it into host memory"
-                                                             : "an array that is not in C order cannot be shown");
+        PyErr_SetString(PyExc_ValueError, tensor->contiguous ? "it is on a GPU: copy(-1) brings it into host memory"
+                                                             : "an array that is not in C order cannot be viewed");
         return NULL;
     }
     return py_array_wrap(py_tensor_array_type(tensor->type), tensor->ndim, tensor->shape, NULL, tensor->data, object,
                          tensor->writable);
 }
 
-/* ---- asked about ---- */
+/* ---- properties ---- */
 
 const PyTensor *py_tensor_unchecked(PyObject *object) { return &((TensorObject *)object)->tensor; }
 
@@ -522,10 +523,10 @@ static PyGetSetDef tensor_getset[] = {
     {"shape", get_shape, NULL, "The sizes of its dimensions.", NULL},
     {"dtype", get_dtype, NULL, "The type of its elements, one of ALLREDUCE_DTYPES.", NULL},
     {"device", get_device, NULL, "The number of its GPU; -1 in host memory.", NULL},
-    {"writable", get_writable, NULL, "Whether it may be changed.", NULL},
-    {"contiguous", get_contiguous, NULL, "Whether its elements lie in C order without gaps.", NULL},
+    {"writable", get_writable, NULL, "Whether it may be written to.", NULL},
+    {"contiguous", get_contiguous, NULL, "Whether its elements are in C order without gaps.", NULL},
     {"__cuda_array_interface__", get_cuda_array, NULL,
-     "Version 3, as Numba's documentation says. AttributeError: it lies in host memory, not in C order, or is of\n"
+     "Version 3, as in Numba's documentation. AttributeError if it is in host memory, not in C order, or of\n"
      "bfloat16.",
      NULL},
     {NULL, NULL, NULL, NULL, NULL},
@@ -533,26 +534,27 @@ static PyGetSetDef tensor_getset[] = {
 
 static PyMethodDef tensor_methods[] = {
     {"copy", PY_KEYWORDS(tensor_copy),
-     "copy($self, /, device=..., stream=0)\n--\n\nA Tensor of its own memory, there or on another device (-1: the "
-     "host), made on a\nstream; waits for it where it comes into host memory."},
+     "copy($self, /, device=..., stream=0)\n--\n\n"
+     "Returns a Tensor with its own memory, on the same or another device (-1: the host), copied on a\n"
+     "stream; waits for that if the copy is in host memory."},
     {"reshape", tensor_reshape, METH_O,
-     "reshape($self, shape, /)\n--\n\nThe same memory in another shape of as many elements."},
+     "reshape($self, shape, /)\n--\n\nReturns the same memory in another shape with as many elements."},
     {"view", tensor_view, METH_O,
-     "view($self, dtype, /)\n--\n\nThe same memory as elements of another type of their size."},
+     "view($self, dtype, /)\n--\n\nReturns the same memory as elements of another type of the same size."},
     {"made_on", tensor_made_on, METH_O,
-     "made_on($self, stream, /)\n--\n\nA copy on a GPU: what is on the stream now completes it, and whoever takes it "
-     "waits for that."},
-    {"numpy", tensor_numpy, METH_NOARGS, "numpy($self, /)\n--\n\nIts memory as NumPy's; bfloat16 as uint16."},
+     "made_on($self, stream, /)\n--\n\n"
+     "Of a copy on a GPU: says that what is queued on the stream now completes it; its consumers wait for that."},
+    {"numpy", tensor_numpy, METH_NOARGS,
+     "numpy($self, /)\n--\n\nReturns its memory as a NumPy array; bfloat16 as uint16."},
     {"__dlpack__", PY_KEYWORDS(tensor_dlpack),
-     "__dlpack__($self, /, *, stream=None, max_version=None, dl_device=None, copy=None)\n--\n\nAs DLPack says."},
-    {"__dlpack_device__", tensor_dlpack_device, METH_NOARGS, "__dlpack_device__($self, /)\n--\n\nAs DLPack says."},
+     "__dlpack__($self, /, *, stream=None, max_version=None, dl_device=None, copy=None)\n--\n\nAs DLPack specifies."},
+    {"__dlpack_device__", tensor_dlpack_device, METH_NOARGS, "__dlpack_device__($self, /)\n--\n\nAs DLPack specifies."},
     {NULL, NULL, 0, NULL},
 };
 
 static PyType_Slot tensor_slots[] = {
-    {Py_tp_doc,
-     "An array of any framework, in host memory or on a GPU. Hands itself on by DLPack and, on a GPU, by the CUDA "
-     "array interface."},
+    {Py_tp_doc, "An array of any framework, in host memory or on a GPU. Exports itself through DLPack and, on a "
+                "GPU, the CUDA array interface."},
     {Py_tp_dealloc, tensor_dealloc},
     {Py_tp_methods, tensor_methods},
     {Py_tp_getset, tensor_getset},
@@ -568,13 +570,13 @@ static PyType_Spec tensor_spec = {
 
 static PyMethodDef functions[] = {
     {"tensor_of_buffer", tensor_of_buffer, METH_VARARGS,
-     "tensor_of_buffer(object, dtype=None)\n--\n\nWhat the buffer protocol gives; dtype where that cannot say it "
-     "(bfloat16 as uint16)."},
+     "tensor_of_buffer(object, dtype=None)\n--\n\n"
+     "Returns a Tensor of an object with the buffer protocol; dtype if that cannot express it (bfloat16 as uint16)."},
     {"tensor_of_dlpack", tensor_of_dlpack, METH_O,
-     "tensor_of_dlpack(capsule)\n--\n\nWhat is in a DLPack capsule, which is used up."},
+     "tensor_of_dlpack(capsule)\n--\n\nReturns a Tensor of what is in a DLPack capsule, which is used up."},
     {"tensor_of_address", tensor_of_address, METH_VARARGS,
-     "tensor_of_address(owner, address, shape, strides, dtype, writable)\n--\n\nMemory of a GPU, which `owner` keeps "
-     "alive; strides in bytes, or None."},
+     "tensor_of_address(owner, address, shape, strides, dtype, writable)\n--\n\n"
+     "Returns a Tensor of GPU memory that `owner` keeps alive; strides in bytes, or None."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -20,17 +20,17 @@ typedef struct PyTensor {
 /* What a Tensor object holds, as long as the object lives; NULL with an exception set that names `argument`. */
 const PyTensor *py_tensor_of(ModuleState *state, PyObject *object, const char *argument);
 
-/* The same of what is known to be one; without the GIL, too. */
+/* The same for an object known to be one; needs no GIL. */
 const PyTensor *py_tensor_unchecked(PyObject *object);
 
-/* A new Tensor of memory that `owner` keeps alive, and with it `ready` (or NULL), behind which on its GPU it is whole.
- * NULL with an exception set. */
+/* A new Tensor of memory that `owner` keeps alive together with `ready` (or NULL), the event after which the memory is
+ * complete on its GPU. NULL with an exception set. */
 PyObject *py_tensor_over(ModuleState *state, const PyTensor *tensor, DeviceEvent *ready, PyObject *owner);
 
-/* What keeps the memory alive, of what is known to be a Tensor: borrowed from it; NULL if that is itself. */
+/* What keeps the memory of an object known to be a Tensor alive, borrowed from it; NULL if it is the object itself. */
 PyObject *py_tensor_owner(PyObject *object);
 
-/* The type of elements that NumPy has as `type`; -1 with an exception set if there is none. */
+/* The element type that is `type` in NumPy; -1 with an exception set if there is none. */
 int py_tensor_type_of(ArrayType type);
 
 size_t py_tensor_bytes(const PyTensor *tensor);
@@ -38,21 +38,22 @@ size_t py_tensor_bytes(const PyTensor *tensor);
 /* A new tuple; NULL with an exception set. */
 PyObject *py_tensor_shape(const PyTensor *tensor);
 
-/* How an array of elements of that type looks to NumPy. */
+/* The NumPy type that represents elements of that type. */
 ArrayType py_tensor_array_type(AllreduceType type);
 
-/* Fills `elems` and `contiguous` from the shape and the strides (NULL: C order), which are in units of so many bytes,
- * and looks whether that can lie where it is said to lie. -1 with an exception set. */
+/* Fills `elems` and `contiguous` from the shape and the strides (NULL: C order), which are in units of `unit` bytes,
+ * and checks that the array can be where it claims to be. -1 with an exception set. */
 int py_tensor_measure(ModuleState *state, PyTensor *tensor, const int64_t *strides, int64_t unit);
 
-/* A stay of the calling thread on another GPU; device -1 changes nothing. Leaving keeps the error record. */
+/* Switches the calling thread to another GPU until it leaves; device -1 changes nothing. Leaving keeps the error
+ * record. */
 typedef struct PyTensorVisit {
     int before; /* -1: nothing to go back to */
 } PyTensorVisit;
 Status py_tensor_visit(int device, PyTensorVisit *visit);
 void py_tensor_leave(const PyTensorVisit *visit);
 
-/* A stream as Python has it, a number: 0 and 1 are the default stream, 2 that of the thread. -1 with an exception. */
+/* A stream as a number, as in Python: 0 and 1 are the default stream, 2 is the thread's. -1 with an exception. */
 int py_tensor_parse_stream(PyObject *object, DeviceStream **out);
 
 /* tensor_streams.c: device_order; 0 or -1. */

@@ -1,4 +1,4 @@
-/* Stays on the GPUs of tensors, and streams there. */
+/* Switching to the GPUs of tensors, and their streams. */
 #include "python/arguments.h"
 #include "python/tensor.h"
 
@@ -55,7 +55,8 @@ static PyObject *device_order(PyObject *module, PyObject *args) {
 
 static PyMethodDef functions[] = {
     {"device_order", device_order, METH_VARARGS,
-     "device_order(device, later, earlier)\n--\n\nWhat comes on the stream `later` waits for what is on `earlier`."},
+     "device_order(device, later, earlier)\n--\n\n"
+     "Makes what follows on the stream `later` wait for what is on `earlier`."},
     {NULL, NULL, 0, NULL},
 };
 

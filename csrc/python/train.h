@@ -1,4 +1,4 @@
-/* What the training bindings share. */
+/* Shared by the training bindings. */
 #ifndef CGXFFCV_PYTHON_TRAIN_H
 #define CGXFFCV_PYTHON_TRAIN_H
 

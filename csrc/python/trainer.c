@@ -1,4 +1,4 @@
-/* _cgxffcv.Trainer: what a _cgxffcv.Runner trains. See cgxffcv.train.Trainer for the public face. */
+/* _cgxffcv.Trainer: what a _cgxffcv.Runner trains. See cgxffcv.train.Trainer for the public interface. */
 #include <math.h>
 #include <string.h>
 
@@ -169,8 +169,9 @@ static PyObject *trainer_rate_method(TrainerObject *self, PyObject *args) {
     long long step;
     if (!PyArg_ParseTuple(args, "iL", &group, &step) || py_trainer_ready(self) < 0) return NULL;
     if (group < 0 || group >= self->groups || step < 0 || step >= self->steps) {
-        return PyErr_Format(PyExc_IndexError, "group %d, step %lld of a training with %d groups and %lld steps", group,
-                            step, self->groups, self->steps);
+        return PyErr_Format(PyExc_IndexError,
+                            "there is no group %d, step %lld in a training with %d groups and %lld steps", group, step,
+                            self->groups, self->steps);
     }
     OptimRate rate = trainer_rate(self->trainer, group, step);
     return Py_BuildValue("fNN", (double)rate.rate, PyBool_FromLong(rate.active), PyBool_FromLong(rate.project));
@@ -227,29 +228,36 @@ static PyObject *get_optimizer_flops(TrainerObject *self, void *unused) {
 
 static PyMethodDef trainer_methods[] = {
     {"read", (PyCFunction)py_trainer_read, METH_O,
-     "read(name)\n--\n\nA copy of a buffer, float32: parameters, statistics, momentum, slow_parameters, "
-     "slow_statistics, residual; None if this training has no such buffer."},
+     "read(name)\n--\n\n"
+     "Returns a copy of a buffer, float32: parameters, statistics, momentum, slow_parameters, slow_statistics, "
+     "residual; None if this training has no such buffer."},
     {"write", (PyCFunction)py_trainer_write, METH_VARARGS,
-     "write(name, array)\n--\n\nFills a buffer; the array has its size."},
+     "write(name, array)\n--\n\nFills a buffer from an array of its size."},
     {"layers", (PyCFunction)py_trainer_layers, METH_NOARGS,
-     "layers()\n--\n\nEach layer as (name, kind, block, trained, shape, offset in the parameters)."},
+     "layers()\n--\n\nReturns each layer as (name, kind, block, trained, shape, offset in the parameters)."},
     {"norms", (PyCFunction)py_trainer_norms, METH_NOARGS,
-     "norms()\n--\n\nEach norm as (name, channels, offset of the means, of the variances in the statistics)."},
+     "norms()\n--\n\n"
+     "Returns each norm as (name, channels, offset of the means, of the variances in the statistics)."},
     {"algorithms", (PyCFunction)py_trainer_algorithms, METH_NOARGS,
-     "algorithms()\n--\n\nHow the convolutions of the plans made so far are computed, each as (layer, pass, side, "
-     "images, evaluation, name, source, milliseconds, workspace bytes); source is fixed, timed or cached; milliseconds "
+     "algorithms()\n--\n\n"
+     "Returns how the convolutions of the plans made so far are computed, each as (layer, pass, side, images, "
+     "evaluation, name, source, milliseconds, workspace bytes); source is fixed, timed or cached; milliseconds "
      "None if not known."},
     {"library", (PyCFunction)py_trainer_library, METH_NOARGS,
-     "library()\n--\n\n(name and version, cache file, what is wrong with it) of the convolutions' library; None "
-     "before the first plan."},
+     "library()\n--\n\n"
+     "Returns (name and version, cache file, what is wrong with it) of the convolutions' library; None before the "
+     "first plan."},
     {"hash", (PyCFunction)trainer_hash_method, METH_NOARGS,
-     "hash()\n--\n\nOf parameters and momenta: XXH64, or on a GPU the sum over their 32-bit words w_i of "
+     "hash()\n--\n\n"
+     "Returns a hash of parameters and momenta: XXH64, or on a GPU the sum over their 32-bit words w_i of "
      "SplitMix64's finaliser of i << 32 | w_i."},
     {"rate", (PyCFunction)trainer_rate_method, METH_VARARGS,
-     "rate(group, step)\n--\n\n(rate, active, project) of a group in a step."},
+     "rate(group, step)\n--\n\nReturns (rate, active, project) of a group in a step."},
     {"wire", (PyCFunction)trainer_wire_method, METH_O,
-     "wire(first_block)\n--\n\nBytes that this rank sends in a step, and what they would be uncompressed."},
-    {"explain", (PyCFunction)trainer_explain_method, METH_NOARGS, "explain()\n--\n\nHow gradients are exchanged."},
+     "wire(first_block)\n--\n\n"
+     "Returns the bytes that this rank sends per step, and what they would be uncompressed."},
+    {"explain", (PyCFunction)trainer_explain_method, METH_NOARGS,
+     "explain()\n--\n\nReturns how gradients are exchanged, as text."},
     {"close", (PyCFunction)trainer_close_method, METH_NOARGS, "close()\n--\n\nFrees everything."},
     {NULL, NULL, 0, NULL},
 };

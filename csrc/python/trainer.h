@@ -1,4 +1,4 @@
-/* What the files of the Trainer type share. */
+/* Shared by the files of the type Trainer. */
 #ifndef CGXFFCV_PYTHON_TRAINER_H
 #define CGXFFCV_PYTHON_TRAINER_H
 
@@ -26,9 +26,9 @@ typedef struct TrainerObject {
 /* The C object of an argument that must be a _cgxffcv.Trainer; NULL with TypeError set if it is not. Borrowed. */
 TrainerObject *py_trainer_take(ModuleState *state, PyObject *object);
 
-/* 0 if the trainer can be used now; else -1 with an exception. What comes after it may run no Python code and keeps the
- * GIL; anything else stands between enter and leave, with its arguments taken before: meanwhile nobody can use or close
- * the trainer. */
+/* 0 if the trainer can be used now; otherwise -1 with an exception. What follows must not run Python code or release
+ * the GIL; anything else belongs between enter and leave, with its arguments parsed before: meanwhile nobody can use or
+ * close the trainer. */
 int py_trainer_ready(const TrainerObject *self);
 int py_trainer_enter(TrainerObject *self);
 void py_trainer_leave(TrainerObject *self);
@@ -39,14 +39,14 @@ PyObject *py_trainer_raise(TrainerObject *self, Status status);
 /* Reads a sequence of (dy, dx, mirror, weight); the count, or -1 with an exception. */
 int py_trainer_parse_views(PyObject *sequence, TrainerView views[TRAINER_MAX_VIEWS]);
 
-/* trainer_config.c. What the keyword arguments of a Trainer say; 0, or -1 with an exception. */
+/* trainer_config.c. Parses the keyword arguments of a Trainer; 0, or -1 with an exception. */
 typedef struct TrainerSettings {
     TrainerConfig config;
     float mean[NN_MAX_IMAGE_CHANNELS], std[NN_MAX_IMAGE_CHANNELS];
 } TrainerSettings;
 int py_trainer_parse_settings(PyObject *keywords, TrainerSettings *out);
 
-/* How gradients are reduced, from a dict; `keep` is a list that comes in, and holds the layers' names. */
+/* How gradients are reduced, from a dict; `keep` is a list from the caller that holds the layers' names. */
 typedef struct TrainerReduction {
     AllreduceOptions options;
     AllreduceCosts costs; /* options.costs, unless that is NULL */
@@ -62,7 +62,7 @@ PyObject *py_trainer_write(TrainerObject *self, PyObject *args);
 PyObject *py_trainer_layers(TrainerObject *self, PyObject *unused);
 PyObject *py_trainer_norms(TrainerObject *self, PyObject *unused);
 
-/* trainer_plans.c: how the passes of its plans compute. */
+/* trainer_plans.c: how the passes of its plans are computed. */
 PyObject *py_trainer_algorithms(TrainerObject *self, PyObject *unused);
 PyObject *py_trainer_library(TrainerObject *self, PyObject *unused);
 

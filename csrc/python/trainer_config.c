@@ -1,4 +1,4 @@
-/* What a Trainer is made of, from dicts that cgxffcv/train/trainer.py makes. */
+/* What a Trainer is made of, parsed from dicts that cgxffcv/train/trainer.py makes. */
 #include "python/allreduce.h"
 #include "python/arguments.h"
 #include "python/spec.h"
@@ -7,7 +7,7 @@
 
 static int parse_point(PyObject *item, void *out) {
     SchedulePoint *point = out;
-    return py_arguments_unpack(item, "dd;a point is a tuple (step, factor)", &point->step, &point->factor);
+    return py_arguments_unpack(item, "dd;a point must be a tuple (step, factor)", &point->step, &point->factor);
 }
 
 static int parse_points(PyObject *value, void *out) {
@@ -88,7 +88,7 @@ static int parse_layer_bits(PyObject *value, void *out) {
     reduction->layer_count = (int)PyTuple_GET_SIZE(tuple);
     for (int i = 0; i < reduction->layer_count && result == 0; i++) {
         reduction->layers[i].bucket_size = 0;
-        result = py_arguments_unpack(PyTuple_GET_ITEM(tuple, i), "si;a layer is a tuple (name, bits)",
+        result = py_arguments_unpack(PyTuple_GET_ITEM(tuple, i), "si;a layer must be a tuple (name, bits)",
                                      &reduction->layers[i].name, &reduction->layers[i].bits);
     }
     Py_DECREF(tuple);

@@ -10,7 +10,7 @@ typedef struct Buffer {
     bool of_backend; /* perhaps in device memory */
 } Buffer;
 
-/* Finds a buffer; 0, or -1 with an exception, for example for a name that no training has. */
+/* Finds a buffer; 0, or -1 with an exception, for example for an unknown name. */
 static int find_buffer(TrainerObject *self, const char *name, Buffer *out) {
     static const char *const own[TRAINER_BUFFERS] = {"momentum", "slow_parameters", "slow_statistics"};
     *out = (Buffer){0};
@@ -50,7 +50,7 @@ static PyObject *copy_of(TrainerObject *self, const Buffer *buffer) {
     return py_trainer_raise(self, status);
 }
 
-/* What error feedback keeps, which is the allreduce's; None without. */
+/* The residual of error feedback, which the allreduce keeps; None without. */
 static PyObject *copy_of_residual(TrainerObject *self) {
     const int64_t elems = self->allreduce == NULL ? 0 : allreduce_residual_elems(self->allreduce);
     if (self->allreduce == NULL || !allreduce_feeds_back(self->allreduce)) Py_RETURN_NONE;
@@ -117,7 +117,7 @@ PyObject *py_trainer_write(TrainerObject *self, PyObject *args) {
     return result;
 }
 
-/* Appends a new reference to the list, which goes away on failure. */
+/* Appends an item, whose reference it takes over, to the list, which it releases on failure. */
 static PyObject *list_append(PyObject *list, PyObject *item) {
     if (item == NULL || PyList_Append(list, item) < 0) Py_CLEAR(list);
     Py_XDECREF(item);

@@ -1,4 +1,4 @@
-/* Trials: what sums a buffer of its own, timed, for benchmarks. */
+/* Trials: each sums a buffer of its own, timed, for benchmarks. */
 #include "allreduce/trial.h"
 
 #include "base/memory.h"
@@ -9,7 +9,7 @@
 
 typedef struct TrialObject {
     PyObject_HEAD AllreduceTrial *trial; /* owned */
-    PyObject *comm;                      /* owned; its communicator cannot be closed while the trial is there */
+    PyObject *comm;                      /* owned; its communicator cannot be closed while the trial exists */
 } TrialObject;
 
 /* ---- making ---- */
@@ -66,10 +66,10 @@ typedef struct Work {
     int64_t elems;
     int runs;
     bool record;
-    double seconds; /* comes out */
+    double seconds; /* the result */
 } Work;
 
-/* One step without the interpreter lock: fills, reads or times. */
+/* One step without the GIL: fills, reads or times. */
 static Status fill_step(AllreduceTrial *trial, const ArrayView *view, Work *work) {
     (void)work;
     return allreduce_trial_fill(trial, view->data, (size_t)(view->elems * view->item_bytes));
@@ -138,9 +138,9 @@ static PyMethodDef trial_methods[] = {
     {"fill", trial_fill, METH_O, "fill(block)\n--\n\nFills the buffer with the block, repeated."},
     {"read", trial_read, METH_O, "read(out)\n--\n\nCopies the buffer's first bytes into an array."},
     {"time", trial_time, METH_VARARGS,
-     "time(elems, runs, record)\n--\n\nSeconds of one of `runs` sums, on the slowest rank. Collective."},
+     "time(elems, runs, record)\n--\n\nReturns the seconds of one of `runs` sums, on the slowest rank. Collective."},
     {"plan", trial_plan, METH_NOARGS,
-     "plan()\n--\n\nalgorithm, wire_bytes, plain_bytes and explain of our allreduce; None for a rival."},
+     "plan()\n--\n\nReturns algorithm, wire_bytes, plain_bytes and explain of our allreduce; None for a rival."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -1,4 +1,4 @@
-/* The type Writer: a file in the making. Values become chunks and chunks become the file with the GIL released. */
+/* The type Writer: a file being written. Values become chunks and chunks become the file with the GIL released. */
 #include "beton/writer.h"
 
 #include <stdbool.h>
@@ -15,7 +15,7 @@ typedef struct WriterObject {
     BetonEncoder *encoder;  /* owned */
     BetonWriter *writer;    /* owned; NULL once committed, aborted or failed */
     ValueBatch batch;
-    bool busy; /* a call of another thread is inside, without the GIL */
+    bool busy; /* a call of another thread is in progress, without the GIL */
 } WriterObject;
 
 static ModuleState *writer_state(WriterObject *self) { return py_module_state_of_type(Py_TYPE(self)); }
@@ -72,7 +72,7 @@ static void writer_dealloc(WriterObject *self) {
 /* -1 with an exception set if the writer cannot be used now. */
 static int writer_enter(WriterObject *self) {
     if (self->writer == NULL) {
-        PyErr_SetString(PyExc_ValueError, "this file is finished or given up; nothing can be added to it");
+        PyErr_SetString(PyExc_ValueError, "this file is finished or abandoned; nothing can be added to it");
         return -1;
     }
     if (self->busy) {
@@ -83,7 +83,7 @@ static int writer_enter(WriterObject *self) {
     return 0;
 }
 
-/* Encodes and appends the batch; its list of skips, or NULL with an exception set. */
+/* Encodes and appends the batch; returns its list of skips, or NULL with an exception set. */
 static PyObject *writer_run_batch(WriterObject *self, uint64_t first_index) {
     const BetonChunk *chunk = NULL;
     Status status;
@@ -169,18 +169,19 @@ static PyObject *abort_file(WriterObject *self, PyObject *unused) {
 
 static PyMethodDef methods[] = {
     {"append", (PyCFunction)writer_append, METH_VARARGS,
-     "append(first_index, rows)\n--\n\nEncode and append a list of rows, each a tuple of one value a field (or a list "
-     "[field index or -1, reason] for a sample to refuse). Returns the samples left out: [(index, field, reason)]."},
+     "append(first_index, rows)\n--\n\n"
+     "Encode and append a list of rows, each a tuple of one value per field (or a list [field index or -1, reason] "
+     "for a sample to refuse). Returns the samples left out: [(index, field, reason)]."},
     {"append_arrays", (PyCFunction)append_arrays, METH_VARARGS,
-     "append_arrays(first_index, columns, begin, end)\n--\n\nAppend rows [begin, end) of one C-contiguous array a "
-     "field. Returns as append."},
+     "append_arrays(first_index, columns, begin, end)\n--\n\n"
+     "Append rows [begin, end) of one C-contiguous array per field. Returns as append."},
     {"append_packed", (PyCFunction)append_packed, METH_O,
      "append_packed(data)\n--\n\nAppend what Encoder.encode made with the same fields."},
     {"commit", (PyCFunction)commit, METH_NOARGS,
-     "commit()\n--\n\nComplete the file and put it in its place. Returns (num_samples, num_bytes, page_size, "
-     "unsynced), the last as "
-     "write_file."},
-    {"abort", (PyCFunction)abort_file, METH_NOARGS, "abort()\n--\n\nGive the file up; nothing of it remains."},
+     "commit()\n--\n\n"
+     "Complete the file and move it into place. Returns (num_samples, num_bytes, page_size, unsynced), the last as "
+     "in write_file."},
+    {"abort", (PyCFunction)abort_file, METH_NOARGS, "abort()\n--\n\nAbandon the file; nothing of it remains."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -188,7 +189,7 @@ static PyType_Slot slots[] = {
     {Py_tp_new, writer_new},
     {Py_tp_dealloc, writer_dealloc},
     {Py_tp_methods, methods},
-    {Py_tp_doc, "A .beton file in the making. Use cgxffcv.DatasetWriter."},
+    {Py_tp_doc, "A .beton file being written. Use cgxffcv.DatasetWriter."},
     {0, NULL},
 };
 

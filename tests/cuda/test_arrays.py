@@ -63,13 +63,13 @@ def memory():
 
 
 LIES = [
-    ({"data": (0, False)}, ValueError, "said to lie at address 0"),
+    ({"data": (0, False)}, ValueError, "claims to be at address 0"),
     ({"data": (4096, False)}, ValueError, "no GPU has memory"),
     ({"data": 4096}, ValueError, "a pair of an address and a bool"),
     ({"data": ("x", False)}, TypeError, "address must be a whole number"),
     ({"data": (-1, False)}, ValueError, "address"),
     ({"shape": (1 << 40,)}, ValueError, "no GPU has memory"),
-    ({"shape": (1 << 62,)}, ValueError, "more elements than fit memory"),
+    ({"shape": (1 << 62,)}, ValueError, "more elements than fit in memory"),
     ({"shape": (-4,)}, ValueError, "-4 elements"),
     ({"shape": 4}, TypeError, "dimensions"),
     ({"shape": (2.5,)}, TypeError, "shape or stride must be a whole number"),
@@ -122,9 +122,9 @@ def test_interfaces_of_all_versions(memory):
 def test_capsules_that_lie_of_gpus(memory):
     at = address_of(memory)
     lies = [
-        ({"device": (2, 7)}, "said to lie on GPU 7 at"),
+        ({"device": (2, 7)}, "claims to be on GPU 7 at"),
         ({"device": (2, -1)}, "claims to be on GPU -1"),
-        ({"device": (13, 1)}, "said to lie on GPU 1"),
+        ({"device": (13, 1)}, "claims to be on GPU 1"),
         ({"data": 1 << 20, "device": (2, 0)}, "no GPU has memory"),
         ({"data": None, "device": (2, 0)}, "address 0"),
         ({"shape": (1 << 30,), "device": (2, 0)}, "no GPU has memory"),

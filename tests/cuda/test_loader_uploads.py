@@ -356,10 +356,10 @@ def test_views_of_tensors_share_their_memory():
     del there
     np.testing.assert_array_equal(here(seen), np.arange(6.0).reshape(2, 3))
     for wrong in ((4,), (7,), (2, 2)):
-        with pytest.raises(ValueError, match="cannot be seen in a shape of"):
+        with pytest.raises(ValueError, match="cannot be viewed in a shape of"):
             seen.reshape(wrong)
     with pytest.raises(ValueError, match="elements in dimension"):
         seen.reshape((-1, 3))
     np.testing.assert_array_equal(here(seen.view("int64")), np.arange(6.0).view(np.int64).reshape(2, 3))
-    with pytest.raises(ValueError, match="elements of float64 cannot be seen as float32"):
+    with pytest.raises(ValueError, match="elements of float64 cannot be viewed as float32"):
         seen.view("float32")

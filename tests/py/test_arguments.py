@@ -155,7 +155,7 @@ def test_a_message_names_the_one_of_many():
     nodes = [good.NODES[0] | {"kernel": "x"}]
     with pytest.raises(TypeError, match="node 'conv': kernel must be a whole number, not str"):
         _cgxffcv.Model(nodes, 3, **good.MODEL)
-    with pytest.raises(ValueError, match="name must not have a NUL character"):
+    with pytest.raises(ValueError, match="name must not contain a NUL character"):
         _cgxffcv.Model([good.NODES[0] | {"name": "co\0nv"}], 3, **good.MODEL)
 
 

@@ -335,12 +335,12 @@ def test_an_array_that_raises(where):
 
 MEMORY = np.arange(64, dtype=F)
 LIES = [
-    ({"data": None, "shape": (3,)}, ValueError, "3 elements is said to lie at address 0"),
+    ({"data": None, "shape": (3,)}, ValueError, "3 elements claims to be at address 0"),
     ({"shape": (-3,)}, ValueError, "-3 elements in dimension 0"),
     ({"shape": (2, -1, 0)}, ValueError, "-1 elements in dimension 1"),
-    ({"shape": (1 << 40, 1 << 40)}, ValueError, "more elements than fit memory"),
-    ({"shape": (1 << 62,)}, ValueError, "more elements than fit memory"),
-    ({"data": (1 << 64) - 8, "shape": (8,)}, ValueError, "more elements than fit memory"),
+    ({"shape": (1 << 40, 1 << 40)}, ValueError, "more elements than fit in memory"),
+    ({"shape": (1 << 62,)}, ValueError, "more elements than fit in memory"),
+    ({"data": (1 << 64) - 8, "shape": (8,)}, ValueError, "more elements than fit in memory"),
     ({"shape": (4,), "byte_offset": (1 << 64) - 1}, ValueError, "beyond the end of memory"),
     ({"shape": (4,), "strides": (-1,)}, ValueError, "not in C order"),
     ({"shape": (4,), "strides": (0,)}, ValueError, "not in C order"),

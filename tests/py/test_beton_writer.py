@@ -503,6 +503,6 @@ def test_a_writer_in_use_refuses_another_thread(tmp_path):
     thread.join()
     assert refused > 0
     core.abort()
-    with pytest.raises(ValueError, match="finished or given up"):
+    with pytest.raises(ValueError, match="finished or abandoned"):
         core.append(0, [])
     assert clean(tmp_path) == []

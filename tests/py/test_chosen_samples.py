@@ -152,7 +152,11 @@ def test_bad_pipelines(path, image, label, error, text):
     "make, error, text",
     [
         (lambda: tf.Poison(np.zeros((4, 4)), np.zeros((4, 4)), [1]), (TypeError, ValueError), "mask"),
-        (lambda: tf.Poison(np.zeros((4, 4, 1)), np.zeros((4, 4)), [1]), ValueError, "mask must have shape .height, width, 3"),
+        (
+            lambda: tf.Poison(np.zeros((4, 4, 1)), np.zeros((4, 4)), [1]),
+            ValueError,
+            "mask must have shape .height, width, 3",
+        ),
         (lambda: tf.Poison(np.zeros((4, 4, 3)), np.full((4, 4), np.nan), [1]), ValueError, "alpha must be finite"),
         (
             lambda: tf.Poison(np.zeros((4, 4, 3)), np.zeros((4, 4)), [1.5]),

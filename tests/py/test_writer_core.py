@@ -48,7 +48,7 @@ def test_packed_samples_are_let_go_of(tmp_path):
         file.append_packed(cut)
     assert resizable(cut)
     file.abort()
-    with pytest.raises(ValueError, match="finished or given up"):
+    with pytest.raises(ValueError, match="finished or abandoned"):
         file.append_packed(data)
     assert resizable(data)
     with pytest.raises(TypeError):
