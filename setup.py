@@ -1,10 +1,10 @@
 """Builds the one extension module, _cgxffcv: finds the optional libraries, compiles what changed, links.
 
 Switches (environment): CGXFFCV_CUDA, CGXFFCV_MPI, CGXFFCV_NCCL, CGXFFCV_ONEDNN, CGXFFCV_JPEG = auto | 0 | 1;
-CGXFFCV_CUDA_ARCH (for example "90" or "75;80;90"; unset: what this machine's GPUs need, without one 75;80;90),
-CGXFFCV_CUDA_QUICK=1 (kernels are compiled ten times as fast and are slow themselves: to see that they compile),
-CGXFFCV_DEBUG=1, CGXFFCV_SANITIZE=address,undefined, CGXFFCV_WERROR=1. `auto` takes what is there and prints a table;
-`1` and missing stops with the package to install. CUDA's kernels take minutes: without a GPU, and without
+CGXFFCV_CUDA_ARCH (for example "90" or "75;80;90"; unset: what this machine's GPUs need, or 75;80;90 without a GPU),
+CGXFFCV_CUDA_QUICK=1 (compiles kernels ten times as fast, but they run slowly: to check that they compile),
+CGXFFCV_DEBUG=1, CGXFFCV_SANITIZE=address,undefined, CGXFFCV_WERROR=1. `auto` uses what it finds and prints a table;
+`1` stops with the package to install if the part is missing. CUDA kernels take minutes: without a GPU and without
 CGXFFCV_CUDA_ARCH, `auto` leaves them out.
 For developers: tests/cuda/emulator/build.py compiles the kernels with g++, to run on the CPU.
 """
@@ -32,7 +32,7 @@ WARNINGS = ["-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Wvla", "-Wstrict-p
 # The quantiser's bytes depend on every operation being rounded by itself: no contraction, no fast-math.
 C_FLAGS = ["-std=gnu11", "-D_GNU_SOURCE", "-fvisibility=hidden", "-fPIC", "-pthread", "-ffp-contract=off"]
 C_FLAGS += ["-fno-math-errno", "-fno-trapping-math"]
-# Kernels of these rooms give the bytes that the host gives; those of all others are as fast as they can be.
+# Kernels of these folders give the same bytes as the host; all others are as fast as they can be.
 UNCONTRACTED = {"quant", "allreduce"}
 AVX2 = ["-mavx2", "-mfma", "-mf16c", "-mbmi2"]
 AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", *AVX2]
@@ -41,7 +41,7 @@ ISA_FLAGS = {"_avx2": AVX2, "_avx512bf16": [*AVX512, "-mavx512bf16"], "_avx512":
 
 @dataclass
 class Feature:
-    """An optional part: the sources of the build that has it, the twin of the build that lacks it, flags."""
+    """An optional part: the sources of a build that has it, the twins of a build that lacks it, flags."""
 
     name: str
     package: str
@@ -109,13 +109,13 @@ def system_dirs(kind):
 
 def find_mpi(mpi):
     if sys.maxsize < 2**32 or sys.byteorder != "little":
-        mpi.why = "csrc/comm/mpi_library.h knows MPI on little-endian processors of 64 bits"
+        mpi.why = "csrc/comm/mpi_library.h supports MPI only on 64-bit little-endian processors"
         return
     mpi.found, mpi.why = True, "its library is opened when ranks need it"
 
 
 def find_onednn(onednn):
-    # pip puts headers and libraries below the prefix; with build isolation below the path of the isolated build.
+    # pip puts headers and libraries below the prefix or, with build isolation, below the path of the isolated build.
     prefixes = [os.environ.get("DNNLROOT"), sys.prefix]
     prefixes += [str(parent) for entry in sys.path for parent in list(Path(entry or ".").parents)[:3]]
     include = header_dir("oneapi/dnnl/dnnl.h", [f"{p}/include" for p in prefixes if p] + system_dirs("include"))
@@ -125,7 +125,7 @@ def find_onednn(onednn):
         return
     onednn.found, onednn.why = True, str(library)
     onednn.cflags = [f"-I{include}"]
-    # The library lies in PREFIX/lib, the module in PREFIX/lib/pythonX.Y/site-packages, or in a source tree.
+    # The library is in PREFIX/lib, the module in PREFIX/lib/pythonX.Y/site-packages, or in a source tree.
     shared = sorted(library.glob("libdnnl.so.3*"))[0]
     onednn.libs = [str(shared), "-Wl,-rpath,$ORIGIN/../..", f"-Wl,-rpath,{sys.prefix}/lib"]
 
@@ -149,23 +149,23 @@ def find_cuda(cuda):
         cuda.why = "no nvcc on PATH or in /usr/local/cuda"
         return
     if os.environ.get(cuda.switch, "auto") == "auto" and not os.environ.get("CGXFFCV_CUDA_ARCH") and not gpu_here():
-        cuda.why = "no GPU here; CGXFFCV_CUDA=1 builds it all the same (some 9 minutes on 2 cores)"
+        cuda.why = "no GPU here; CGXFFCV_CUDA=1 builds it anyway (about 9 minutes on 2 cores)"
         return
     home = Path(nvcc).resolve().parents[1]
     includes = [home / "include", *home.glob("targets/*/include"), *map(Path, system_dirs("include"))]
     if header_dir("cudnn.h", includes) is None:
-        cuda.why = "nvcc is there, but no cudnn.h of cuDNN 9"
+        cuda.why = "found nvcc, but no cudnn.h of cuDNN 9"
         return
     cuda.found, cuda.why = True, nvcc
     cuda.cflags = [f"-isystem{include}" for include in includes if include.is_dir() and home in include.parents]
     directories = [d for d in (home / "lib64", *home.glob("targets/*/lib")) if d.is_dir()]
     cuda.libs = [f"-L{d}" for d in directories] + [f"-Wl,-rpath,{d}" for d in directories]
     cuda.libs += ["-lcudart_static"]  # cuBLASLt, cuDNN and NCCL are opened when they are needed
-    because = "there is no GPU" if not gpu_here() else "of the GPUs here"
+    because = "there is no GPU" if not gpu_here() else "the GPUs here"
     because = "CGXFFCV_CUDA_ARCH" if os.environ.get("CGXFFCV_CUDA_ARCH") else because
     cuda.note = f"{'kernels':<10} for {';'.join(cuda_architectures())} ({because}): built now, "
-    cuda.note += "quickly, and slow to run (CGXFFCV_CUDA_QUICK=1)" if quick_kernels() else "minutes each on 2 cores"
-    cuda.note += "; CGXFFCV_CUDA_ARCH=90 is one, CGXFFCV_CUDA=0 none"
+    cuda.note += "quickly, but slow to run (CGXFFCV_CUDA_QUICK=1)" if quick_kernels() else "minutes each on 2 cores"
+    cuda.note += "; CGXFFCV_CUDA_ARCH=90 builds one, CGXFFCV_CUDA=0 none"
 
 
 def find_nccl(nccl, cuda):
@@ -176,11 +176,11 @@ def find_nccl(nccl, cuda):
     elif not (CSRC / "comm/nccl.c").exists():
         nccl.why = "this version has no NCCL sources yet"
     else:
-        nccl.found, nccl.why = True, "nccl.h; the library is loaded when it is wanted"
+        nccl.found, nccl.why = True, "nccl.h; the library is loaded when it is needed"
 
 
 def configure(**finders):
-    """Finds each optional part (by `finders` where they name it), obeys the switches, prints the table."""
+    """Finds each optional part (with its function in `finders`, if any), obeys the switches, prints the table."""
     parts = features()
     known = {"mpi": find_mpi, "onednn": find_onednn, "jpeg": find_jpeg, "cuda": find_cuda}
     known["nccl"] = lambda part: find_nccl(part, parts["cuda"])
@@ -202,7 +202,7 @@ def configure(**finders):
 
 
 def check_compiler(compiler):
-    """Ends the build before it begins, with the package to install, where nothing could be compiled."""
+    """Ends the build before it begins, with the package to install, if nothing could be compiled."""
     if shutil.which(compiler[0]) is None:
         sys.exit(f"cgxffcv: there is no C compiler {compiler[0]!r} here. Remedy: apt install gcc libc6-dev (or set CC)")
     python = f"python{sys.version_info.major}.{sys.version_info.minor}-dev"
@@ -229,7 +229,7 @@ def choose_sources(parts):
 
 @functools.cache
 def gpu_architectures():
-    """Compute capabilities of this machine's GPUs, as 90 for 9.0."""
+    """Compute capabilities of this machine's GPUs, 9.0 as 90."""
     present = run("nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader") or ""
     return {major + minor for major, minor in re.findall(r"^(\d+)\.(\d)\s*$", present, re.M)}
 
@@ -239,7 +239,7 @@ def gpu_here():
 
 
 def cuda_architectures():
-    """The wish, else what the GPUs of this machine need, else all that are common."""
+    """CGXFFCV_CUDA_ARCH, or what the GPUs of this machine need, or all common ones."""
     wish = os.environ.get("CGXFFCV_CUDA_ARCH")
     if wish:
         return re.split(r"[;, ]+", wish)
@@ -250,7 +250,7 @@ def cuda_architectures():
 
 @functools.cache
 def nvcc_release(nvcc):
-    """(major, minor), or (0, 0) where it does not say."""
+    """(major, minor), or (0, 0) if it does not say."""
     said = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=False).stdout
     found = re.search(r"release (\d+)\.(\d+)", said)
     return (int(found[1]), int(found[2])) if found else (0, 0)
@@ -263,13 +263,13 @@ def quick_kernels():
 def compile_command(source, parts, include_dirs):
     debug, sanitize = os.environ.get("CGXFFCV_DEBUG") == "1", os.environ.get("CGXFFCV_SANITIZE")
     common = [part.macro for part in parts.values()] + [f"-I{CSRC}"]
-    if CSRC / "python" in source.parents:  # so that what knows nothing of Python need not be compiled for each one
+    if CSRC / "python" in source.parents:  # others need not be compiled again for each Python
         common += [f"-I{directory}" for directory in include_dirs]
     common += [flag for part in parts.values() if part.found for flag in part.cflags]
     optimise = ["-O1", "-g"] if debug else ["-O3", "-g1", "-DNDEBUG"]
     if source.suffix == ".cu":
         architectures = cuda_architectures()
-        # 9.0's own instructions (wgmma) are in code for it alone
+        # instructions that only 9.0 has (wgmma) need code for it alone
         own = [f"{a}a" if a == "90" else a for a in architectures]
         targets = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in own]
         newest = max(architectures, key=lambda a: int(re.sub(r"\D", "", a)))
@@ -279,7 +279,7 @@ def compile_command(source, parts, include_dirs):
         warn = ["-Werror=all-warnings"] if os.environ.get("CGXFFCV_WERROR") == "1" else []
         fmad = "false" if source.relative_to(CSRC).parts[0] in UNCONTRACTED else "true"
         optimise = ["--Ofast-compile=max"] if quick_kernels() else ["-O3", *(["-lineinfo"] if debug else [])]
-        # A sixth of the size, for a moment of unpacking when kernels are loaded; drivers of CUDA 13 all can.
+        # A sixth of the size, at the cost of a moment to unpack when kernels are loaded; all CUDA 13 drivers can.
         if len(own) > 1 and nvcc_release(parts["cuda"].why) >= (13, 0):
             optimise.append("--compress-mode=size")
         flags = ["-std=c++17", *optimise, f"--fmad={fmad}", *targets, *warn, f"-Xcompiler={host}"]
@@ -326,7 +326,7 @@ class BuildExt(build_ext):
             list(pool.map(lambda pair: self.compile_one(*pair, parts, includes), zip(sources, objects, strict=True)))
         self.link(extension, [*objects, *self.missing_parts(objects, cache)], parts)
 
-    # What other builds (tests/cuda/emulator/build.py) do otherwise.
+    # What other builds (tests/cuda/emulator/build.py) do differently.
 
     def configure(self):
         return configure()
@@ -338,7 +338,7 @@ class BuildExt(build_ext):
         return compile_command(source, parts, includes)
 
     def missing_parts(self, objects, cache):
-        """More objects, for what these lack."""
+        """Further objects, for what these lack."""
         return []
 
     def compile_one(self, source, target, parts, includes):
@@ -367,7 +367,7 @@ class BuildExt(build_ext):
         command = [*compiler, *flags, *map(str, objects), "-o", f"{output}.new", *libs, "-lm", "-ldl", "-lrt"]
         subprocess.run(command, check=True)
         os.replace(f"{output}.new", output)
-        if output.parent.resolve() != ROOT:  # the stub lies beside the module
+        if output.parent.resolve() != ROOT:  # the stub is next to the module
             shutil.copyfile(ROOT / "_cgxffcv.pyi", output.parent / "_cgxffcv.pyi")
 
 

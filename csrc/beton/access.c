@@ -1,5 +1,5 @@
-/* Fetching values of a validated file. What a file rewritten in place could turn into an access outside the mapping
- * is checked again here; the rest was checked when it was opened. */
+/* Fetches values of a validated file. Whatever could turn into an access outside the mapping if the file were rewritten
+ * in place is checked again here; the rest was checked when it was opened. */
 #include <string.h>
 
 #include "base/checked.h"
@@ -15,13 +15,14 @@ static Status at_value(const BetonReader *reader, Status status, const BetonFiel
 
 static Status check_indices(const BetonReader *reader, size_t field, uint64_t sample) {
     if (field >= reader->num_fields) {
-        return error_at_path(error_fail(STATUS_INDEX, "field %zu of a file with %zu fields", field, reader->num_fields),
-                             reader->path);
+        return error_at_path(
+            error_fail(STATUS_INDEX, "there is no field %zu: the file has %zu", field, reader->num_fields),
+            reader->path);
     }
     if (sample >= reader->num_samples) {
-        return error_at_path(
-            error_fail(STATUS_INDEX, "sample %llu of a file with %llu samples", LLU(sample), LLU(reader->num_samples)),
-            reader->path);
+        return error_at_path(error_fail(STATUS_INDEX, "there is no sample %llu: the file has %llu", LLU(sample),
+                                        LLU(reader->num_samples)),
+                             reader->path);
     }
     return STATUS_OK;
 }
@@ -50,7 +51,7 @@ Status beton_reader_float(const BetonReader *reader, size_t field, uint64_t samp
     return STATUS_OK;
 }
 
-/* The allocation table's entry, of size 0 if there is none; entries stand in order, or entry_of knows. */
+/* The allocation table's entry, of size 0 if there is none; entries are in order unless there is an entry_of. */
 static BetonEntry entry_of(const BetonReader *reader, const BetonField *field, uint64_t sample) {
     uint64_t index = sample * reader->num_data_fields + field->data_index;
     if (reader->entry_of != NULL) index = reader->entry_of[index];
@@ -58,12 +59,12 @@ static BetonEntry entry_of(const BetonReader *reader, const BetonField *field, u
     return beton_entry_load(reader->map + reader->table, index);
 }
 
-/* The byte reserved for an empty value is 0; any other is a value of one byte whose size was lost. */
+/* The byte reserved for an empty value is 0; any other byte is a one-byte value whose size was lost. */
 static Status check_reserved(const BetonReader *reader, const BetonField *field, uint64_t sample) {
     BetonEntry entry = entry_of(reader, field, sample);
     if (entry.size != 1 || entry.pointer < reader->data || entry.pointer >= reader->table) return STATUS_OK;
     if (reader->map[entry.pointer] == 0) return STATUS_OK;
-    FAIL(STATUS_FORMAT, "the value is empty by its record, but the byte reserved for it at %llu is not 0",
+    FAIL(STATUS_FORMAT, "the value is empty according to its record, but the byte reserved for it at %llu is not 0",
          LLU(entry.pointer));
 }
 
@@ -115,7 +116,7 @@ Status beton_reader_region(const BetonReader *reader, size_t field, uint64_t sam
     TRY(fetch(reader, own, sample, &region));
     if (own->kind == BETON_JSON) {
         if (region.size == 0 || region.data[region.size - 1] != 0) {
-            Status status = beton_damaged(error_fail(STATUS_FORMAT, "JSON text that does not end in NUL"));
+            Status status = beton_damaged(error_fail(STATUS_FORMAT, "the JSON text does not end in NUL"));
             return at_value(reader, error_at_offset(status, (int64_t)region.offset), own, sample);
         }
         region.size--;
@@ -143,7 +144,7 @@ static Status copy_words(const BetonReader *reader, size_t field, BetonKind kind
     if (field >= reader->num_fields) return check_indices(reader, field, 0);
     TRY(check_kind(reader, field, kind));
     if (samples.end < samples.begin || samples.end > reader->num_samples) {
-        return error_at_path(error_fail(STATUS_INDEX, "samples %llu to %llu of a file with %llu samples",
+        return error_at_path(error_fail(STATUS_INDEX, "there are no samples %llu to %llu: the file has %llu",
                                         LLU(samples.begin), LLU(samples.end), LLU(reader->num_samples)),
                              reader->path);
     }

@@ -1,5 +1,5 @@
-/* Values to chunks: samples are encoded in parallel, each into its own slot; those that cannot be are noted, and their
- * slots closed up afterwards. Owns the threads' tools and the chunk. */
+/* Turns values into chunks: samples are encoded in parallel, each into its own slot; those that cannot be encoded are
+ * noted, and their slots closed up afterwards. Owns the threads' tools and the chunk. */
 #include "beton/encode.h"
 
 #include <pthread.h>
@@ -13,7 +13,7 @@
 struct BetonEncoder {
     const BetonSchema *schema; /* borrowed until beton_encoder_destroy */
     Pool *pool;                /* owned */
-    EncodeJob *jobs;           /* owned, one a thread */
+    EncodeJob *jobs;           /* owned, one per thread */
     int threads;
     bool skip_bad;
     BetonChunk chunk; /* its arrays are owned, for `capacity` samples */
@@ -22,7 +22,7 @@ struct BetonEncoder {
     size_t skip_capacity;
     pthread_mutex_t mutex; /* guards skips and first_failure */
     ErrorRecord first_failure;
-    uint64_t first_failed; /* the lowest index that failed, UINT64_MAX */
+    uint64_t first_failed; /* the lowest index that failed, or UINT64_MAX */
     /* the run */
     uint64_t first_index;
     const BetonValue *values; /* borrowed until the end of the run */
@@ -115,7 +115,7 @@ static bool is_bad_sample(Status status) {
     return status == STATUS_ARGUMENT || status == STATUS_TYPE || status == STATUS_FORMAT;
 }
 
-/* Under the mutex. */
+/* Called with the mutex held. */
 static Status note_skip(BetonEncoder *encoder, uint64_t index) {
     BetonChunk *chunk = &encoder->chunk;
     if (chunk->num_skips == encoder->skip_capacity) {

@@ -7,10 +7,10 @@
 #include "image/jpeg.h"
 #include "image/resize.h"
 
-/* One thread's tools, and the value it is at. */
+/* One thread's tools, and the value it is encoding. */
 typedef struct EncodeJob {
     Arena arena;          /* what a part may point into until the encoder's next run */
-    Arena scratch;        /* what is not needed past the value */
+    Arena scratch;        /* what is needed only for the current value */
     JpegDecoder *decoder; /* owned, made at first use */
     JpegEncoder *encoder; /* owned, made at first use */
     Resizer *resizer;     /* owned, made at first use */
@@ -18,7 +18,7 @@ typedef struct EncodeJob {
     uint32_t field;
 } EncodeJob;
 
-/* A region to be: borrowed from the caller's value or from the job's arena. */
+/* A future region: borrowed from the caller's value or from the job's arena. */
 typedef struct BetonChunkPart {
     const unsigned char *data;
     uint64_t size;

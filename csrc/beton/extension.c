@@ -48,14 +48,14 @@ static Status check_metadata(const BetonReader *reader, const unsigned char *blo
          LLU(found), LLU(wanted));
 }
 
-/* A block whose magic number was found; `room` bytes are there for it. */
+/* Checks a block whose magic number was found; there are `room` bytes for it. */
 static Status check_block(BetonReader *reader, const unsigned char *block, uint64_t room, uint64_t num_regions) {
     uint64_t size, count = load_u64(block + EXTENSION_AT_NUM_REGIONS);
     if (load_u64(block + EXTENSION_AT_SELF) != hash_bytes(block, EXTENSION_AT_SELF, 0)) {
         FAIL(STATUS_FORMAT, "the extension block is damaged: its own checksum is wrong");
     }
     uint32_t version = load_u32(block + EXTENSION_AT_VERSION);
-    if (version != EXTENSION_VERSION) return STATUS_OK; /* of a later writer: its meaning is not known */
+    if (version != EXTENSION_VERSION) return STATUS_OK; /* from a later writer: its meaning is unknown */
     if (count != num_regions || !checked_mul(count, 8, &size) || size > room - EXTENSION_HEADER_BYTES) {
         FAIL(STATUS_FORMAT, "the extension block has checksums of %llu regions, not of %llu", LLU(count),
              LLU(num_regions));

@@ -1,4 +1,4 @@
-/* The extension block: checksums in room that the format leaves unused (docs/FORMAT.md, "Extension block"). Private to
+/* The extension block: checksums in space that the format leaves unused (docs/FORMAT.md, "Extension block"). Private to
  * beton/. */
 #ifndef CGXFFCV_BETON_EXTENSION_H
 #define CGXFFCV_BETON_EXTENSION_H
@@ -17,13 +17,13 @@
 #define EXTENSION_AT_SELF 56     /* checksum of the 56 bytes before it */
 
 #define EXTENSION_ALIGNMENT 8
-/* Without data pages the block's header stands in the last argument bytes of the first field, if that has no use. */
+/* Without data pages, the block's header is in the last argument bytes of the first field, if those are unused. */
 #define EXTENSION_IN_ARGUMENTS (BETON_ARGUMENT_BYTES - EXTENSION_HEADER_BYTES)
 
-/* Bytes of a block for so many regions. */
+/* Bytes of a block for this many regions. */
 static inline uint64_t beton_extension_bytes(uint64_t num_regions) { return EXTENSION_HEADER_BYTES + 8 * num_regions; }
 
-/* Whether a kind's last argument bytes have no use. */
+/* Whether a kind's last argument bytes are unused. */
 static inline bool beton_extension_fits_arguments(BetonKind kind) {
     return kind != BETON_ARRAY && kind != BETON_TENSOR && kind != BETON_CUSTOM;
 }
@@ -43,7 +43,7 @@ void beton_extension_build(const ExtensionContent *content, const uint64_t *regi
                            unsigned char *header);
 
 /* Looks for a block in a file whose head has been validated; checks the block itself and the metadata's checksum, sets
- * reader->extension and reader->checksums. A file without a block is in order. */
+ * reader->extension and reader->checksums. A file without a block is valid. */
 Status beton_extension_open(BetonReader *reader);
 
 #endif

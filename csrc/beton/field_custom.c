@@ -1,4 +1,4 @@
-/* A user's own field: the caller says how large its record is and where pointer and size stand in it. */
+/* A custom field: the caller says how large its record is and where in it pointer and size are. */
 #include <string.h>
 
 #include "base/checked.h"

@@ -1,5 +1,5 @@
-/* RGB images: mode, width, height, pointer in 13 packed bytes; a raw image's size follows from them, a JPEG's stands
- * in the allocation table alone. */
+/* RGB images: mode, width, height, pointer in 13 packed bytes; a raw image's size follows from them, a JPEG's is only
+ * in the allocation table. */
 #include <string.h>
 
 #include "base/philox.h"
@@ -37,7 +37,7 @@ static Status image_describe(const BetonFieldSpec *spec, BetonField *field, unsi
     return STATUS_OK;
 }
 
-/* An image on its way: a JPEG stream, pixels, or both. */
+/* An image being encoded: a JPEG stream, pixels, or both. */
 typedef struct Picture {
     ImageSize size;
     const unsigned char *jpeg; /* NULL: none, or no longer usable */
@@ -159,7 +159,7 @@ static Status image_encode(EncodeJob *job, const BetonFieldSpec *spec, const Bet
                  (unsigned long long)picture.jpeg_bytes);
         }
     } else {
-        /* what will not be stored as it is goes into memory that is taken back after the value */
+        /* what will not be stored itself goes into memory that is released after the value */
         if (picture.pixels == NULL) TRY(image_decode(job, resized || as_jpeg ? &job->scratch : &job->arena, &picture));
         if (resized) TRY(image_reduce(job, as_jpeg ? &job->scratch : &job->arena, to, &picture));
         if (as_jpeg)

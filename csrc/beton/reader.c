@@ -15,7 +15,7 @@ static Status open_file(BetonReader *reader) {
     /* without O_NONBLOCK a pipe would wait for its writer */
     RETRY_EINTR(reader->descriptor, open(reader->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK));
     if (reader->descriptor < 0) FAIL_ERRNO("cannot open the file");
-    if (fstat(reader->descriptor, &info) != 0) FAIL_ERRNO("cannot ask for the file's size");
+    if (fstat(reader->descriptor, &info) != 0) FAIL_ERRNO("cannot get the file's size");
     if (S_ISDIR(info.st_mode)) return error_fail_errno(STATUS_IO, EISDIR, "cannot open the file");
     if (!S_ISREG(info.st_mode)) FAIL(STATUS_FORMAT, "not a regular file");
     reader->size = (uint64_t)info.st_size;
@@ -98,7 +98,7 @@ int64_t beton_reader_find_field(const BetonReader *reader, const char *name) {
 uint64_t beton_reader_page_size(const BetonReader *reader) { return reader->page_size; }
 
 BetonSpan beton_reader_data_span(const BetonReader *reader) {
-    /* without a region, the first page may lie beyond the table */
+    /* without a region, the first page may be beyond the table */
     return (BetonSpan){reader->data < reader->table ? reader->data : reader->table, reader->table};
 }
 
@@ -163,7 +163,7 @@ Status beton_reader_check_length(const BetonReader *reader) {
         return lost(reader) ? fail_lost(reader) : STATUS_OK;
     }
     if (fstat(reader->descriptor, &info) != 0) {
-        return error_at_path(error_fail_errno(STATUS_IO, errno, "cannot ask for the file's size"), reader->path);
+        return error_at_path(error_fail_errno(STATUS_IO, errno, "cannot get the file's size"), reader->path);
     }
     if ((uint64_t)info.st_size < reader->size) return fail_short(reader, (uint64_t)info.st_size);
     return lost(reader) ? fail_lost(reader) : STATUS_OK;

@@ -1,8 +1,8 @@
 /* Reading .beton files: one open file is an immutable view that has been validated as a whole (header, descriptors,
- * records, allocation table); values are then fetched in O(1), by any number of threads at once, without locks.
- * Data pages are touched only when a value's bytes are. Every failure of the file's making is STATUS_FORMAT with
- * path, offset, field and sample in the error record; every later access stays inside the mapping even if another
- * process rewrites the file in place. */
+ * records, allocation table); values are then fetched in O(1), by any number of threads concurrently, without locks.
+ * Data pages are touched only when a value's bytes are. Every failure caused by the file is STATUS_FORMAT with path,
+ * offset, field and sample in the error record; every later access stays inside the mapping even if another process
+ * rewrites the file in place. */
 #ifndef CGXFFCV_BETON_READER_H
 #define CGXFFCV_BETON_READER_H
 
@@ -19,7 +19,7 @@
 
 typedef struct BetonReader BetonReader;
 
-/* The numbers are the file's. */
+/* The numbers are those of the file format. */
 typedef enum BetonKind {
     BETON_FLOAT = 0,  /* double */
     BETON_INT = 1,    /* int64 */
@@ -27,7 +27,7 @@ typedef enum BetonKind {
     BETON_BYTES = 3,  /* any length */
     BETON_ARRAY = 4,  /* fixed dtype and shape */
     BETON_JSON = 5,   /* text and one NUL */
-    BETON_TENSOR = 6, /* as BETON_ARRAY; Python gives a torch tensor */
+    BETON_TENSOR = 6, /* as BETON_ARRAY; Python returns a torch tensor */
     BETON_CUSTOM = 255
 } BetonKind;
 
@@ -56,7 +56,7 @@ typedef struct BetonField {
     BetonKind kind;
     char name[BETON_NAME_BYTES];
     uint32_t record_offset, record_bytes, record_alignment;
-    bool has_data;     /* whether its values live in the data pages */
+    bool has_data;     /* whether its values are in the data pages */
     size_t data_index; /* its position among the fields that have data */
     /* arrays and tensors */
     BetonDtype dtype;
@@ -74,12 +74,12 @@ typedef struct BetonField {
     const unsigned char *arguments;
 } BetonField;
 
-/* What the file itself does not say of a field of kind BETON_CUSTOM. */
+/* What the file itself does not say about a field of kind BETON_CUSTOM. */
 typedef struct BetonCustom {
     char name[BETON_NAME_BYTES];
     uint32_t record_bytes, record_alignment; /* at least 1; a power of two */
     int64_t pointer_offset;                  /* of the u64 file offset of the data; -1: the field has no data */
-    int64_t size_offset;                     /* of the u64 size of the data; -1: only the allocation table knows it */
+    int64_t size_offset;                     /* of the u64 size of the data; -1: only the allocation table has it */
 } BetonCustom;
 
 /* A value's bytes. */
@@ -110,22 +110,22 @@ typedef struct BetonColumn {
  * BETON_CUSTOM. */
 Status beton_reader_open(const char *path, const BetonCustom *custom, size_t num_custom, BetonReader **out);
 
-/* Several files with the same fields as one: their samples follow each other, and errors name a sample by its number in
- * the whole; offsets go on from file to file, pages are as large as the largest that a file has. It serves everything
- * but beton_reader_column, _ints, _floats, _data_span, _has_checksums and _verify. */
+/* Opens several files with the same fields as one: their samples are numbered consecutively, also in errors; offsets
+ * continue from file to file, and pages are as large as the largest of any file. Everything works on it except
+ * beton_reader_column, _ints, _floats, _data_span, _has_checksums and _verify. */
 Status beton_reader_open_set(const char *const *paths, size_t count, const BetonCustom *custom, size_t num_custom,
                              BetonReader **out);
 
-/* Does nothing if NULL; no other thread may still use the reader. */
+/* Does nothing if NULL; no other thread may still be using the reader. */
 void beton_reader_close(BetonReader *reader);
 
 const char *beton_reader_path(const BetonReader *reader);
 
-/* How many files it reads, and the number of the first sample of one of them. */
+/* The number of files that it reads, and the number of a file's first sample. */
 size_t beton_reader_num_files(const BetonReader *reader);
 uint64_t beton_reader_first_sample(const BetonReader *reader, size_t file);
 
-/* Of the file that has the sample. */
+/* The path of the file that has the sample. */
 const char *beton_reader_path_of(const BetonReader *reader, uint64_t sample);
 uint64_t beton_reader_num_samples(const BetonReader *reader);
 size_t beton_reader_num_fields(const BetonReader *reader);
@@ -158,8 +158,8 @@ uint64_t beton_reader_page_size(const BetonReader *reader);
 /* The data pages: from the first to the allocation table. */
 BetonSpan beton_reader_data_span(const BetonReader *reader);
 
-/* From the first byte to past the last byte of the sample's data (one page in files of ours and of FFCV's, but any
- * number is legal); begin == end if it has none. */
+/* From the first byte to past the last byte of the sample's data (in files of ours and of FFCV's within one page, but
+ * any number is legal); begin == end if it has none. */
 Status beton_reader_sample_span(const BetonReader *reader, uint64_t sample, BetonSpan *out);
 
 typedef enum BetonAdvice {
@@ -167,28 +167,29 @@ typedef enum BetonAdvice {
     BETON_ADVICE_RANDOM,
     BETON_ADVICE_SEQUENTIAL,
     BETON_ADVICE_WILL_NEED, /* starts reading ahead, without waiting */
-    BETON_ADVICE_DONT_NEED  /* drops the range from this process and from the page cache where it can */
+    BETON_ADVICE_DONT_NEED  /* drops the range from this process and from the page cache where possible */
 } BetonAdvice;
 
 /* Only hints: what the system refuses is ignored. The span is widened to whole memory pages. */
 void beton_reader_advise(const BetonReader *reader, BetonSpan span, BetonAdvice advice);
 
-/* Reads bytes of the file into memory of the caller's, without touching the mapping; STATUS_FORMAT where it has become
+/* Reads bytes of the file into the caller's memory, without touching the mapping; STATUS_FORMAT if the file has become
  * shorter. */
 Status beton_reader_copy(const BetonReader *reader, BetonSpan span, void *to);
 
-/* Whether the file still has all its bytes (STATUS_FORMAT). One system call. Asked after bytes were read, it says
- * whether they were the file's: what is missing of the last memory page of a file reads as zeros. */
+/* Checks that the file still has all its bytes (STATUS_FORMAT). One system call. Called after bytes were read, it shows
+ * whether they were the file's: missing bytes of a file's last memory page read as zeros. */
 Status beton_reader_check_length(const BetonReader *reader);
 
-/* A STATUS_FORMAT of a file that was whole once: says that writing it again mends it. Other statuses pass through. */
+/* Of a STATUS_FORMAT of a file that was once complete: adds that writing it again fixes it. Other statuses pass
+ * through. */
 Status beton_damaged(Status status);
 
-/* The same of a stored JPEG stream: the file may hold exactly what was given. */
+/* The same for a stored JPEG stream: the file may hold exactly what was given to its writer. */
 Status beton_damaged_image(Status status);
 
-/* Around everything that touches mapped bytes, in the same thread: pages that somebody cuts off meanwhile read as
- * zeros, where they would kill the process, and leaving then gives STATUS_FORMAT, whatever `status` is; else
+/* Called around everything that touches mapped bytes, in the same thread: pages that are cut off meanwhile read as
+ * zeros instead of killing the process, and leaving then gives STATUS_FORMAT, whatever `status` is; otherwise
  * `status`. */
 void beton_reader_enter(const BetonReader *reader, Guard *guard);
 Status beton_reader_leave(const BetonReader *reader, const Guard *guard, Status status);
@@ -198,7 +199,7 @@ bool beton_reader_has_checksums(const BetonReader *reader);
 
 typedef struct BetonVerifyOptions {
     int threads;
-    bool decode_jpeg;    /* decode every JPEG, rather than compare its header with the record */
+    bool decode_jpeg;    /* decode every JPEG instead of comparing its header with the record */
     size_t max_problems; /* how many to keep; all are counted */
 } BetonVerifyOptions;
 
@@ -210,7 +211,7 @@ typedef struct BetonProblem {
 } BetonProblem;
 
 typedef struct BetonVerifyReport {
-    uint64_t num_regions, num_bytes, num_jpeg, num_problems; /* what was looked at, what was found */
+    uint64_t num_regions, num_bytes, num_jpeg, num_problems; /* what was checked, and problems found */
     BetonProblem *problems;                                  /* owned, by sample and field */
     size_t kept;
 } BetonVerifyReport;
@@ -221,7 +222,7 @@ Status beton_reader_verify(const BetonReader *reader, uint64_t first, uint64_t l
                            BetonVerifyReport *out);
 void beton_verify_report_fini(BetonVerifyReport *report);
 
-/* The dtype's size, and its name as NumPy spells it; NULL if there is no such number. */
+/* The dtype's size, and its name in NumPy; NULL for any other number. */
 size_t beton_dtype_bytes(BetonDtype dtype);
 const char *beton_dtype_name(int dtype);
 

@@ -1,4 +1,4 @@
-/* The reader's insides, shared by the files that validate and those that fetch. Private to beton/. */
+/* The reader's internals, shared by the files that validate and those that fetch. Private to beton/. */
 #ifndef CGXFFCV_BETON_READER_PRIVATE_H
 #define CGXFFCV_BETON_READER_PRIVATE_H
 
@@ -21,15 +21,15 @@ struct BetonReader {
     uint64_t num_entries;
     BetonField *fields; /* owned, num_fields */
     /* owned, num_samples * num_data_fields, entry of (sample, data_index), READER_NO_ENTRY for an empty value without a
-     * reserved byte; NULL when the table stands in exactly that order */
+     * reserved byte; NULL if the table is in exactly that order */
     uint64_t *entry_of;
     /* the extension block and its region checksums in (sample, data field) order, in the mapping; NULL without one */
     const unsigned char *extension, *checksums;
     /* Of a set of files: one reader each, owned; the set itself has no records and no table. */
     BetonReader **parts;
     size_t num_parts;
-    /* Of a file in a set: the number of its first sample, the offset of its first byte, and whether its mapping lies in
-     * the set's. */
+    /* Of a file in a set: the number of its first sample, the offset of its first byte, and whether its mapping is
+     * within the set's. */
     uint64_t first, base;
     bool lodged;
 };

@@ -1,4 +1,4 @@
-/* Field specs to descriptors and record layout. */
+/* Turns field specs into descriptors and a record layout. */
 #include "beton/schema.h"
 
 #include <string.h>
@@ -17,7 +17,7 @@ static Status check_name(const BetonFieldSpec *spec) {
     for (size_t i = 0; i < length; i++) {
         unsigned char byte = (unsigned char)spec->name[i];
         if (byte < 0x20 || byte > 0x7E) {
-            FAIL(STATUS_ARGUMENT, "a field's name must be printable ASCII, not hold byte 0x%02x", byte);
+            FAIL(STATUS_ARGUMENT, "a field's name must be printable ASCII, but it contains byte 0x%02x", byte);
         }
     }
     return STATUS_OK;

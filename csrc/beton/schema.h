@@ -14,7 +14,7 @@ struct BetonSchema {
     uint64_t head_bytes;
 };
 
-/* Where a field's record keeps its pointer. */
+/* Where the pointer is in a field's record. */
 static inline uint32_t beton_schema_pointer_at(const BetonField *field) {
     if (field->kind == BETON_CUSTOM) return (uint32_t)field->pointer_offset;
     return field->kind == BETON_IMAGE ? BETON_IMAGE_POINTER : 0;

@@ -1,6 +1,5 @@
-/* Several files as one: each is opened and validated by itself and then mapped again, at a place of its own in one
- * range of addresses, so that every byte of the set has one offset. What fetches values finds the file of a sample
- * here. */
+/* Several files as one: each is opened and validated separately and then mapped again, at a place of its own in one
+ * address range, so that every byte of the set has one offset. Code that fetches values finds a sample's file here. */
 #include "beton/set.h"
 
 #include <stdio.h>
@@ -52,10 +51,10 @@ static void print_shape(const BetonField *field, char *to, size_t room) {
     if (used < room) snprintf(to + used, room - used, ")");
 }
 
-/* Refuses a field that is another in the first file. */
+/* Refuses a field that differs from the first file's. */
 static Status check_field(const BetonReader *first, const BetonField *wanted, const BetonField *field) {
     if (strcmp(wanted->name, field->name) != 0) {
-        FAIL(STATUS_ARGUMENT, "its fields are not those of %s, in the same order: '%s' stands where that has '%s'",
+        FAIL(STATUS_ARGUMENT, "its fields are not those of %s, in the same order: it has '%s' where that has '%s'",
              first->path, field->name, wanted->name);
     }
     if (wanted->kind != field->kind) {
@@ -69,14 +68,14 @@ static Status check_field(const BetonReader *first, const BetonField *wanted, co
         FAIL(STATUS_ARGUMENT, "the field holds %s, but %s in %s", own, others, first->path);
     }
     if (field->kind == BETON_CUSTOM && memcmp(wanted->arguments, field->arguments, BETON_ARGUMENT_BYTES) != 0) {
-        FAIL(STATUS_ARGUMENT, "the arguments of the field are not those that it has in %s", first->path);
+        FAIL(STATUS_ARGUMENT, "the field's arguments are not those that it has in %s", first->path);
     }
     return STATUS_OK;
 }
 
 static Status check_fields(const BetonReader *first, const BetonReader *part) {
     if (part->num_fields != first->num_fields) {
-        FAIL(STATUS_ARGUMENT, "it has %zu fields, but %s has %zu: the files of a set have the same fields",
+        FAIL(STATUS_ARGUMENT, "it has %zu fields, but %s has %zu: the files of a set must have the same fields",
              part->num_fields, first->path, first->num_fields);
     }
     for (size_t i = 0; i < part->num_fields; i++) {
@@ -98,7 +97,7 @@ static Status check_part(const BetonReader *set, const BetonReader *part) {
 #define LEAST(a, b) ((a) < (b) ? (a) : (b))
 #define MOST(a, b) ((a) > (b) ? (a) : (b))
 
-/* The extremes over both; those of a file without samples say nothing. */
+/* The extremes over both; those of a file without samples mean nothing. */
 static void join_field(BetonField *to, const BetonField *own, bool none_before) {
     if (none_before) {
         *to = *own;
@@ -119,7 +118,7 @@ static Status set_add_part(BetonReader *set, BetonReader *part) {
     TRY(check_part(set, part));
     part->first = set->num_samples;
     if (!checked_add(set->num_samples, part->num_samples, &set->num_samples) || set->num_samples > INT64_MAX) {
-        FAIL(STATUS_ARGUMENT, "the files have more samples together than 64-bit numbers count");
+        FAIL(STATUS_ARGUMENT, "together the files have more samples than 64-bit numbers can count");
     }
     set->page_size = MOST(set->page_size, part->page_size);
     for (size_t i = 0; i < part->num_fields; i++) {
@@ -131,19 +130,19 @@ static Status set_add_part(BetonReader *set, BetonReader *part) {
 
 /* ---- addresses ---- */
 
-/* Each file begins at a page of the set's, so that pages of two files are never the same. */
+/* Each file begins on a page boundary of the set, so that two files never share a page. */
 static Status place_parts(BetonReader *set) {
     const uint64_t unit = MOST((uint64_t)set->page_size, (uint64_t)sysconf(_SC_PAGESIZE));
     for (size_t i = 0; i < set->num_parts; i++) {
         BetonReader *part = set->parts[i];
         part->base = set->size;
         if (checked_add(part->base, part->size, &set->size) && checked_round_up(set->size, unit, &set->size)) continue;
-        FAIL(STATUS_ARGUMENT, "the files are larger together than the addresses of a process");
+        FAIL(STATUS_ARGUMENT, "together the files are larger than the address space of a process");
     }
     return STATUS_OK;
 }
 
-/* What pointed into the old mapping points into the new one. */
+/* Moves a pointer from the old mapping to the new one. */
 static void rebase(const unsigned char **pointer, const BetonReader *part, const unsigned char *map) {
     if (*pointer != NULL) *pointer = map + (*pointer - part->map);
 }
@@ -209,7 +208,7 @@ Status beton_reader_open_set(const char *const *paths, size_t count, const Beton
                              BetonReader **out) {
     Status status = STATUS_OK;
     BetonReader *set = NULL;
-    if (count < 1) FAIL(STATUS_ARGUMENT, "a set has one file at least");
+    if (count < 1) FAIL(STATUS_ARGUMENT, "a set needs at least one file");
     if (count == 1) return beton_reader_open(paths[0], custom, num_custom, out);
     TRY(memory_calloc(1, sizeof *set, &set));
     set->descriptor = -1;
@@ -235,7 +234,7 @@ Status beton_set_check_length(const BetonReader *set) {
     return STATUS_OK;
 }
 
-/* Between two files there is nothing: those bytes stay as they are. */
+/* There is nothing between two files: those bytes of `to` stay as they are. */
 Status beton_set_copy(const BetonReader *set, BetonSpan span, unsigned char *to) {
     for (size_t i = 0; i < set->num_parts; i++) {
         const BetonReader *part = set->parts[i];

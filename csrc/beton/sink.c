@@ -1,4 +1,4 @@
-/* A run is data that lies together both in memory and in the file: long runs are written from where they are. */
+/* A run is data that is contiguous both in memory and in the file; long runs are written from where they are. */
 #include "beton/sink.h"
 
 #include <string.h>

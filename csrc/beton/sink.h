@@ -1,5 +1,5 @@
-/* Many small regions into few large writes: neighbours in file and memory become one write, small ones are gathered in
- * a buffer. Private to beton/. */
+/* Turns many small regions into few large writes: neighbours in both file and memory become one write, small ones are
+ * gathered in a buffer. Private to beton/. */
 #ifndef CGXFFCV_BETON_SINK_H
 #define CGXFFCV_BETON_SINK_H
 
@@ -15,16 +15,16 @@ typedef struct Sink {
     uint64_t stage_offset;
     const unsigned char *run; /* borrowed until beton_sink_settle */
     uint64_t run_bytes, run_offset;
-    uint64_t written_begin, written_end; /* of the file, not yet started to sync */
+    uint64_t written_begin, written_end; /* of the file, whose sync has not been started */
 } Sink;
 
 Status beton_sink_init(Sink *sink, AtomicFile *file, bool start_sync);
 void beton_sink_fini(Sink *sink);
 
-/* Takes `size` bytes for `offset` of the file; offsets rise. The data is borrowed until beton_sink_settle. */
+/* Takes `size` bytes for `offset` of the file; offsets must increase. The data is borrowed until beton_sink_settle. */
 Status beton_sink_put(Sink *sink, const void *data, uint64_t size, uint64_t offset);
 
-/* After it, nothing of the caller's is borrowed any more. */
+/* Afterwards nothing of the caller's is borrowed any more. */
 Status beton_sink_settle(Sink *sink);
 
 /* Writes what is left. */

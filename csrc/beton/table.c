@@ -1,7 +1,7 @@
-/* The allocation table against the records: every region inside the data pages, none across a page, none over another,
- * each pointed at by exactly one record of its own sample. A table in (sample, field) order, as this project and a
- * single FFCV process write it, is checked in one pass, and so is one of several FFCV processes (table_pages.c); any
- * other order, and every failure, goes through sorting (table_unsorted.c). */
+/* The allocation table against the records: every region is inside the data pages, none crosses a page, none overlaps
+ * another, and exactly one record of its own sample points at each. A table in (sample, field) order, as this project
+ * and a single FFCV process write it, is checked in one pass, and so is one of several FFCV processes (table_pages.c);
+ * any other order, and every failure, goes through sorting (table_unsorted.c). */
 #include "beton/table.h"
 
 #include <string.h>

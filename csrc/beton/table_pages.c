@@ -1,6 +1,6 @@
-/* The allocation table as several writing processes leave it, each with pages of its own: the entries of a sample one
- * after the other, in the order of its fields, and those of a page by their pointers; samples and pages in any order.
- * One pass, without sorting. */
+/* The allocation table as several writing processes leave it, each with pages of its own: the entries of a sample
+ * follow one another in the order of its fields, and those of a page are sorted by pointer; samples and pages are in
+ * any order. One pass, without sorting. */
 #include "base/memory.h"
 #include "beton/table.h"
 
@@ -10,7 +10,7 @@ typedef struct Walk {
     unsigned char *seen; /* owned, num_samples */
 } Walk;
 
-/* False where the region is none, or does not lie behind those of its page so far. */
+/* False if the region is invalid, or not after those of its page so far. */
 static bool goes_on(Walk *walk, BetonEntry entry) {
     const BetonReader *reader = walk->reader;
     if (!beton_table_is_region(reader, entry)) return false;
@@ -20,7 +20,7 @@ static bool goes_on(Walk *walk, BetonEntry entry) {
     return true;
 }
 
-/* The entries from `index` on, as those of the sample that the first one names; false where they are not. */
+/* Takes the entries from `index` on as those of the sample that the first one names; false if they are not. */
 static bool take_sample(Walk *walk, uint64_t index, bool first) {
     BetonReader *reader = walk->reader;
     const unsigned char *table = reader->map + reader->table;
@@ -56,7 +56,7 @@ Status beton_table_check_pages(BetonReader *reader, bool *fits) {
     Walk walk = {.reader = reader};
     uint64_t bytes = reader->table > reader->data ? reader->table - reader->data : 0;
     uint64_t pages = bytes / reader->page_size + 1;
-    *fits = pages <= reader->num_entries; /* no more memory than entries take */
+    *fits = pages <= reader->num_entries; /* takes no more memory than the entries */
     if (!*fits) return STATUS_OK;
     TRY_GOTO(memory_calloc((size_t)pages, sizeof *walk.ends, &walk.ends));
     TRY_GOTO(memory_calloc((size_t)reader->num_samples, 1, &walk.seen));

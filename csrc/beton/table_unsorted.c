@@ -1,5 +1,5 @@
 /* The allocation table in any order: non-empty entries sorted by pointer (overlaps), then dealt out to their samples;
- * each record looks its pointer up among its own sample's entries. Linear but for the look-ups. */
+ * each record looks its pointer up among its own sample's entries. Linear except for the look-ups. */
 #include <string.h>
 
 #include "base/memory.h"
@@ -35,7 +35,7 @@ static Status at_record(const Lookup *lookup, Status status, const BetonField *f
     return error_at_field(status, field->name);
 }
 
-/* The bits of *varying are those in which pointers differ; *sorted is whether they rise. */
+/* The bits of *varying are those in which pointers differ; *sorted: whether they ascend. */
 static Status collect(Lookup *lookup, bool *sorted, uint64_t *varying) {
     const BetonReader *reader = lookup->reader;
     uint64_t previous = 0, count = 0;
@@ -47,7 +47,7 @@ static Status collect(Lookup *lookup, bool *sorted, uint64_t *varying) {
         TRY(beton_table_check_entry(reader, i, entry));
         if (entry.sample >= reader->num_samples) {
             return at_entry(lookup,
-                            error_fail(STATUS_FORMAT, "the allocation table names sample %llu of a file of %llu",
+                            error_fail(STATUS_FORMAT, "the allocation table names sample %llu, but the file has %llu",
                                        LLU(entry.sample), LLU(reader->num_samples)),
                             i);
         }
@@ -125,13 +125,13 @@ static uint64_t find_of_sample(const Lookup *lookup, uint64_t sample, uint64_t p
 static Status refuse_pointer(const Lookup *lookup, uint64_t pointer) {
     uint64_t other = find(lookup->items, 0, lookup->num_items, pointer);
     if (other == NOT_FOUND) {
-        FAIL(STATUS_FORMAT, "the record points at %llu, which the allocation table does not know", LLU(pointer));
+        FAIL(STATUS_FORMAT, "the record points at %llu, which is not in the allocation table", LLU(pointer));
     }
     FAIL(STATUS_FORMAT, "the record points at %llu, which the allocation table gives to sample %llu", LLU(pointer),
          LLU(lookup->items[other].sample));
 }
 
-/* Finds the value's entry; its size. */
+/* Finds the value's entry and its size. */
 static Status match_value(Lookup *lookup, const BetonField *field, uint64_t sample, const FieldLocation *location,
                           uint64_t *entry_of, uint64_t *size) {
     uint64_t place = find_of_sample(lookup, sample, location->pointer);
@@ -142,8 +142,11 @@ static Status match_value(Lookup *lookup, const BetonField *field, uint64_t samp
     }
     lookup->matched[place] = 1;
     if (location->size_known && item->size != location->size) {
-        FAIL(STATUS_FORMAT, "the value has %llu bytes by its %s and %llu by the allocation table", LLU(location->size),
-             field->kind == BETON_ARRAY || field->kind == BETON_TENSOR ? "shape" : "record", LLU(item->size));
+        FAIL(STATUS_FORMAT,
+             "the value has %llu bytes according to its %s, but %llu according to the allocation "
+             "table",
+             LLU(location->size), field->kind == BETON_ARRAY || field->kind == BETON_TENSOR ? "shape" : "record",
+             LLU(item->size));
     }
     *entry_of = item->index;
     *size = item->size;
@@ -171,7 +174,7 @@ static Status match_values(Lookup *lookup) {
     return STATUS_OK;
 }
 
-/* After the values have taken theirs: one-byte entries that stand for an empty value of their sample. */
+/* After the values have been matched: one-byte entries that stand for an empty value of their sample. */
 static Status match_reserved(Lookup *lookup) {
     BetonReader *reader = lookup->reader;
     for (uint64_t sample = 0; sample < reader->num_samples; sample++) {

@@ -48,7 +48,7 @@ static Status check_name(const unsigned char *bytes, char *out) {
     if (length == 0) FAIL(STATUS_FORMAT, "a field has no name");
     for (size_t i = 0; i < BETON_DESCRIPTOR_NAME_BYTES; i++) {
         if (i < length && (bytes[i] < 0x20 || bytes[i] > 0x7E)) {
-            FAIL(STATUS_FORMAT, "a field's name holds byte 0x%02x; names are printable ASCII", bytes[i]);
+            FAIL(STATUS_FORMAT, "a field's name contains byte 0x%02x; names are printable ASCII", bytes[i]);
         }
         if (i >= length && bytes[i] != 0) FAIL(STATUS_FORMAT, "a field's name goes on after its end");
     }
@@ -62,7 +62,7 @@ static Status parse_custom(BetonField *field, const BetonCustom *custom, size_t 
         if (strcmp(custom[i].name, field->name) == 0) return beton_field_set_custom(field, &custom[i]);
     }
     FAIL(STATUS_FORMAT,
-         "the field is of a user's own type (255), which the file does not describe: give its class (custom_fields)");
+         "the field has a custom type (255), which the file does not describe: pass its class (custom_fields)");
 }
 
 static Status parse_descriptor(const unsigned char *bytes, BetonField *field, const BetonCustom *custom,
@@ -125,7 +125,7 @@ static Status parse_descriptors(BetonReader *reader, const BetonCustom *custom, 
     return beton_damaged(check_unique_names(reader));
 }
 
-/* E, D and the table's place; the number of its entries. */
+/* Computes E, D and the number of the table's entries, and checks its place. */
 static Status check_extents(BetonReader *reader) {
     uint64_t records, wanted;
     if (!checked_mul(reader->num_samples, reader->record_bytes, &records) ||
@@ -137,8 +137,8 @@ static Status check_extents(BetonReader *reader) {
                                BETON_HEADER_NUM_SAMPLES);
     }
     if (reader->table < reader->metadata_end || reader->table > reader->size) {
-        const char *what = reader->table > reader->size ? "lies beyond the end of the file: its tail is missing"
-                                                        : "lies before the end of the records";
+        const char *what = reader->table > reader->size ? "is beyond the end of the file: its tail is missing"
+                                                        : "is before the end of the records";
         return error_at_offset(error_fail(STATUS_FORMAT,
                                           "the allocation table at %llu %s (file of %llu bytes, records end at %llu)",
                                           LLU(reader->table), what, LLU(reader->size), LLU(reader->metadata_end)),

@@ -85,7 +85,7 @@ static void keep_first(BetonVerifyReport *report, size_t max_problems) {
     if (report->kept > max_problems) report->kept = max_problems;
 }
 
-/* Under the mutex. Up to twice as many as wanted are kept meanwhile, so that they are rarely sorted. */
+/* Called with the mutex held. Up to twice as many as wanted are kept meanwhile, so that they are rarely sorted. */
 static Status note(VerifyLoop *loop, const BetonField *field, uint64_t sample, uint64_t offset) {
     BetonVerifyReport *report = &loop->report;
     size_t wanted = loop->options->max_problems;
@@ -148,7 +148,7 @@ Status beton_reader_verify(const BetonReader *reader, uint64_t first, uint64_t l
     Pool *pool = NULL;
     VerifyLoop loop = {.reader = reader, .options = options, .first = first};
     if (first > last || last > reader->num_samples) {
-        FAIL(STATUS_INDEX, "samples %llu to %llu of a file with %llu", (unsigned long long)first,
+        FAIL(STATUS_INDEX, "there are no samples %llu to %llu: the file has %llu", (unsigned long long)first,
              (unsigned long long)last, (unsigned long long)reader->num_samples);
     }
     TRY(beton_reader_check_length(reader));

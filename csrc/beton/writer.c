@@ -1,6 +1,6 @@
-/* Places chunks and completes the file. Regions go out as they come, at offsets counted from the first data page;
+/* Places chunks and completes the file. Regions are written as they come, at offsets counted from the first data page;
  * records, table and checksums are kept in memory and written at the end, when the number of samples is known. If that
- * number, or a page size that had to grow, puts the first page elsewhere than was expected, the data is copied into a
+ * number, or a page size that had to grow, puts the first page somewhere other than expected, the data is copied into a
  * second file in its final order. */
 #include "beton/writer.h"
 
@@ -32,7 +32,7 @@ struct BetonWriter {
     uint64_t *checksums;    /* owned, as entries; NULL without options.checksums */
 };
 
-/* Where everything lies in a file of so many samples. */
+/* Where everything is in a file of that many samples. */
 typedef struct FileLayout {
     uint64_t metadata_end, block, data, table, size;
 } FileLayout;
@@ -51,7 +51,7 @@ static Status lay_out(const BetonWriter *writer, uint64_t num_samples, uint64_t 
            checked_round_up(data_bytes, writer->page_size, &data_end) && checked_add(layout.data, data_end, &data_end);
     layout.table = data_bytes == 0 ? layout.metadata_end : data_end;
     fits = fits && checked_add(layout.table, table_bytes, &layout.size) && layout.size <= INT64_MAX;
-    if (!fits) FAIL(STATUS_ARGUMENT, "%llu samples do not fit a file", (unsigned long long)num_samples);
+    if (!fits) FAIL(STATUS_ARGUMENT, "%llu samples do not fit in a file", (unsigned long long)num_samples);
     *out = layout;
     return STATUS_OK;
 }
@@ -72,7 +72,7 @@ static Status writer_reserve(BetonWriter *writer, uint64_t samples) {
     size_t entry = parts * sizeof *writer->entries, sum = parts * sizeof *writer->checksums;
     size_t old = (size_t)writer->num_samples, fresh;
     if (__builtin_mul_overflow((size_t)grown, record + entry + sum, &fresh)) {
-        FAIL(STATUS_MEMORY, "%llu samples do not fit the memory", (unsigned long long)grown);
+        FAIL(STATUS_MEMORY, "%llu samples do not fit in memory", (unsigned long long)grown);
     }
     TRY(memory_resize(&writer->records, old * record, (size_t)grown * record));
     TRY(memory_resize(&writer->entries, old * entry, (size_t)grown * entry + 1));
@@ -138,7 +138,7 @@ static Status checksum_batch(void *context, size_t item, int thread) {
 
 static uint64_t stored_bytes(const BetonChunkPart *part) { return part->size == 0 ? 1 : part->size; }
 
-/* A sample's regions lie in one page; the page grows when even an empty one is too small. */
+/* A sample's regions are in one page; the page size grows if even an empty page is too small. */
 static void find_room(BetonWriter *writer, uint64_t total) {
     while (total > writer->page_size) {
         writer->page_size *= 2;
@@ -224,7 +224,7 @@ static void place_again(BetonWriter *writer, BetonEntry *placed) {
     }
 }
 
-/* Copies the regions to where `placed` has them, in runs that stay together. */
+/* Copies the regions to where `placed` has them, in runs that stay contiguous. */
 static Status copy_regions(const BetonWriter *writer, const BetonEntry *placed, AtomicFile *to, uint64_t data,
                            unsigned char *buffer) {
     uint64_t count = writer->num_samples * writer->schema->num_data_fields;
@@ -266,7 +266,7 @@ done:
     return status;
 }
 
-/* Pointers from the start of the file, in table and records. */
+/* Makes the pointers in table and records relative to the start of the file. */
 static void set_pointers(BetonWriter *writer, uint64_t data) {
     const BetonSchema *schema = writer->schema;
     BetonEntry *entry = writer->entries;

@@ -1,6 +1,6 @@
 /* Writing .beton files: a schema says what the fields are, an encoder turns values into encoded chunks (in threads, or
  * in another process), a writer places chunks in order and makes the file appear whole or not at all. The bytes depend
- * on the samples and their order only, never on chunk sizes or the number of threads or processes. */
+ * only on the samples and their order, never on chunk sizes or the number of threads or processes. */
 #ifndef CGXFFCV_BETON_WRITER_H
 #define CGXFFCV_BETON_WRITER_H
 
@@ -14,10 +14,10 @@ typedef enum BetonWriteMode {
     BETON_WRITE_JPEG,
     BETON_WRITE_PROPORTION, /* JPEG with compress_probability, drawn from (seed, sample index, field index) */
     BETON_WRITE_SMART,      /* JPEG if height * width * 3 exceeds smart_threshold */
-    BETON_WRITE_GIVEN       /* JPEG if it comes as JPEG */
+    BETON_WRITE_GIVEN       /* JPEG if given as JPEG */
 } BetonWriteMode;
 
-/* "raw", "jpg", "proportion", "smart", "given"; NULL if there is no such number. */
+/* "raw", "jpg", "proportion", "smart", "given"; NULL for any other number. */
 const char *beton_write_mode_name(int mode);
 
 typedef struct BetonFieldSpec {
@@ -75,8 +75,8 @@ typedef struct BetonSkip {
 typedef struct BetonEncoder BetonEncoder;
 typedef struct BetonChunk BetonChunk;
 
-/* `schema` is borrowed until beton_encoder_destroy. With `skip_bad` samples that cannot be encoded are left out of
- * the chunk; else the first of them (by index) fails the run. */
+/* `schema` is borrowed until beton_encoder_destroy. With `skip_bad` samples that cannot be encoded are left out of the
+ * chunk; otherwise the first of them (by index) fails the run. */
 Status beton_encoder_create(const BetonSchema *schema, uint64_t seed, int threads, bool skip_bad, BetonEncoder **out);
 void beton_encoder_destroy(BetonEncoder *encoder); /* does nothing if NULL */
 
@@ -88,7 +88,7 @@ Status beton_encoder_run(BetonEncoder *encoder, uint64_t first_index, const Beto
 /* The samples left out of the chunk, by index. */
 const BetonSkip *beton_chunk_skips(const BetonChunk *chunk, size_t *count);
 
-/* A chunk as bytes, for the way from one process to another of the same program. */
+/* A chunk as bytes, for transfer between processes of the same program. */
 uint64_t beton_chunk_packed_bytes(const BetonChunk *chunk);
 void beton_chunk_pack(const BetonChunk *chunk, unsigned char *out);
 
@@ -103,7 +103,7 @@ typedef struct BetonWriterOptions {
 
 typedef struct BetonWriterResult {
     uint64_t num_samples, num_bytes, page_size;
-    int unsynced; /* as of atomic_file_commit */
+    int unsynced; /* as returned by atomic_file_commit */
 } BetonWriterResult;
 
 typedef struct BetonWriter BetonWriter;
@@ -112,11 +112,11 @@ typedef struct BetonWriter BetonWriter;
 Status beton_writer_create(const char *path, const BetonSchema *schema, const BetonWriterOptions *options,
                            BetonWriter **out);
 
-/* Appends the samples of a chunk made with the writer's own schema. After a failure only abort is left. */
+/* Appends the samples of a chunk made with the writer's own schema. After a failure, only abort may be called. */
 Status beton_writer_append(BetonWriter *writer, const BetonChunk *chunk);
 Status beton_writer_append_packed(BetonWriter *writer, const unsigned char *bytes, uint64_t size);
 
-/* Completes the file and puts it in its place; the handle is gone afterwards, also on failure. */
+/* Completes the file and moves it into place; the handle is gone afterwards, even on failure. */
 Status beton_writer_commit(BetonWriter *writer, BetonWriterResult *out);
 
 /* Leaves no file; does nothing if NULL. */

@@ -88,8 +88,8 @@ def test_shorter_than_its_descriptors(tmp_path):
 
 def test_shorter_than_its_records(tmp_path):
     data = good()[: METADATA + 3 * RECORD - 1]
-    refused(tmp_path, data, "lies beyond the end of the file", offset=16)
-    refused(tmp_path, put(data, 16, "<Q", len(data)), "lies before the end of the records", offset=16)
+    refused(tmp_path, data, "is beyond the end of the file", offset=16)
+    refused(tmp_path, put(data, 16, "<Q", len(data)), "is before the end of the records", offset=16)
 
 
 @pytest.mark.parametrize("version", [0, 1, 3, 258])
@@ -203,7 +203,7 @@ def test_pointer_that_the_table_does_not_know(tmp_path):
     data = good()
     at = record(1, 4)
     put(data, at, "<Q", get(data, at) + 1)
-    refused(tmp_path, data, "the allocation table does not know", offset=at, sample=1, field="arr")
+    refused(tmp_path, data, "not in the allocation table", offset=at, sample=1, field="arr")
 
 
 def test_pointer_of_another_sample(tmp_path):
@@ -243,13 +243,13 @@ def test_region_without_a_record(tmp_path):
 def test_sizes_that_disagree(tmp_path):
     data = good()
     put(data, entry(data, 0) + 16, "<Q", 17)
-    refused(tmp_path, data, "18 bytes by its record and 17", sample=0, field="img")
+    refused(tmp_path, data, "18 bytes according to its record, but 17", sample=0, field="img")
     data = good()
     put(data, record(2, 2) + 8, "<Q", 2)
-    refused(tmp_path, data, "2 bytes by its record and 3", sample=2, field="b")
+    refused(tmp_path, data, "2 bytes according to its record, but 3", sample=2, field="b")
     data = good()
     put(data, descriptor(4) + 17, "<Q", 1)
-    refused(tmp_path, data, "8 bytes by its shape and 16", sample=0, field="arr")
+    refused(tmp_path, data, "8 bytes according to its shape, but 16", sample=0, field="arr")
     data = good()
     put(data, record(1, 0) + 1, "<H", 65535)
     put(data, record(1, 0) + 3, "<H", 65535)

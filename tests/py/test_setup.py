@@ -52,12 +52,12 @@ def test_no_headers(tmp_path, header, package):
 @pytest.mark.parametrize(
     "switches, said",
     [
-        ({}, "cuda    not found  no GPU here; CGXFFCV_CUDA=1 builds it all the same"),
+        ({}, "cuda    not found  no GPU here; CGXFFCV_CUDA=1 builds it anyway"),
         ({"CGXFFCV_CUDA": "1"}, "cuda    kernels    for 75;80;90 (there is no GPU): built now, minutes each"),
         ({"CGXFFCV_CUDA_ARCH": "86 90"}, "cuda    kernels    for 86;90 (CGXFFCV_CUDA_ARCH)"),
         (
             {"CGXFFCV_CUDA_ARCH": "90", "CGXFFCV_CUDA_QUICK": "1"},
-            "cuda    kernels    for 90 (CGXFFCV_CUDA_ARCH): built now, quickly, and slow to run (CGXFFCV_CUDA_QUICK=1)",
+            "cuda    kernels    for 90 (CGXFFCV_CUDA_ARCH): built now, quickly, but slow to run (CGXFFCV_CUDA_QUICK=1)",
         ),
     ],
 )

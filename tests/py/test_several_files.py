@@ -168,7 +168,7 @@ def test_errors_name_the_file_and_the_number_in_the_whole(several, tmp_path):
         ({**columns(0, 1), "about": ("bytes", [b"{}"])}, "'about': the field holds bytes, but json in"),
         (
             {("label" if k == "weight" else "weight" if k == "label" else k): v for k, v in columns(0, 1).items()},
-            "'weight' stands where that has 'label'",
+            "it has 'weight' where that has 'label'",
         ),
     ],
 )
