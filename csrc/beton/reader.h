@@ -181,8 +181,7 @@ Status beton_reader_copy(const BetonReader *reader, BetonSpan span, void *to);
  * whether they were the file's: missing bytes of a file's last memory page read as zeros. */
 Status beton_reader_check_length(const BetonReader *reader);
 
-/* Of a STATUS_FORMAT of a file that was once complete: adds that writing it again fixes it. Other statuses pass
- * through. */
+/* For a file that was once complete: adds to a STATUS_FORMAT that writing it again fixes it. Others pass through. */
 Status beton_damaged(Status status);
 
 /* The same for a stored JPEG stream: the file may hold exactly what was given to its writer. */

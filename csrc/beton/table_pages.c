@@ -56,7 +56,7 @@ Status beton_table_check_pages(BetonReader *reader, bool *fits) {
     Walk walk = {.reader = reader};
     uint64_t bytes = reader->table > reader->data ? reader->table - reader->data : 0;
     uint64_t pages = bytes / reader->page_size + 1;
-    *fits = pages <= reader->num_entries; /* takes no more memory than the entries */
+    *fits = pages <= reader->num_entries; /* so `ends` takes no more memory than the entries */
     if (!*fits) return STATUS_OK;
     TRY_GOTO(memory_calloc((size_t)pages, sizeof *walk.ends, &walk.ends));
     TRY_GOTO(memory_calloc((size_t)reader->num_samples, 1, &walk.seen));

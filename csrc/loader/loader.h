@@ -96,10 +96,10 @@ typedef struct LoaderOutput {
     const char *field; /* borrowed during loader_create */
     LoaderDecoder decoder;
     bool fast_jpeg; /* IMAGE: the fast inverse DCT, like FFCV, instead of the accurate one */
-    /* Images: what to do with the pixels; height and width are the file's or the crop's. Borrowed during loader_create,
-     * but what its operations borrow, until loader_destroy. NULL: uint8, HWC, unchanged. */
+    /* Images: what to do with the pixels; height and width are the file's or the crop's. Borrowed during loader_create;
+     * what its operations borrow must live until loader_destroy. NULL: uint8, HWC, unchanged. */
     const AugmentSpec *image;
-    const AugmentOp *labels; /* INT: operations on labels, in order; borrowed likewise, and what they borrow, until
+    const AugmentOp *labels; /* INT: operations on labels, in order; borrowed likewise, what they borrow until
                               * loader_destroy */
     int label_count;
     const LoaderFunction *function; /* FUNCTION: borrowed during loader_create */
@@ -123,7 +123,7 @@ typedef struct LoaderConfig {
     size_t batch_size; /* of this rank */
     size_t world_size, rank;
     int workers;          /* threads; below 1: one per processor */
-    size_t batches_ahead; /* batches being made or waiting; 0: 3, or fewer where they are large */
+    size_t batches_ahead; /* batches being made or waiting; 0: 3, or fewer if they are large */
     LoaderOrder order;
     size_t window_pages; /* of LOADER_QUASI_RANDOM, at least 1 */
     uint64_t seed;
@@ -233,7 +233,7 @@ typedef struct LoaderBatch {
 /* Called about 20 times per second while a caller waits; a failure ends the wait and is passed on. May be NULL. */
 typedef Status (*LoaderPoll)(void *context);
 
-/* Waits for the next batch of the pass, in order; NULL at its end, or when no pass is under way. The caller owns one
+/* Waits for the next batch of the pass, in order; NULL at its end, or when no pass is in progress. The caller owns one
  * reference to it. A failing sample ends the pass: the error names sample, field and operation, and comes after all
  * earlier batches. */
 Status loader_next(Loader *loader, LoaderPoll poll, void *context, LoaderBatch **out);

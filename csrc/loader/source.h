@@ -30,7 +30,7 @@ Status loader_source_image(const LoaderSource *source, size_t field, uint64_t sa
 /* A hint that these samples are needed soon. */
 void loader_source_read_ahead(const LoaderSource *source, const uint64_t *ids, size_t count);
 
-/* Checks that what has been read were the file's bytes: STATUS_FORMAT if the file has become shorter. */
+/* Checks that the bytes read so far were the file's: STATUS_FORMAT if the file has become shorter. */
 Status loader_source_check(const LoaderSource *source);
 
 #endif

@@ -11,7 +11,7 @@ static Status find_bytes_field(const LoaderSource *source, const char *name, siz
     const BetonField *about = found < 0 ? NULL : beton_reader_field(reader, (size_t)found);
     const bool fits = about != NULL && (about->kind == BETON_BYTES || about->kind == BETON_JSON ||
                                         (about->kind == BETON_CUSTOM && about->has_data));
-    if (!fits) FAIL(STATUS_ARGUMENT, "'%s' is not a field of values of variable length", name);
+    if (!fits) FAIL(STATUS_ARGUMENT, "'%s' is not a field of variable-length values", name);
     *out = (size_t)found;
     return STATUS_OK;
 }

@@ -1,7 +1,7 @@
 /* Workers take chunks of the oldest open batch and open the next one while there is room; a finished batch waits for
- * its turn. A batch that turns out to have damaged samples that shall be left out is made again without them when its
- * turn comes. A loop takes precedence. One mutex guards everything here; it is not held while samples are made. Owns
- * the threads and the pass's list of samples. */
+ * its turn. A batch found to have damaged samples that are to be left out is made again without them when its turn
+ * comes. A loop takes precedence. One mutex guards everything here; it is not held while samples are made. Owns the
+ * threads and the pass's list of samples. */
 #include "loader/workers.h"
 
 #include <pthread.h>
@@ -17,7 +17,7 @@ typedef struct Flight {
     LoaderBatch *batch; /* owned reference; NULL if opening it failed */
     size_t chunks, taken, done;
     size_t planned; /* samples that it would have if none were damaged */
-    bool again;     /* samples have been found that shall be left out */
+    bool again;     /* damaged samples have been found, to be left out */
     bool failed;
     int64_t failed_at; /* position in the batch of the first bad sample */
     ErrorRecord error;

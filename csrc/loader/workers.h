@@ -47,7 +47,7 @@ typedef Status (*WorkersTask)(void *context, size_t item, DecoderScratch *scratc
  * After a failure no further items are started; the first failed item's error is returned. */
 Status loader_workers_run(Workers *workers, size_t items, WorkersTask task, void *context);
 
-/* Whether a failure is that of a damaged sample that shall be left out; if so, it is from now on. */
+/* Whether a failure is that of a damaged sample that is to be left out; if so, it is from now on. */
 bool loader_workers_skip(Workers *workers, Status status, uint64_t sample);
 
 LoaderPosition loader_workers_position(Workers *workers);

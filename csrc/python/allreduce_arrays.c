@@ -391,7 +391,7 @@ static void run_dealloc(PyObject *object) {
 }
 
 static PyMethodDef run_methods[] = {
-    {"run", run_run, METH_O, "run($self, plan, /)\n--\n\nRuns it as the plan says. Collective; from any thread, once."},
+    {"run", run_run, METH_O, "run($self, plan, /)\n--\n\nRuns it with the plan. Collective; from any thread, once."},
     {"order", PY_KEYWORDS(run_order),
      "order($self, /, stream=0)\n--\n\nMakes what follows on the stream wait for the sums, once run() has returned."},
     {"wait", run_wait, METH_NOARGS,

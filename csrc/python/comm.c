@@ -15,7 +15,7 @@ typedef struct CommObject {
     CommDependent *dependents;         /* borrowed: the first */
     PyObject *kept;                    /* owned: a dict of what is made once for it and kept until it is closed */
     struct CommObject *before, *after; /* borrowed, in the list of open ones */
-    PyObject *weak;                    /* weak references: what others remember of it, such as measured costs */
+    PyObject *weak;                    /* weak references: what others remember about it, such as measured costs */
 } CommObject;
 
 /* All that are open, for the end of the process; guarded by the GIL. */

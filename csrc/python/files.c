@@ -1,4 +1,4 @@
-/* write_file: writes a whole file at once, for everything of Python's that nobody may see half written. */
+/* write_file: writes a whole file at once, for everything written from Python that must never be seen half written. */
 #include "base/atomic_file.h"
 
 #include <stdbool.h>

@@ -1,4 +1,4 @@
-/* What a loader shall do, parsed from dicts. */
+/* Parses from dicts what a loader is to do. */
 #ifndef CGXFFCV_PYTHON_LOADER_SPEC_H
 #define CGXFFCV_PYTHON_LOADER_SPEC_H
 

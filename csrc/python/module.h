@@ -1,4 +1,4 @@
-/* The module's state and what the binding files share. Only files of this folder include it. */
+/* The module's state, and declarations shared by the binding files. Only files of this folder include it. */
 #ifndef CGXFFCV_PYTHON_MODULE_H
 #define CGXFFCV_PYTHON_MODULE_H
 

@@ -61,7 +61,7 @@ static PyObject *wire_bytes(PyObject *module, PyObject *args) {
     return PyLong_FromUnsignedLongLong(quantize_wire_bytes(&spec, elems));
 }
 
-/* What is done with a pool of threads, and without the GIL if it is much. */
+/* Work for a pool of threads, done without the GIL if there is much of it. */
 typedef struct Job {
     const QuantSpec *spec;
     QuantType type;

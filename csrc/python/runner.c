@@ -16,7 +16,7 @@ typedef struct RunnerObject {
     PyObject *kept;                    /* owned: the views of arrays from which its operations borrow */
 } RunnerObject;
 
-/* 0 if it can be used now; else -1 with an exception. */
+/* 0 if it can be used now; otherwise -1 with an exception. */
 static int ready(const RunnerObject *self) {
     if (self->runner != NULL) return py_trainer_ready(self->trainer);
     PyErr_SetString(PyExc_ValueError, "this runner is closed");

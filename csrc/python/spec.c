@@ -131,7 +131,7 @@ static int fill_member(const SpecMember *member, PyObject *value, PyObject *keep
 
 /* ---- the dict ---- */
 
-/* Writes what messages call it. */
+/* Writes how messages refer to the dict. */
 static void write_where(const SpecTable *table, PyObject *dict, char where[WHERE_BYTES]) {
     PyObject *name = PyDict_GetItemString(dict, "name");
     const char *text = name != NULL && PyUnicode_Check(name) ? PyUnicode_AsUTF8(name) : NULL;

@@ -11,7 +11,7 @@
 #include "python/dlpack.h"
 #include "python/spec.h"
 
-/* An array, and one of these that holds its memory. */
+/* An array, and what holds its memory: one of the members after it. */
 typedef struct TensorObject {
     PyObject_HEAD PyTensor tensor;
     Py_buffer buffer;   /* owned; none if its object is NULL */
@@ -32,7 +32,7 @@ ArrayType py_tensor_array_type(AllreduceType type) { return array_types[type]; }
 
 size_t py_tensor_bytes(const PyTensor *tensor) { return (size_t)tensor->elems * allreduce_type_bytes(tensor->type); }
 
-/* ---- checks of what is said of an array ---- */
+/* ---- checking descriptions of arrays ---- */
 
 /* Counts the elements and their bytes, without wrapping around. */
 static bool count_bytes(const PyTensor *tensor, uint64_t *elems, uint64_t *bytes) {

@@ -128,7 +128,7 @@ struct DecoderEntry {
 LOADER_DECODERS(X)
 #undef X
 
-/* NULL where there is none. */
+/* NULL if there is none. */
 const DecoderEntry *loader_decoder_entry(LoaderDecoder decoder);
 
 /* ---- shared by the entries ---- */

@@ -22,7 +22,7 @@ Status loader_pixels_read(const DecoderChunk *chunk, const DecoderOutput *output
 Status loader_pixels_decode(const DecoderChunk *chunk, const DecoderOutput *output, size_t i, const BetonImage *image,
                             bool fast, uint8_t *pixels);
 
-/* Decodes a region of `image`, a JPEG, as jpeg_decode_region does. *blank: it is damaged and shall be black; how many
+/* Decodes a region of `image`, a JPEG, as jpeg_decode_region does. *blank: it is damaged and is to be black; how many
  * rows have been passed to `take` is unknown. */
 Status loader_pixels_stream(const DecoderChunk *chunk, const DecoderOutput *output, size_t i, const BetonImage *image,
                             const JpegWish *wish, JpegTake take, void *context, bool *blank);

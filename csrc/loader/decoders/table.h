@@ -9,7 +9,7 @@
     X(LOADER_BYTES, loader_decoder_bytes)         /* uint8, as wide as the file's longest value, padded with zeros */  \
     X(LOADER_BYTE_SIZE, loader_decoder_byte_size) /* int64, shape (1): the length of a value */                        \
     X(LOADER_IMAGE, loader_decoder_image)         /* images of one size, raw or JPEG, through `augment` */             \
-    X(LOADER_RECORD, loader_decoder_record)       /* uint8: the records of a user's own fields */                      \
+    X(LOADER_RECORD, loader_decoder_record)       /* uint8: the records of custom fields */                            \
     X(LOADER_FUNCTION, loader_decoder_function)   /* rows that a user's C function makes */                            \
     X(LOADER_CENTER_CROP, loader_decoder_center_crop) /* central squares of images, resampled to one size */           \
     X(LOADER_RANDOM_CROP, loader_decoder_random_crop) /* random rectangles of images, resampled to one size */         \
