@@ -69,7 +69,7 @@ def test_how_many_there_must_be():
 
 @pytest.mark.parametrize("group, step", [(-1, 0), (1, 0), (10**6, 0), (-(2**31), 0), (0, -1), (0, 1000), (0, 2**62)])
 def test_rates_of_groups_and_steps_that_are_none(group, step):
-    with pytest.raises(IndexError, match="of a training with 1 groups and 1000 steps"):
+    with pytest.raises(IndexError, match="in a training with 1 groups and 1000 steps"):
         good.a_trainer().rate(group, step)
 
 
