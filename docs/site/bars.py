@@ -1,6 +1,6 @@
 """Draws the bars of docs/why-fast.md into docs/bars/: python docs/site/bars.py
 
-Every figure stands, in these digits, in docs/BENCHMARKS.md or docs/PERFORMANCE.md; tests/py/test_site.py looks.
+Every figure is in docs/BENCHMARKS.md or docs/PERFORMANCE.md with exactly these digits; tests/py/test_site.py checks it.
 """
 
 from __future__ import annotations
@@ -9,18 +9,18 @@ import html
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parents[1] / "bars"
-# file: the unit, and the bars with their figures; ours are those whose names begin so
+# file: the unit, and the figure of each bar; our own bars have names that begin with "ours"
 CHARTS = {
     "training": ("seconds", {"usual PyTorch code": "70.6", "ours": "8.2"}),
     "convolutions": (
-        "ms an image",
+        "ms per image",
         {"direct (oneDNN)": "0.79", "ours, tiles of 2": "0.50", "ours, tiles of 4": "0.361"},
     ),
-    "loader": ("images a second", {"copying the bytes": "4,490,770", "ours, all of it": "2,903,565"}),
-    "photographs": ("µs an image", {"libjpeg-turbo": "327", "ours": "259"}),
+    "loader": ("images per second", {"copying the bytes": "4,490,770", "ours, everything": "2,903,565"}),
+    "photographs": ("µs per image", {"libjpeg-turbo": "327", "ours": "259"}),
     "nvlink": ("µs", {"NCCL float32": "250.1", "NCCL bfloat16": "138.9", "ours, 4 bits": "85.5"}),
     "bus": ("µs", {"NCCL float32": "963.5", "NCCL bfloat16": "524.6", "ours, 4 bits": "186.0"}),
-    "sockets": ("ms a step", {"plain sums": "193.5", "ours, 4 bits": "44.1", "no sums at all": "26.1"}),
+    "sockets": ("ms per step", {"plain sums": "193.5", "ours, 4 bits": "44.1", "no sums at all": "26.1"}),
 }
 OURS, OTHERS = "#2f6fde", "#9a9a9a"
 WIDTH, ROW, LEFT, LONGEST = 620, 30, 150, 270
@@ -31,7 +31,7 @@ def number(figure: str) -> float:
 
 
 def draw(unit: str, bars: dict[str, str]) -> str:
-    """An SVG file with a bar for each figure, on white, so that it can be read on any page."""
+    """An SVG file with a bar for each figure, on a white background, so that it is legible on any page."""
     height, most = ROW * len(bars) + 12, max(map(number, bars.values()))
     parts = [f'<rect width="{WIDTH}" height="{height}" rx="4" fill="#ffffff"/>']
     for row, (name, figure) in enumerate(bars.items()):
