@@ -1,8 +1,8 @@
-"""Arrays averaged over ranks as they are: in place, several at once, in the background, in few bits.
+"""Averages arrays over ranks: in place, several at once, in the background, in few bits.
 
 mpirun -np 2 python examples/allreduce_arrays.py
 
-NumPy's here; those of PyTorch, CuPy and JAX, on CPUs or GPUs, go the same way (docs/ALLREDUCE.md).
+The arrays here are NumPy's; those of PyTorch, CuPy and JAX, on CPUs or GPUs, work the same way (docs/ALLREDUCE.md).
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ def main() -> None:
             if world.rank == 0:
                 print(text, flush=True)
 
-        # in place; integers have sums
+        # in place; integers can be summed, but not averaged
         world.allreduce(mine["seen"], op="sum")
         report(f"{world.size} ranks have seen {mine['seen'][1]} samples")
 
-        # in the background: the communicator is free meanwhile, the array is not to be touched before wait()
+        # in the background: the communicator stays free; the array must not be touched before wait()
         handle = world.allreduce_async(mine["weight"].copy())
         world.barrier()
         plain = handle.wait()
         report(f"exact: off by {np.linalg.norm(plain - exact) / np.linalg.norm(exact):.1e}")
 
-        # several at once, by name: one call, in which what has one dimension stays exact
+        # several at once, by name: one call, in which one-dimensional arrays stay exact
         narrow = {name: mine[name].copy() for name in ("bias", "weight")}
         world.allreduce(narrow, bits=4, algorithm="sra")
         check_replicas(world, narrow["weight"])  # the same bytes on every rank
@@ -49,7 +49,7 @@ def main() -> None:
         plan = world.allreduce_plans(narrow, bits=4, algorithm="sra")[0]
         report(f"4 bits: {plan.wire_bytes:,} bytes sent instead of {plan.plain_bytes:,}, relative error {error:.4f}")
 
-        # what quantisation lost is kept under a key, and added the next time
+        # what quantisation loses is kept under a key, and added in the next call
         total = np.zeros_like(exact)
         for _ in range(20):
             step = mine["weight"].copy()

@@ -1,4 +1,4 @@
-"""Any data set as a .beton file: write it, look into it, load augmented batches from it.
+"""Writes any data set as a .beton file, looks into it, and loads augmented batches from it.
 
 python examples/beton_dataset.py [FOLDER]
 """
@@ -21,7 +21,7 @@ from cgxffcv.writer import DatasetWriter
 
 
 class Disks:
-    """A data set is anything with len() and []: here, discs of ten sizes on noise, with their centres."""
+    """A data set is anything with len() and []; here, discs of ten sizes on noise, with their centres."""
 
     def __len__(self) -> int:
         return 1000

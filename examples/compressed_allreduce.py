@@ -1,4 +1,4 @@
-"""Gradients averaged over ranks in 4 bits an element: how far off, how many bytes, the same on every rank.
+"""Averages gradients over ranks in few bits per element: the error, the bytes sent, and equal results on every rank.
 
 mpirun -np 2 python examples/compressed_allreduce.py
 """
@@ -10,7 +10,7 @@ import numpy as np
 from cgxffcv import comm
 from cgxffcv.allreduce import AllreducePlan, check_replicas
 
-# name and shape of each layer, in the order of the flat gradient buffer; the last two are small and go as they are
+# name and shape of each layer, in the order of the flat gradient buffer; the last two are small and sent uncompressed
 LAYERS = [
     ("conv1", (64, 3, 3, 3)),
     ("conv2", (256, 64, 3, 3)),
@@ -38,13 +38,13 @@ def main() -> None:
             plan = AllreducePlan(world, LAYERS, bits=bits, bucket_size=1024, algorithm="sra")
             gradients = everyone[world.rank].copy()
             plan.run(gradients)  # in place; collective
-            check_replicas(world, gradients)  # CommError if any rank had other bytes
+            check_replicas(world, gradients)  # CommError if the bytes of any rank differ
             error = np.linalg.norm(gradients - exact) / np.linalg.norm(exact)
             report(
-                f"{bits:>2} bits: {plan.algorithm}, {plan.wire_bytes:>9,} bytes sent by a rank "
+                f"{bits:>2} bits: {plan.algorithm}, {plan.wire_bytes:>9,} bytes sent per rank "
                 f"({plan.wire_bytes / max(plan.plain_bytes, 1):5.1%} of uncompressed), relative error {error:.4f}"
             )
-        # layers may have bits of their own, and what is lost can be added at the next step
+        # layers may have bits of their own, and what is lost can be added in the next step
         plan = AllreducePlan(world, LAYERS, bits={"default": 4, "linear": 8}, algorithm="sra", error_feedback=True)
         total = np.zeros(elems)
         for _ in range(20):

@@ -1,10 +1,10 @@
-"""Batches on a GPU as arrays of CuPy: the mean and deviation of a data set's colours, over all ranks.
+"""Batches on a GPU as CuPy arrays: computes the mean and standard deviation of a data set's colours, over all ranks.
 
     mpirun -np 2 python examples/cupy_statistics.py FILE.beton [FIELD]
 
-The loader moves its batches to the GPU beside what CuPy computes there (`ToDevice`); CuPy takes them over without a
-copy (DLPack), and an allreduce of CuPy's arrays is put on CuPy's stream. Needs a GPU and cupy. FIELD: the field of
-images, of one size; `image` where nothing is said.
+The loader moves its batches to the GPU while CuPy computes there (`ToDevice`); CuPy takes them over without a copy
+(DLPack), and an allreduce of CuPy arrays is queued on CuPy's stream. Needs a GPU and cupy. FIELD: the field of images,
+all of one size (default: `image`).
 """
 
 import sys
@@ -26,7 +26,7 @@ def main(path: str, field: str = "image") -> None:
             cupy.cuda.Device(gpu),
             Loader(path, 256, pipelines=pipelines, rank=world.rank, world_size=world.size, drop_last=False) as loader,
         ):
-            sums = cupy.zeros((3, 3), cupy.float64)  # of ones, values and squares, for each colour
+            sums = cupy.zeros((3, 3), cupy.float64)  # rows: count, sum, sum of squares; columns: colours
             for (batch,) in loader:
                 pixels = cupy.from_dlpack(batch).reshape(-1, 3).astype(cupy.float64)
                 sums += cupy.stack([cupy.ones_like(pixels).sum(0), pixels.sum(0), (pixels * pixels).sum(0)])

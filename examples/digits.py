@@ -2,7 +2,7 @@
 
     python digits.py [FOLDER]
 
-Writes two .beton files, trains a narrow network on one, and prints its accuracy on the other beside that of
+Writes two .beton files, trains a narrow network on one, and prints its accuracy on the other next to that of
 scikit-learn's support vector machine on the same split. Needs scikit-learn.
 """
 
@@ -27,7 +27,7 @@ names = [str(number) for number in range(10)]
 
 
 def write(name, images, labels):
-    """Grey levels 0..16 become three equal colours 0..255, each pixel a square of four."""
+    """Grey levels 0..16 become three equal channels 0..255, and each pixel a square of four."""
     pixels = np.round(images * (255 / 16)).astype(np.uint8).repeat(2, axis=1).repeat(2, axis=2)
     colours = np.ascontiguousarray(pixels[..., None].repeat(3, axis=3))
     path = folder / f"digits_{name}.beton"
@@ -39,7 +39,7 @@ def write(name, images, labels):
 
 train = write("train", parts[0], parts[2])
 test = write("test", parts[1], parts[3])
-# Left and right differ, so nothing is mirrored; the head's scale goes with the last block's width.
+# Left and right differ, so nothing is mirrored; the head's scale is the inverse of the last block's width.
 recipe = fitted("airbench94", train, test).replace(
     widths=(32, 64, 64), head_scale=1 / 64, flip="none", translate=1, batch_size=100, epochs=8, lr=0.15
 )
@@ -53,5 +53,5 @@ with Trainer(recipe, train, test, seed=0, device="cpu", classes=names) as traine
 
 machine = SVC(gamma=0.001).fit(parts[0].reshape(len(parts[0]), -1), parts[2])
 theirs = machine.score(parts[1].reshape(len(parts[1]), -1), parts[3])
-print(f"{len(parts[1])} images of the test: ours {ours:.2%}, scikit-learn's SVC {theirs:.2%}")
+print(f"{len(parts[1])} test images: ours {ours:.2%}, scikit-learn's SVC {theirs:.2%}")
 print("classes of the checkpoint:", " ".join(nn.load(folder / "digits.safetensors").classes))

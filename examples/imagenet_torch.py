@@ -1,19 +1,19 @@
-"""ResNet-18 on ImageNet with PyTorch, fed by a cgxffcv Loader: FFCV's published recipe of 16 epochs.
+"""ResNet-18 on ImageNet with PyTorch, fed by a cgxffcv Loader: FFCV's published 16-epoch recipe.
 
     python examples/imagenet_torch.py --train train.beton --val val.beton
-    python examples/imagenet_torch.py --photos DIR --steps 200           # measures, with a set made of photographs
+    python examples/imagenet_torch.py --photos DIR --steps 200           # measures speed, on a set made of photographs
     torchrun --nproc-per-node 4 examples/imagenet_torch.py --train train.beton --val val.beton --bits 4
 
-The recipe is rn18_16_epochs of github.com/libffcv/ffcv-imagenet: SGD with momentum 0.9, weight decay 5e-5 but for
-norms and biases, label smoothing 0.1, batches of 1,024 in all; the rate rises to 0.5 within 2 epochs, then falls
+The recipe is rn18_16_epochs of github.com/libffcv/ffcv-imagenet: SGD with momentum 0.9, weight decay 5e-5 except for
+norms and biases, label smoothing 0.1, batches of 1,024 in total; the rate rises to 0.5 within 2 epochs, then falls
 linearly to 0; random crops of 160 pixels until epoch 11, which grow to 192 by epoch 13; tests on 256 pixels, of each
-image and its mirror image. (Not taken over: blurring before each subsampling.) FFCV states 66.9 % of the labels, in 35
-minutes on one A100. A set as it has it, which the writer makes of a folder for each class:
+image and its mirror image. (Left out: blurring before each subsampling.) FFCV reports 66.9 % accuracy, in 35 minutes on
+one A100. FFCV's data set is written from one folder per class by:
 
     DatasetWriter("train.beton", {"image": RGBImageField("jpg", max_resolution=400), "label": IntField()})
 
-With --steps it trains for some steps and says how many images a second the loader gives, the network takes, and both
-together, and for which part of the time the GPU waited for data.
+With --steps it trains for that many steps and prints the images per second of the loader, of the network and of both
+together, and the share of the time during which the GPU waited for data.
 """
 
 from __future__ import annotations
@@ -45,15 +45,15 @@ from cgxffcv.transforms import NormalizeImage, RandomHorizontalFlip, Squeeze, To
 from cgxffcv.writer import DatasetWriter
 
 MEAN, STD = np.array([0.485, 0.456, 0.406]) * 255, np.array([0.229, 0.224, 0.225]) * 255
-PEAK_EPOCH, GROWS_FROM, GROWN_AT = 2, 11, 13  # of 16 epochs; other numbers of epochs stretch them
-WARM_UP = 10  # steps before those that are measured
+PEAK_EPOCH, GROWS_FROM, GROWN_AT = 2, 11, 13  # of 16 epochs; scaled for other numbers of epochs
+WARM_UP = 10  # steps before the measured ones
 
 
 # --- the network -----------------------------------------------------------------------------------------------------
 
 
 class Block(nn.Module):
-    """Two convolutions beside a shortcut (He et al. 2016, figure 2)."""
+    """Two convolutions with a shortcut around them (He et al. 2016, figure 2)."""
 
     def __init__(self, before: int, after: int, stride: int):
         super().__init__()
@@ -85,7 +85,7 @@ def resnet18(classes: int) -> nn.Sequential:
 
 
 class Photographs:
-    """Those of a folder and the folders in it, again and again; each is a class of its own."""
+    """The photographs of a folder and its sub-folders, repeated to `samples`; each is its own class."""
 
     def __init__(self, folder: str, samples: int | None = None):
         self.paths = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in (".jpg", ".jpeg"))
@@ -102,7 +102,7 @@ class Photographs:
 
 
 def write_sets(folder: str, photos: str, samples: int) -> tuple[str, str]:
-    """Two files of photographs of at most 400 pixels: one of `samples`, one of each photograph once."""
+    """Writes two files of photographs of at most 400 pixels: one with `samples`, one with each photograph once."""
     paths = os.path.join(folder, "train.beton"), os.path.join(folder, "val.beton")
     begin = time.perf_counter()
     for path, count in zip(paths, (samples, None), strict=True):
@@ -113,7 +113,7 @@ def write_sets(folder: str, photos: str, samples: int) -> tuple[str, str]:
 
 
 class Feed:
-    """A Loader for training or testing, whose batches come to the device beside the work on the batch before."""
+    """A Loader for training or testing, whose batches are copied to the device during the work on the previous one."""
 
     def __init__(self, path: str, options: argparse.Namespace, device: torch.device, training: bool):
         self.device, gpu = device, device.type == "cuda"
@@ -142,11 +142,11 @@ class Feed:
         self.stream = torch.cuda.Stream(device) if gpu else None
 
     def resize(self, side: int) -> None:
-        """From the next pass on."""
+        """Takes effect with the next pass."""
         self.decoder.output_size = (side, side)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches, of which the next one is copied to the GPU while the program works on the one in hand."""
+        """Yields batches; the next one is copied to the GPU while the program works on the current one."""
         if self.stream is None:
             yield from self.loader
             return
@@ -177,7 +177,7 @@ def rate_at(epoch: float, epochs: int, peak: float) -> float:
 
 
 def side_at(epoch: int, options: argparse.Namespace) -> int:
-    """Of the crops: a multiple of 32."""
+    """The side of the crops, a multiple of 32."""
     borders = [GROWS_FROM * options.epochs / 16, GROWN_AT * options.epochs / 16]
     side = np.interp(epoch, borders, [options.resolution, options.last_resolution])
     return int(round(float(side) / 32)) * 32
@@ -190,7 +190,7 @@ class Training:
         self.model: nn.Module = self.network
         if dist.is_initialized():
             self.model = DistributedDataParallel(self.network)
-            if options.bits < 32:  # the two lines that average gradients in fewer bits
+            if options.bits < 32:  # the two lines that average the gradients in fewer bits
                 state = CGXState(None, compression_params={"bits": options.bits, "bucket_size": 1024})
                 self.model.register_comm_hook(state, cgx_hook)
         self.mean: AveragedModel | None = None
@@ -219,7 +219,7 @@ class Training:
 
     @torch.no_grad()
     def test(self, feed: Iterable[tuple[Tensor, Tensor]]) -> float:
-        """The share of labels that are right, of all ranks' images and their mirror images."""
+        """The share of correct labels over all ranks' images, each tested with its mirror image."""
         network = self.network if self.mean is None else self.mean
         network.eval()
         counts = torch.zeros(2, device=self.device)
@@ -260,7 +260,7 @@ def train(training: Training, feed: Feed, tests: Feed) -> None:
 
 
 class Clock:
-    """Seconds of the device: events on its stream, or the time of day on a CPU."""
+    """Seconds of the device: events on its stream, or the wall clock on a CPU."""
 
     def __init__(self, device: torch.device):
         self.gpu = device.type == "cuda"
@@ -280,7 +280,7 @@ class Clock:
 
 
 def loader_alone(feed: Feed, steps: int) -> float:
-    """Seconds of `steps` batches that nobody trains on."""
+    """Seconds for `steps` batches that are not trained on."""
     batches = iter(feed)
     for _ in range(WARM_UP):
         next(batches)
@@ -292,7 +292,7 @@ def loader_alone(feed: Feed, steps: int) -> float:
 
 
 def with_data(training: Training, batches: Iterator, steps: int) -> tuple[float, float]:
-    """Seconds of `steps` steps, and those of them in which the device had nothing to do but to wait for a batch."""
+    """Seconds for `steps` steps, and how many of them the device only waited for a batch."""
     clock, marks = Clock(training.device), []
     begin = clock.now()
     done = begin
@@ -308,7 +308,7 @@ def with_data(training: Training, batches: Iterator, steps: int) -> tuple[float,
 def measure(training: Training, feed: Feed) -> None:
     options, steps = training.options, training.options.steps
     images = steps * options.batch
-    # one pass, however few the samples are: a pass of ImageNet has 1,251 steps, and its beginning hardly counts
+    # one pass, however few the samples: a pass over ImageNet has 1,251 steps, so the cost of starting one hardly counts
     draws = np.random.default_rng(options.seed)
     feed.loader.order = draws.integers(0, feed.loader.num_samples, (WARM_UP + steps) * options.batch)
     alone = loader_alone(feed, steps)
@@ -341,22 +341,22 @@ def is_first() -> bool:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--train", metavar="FILE", help="a .beton file of images and whole numbers as labels")
-    parser.add_argument("--val", metavar="FILE", help="another one, for the tests")
-    parser.add_argument("--photos", metavar="DIR", help="make both of the photographs in DIR, repeated to --samples")
+    parser.add_argument("--train", metavar="FILE", help="a .beton file with images and integer labels")
+    parser.add_argument("--val", metavar="FILE", help="the same, for the tests")
+    parser.add_argument("--photos", metavar="DIR", help="make both from the photographs in DIR, repeated to --samples")
     parser.add_argument("--samples", type=int, default=20_000, metavar="N")
     parser.add_argument("--classes", type=int, default=1000, metavar="N")
     parser.add_argument("--epochs", type=int, default=16, metavar="N")
-    parser.add_argument("--batch", type=int, default=1024, metavar="N", help="images a step, on all ranks together")
-    parser.add_argument("--rate", type=float, metavar="X", help="the highest one (default: 0.5 a batch of 1,024)")
-    parser.add_argument("--resolution", type=int, default=160, metavar="N", help="pixels of the first epochs' crops")
-    parser.add_argument("--last-resolution", type=int, default=192, metavar="N", help="and of the last epochs'")
+    parser.add_argument("--batch", type=int, default=1024, metavar="N", help="images per step, on all ranks together")
+    parser.add_argument("--rate", type=float, metavar="X", help="peak rate (default: 0.5 for a batch of 1,024)")
+    parser.add_argument("--resolution", type=int, default=160, metavar="N", help="side of the first epochs' crops")
+    parser.add_argument("--last-resolution", type=int, default=192, metavar="N", help="and of the last epochs' crops")
     parser.add_argument("--test-resolution", type=int, default=256, metavar="N")
-    parser.add_argument("--ema", type=float, default=0.0, metavar="X", help="test a running mean of weights, as 0.999")
-    parser.add_argument("--bits", type=int, default=32, metavar="N", help="of gradients between ranks (32: all)")
-    parser.add_argument("--workers", type=int, default=-1, metavar="N", help="threads of the loader (default: all)")
+    parser.add_argument("--ema", type=float, default=0.0, metavar="X", help="decay of an average of weights to test")
+    parser.add_argument("--bits", type=int, default=32, metavar="N", help="of gradients between ranks (32: exact)")
+    parser.add_argument("--workers", type=int, default=-1, metavar="N", help="loader threads (default: all cores)")
     parser.add_argument("--seed", type=int, default=0, metavar="N")
-    parser.add_argument("--steps", type=int, metavar="N", help="measure so many steps, and end")
+    parser.add_argument("--steps", type=int, metavar="N", help="measure this many steps, then exit")
     options = parser.parse_args()
     if (options.photos is None) == (options.train is None or (options.val is None and options.steps is None)):
         parser.error("give --train and --val, or --photos")
@@ -368,7 +368,7 @@ def arguments() -> argparse.Namespace:
 
 
 def start_ranks() -> torch.device:
-    """The device of this process, which joins the others if torchrun started it."""
+    """Returns the device of this process, which joins the others if torchrun started it."""
     local = int(os.environ.get("LOCAL_RANK", 0))
     gpu = torch.cuda.device_count() > local
     device = torch.device("cuda", local) if gpu else torch.device("cpu")

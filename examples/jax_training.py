@@ -1,10 +1,10 @@
-"""Training with JAX: our loader's batches, gradients averaged over the ranks in 4 bits.
+"""Training with JAX: batches from our loader, gradients averaged over the ranks in 4 bits.
 
     mpirun -np 2 python examples/jax_training.py [FOLDER]
 
 A network of two layers on the sample of CIFAR-10 that ships with the package, written as .beton files into FOLDER.
-Needs jax; alone it works as well. JAX's arrays never change, so an allreduce gives new ones. On GPUs each rank takes
-one by JAX's own means, for example CUDA_VISIBLE_DEVICES, before jax is imported.
+Needs jax; also runs without mpirun. JAX arrays are immutable, so an allreduce returns new ones. On GPUs, assign one to
+each rank in JAX's usual way, for example with CUDA_VISIBLE_DEVICES, before jax is imported.
 """
 
 import sys
@@ -23,7 +23,7 @@ from cgxffcv.transforms import NormalizeImage, RandomHorizontalFlip, Squeeze
 from cgxffcv.writer import DatasetWriter
 
 BATCH, EPOCHS, RATE, HIDDEN = 100, 5, 0.05, 128
-# w1 and w2 in 4 bits, what has one dimension exactly; the algorithm by name: "auto" sends plain where that is faster
+# w1 and w2 in 4 bits, one-dimensional arrays exactly; algorithm: "auto" would send plain sums where they are faster
 NARROW = {"bits": 4, "algorithm": "sra"}
 MEAN, STD = np.array([125.3, 123.0, 113.9]), np.array([63.0, 62.1, 66.7])
 

@@ -1,9 +1,9 @@
-"""PyTorch's DistributedDataParallel with gradients in few bits: two lines in a script that is otherwise as it was.
+"""PyTorch's DistributedDataParallel with gradients in few bits: two lines in an otherwise unchanged script.
 
 torchrun --nproc-per-node 2 examples/torch_ddp_hook.py --bits 4
 mpirun -np 2 python examples/torch_ddp_hook.py --bits 4
 
-On GPUs if there are enough of them, else on the CPU. The data are drawn: which of ten directions an image points in.
+On GPUs if there are enough of them, else on the CPU. The data is synthetic: noisy images of ten patterns.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from cgxffcv.interop.torch import CGXState, cgx_hook
 
 
 def take_ranks_of_mpirun() -> None:
-    """Open MPI's variables under the names that torchrun gives them, and where the ranks of one host meet."""
+    """Copies Open MPI's variables to torchrun's names, and sets the address where the ranks of one host meet."""
     if "OMPI_COMM_WORLD_RANK" in os.environ:
         for name in ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE"):
             os.environ[name.replace("SIZE", "WORLD_SIZE")] = os.environ[f"OMPI_COMM_WORLD_{name}"]
@@ -36,7 +36,7 @@ def network() -> nn.Sequential:
 
 
 class Directions:
-    """Images of 16 x 16 that are one of ten patterns under noise."""
+    """Images of 16 x 16 pixels: one of ten patterns plus noise."""
 
     def __init__(self, device: torch.device) -> None:
         self.patterns = torch.randn(10, 3, 16, 16, generator=torch.Generator().manual_seed(0)).to(device)
@@ -87,7 +87,7 @@ def main() -> None:
     torch.manual_seed(0)
 
     model = DistributedDataParallel(network().to(device))
-    # the two lines; "auto" would send plain gradients where those are faster, as they may be between two processes
+    # the two lines; "auto" would send plain gradients where that is faster, as it may be between two processes
     state = CGXState(None, compression_params={"bits": options.bits, "bucket_size": 1024}, algorithm="sra")
     model.register_comm_hook(state, cgx_hook)
 

@@ -1,4 +1,4 @@
-"""A network that `cgxffcv export CHECKPOINT --to torch OUT.safetensors` has written, in PyTorch and without cgxffcv.
+"""A network written by `cgxffcv export CHECKPOINT --to torch OUT.safetensors`, in PyTorch and without cgxffcv.
 
     python torch_network.py OUT.safetensors IMAGES.npy      # uint8 (n, side, side, 3): prints the class of each
 

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""The usual PyTorch code for the demo's recipe: what `python -m cgxffcv bench table` compares with.
+"""The usual PyTorch code for the demo's recipe: the baseline of `python -m cgxffcv bench table`.
 
     python examples/vanilla_pytorch.py --data-root data
     torchrun --nproc-per-node 4 examples/vanilla_pytorch.py --data-root data
     mpirun -np 4 python examples/vanilla_pytorch.py --data-root data
 
-ResNet-9 in float32 (with the framework's defaults), batch 256 on each process, 20 epochs of SGD at the rate 0.1, a test
-after each. Images go one by one through PIL and torchvision's transforms (or small ones of the same kind, if
-torchvision is not there) in the worker processes of a DataLoader; DistributedDataParallel averages the gradients.
-Prints a line of JSON for each epoch: seconds since the start of the process, accuracy on the test set.
+ResNet-9 in float32 (with the framework's defaults), batch 256 per process, 20 epochs of SGD with learning rate 0.1, a
+test after each. Images go one by one through PIL and torchvision's transforms (or simple equivalents, if torchvision is
+not installed) in the worker processes of a DataLoader; DistributedDataParallel averages the gradients. Prints a line
+of JSON for each epoch: seconds since the start of the process, accuracy on the test set.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ SHIFT, HOLE = 2, 8
 
 
 class RandomHorizontalFlip:
-    """Mirrors every second PIL image."""
+    """Mirrors a PIL image with probability 1/2."""
 
     def __call__(self, image):
         return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if torch.rand(1).item() < 0.5 else image
 
 
 class RandomCrop:
-    """Pads a PIL image with black on all sides and cuts a window of the old size out of it."""
+    """Pads a PIL image with black on all sides and crops it to the given size at a random position."""
 
     def __init__(self, size, padding):
         self.size, self.padding = size, padding
@@ -74,7 +74,7 @@ class ToTensor:
 
 
 class Normalize:
-    """(tensor - mean) / std of each channel."""
+    """(tensor - mean) / std, per channel."""
 
     def __init__(self, mean, std):
         self.mean, self.std = (torch.tensor(values)[:, None, None] for values in (mean, std))
@@ -84,7 +84,7 @@ class Normalize:
 
 
 class Cutout:
-    """Fills a square of a tensor, anywhere inside, with the mean colour. (torchvision has none.)"""
+    """Fills a random square inside a tensor with the mean colour. (torchvision has no such transform.)"""
 
     def __init__(self, size):
         self.size, self.fill = size, torch.tensor([value / 255 for value in FILL])[:, None, None]
@@ -97,7 +97,7 @@ class Cutout:
 
 
 class Compose:
-    """One step after the other."""
+    """Applies steps one after the other."""
 
     def __init__(self, steps):
         self.steps = steps
@@ -109,7 +109,7 @@ class Compose:
 
 
 def pipelines():
-    """The transforms of the training and of the test images."""
+    """The transforms of the training images and those of the test images."""
     flip, crop, tensor, normalise = RandomHorizontalFlip, RandomCrop, ToTensor, Normalize
     if usual is not None:
         flip, crop, tensor = usual.RandomHorizontalFlip, usual.RandomCrop, usual.ToTensor
@@ -207,7 +207,7 @@ def make_network():
 
 
 def place():
-    """(rank, number of processes, rank on this machine) as torchrun or mpirun tells; alone without either."""
+    """(rank, number of processes, local rank) from torchrun or mpirun; (0, 1, 0) without either."""
     for names in (
         ("RANK", "WORLD_SIZE", "LOCAL_RANK"),
         ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
@@ -230,7 +230,7 @@ def choose_device(name, local_rank, ranks):
 
 
 def join(rank, ranks, device):
-    """Meets the other processes: NCCL between GPUs, Gloo between CPUs."""
+    """Joins the other processes: NCCL between GPUs, Gloo between CPUs."""
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
     os.environ.setdefault("MASTER_PORT", "29500")
     backend = "nccl" if device.type == "cuda" else "gloo"
@@ -238,7 +238,7 @@ def join(rank, ranks, device):
 
 
 def train_epoch(model, loader, criterion, optimizer, device):
-    """One pass over this process's share; the mean loss."""
+    """Makes one pass over this process's share; returns the mean loss."""
     model.train()
     total, steps = torch.zeros((), device=device), 0
     for images, labels in loader:
@@ -269,7 +269,7 @@ def test_epoch(network, loader, device, ranks):
 
 
 class Report:
-    """Lines of JSON, on the standard output and in a file; of rank 0 only."""
+    """Writes lines of JSON to standard output and to a file, on rank 0 only."""
 
     def __init__(self, path, rank):
         self.rank = rank
@@ -290,12 +290,12 @@ def parse():
     parser.add_argument("--data-root", default="data", metavar="DIR", help="folder with the official CIFAR-10 files")
     parser.add_argument("--source", default="local", choices=("local", "download", "sample"))
     parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--batch-size", type=int, default=256, help="on each process")
+    parser.add_argument("--batch-size", type=int, default=256, help="per process")
     parser.add_argument("--workers", type=int, default=8, help="of each process's DataLoaders")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--limit", type=int, default=0, metavar="N", help="the first N images only")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", metavar="FILE", help="the lines there, too")
+    parser.add_argument("--json", metavar="FILE", help="also write the lines to this file")
     return parser.parse_args()
 
 
