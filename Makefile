@@ -1,10 +1,10 @@
-# cgxffcv: `make train` and `make test` do all their own set-up on a fresh Debian or Ubuntu.
+# cgxffcv: `make train` and `make test` do all of their set-up on a fresh Debian or Ubuntu.
 
 VENV := .venv
 RUN := $(VENV)/bin/python
 RANKS ?= auto
 TIER ?= not long and not torch
-# Workers of the tests: one a core, but few; WORKERS=0 runs them one after the other.
+# Test workers: one per core, up to a limit; WORKERS=0 runs the tests one after the other.
 WORKERS ?= auto
 
 .DEFAULT_GOAL := help
@@ -12,14 +12,14 @@ WORKERS ?= auto
 
 help:
 	@echo "make train        set up, then the main job: write .beton files, train under mpirun"
-	@echo "                  (RANKS=N: else one a GPU, or two on a CPU; TRAIN='--training.seed=1 ...')"
-	@echo "make test         set up, then the tests (make test-short: those of a few minutes)"
-	@echo "make test-torch   set up, PyTorch too (5 GB), then the tests of what is done with it"
+	@echo "                  (RANKS=N: default one per GPU, or two on a CPU; TRAIN='--training.seed=1 ...')"
+	@echo "make test         set up, then the tests (make test-short: a few minutes)"
+	@echo "make test-torch   set up, also PyTorch (5 GB), then the tests that need it"
 	@echo "make build        set up only: system packages, .venv, the package in it"
 	@echo "make site         the documentation as pages to browse: build/site/index.html"
 	@echo "make doctor       what this machine has and what is missing"
 	@echo "make lint format  ruff and clang-format: check, apply"
-	@echo "make clean        remove what was built (.venv and data stay)"
+	@echo "make clean        remove build results (.venv and data stay)"
 
 build:
 	@bash tools/setup.sh

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# The README's two commands on a bare machine: a fresh Debian or Ubuntu with nothing but git and make, a clean clone of
-# HEAD, and no help from this machine but its way to apt and PyPI. Ends with a table, and with 1 if a command failed.
+# Runs the README's two commands on a bare machine: a fresh Debian or Ubuntu with only git and make, a clean clone of
+# HEAD, and nothing from this machine except its access to apt and PyPI. Prints a table; exits with 1 on a failure.
 # usage: tools/bare_machine.sh DIST [COMMAND...]    (DIST: trixie, noble, ...; commands: "make train" "make test")
-# Needs root and debootstrap. MIRROR=URL: the archive; PACKAGES=a,b: more to start with; FILES=a:b: put into /root, for
-# example a wheel; PYTHON=python3.x: passed on; BARE_DIR=DIR: where the machine is made (/var/tmp; about 4 GB) and, with
-# KEEP=1, left. Logs are in build/bare/DIST.
+# Needs root and debootstrap. MIRROR=URL: the archive; PACKAGES=a,b: also installed first; FILES=a:b: copied to /root,
+# for example a wheel; PYTHON=python3.x: passed on; BARE_DIR=DIR: where the machine is made (/var/tmp; about 4 GB) and,
+# with KEEP=1, kept. Logs are in build/bare/DIST.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -20,20 +20,20 @@ fail() { printf 'bare: error: %s\n' "$*" >&2; exit 1; }
 
 [ "$(id -u)" = 0 ] || fail "debootstrap and chroot need root: run this with sudo"
 command -v debootstrap >/dev/null || fail "debootstrap is missing. Remedy: apt-get install debootstrap ubuntu-keyring"
-# How debootstrap makes it, whether or not this version has heard of DIST.
+# Which script debootstrap uses, so that it works even if this version does not know DIST.
 case $DIST in
     sid | testing | stable | bookworm | trixie | forky | duke) family=Debian like=sid components=main ;;
     *) family=Ubuntu like=gutsy components=main,universe ;;
 esac
 
-# How this machine reaches apt and PyPI: resolver, certificates, apt's proxies, pip's configuration.
+# Copies this machine's access to apt and PyPI: resolver, certificates, apt's proxies, pip's configuration.
 take_over_network() {
     local file certificates=${PIP_CERT:-${SSL_CERT_FILE:-/etc/ssl/certs/ca-certificates.crt}}
     for file in /etc/pip.conf "$HOME/.pip/pip.conf" "$HOME/.config/pip/pip.conf"; do
         [ ! -f "$file" ] || cat "$file" >>"$ROOT/etc/pip.conf"
     done
     cp -L /etc/resolv.conf "$ROOT/etc/resolv.conf"
-    if [ -f "$certificates" ]; then  # those that the machine itself comes with are written later, at another place
+    if [ -f "$certificates" ]; then  # the bare machine's own certificates are installed later, elsewhere
         mkdir -p "$ROOT/etc/ssl"
         cp -L "$certificates" "$ROOT/etc/ssl/taken-over.crt"
         export PIP_CERT=/etc/ssl/taken-over.crt
@@ -41,7 +41,7 @@ take_over_network() {
     apt-config dump | grep -E '^(Acquire::(http|https|Retries|Check-|ForceIPv))' >"$ROOT/etc/apt/apt.conf.d/90host" || true
 }
 
-# Runs "$2" in the checkout inside, in namespaces of its own: what it mounts and starts is gone when it ends.
+# Runs "$2" in the bare machine's checkout, in separate namespaces: its mounts and processes vanish when it ends.
 inside() {
     local -a kept
     mapfile -t kept < <(env | grep -E "$PASSED_ON")
@@ -70,7 +70,7 @@ inside() {
 }
 
 make_machine() {
-    local url=${MIRROR:-$(tools/mirror.sh "$family")} # "": the one that debootstrap knows
+    local url=${MIRROR:-$(tools/mirror.sh "$family")} # "": debootstrap's default
     say "making a bare $DIST in $ROOT"
     debootstrap --variant=minbase --include="git,make${PACKAGES:+,$PACKAGES}" --components="$components" \
         "$DIST" "$ROOT" "$url" "$like" >"$LOGS/debootstrap.log" 2>&1 ||

@@ -1,10 +1,9 @@
-"""Whether a change costs speed: the benchmarks of two checkouts, built in place, in turn in one run.
+"""Shows whether a change costs speed: runs the benchmarks of two checkouts, built in place, alternately in one run.
 
 usage: python tools/compare_builds.py OLD NEW [--rounds N] [--only WORD]
 
-OLD and NEW are folders with a .venv of their own. Prints, for each figure, the median of the ratios of neighbouring
-runs (above 1: NEW is faster), the lowest and the highest of them. Only on a machine that does nothing else do they mean
-anything.
+OLD and NEW are folders, each with its own .venv. Prints, for each figure, the median of the ratios of neighbouring runs
+(above 1: NEW is faster), the lowest and the highest of them. They are meaningful only on an otherwise idle machine.
 """
 
 import argparse
@@ -41,7 +40,7 @@ def of_beton(figures):
     return {f"{a}, {b}": 1 / figures[a][b]["best"] for a, b in parts if b in figures.get(a, {})}
 
 
-# A name, the command, and its figures: the higher, the better.
+# A name, the command, and its figures: higher is better.
 BENCHMARKS = {
     "loader, CIFAR pipeline": (["bench", "loader", "--epochs", "10", "--writes", "1"], of_loader),
     "quantize": (["bench", "quantize", "--bits", "2", "4", "8", "--rounds", "5"], of_quantize),
@@ -87,7 +86,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs=2, type=lambda text: Path(text).resolve(), metavar="FOLDER")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", default="", metavar="WORD", help="benchmarks whose name has this word")
+    parser.add_argument("--only", default="", metavar="WORD", help="benchmarks whose names contain this word")
     parser.add_argument("--data", nargs=2, default=["data/cifar_train.beton", "data/cifar_test.beton"], metavar="FILE")
     options = parser.parse_args()
     print("| benchmark | new / old: median | lowest | highest |\n|---|---|---|---|", flush=True)

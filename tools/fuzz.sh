@@ -2,8 +2,8 @@
 # Coverage-guided fuzzing, for as long as you like: libFuzzer on tests/fuzz/fuzz_*.c, Atheris on fuzz_python.py.
 # usage: tools/fuzz.sh RUNS [TARGET...]      RUNS executions of each: reader jpeg huffman writer yaml safetensors pickle
 #        tools/fuzz.sh corpus TARGET...      a small corpus of equal coverage, in tests/fuzz/corpus (not the last three)
-# What a target grows lies in build/fuzz/TARGET, an input that fails in build/fuzz/TARGET-crash-*, the log beside it.
-# The first four need clang with its fuzzer's library, which root gets from apt here; Atheris comes from PyPI.
+# A target's new inputs are in build/fuzz/TARGET, a failing input is build/fuzz/TARGET-crash-*, the log is next to it.
+# The first four need clang with its fuzzer library, installed from apt if run as root; Atheris comes from PyPI.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -33,7 +33,7 @@ need_fuzzer() {
     has_fuzzer || { echo "fuzz: $CC cannot link -fsanitize=fuzzer: install clang and its libclang-rt-N-dev" >&2; exit 1; }
 }
 
-build() { # TARGET: the program's command is in `command`
+build() { # TARGET: sets `command` to the program's command line
     local source=tests/fuzz/fuzz_$1.c
     if [ ! -e "$source" ]; then
         "$PYTHON" -c 'import atheris' 2>/dev/null || "$PYTHON" -m pip install -q --disable-pip-version-check atheris
@@ -42,7 +42,7 @@ build() { # TARGET: the program's command is in `command`
     fi
     need_fuzzer
     local -a sources
-    local i avx2=(-mavx2 -mfma -mf16c -mbmi2) # as in setup.py, by the end of a file's name
+    local i avx2=(-mavx2 -mfma -mf16c -mbmi2) # as in setup.py, by the suffix of the file's name
     mapfile -t sources < <("$PYTHON" tests/support/c_units.py "$source")
     for i in "${!sources[@]}"; do
         case ${sources[i]} in

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs every kernel once or more, on tiny shapes, on a GPU under compute-sanitizer's four tools. A line for each tool;
-# ends with 1 if one of them found something or a test failed.
+# Runs every kernel at least once, on tiny shapes, on a GPU under compute-sanitizer's four tools. Prints one line each;
+# exits with 1 if one of them found something or a test failed.
 # usage: tools/gpu_sanitized.sh [memcheck|racecheck|synccheck|initcheck ...]
 # PYTHON: an interpreter that finds the package and pytest. SECONDS_EACH (900): a tool's limit.
 set -euo pipefail
@@ -13,7 +13,7 @@ OUT=$PWD/build/gpu_sanitized
 SANITIZER=$(command -v compute-sanitizer || echo "${CUDA_HOME:-/usr/local/cuda}/bin/compute-sanitizer")
 [ $# -gt 0 ] || set -- memcheck racecheck synccheck initcheck
 
-# Where our kernels alone touch the GPU's memory.
+# Tests in which only our own kernels access the GPU's memory.
 OURS=(
     "test_norm.py::test_every_kernel"
     "test_stem.py::test_stem"
@@ -28,13 +28,13 @@ OURS=(
     "test_resident.py::test_batches_are_the_loaders"
     "test_resident.py::test_whitening_is_the_cpus"
 )
-# Where cuDNN and cuBLAS work, too: with kernels that racecheck can take ...
+# Tests that also use cuDNN and cuBLAS: with kernels that racecheck supports ...
 WITH_LIBRARIES=(
     "test_norm.py::test_evaluation_of_residuals"
     "test_trainer_gpu.py::test_a_restart_is_a_fresh_trainer[averaging-True]"
 )
 # ... and with those of compute capability 9.0 in which racecheck itself fails ("Internal Sanitizer Error"), even when it
-# watches no kernel at all. The emulator (tests/cuda/emulator) looks for races there.
+# checks no kernel at all. The emulator (tests/cuda/emulator) looks for races there.
 WITH_NEWER_LIBRARIES=(
     "test_norm.py::test_residual"
     "test_fused.py::test_against_float64"
@@ -49,7 +49,7 @@ WITH_NEWER_LIBRARIES=(
     "test_fed.py::test_whitening_is_that_of_resident_data"
 )
 
-# Only kernels of csrc/ are watched, by the part of their mangled name that nobody else has: "23train_close_step_kernel".
+# Only kernels of csrc/ are checked, by the part of their mangled name that is unique: "23train_close_step_kernel".
 kernels=()
 for name in $(find csrc -name '*.cu' -exec cat {} + -o -name '*.cuh' -exec cat {} + | tr '\n' ' ' |
     sed -E 's/__launch_bounds__ *\([^)]*\)//g' | grep -oE '__global__ +void +[a-z_0-9]+' | awk '{print $3}' | LC_ALL=C sort -u); do
@@ -57,7 +57,7 @@ for name in $(find csrc -name '*.cu' -exec cat {} + -o -name '*.cuh' -exec cat {
 done
 [ ${#kernels[@]} -gt 0 ] || { echo "no kernels found in csrc/" >&2; exit 2; }
 if ! "$SANITIZER" --version >/dev/null 2>&1; then
-    echo "no compute-sanitizer (it comes with the CUDA toolkit): put it on the PATH or set CUDA_HOME" >&2
+    echo "compute-sanitizer not found (it comes with the CUDA toolkit): put it on the PATH or set CUDA_HOME" >&2
     exit 2
 fi
 mkdir -p "$OUT"
@@ -74,9 +74,9 @@ for tool in "$@"; do
         ;;
     synccheck) options+=("${kernels[@]}"); tests+=("${WITH_LIBRARIES[@]}" "${WITH_NEWER_LIBRARIES[@]}") ;;
     racecheck) options+=("${kernels[@]}"); tests+=("${WITH_LIBRARIES[@]}") ;;
-    # Unwatched kernels' writes would go unseen, so all are watched, and only tests without those libraries are run.
+    # It would not see the writes of unchecked kernels, so it checks all, and runs only tests without those libraries.
     initcheck) ;;
-    *) echo "$tool is none of memcheck, racecheck, synccheck, initcheck" >&2; exit 2 ;;
+    *) echo "$tool is not one of memcheck, racecheck, synccheck, initcheck" >&2; exit 2 ;;
     esac
     begin=$SECONDS rc=0
     timeout -k 10 "$LIMIT" "$SANITIZER" "${options[@]}" "$PYTHON" -m pytest -q -x -p no:cacheprovider -p no:xdist \
@@ -85,7 +85,7 @@ for tool in "$@"; do
     tested=$(grep -E '^[0-9]+ (passed|failed|skipped|error)|, [0-9]+ (passed|failed)' "$OUT/$tool.log" | tail -1 || true)
     verdict=clean
     case $rc in 0) ;; 86) verdict=FINDINGS ;; 124 | 137) verdict="TOOK LONGER THAN $LIMIT s" ;; *) verdict="FAILED ($rc)" ;; esac
-    # Warnings of racecheck leave the exit code at 0; a run in which nothing was tested proves nothing.
+    # racecheck's warnings leave the exit code at 0; a run in which nothing was tested proves nothing.
     if [ $rc = 0 ] && ! [[ $summary =~ SUMMARY:\ 0\  ]]; then verdict=FINDINGS; fi
     if [ $rc = 0 ] && ! [[ $tested =~ [0-9]+\ passed ]]; then verdict="NOTHING TESTED"; fi
     [ "$verdict" = clean ] || failed=1

@@ -19,7 +19,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from cgxffcv.cifar import sample  # noqa: E402
 
-FIT_SHARE = 7  # every 7th image takes part in the fit of the filters
+FIT_SHARE = 7  # every 7th image is used to fit the filters
 FIT_ROUNDS = 12
 
 
@@ -45,7 +45,7 @@ def by_position(images: np.ndarray) -> np.ndarray:
 
 
 def neighbourhoods(images: np.ndarray) -> list[np.ndarray]:
-    """For each step the neighbours of every pixel: (taps, pixels)."""
+    """The neighbours of every pixel, for each step: (taps, pixels)."""
     found: list[list[np.ndarray]] = [[], [], []]
     pixels = by_position(images)
 
@@ -58,7 +58,7 @@ def neighbourhoods(images: np.ndarray) -> list[np.ndarray]:
 
 
 def fit(near: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Least absolute error, by reweighted least squares, rounded to the grid of the weights; float32."""
+    """Fits by least absolute error, with reweighted least squares; float32 weights, rounded to their grid."""
     rows = np.concatenate([near, np.ones((1, near.shape[1]), np.float32)]).astype(np.float64)
     weight = 1 / (4 + sample.activity(near).astype(np.float64))
     for _ in range(FIT_ROUNDS):

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Measures what docs/BENCHMARKS.md says of the GPUs of one machine, for as many as there are, and tests ranks on them.
+# Measures what docs/BENCHMARKS.md reports about GPUs, on all GPUs of one machine, and tests ranks on them.
 # usage: tools/measure_gpus.sh OUT [PART...]    (parts, in this order: tests sums quantizer cold training ddp table)
-# OUT gets a log and the figures (JSON) of each command; the end lists what ran, for how long, and what failed.
-# GPUS=N: the first N only; DATA=DIR: folder with cifar_train.beton and cifar_test.beton (data; tests and training use
-# random pixels without it); RUNS (5): trainings of a kind; LIMIT (600): seconds of a command; DRY_RUN=1: only says what
-# it would run; PYTHON: the interpreter.
+# OUT gets a log and the figures (JSON) of each command; the list at the end shows what ran, for how long, what failed.
+# GPUS=N: the first N only; DATA=DIR: folder with cifar_train.beton and cifar_test.beton (default data; without them,
+# tests and training use random pixels); RUNS (5): trainings of each kind; LIMIT (600): seconds per command; DRY_RUN=1: only print
+# the commands; PYTHON: the interpreter.
 # shellcheck disable=SC2317  # functions that are called by name
 set -euo pipefail
 [ $# -gt 0 ] || { sed -n '2,7s/^# //p' "$0" >&2; exit 2; }
@@ -48,7 +48,7 @@ counts() {
 }
 
 measure_tests() {
-    # shellcheck disable=SC2046  # a word for each file
+    # shellcheck disable=SC2046  # one word per file
     run tests "$PYTHON" -m pytest -q -n $((4 * N)) -rf $(printf 'tests/cuda/%s.py ' "${TESTS[@]}")
 }
 

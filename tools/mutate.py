@@ -1,21 +1,21 @@
 #!/usr/bin/env python3
-"""Changes the code in one place at a time and sees whether the tests notice: those that do not are holes in them.
+"""Mutation testing: changes the code in one place at a time; a change that no test detects is a gap in the tests.
 
     tools/mutate.py LIST                  the mutations of a file, see below
     tools/mutate.py --random N [--seed S] [--room ROOM]...     N places drawn at random
     tools/mutate.py ... --dry-run         only shows what would be changed
 
-In a checkout that has been built in place, in which nothing is uncommitted. A list has one block for each mutation,
-blocks apart by an empty line; the old text must stand exactly once in the file (lines are joined by newlines):
+Run it in a checkout that has been built in place and has no uncommitted changes. A list has one block per mutation,
+separated by empty lines; the old text must occur exactly once in the file (lines are joined by newlines):
 
     csrc/base/pool.c
     - old text
     + new text
     ? tests/c/test_units.py -k base       (optional: pytest's arguments; otherwise those of the room, below)
 
-The file is changed, the extension is built again if the tests need it, the tests run up to their first failure, and the
-file is put back. A change that does not compile does not count. The result is a table by rooms and the survivors; exit
-code 1 if there are any. An equivalent mutation survives, too: that is for the reader to see.
+The file is changed, the extension is rebuilt if the tests need it, the tests run up to their first failure, and the
+file is restored. A change that does not compile does not count. The result is a table by rooms and the survivors; exit
+code 1 if there are any. An equivalent mutation also survives: recognising it is left to the reader.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-TIMEOUT = 600  # seconds; tests that hang have noticed, too
+TIMEOUT = 600  # seconds; tests that hang have detected the change, too
 UNITS = "tests/c/test_units.py"
-# What is run for a mutation that names no tests: the room's own first, since they are the fastest.
+# The tests for a mutation that names none: the room's own first, since they are the fastest.
 TESTS = {
     "base": [f"{UNITS} -k 'base or guard or atomic'", "tests/crash tests/py/test_fork.py"],
     "beton": [f"{UNITS} -k beton", "tests/fuzz tests/py -k beton", "tests/crash/test_cut_files.py"],
@@ -115,7 +115,7 @@ STRING = re.compile(r'"(?:\\.|[^"\\\n])*"')
 
 
 def code_lines(text: str, c: bool) -> list[str]:
-    """The lines that are code; comments and docstrings are left out roughly."""
+    """The lines that are code; comments and docstrings are left out, approximately."""
     out, inside = [], False
     for line in text.split("\n"):
         start = line.strip()
@@ -136,7 +136,7 @@ def code_lines(text: str, c: bool) -> list[str]:
 
 
 def draw(count: int, seed: int, rooms: list[str]) -> list[Mutation]:
-    """Mutations at random, spread evenly over the rooms."""
+    """Random mutations, spread evenly over the rooms."""
     rng = random.Random(seed)
     files = [
         path
@@ -178,7 +178,7 @@ def swap_first(line: str, pattern: str, replacement: str) -> str:
 
 
 def run(command: list[str]) -> tuple[int, str]:
-    """Exit code (124: timed out) and the end of what it printed."""
+    """Runs a command; returns its exit code (124: timed out) and its output."""
     environ = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
     process = subprocess.Popen(
         command,
@@ -208,7 +208,7 @@ def verdict(mutation: Mutation) -> str:
     before = path.read_bytes()
     text = before.decode()
     if text.count(mutation.old) != 1:
-        return f"the old text stands there {text.count(mutation.old)} times"
+        return f"the old text occurs {text.count(mutation.old)} times"
     tests = mutation.tests or TESTS[mutation.room]
     built = False
     try:

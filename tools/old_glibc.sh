@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Lets this machine's gcc link for glibc 2.28 (manylinux_2_28) without a container: Debian 11's C library, libjpeg-turbo and
-# libgomp (glibc 2.31) in a folder of their own, and the older versions of the three functions that are newer than 2.28.
-# usage: eval "$(tools/old_glibc.sh FOLDER)"    sets what a build needs; PLATFORM=manylinux_2_28_x86_64 tools/wheels.sh does it
-# Needs apt on x86-64; installs nothing. MIRROR=URL: an archive that has Debian 11, once this machine's has it no more.
+# Lets this machine's gcc link for glibc 2.28 (manylinux_2_28) without a container: it unpacks Debian 11's C library,
+# libjpeg-turbo and libgomp (glibc 2.31) into a folder, and selects older versions of three functions newer than 2.28.
+# usage: eval "$(tools/old_glibc.sh FOLDER)"    sets what a build needs; PLATFORM=... tools/wheels.sh does it
+# Needs apt on x86-64; installs nothing. MIRROR=URL: an archive that has Debian 11, if this machine's no longer does.
 set -Eeuo pipefail
 cd "$(dirname "$0")/.."
 
@@ -21,7 +21,7 @@ fetch() {
     apt-get "${ways[@]}" update
     (cd "$FOLDER/debs" && apt-get "${ways[@]}" download "${PACKAGES[@]/%//bullseye}")
     for package in "$FOLDER"/debs/*.deb; do dpkg-deb -x "$package" "$ROOT"; done
-    # links from the root of a system, to lead into this one
+    # absolute links must point into this root
     find "$ROOT" -type l -lname '/*' -printf '%p %l\n' | while read -r link target; do ln -sfn "$ROOT$target" "$link"; done
     printf '__asm__(".symver %s, %s@GLIBC_2.2.5");\n' exp exp log log pow pow >"$FOLDER/older.h"
 }
@@ -31,6 +31,6 @@ if [ ! -e "$FOLDER/older.h" ]; then
     trap 'tail -n 5 "$FOLDER/log" >&2' ERR
     fetch >"$FOLDER/log" 2>&1
 fi
-# -L: the folder beside gcc itself, with this system's libraries, comes before those of --sysroot
+# -L: without it, gcc's default folder with this system's libraries comes before those of --sysroot
 printf 'export %s=%q\n' SYSROOT "$ROOT" CC "gcc --sysroot=$ROOT -L$LIBRARIES -include $FOLDER/older.h" \
     CGXFFCV_JPEG_INCLUDE "$ROOT/usr/include" CGXFFCV_JPEG_LIB "$LIBRARIES"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Builds the package for the other Pythons of this machine (3.10 and later; pyenv's, Debian's) and for clang, and runs a
-# choice of the short tests on each. Needs .venv (make build). Ends with a table, and with 1 if something failed.
-# usage: tools/other_pythons.sh [PYTHON...]    (default: one of each minor version but .venv's; "clang": .venv's, by clang)
+# Builds the package for the other Pythons of this machine (3.10 and later; pyenv's, Debian's) and with clang, and runs
+# some of the short tests on each. Needs .venv (make build). Prints a table; exits with 1 if something failed.
+# usage: tools/other_pythons.sh [PYTHON...]    (default: one per minor version but .venv's; "clang": .venv's, with clang)
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
@@ -39,7 +39,7 @@ print("\n".join(name for block in blocks for name in re.findall(r'"([^"]+)"', bl
 PY
 }
 
-# Makes the virtual environment once for each list of requirements.
+# Makes the virtual environment, again only when the list of requirements has changed.
 environment() {
     local python=$1 venv=$2 wanted
     local -a packages
@@ -51,7 +51,7 @@ environment() {
         printf '%s\n' "$wanted" >"$venv/.made"
 }
 
-# NAME PYTHON: builds beside the tree and tests; what has no Python.h in it is compiled once for all Pythons.
+# NAME PYTHON: builds outside the tree and tests; what does not include Python.h is compiled once for all Pythons.
 build_and_test() {
     local name=$1 python=$2
     CGXFFCV_CUDA=0 CGXFFCV_WERROR=1 DNNLROOT=$PWD/.venv "$python" setup.py -q build_ext \
@@ -72,7 +72,7 @@ check() {
 [ $# -gt 0 ] || { mapfile -t found < <(others); set -- "${found[@]}" clang; }
 for python in "$@"; do
     if [ "$python" = clang ]; then
-        if command -v clang >/dev/null; then CC=clang check clang "$PWD/.venv/bin/python"; else table+=("clang        skipped: it is not installed"); fi
+        if command -v clang >/dev/null; then CC=clang check clang "$PWD/.venv/bin/python"; else table+=("clang        skipped: not installed"); fi
     elif ! usable "$python"; then
         table+=("$python skipped: too old, or without ssl, venv or ctypes")
     elif name=python$(version_of "$python") && ! environment "$python" "$OUT/$name/venv" >"$OUT/$name.log" 2>&1; then

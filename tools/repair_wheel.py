@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
-"""Makes a built wheel one for other machines: what auditwheel puts in, with licences and a list of what is inside.
+"""Makes a built wheel portable: auditwheel adds libraries, this adds their licences and a list of the contents.
 
 usage: tools/repair_wheel.py WHEEL FOLDER [auditwheel's options...]
 
-auditwheel copies libjpeg-turbo in, strips what is for debuggers, and names the oldest Linux that the wheel runs on.
-oneDNN stays a package of its own (onednn-cpu-gomp, larger than all of this); cuBLASLt, cuDNN, NCCL and MPI are opened
-at run time. For each library that was copied the licence that its system package brings goes into .dist-info/licenses
-and is named in METADATA (PEP 639), and .dist-info/sboms/cgxffcv.cdx.json (PEP 770, CycloneDX 1.6) says what it is, as
-it does of CUDA's runtime, which is linked into a module with kernels. GCC's OpenMP runtime, on which oneDNN stands, is
-put in under its own name, for systems that lack it (cgxffcv/bundled.py). Needs auditwheel and patchelf. SYSROOT=FOLDER:
-where the system lies that the module was linked for, if that is not this one (tools/old_glibc.sh).
+auditwheel copies libjpeg-turbo into the wheel, strips debug information, and names the oldest Linux that the wheel runs
+on. oneDNN stays a separate package (onednn-cpu-gomp, larger than all of this); cuBLASLt, cuDNN, NCCL and MPI are opened
+at run time. For each copied library, the licence from its system package goes into .dist-info/licenses and is named in
+METADATA (PEP 639), and .dist-info/sboms/cgxffcv.cdx.json (PEP 770, CycloneDX 1.6) describes it, as it does CUDA's
+runtime, which is linked into a module with kernels. GCC's OpenMP runtime, which oneDNN needs, is added under its own
+name, for systems that lack it (cgxffcv/bundled.py). Needs auditwheel and patchelf. SYSROOT=FOLDER: the root of the
+system that the module was linked for, if not this one (tools/old_glibc.sh).
 """
 
 import base64
@@ -28,7 +28,7 @@ from pathlib import Path
 
 EXCLUDED = ("libdnnl.so.3",)
 SYSTEM = os.environ.get("SYSROOT", "")
-# library: name, licence (SPDX), where Debian and Red Hat put its text
+# library: name, licence (SPDX), where Debian and Red Hat install its text
 KNOWN = {
     "libjpeg": (
         "libjpeg-turbo",
@@ -47,18 +47,18 @@ KNOWN = {
 }
 OPENMP = "libgomp.so.1"
 OPENMP_PLACES = (f"/usr/lib/x86_64-linux-gnu/{OPENMP}", f"/usr/lib64/{OPENMP}")
-# in a module with kernels: the section in which nvcc keeps them, and the library that is linked with them
+# in a module with kernels: the section in which nvcc stores them, and the library that is linked with them
 KERNELS = b".nv_fatbin"
 RUNTIME = {
     "type": "library",
     "name": "libcudart_static",
-    "description": "NVIDIA's CUDA runtime, linked into the module beside its kernels",
+    "description": "NVIDIA's CUDA runtime, linked into the module along with its kernels",
     "licenses": [{"license": {"name": "NVIDIA CUDA Toolkit EULA", "url": "https://docs.nvidia.com/cuda/eula/"}}],
 }
 
 
 def known(library: str) -> tuple[str, str, tuple[str, ...]]:
-    """What a copied library is, by its file's name: libjpeg-0b4c0f9c.so.62.3.0."""
+    """The entry of KNOWN for a copied library, by its file name: libjpeg-0b4c0f9c.so.62.3.0."""
     stem = re.match(r"lib[a-z]+", library)
     if stem is None or stem[0] not in KNOWN:
         sys.exit(
@@ -76,7 +76,7 @@ def licence(library: str) -> bytes:
 
 
 def described(text: bytes, libraries: Iterable[str]) -> bytes:
-    """METADATA with the licences of what was copied."""
+    """METADATA with the licences of the copied libraries."""
     found = {known(library)[0]: known(library)[1] for library in libraries}
     head, gap, readme = text.decode().partition("\n\n")
     head = re.sub(r"^License-Expression: .*", lambda match: " AND ".join([match[0], *found.values()]), head, flags=re.M)
@@ -91,7 +91,7 @@ def bill(name: str, version: str, libraries: dict[str, bytes], kernels: bool) ->
             "type": "library",
             "name": known(library)[0],
             "version": (re.search(r"\.so\.([\d.]+)$", library) or ["", "unknown"])[1],
-            "description": f"copied into the wheel as {library}; the version is that of its binary interface",
+            "description": f"copied into the wheel as {library}; the version is that of its ABI",
             "licenses": [{"expression": known(library)[1]}],
             "hashes": [{"alg": "SHA-256", "content": hashlib.sha256(content).hexdigest()}],
         }
@@ -132,7 +132,7 @@ def complete(files: dict[str, bytes]) -> dict[str, bytes]:
 
 
 def reach_onednn(module: bytes) -> bytes:
-    """The module with the path to oneDNN's package, which auditwheel takes out: PREFIX/lib, above
+    """The module with the path to oneDNN's package, which auditwheel removes: PREFIX/lib, above
     PREFIX/lib/pythonX.Y/site-packages."""
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "module.so"
@@ -142,7 +142,7 @@ def reach_onednn(module: bytes) -> bytes:
 
 
 def openmp(wheel: str) -> bytes:
-    """GCC's OpenMP runtime of this machine, which must run wherever the wheel's name says that it does."""
+    """This machine's GCC OpenMP runtime, which must run wherever the wheel's name claims that the wheel does."""
     found = next((place for place in (Path(SYSTEM + name) for name in OPENMP_PLACES) if place.is_file()), None)
     if found is None:
         sys.exit(f"repair_wheel: {OPENMP} is at none of {', '.join(OPENMP_PLACES)}")

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Sets up a checkout: system packages through apt where they are missing, .venv, the package in it.
-# usage: tools/setup.sh [test|site|tensorboard|beside|torch]     (instead, into .venv: what pyproject.toml lists so)
+# Sets up a checkout: missing system packages through apt, .venv, the package in it.
+# usage: tools/setup.sh [test|site|tensorboard|beside|torch]     (instead: installs that extra into .venv)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -24,7 +24,7 @@ has_jpeg() {
         compgen -G '/usr/include/*/jpeglib.h' >/dev/null
 }
 
-# What the build cannot do without, then what it is poorer without.
+# need: what the build requires; like: what it can use.
 need=() like=()
 find_missing() {
     need=() like=()
@@ -67,9 +67,9 @@ system_packages() {
         find_missing
     fi
     if [ ${#need[@]} -gt 0 ]; then
-        fail "missing: ${need[*]}. Neither root nor sudo could install them here. Remedy: $remedy (log: $LOG)"
+        fail "missing: ${need[*]}. They could not be installed here, as root or with sudo. Remedy: $remedy (log: $LOG)"
     elif [ ${#like[@]} -gt 0 ]; then
-        say "WARNING: missing: ${like[*]}; going on without (no mpirun or no JPEG). Remedy: $remedy, then make build"
+        say "WARNING: missing: ${like[*]}; continuing without (no mpirun or no JPEG). Remedy: $remedy, then make build"
     fi
 }
 
@@ -78,7 +78,7 @@ pip_install() {
         { tail -n 15 "$LOG" >&2; fail "pip could not install $* (log: $LOG). Can this machine reach PyPI?"; }
 }
 
-# The requirements that pyproject.toml lists under a key, one a line.
+# The requirements that pyproject.toml lists under a key, one per line.
 requirements() {
     "$VENV/bin/python" - "$1" <<'PY'
 import re, sys
@@ -112,14 +112,14 @@ package() {
         env | grep -E '^(CGXFFCV_(CUDA|MPI|NCCL|ONEDNN|JPEG|CUDA_ARCH|CUDA_QUICK|DEBUG|SANITIZE|WERROR)|CC)=' | sort
         has_jpeg && echo jpeg
         [ -e /proc/driver/nvidia/version ] && echo gpu
-        find "${sources[@]}" -type f -not -name '*.pyc' | sort | cksum  # a file that was deleted or renamed
+        find "${sources[@]}" -type f -not -name '*.pyc' | sort | cksum  # notices deleted or renamed files
     ) || true
     if [ -e "$VENV/.installed" ] && [ "$(cat "$VENV/.installed")" = "$switches" ] &&
         [ -z "$(find "${sources[@]}" -type f -not -name '*.pyc' -newer "$VENV/.installed" -print -quit)" ]; then
         return 0
     fi
     say "building and installing cgxffcv"
-    rm -rf build/lib* build/bdist*  # what was deleted from the tree must not be installed from there
+    rm -rf build/lib* build/bdist*  # files deleted from the tree must not be installed from there
     PYTHONUNBUFFERED=1 "$VENV/bin/python" -m pip install -v --disable-pip-version-check --no-build-isolation --no-deps . 2>&1 |
         tee "$LOG.build" | { grep --line-buffered -oE 'cgxffcv: (mpi|onednn|jpeg|cuda|nccl) .*' || true; } ||
         { grep -E 'error|Error|Remedy' "$LOG.build" | head -n 20 >&2; fail "the build failed (log: $LOG.build)"; }

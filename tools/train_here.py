@@ -1,4 +1,4 @@
-"""What `make train` trains: on GPUs airbench94, one rank each; else a recipe and a length that suit a CPU.
+"""Chooses what `make train` trains: on GPUs airbench94, one rank each; else a recipe and a length that suit a CPU.
 
 usage: python tools/train_here.py RANKS [options of train_cifar_ffcv_cgx.py]     (RANKS: a number, or auto)
 """
@@ -29,7 +29,7 @@ def on_cpu(images: int) -> tuple[str, list[str], str]:
 
 
 def on_gpus(images: int, gpus: int) -> tuple[str, list[str], str]:
-    """The whole recipe; as many steps of it where there are fewer images."""
+    """The whole recipe; with fewer images, the same number of steps."""
     epochs = max(round(recipes.get("airbench94").epochs * WHOLE / images), 1)
     chosen = ["--epochs", str(epochs), f"--training.test_every={epochs}"] if images < SMALL else []
     return "airbench94", chosen, f"{counted(gpus, 'GPU')}: recipe airbench94"

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Builds wheels as far as this machine can: for each of its Pythons from 3.10 on (pyenv's, Debian's, .venv's), repaired by
-# tools/repair_wheel.py, installed into an empty virtual environment, and a choice of the short tests run on each. They
-# run on Linux as new as this one, or from glibc 2.28 on, with an older C library to link with (tools/old_glibc.sh):
+# Builds a wheel for each Python of this machine from 3.10 on (pyenv's, Debian's, .venv's), repairs it with
+# tools/repair_wheel.py, installs it into an empty virtual environment, and runs a selection of the short tests on it.
+# They run on Linux as new as this one or, linked with an older C library (tools/old_glibc.sh), from glibc 2.28 on:
 #     PLATFORM=manylinux_2_28_x86_64 tools/wheels.sh
 # cibuildwheel builds the latter, too, with docker or podman: pipx run cibuildwheel --platform linux (see pyproject.toml)
 # usage: tools/wheels.sh [PYTHON...]     CGXFFCV_CUDA=0 or =1 with CGXFFCV_CUDA_ARCH="75;80;90;100;120": as for a build
-# Ends with a table of sizes and seconds; wheels and logs are in build/wheels. 1 if something failed.
+# Prints a table of sizes and seconds; wheels and logs are in build/wheels. Exits with 1 if something failed.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
@@ -29,14 +29,14 @@ pythons() {
     done
 }
 
-# BUILDER RAW DONE: the wheel in RAW, repaired in DONE, by the C library that the platform asks for.
+# BUILDER RAW DONE: builds the wheel into RAW and the repaired one into DONE, with the C library for the platform.
 make_wheel() (
     eval "$older"
     "$1" -m pip wheel -q --no-deps -w "$2" . &&
         "$TOOLS/bin/python" tools/repair_wheel.py "$2"/*.whl "$3" ${PLATFORM:+--plat "$PLATFORM"}
 )
 
-# NAME PYTHON: the wheel, its repair, an empty environment with nothing but it and the tests' tools, the tests.
+# NAME PYTHON: builds and repairs the wheel, installs only it and the test tools into an empty environment, and tests.
 build() {
     local name=$1 python=$2 start=$SECONDS
     local raw=$OUT/$name/raw done=$OUT/$name/repaired venv=$OUT/$name/venv
