@@ -3,8 +3,8 @@
 # usage: tools/measure_gpus.sh OUT [PART...]    (parts, in this order: tests sums quantizer cold training ddp table)
 # OUT gets a log and the figures (JSON) of each command; the list at the end shows what ran, for how long, what failed.
 # GPUS=N: the first N only; DATA=DIR: folder with cifar_train.beton and cifar_test.beton (default data; without them,
-# tests and training use random pixels); RUNS (5): trainings of each kind; LIMIT (600): seconds per command; DRY_RUN=1: only print
-# the commands; PYTHON: the interpreter.
+# tests and training use random pixels); RUNS (5): trainings of each kind; LIMIT (600): seconds per command; DRY_RUN=1:
+# only print the commands; PYTHON: the interpreter.
 # shellcheck disable=SC2317  # functions that are called by name
 set -euo pipefail
 [ $# -gt 0 ] || { sed -n '2,7s/^# //p' "$0" >&2; exit 2; }

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds the package for the other Pythons of this machine (3.10 and later; pyenv's, Debian's) and with clang, and runs
 # some of the short tests on each. Needs .venv (make build). Prints a table; exits with 1 if something failed.
-# usage: tools/other_pythons.sh [PYTHON...]    (default: one per minor version but .venv's; "clang": .venv's, with clang)
+# usage: tools/other_pythons.sh [PYTHON...]    (default: one per minor version but .venv's; "clang": .venv's, by it)
 set -uo pipefail
 cd "$(dirname "$0")/.."
 

@@ -1,7 +1,7 @@
-"""Sphinx's configuration of the site: its source folder is the checkout, so that every page is the file it always was.
+"""Sphinx configuration of the site. Its source folder is the checkout, so that every page stays where it is.
 
-`make site` builds it; README.md is the first page. Notebooks are run for it, and shown with what they show:
-`-D run_notebooks=0` leaves that out, as the tests do, which run them by themselves.
+`make site` builds it; README.md is the first page. Notebooks are run and shown with their outputs. `-D run_notebooks=0`
+skips the run, as the tests do, which run the notebooks separately.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ templates_path = ["."]
 html_static_path: list[str] = []
 html_copy_source = False
 html_show_copyright = False
-highlight_language = "none"  # of blocks that name no language: commands, and what they show
+highlight_language = "none"  # of blocks that name no language: commands and their output
 
 root_doc = "README"
 include_patterns = ["*.md", "docs/*.md", "docs/site/api/*.md", "examples/README.md", "examples/*.ipynb"]
-# A type that is named without its module, and is public in two; a page that leaves out a level of headings.
+# A type named without its module that is public in two modules; a page that skips a level of headings.
 suppress_warnings = ["ref.python", "myst.header"]
 
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
@@ -44,10 +44,10 @@ autodoc_default_options = {"members": True, "undoc-members": True}
 autodoc_member_order = "bysource"
 autodoc_mock_imports = ["torch"]
 _MockObject.__or__ = lambda self, other: self  # "ProcessGroup | None", which modules that torch reads evaluate
-# Types of the standard library and of NumPy have no page here, nor have the modules in which a public name is made.
+# Types of the standard library and of NumPy have no page here, nor do the modules in which public names are defined.
 nitpick_ignore_regex = [("py:.*", r".*")]
 
-# What stands beside the first page: README.md itself has no list of the others.
+# The site's navigation: README.md itself has no toctree.
 CONTENTS = """
 ```{toctree}
 :hidden:
@@ -101,7 +101,7 @@ CHANGELOG
 
 
 class NotebookParser(MystParser):
-    """Notebooks as pages: text as it is, code as blocks of Python, and what the code shows."""
+    """Notebooks as pages: text unchanged, code as Python blocks, followed by its outputs."""
 
     supported = ("ipynb",)
 
@@ -112,7 +112,7 @@ class NotebookParser(MystParser):
 
 
 def run_notebook(text: str) -> list[dict[str, Any]]:
-    """The cells with their outputs, run from the first to the last in an empty folder. An error ends the build."""
+    """The cells with their outputs, run in order in an empty folder. An error ends the build."""
     import nbclient
     import nbformat
 
@@ -136,7 +136,7 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 def _shown(output: dict[str, Any]) -> str:
-    """HTML; nothing of progress, on stderr or as a widget."""
+    """An output as HTML; progress output, on stderr or as a widget, is left out."""
     if output["output_type"] == "stream":
         found = {"text/plain": output["text"]} if output["name"] == "stdout" else {}
     else:
@@ -149,13 +149,13 @@ def _shown(output: dict[str, Any]) -> str:
     return f"<pre>{html.escape(kinds['text/plain'])}</pre>" if "text/plain" in kinds else ""
 
 
-# "name: what it is" begins an entry of a docstring, which goes on until the next one or an empty line.
+# "name: what it is" begins an entry of a docstring, which continues to the next entry or an empty line.
 _ENTRY = re.compile(r"\**\w+(, \**\w+)*: ")
 _HEADING = re.compile(r"[A-Z][a-z ]+:$")
 
 
 def _escaped(text: str) -> str:
-    """`text` as reStructuredText: what stands between backquotes as code, everything else as it is."""
+    """`text` as reStructuredText: text between backquotes becomes code, everything else is escaped."""
     parts = re.split(r"``(.+?)``|`(.+?)`", text)
     plain = [re.sub(r"([*_|\\`])", r"\\\1", part) for part in parts[::3]]
     codes = [f"``{double or single}``" for double, single in zip(parts[1::3], parts[2::3], strict=True)]
@@ -163,7 +163,7 @@ def _escaped(text: str) -> str:
 
 
 def _blocks(lines: list[str]) -> Iterator[str]:
-    """The paragraphs and entries of a docstring as reStructuredText; what is indented after an empty line is code."""
+    """The paragraphs and entries of a docstring as reStructuredText; text indented after an empty line is code."""
     block: list[str] = []
     code = False
     for line in [*lines, ""]:
