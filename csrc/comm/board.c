@@ -1,5 +1,5 @@
 /* Rounds of small blocks: every rank posts one, and waits until it has everyone's. A post says which call it belongs
- * to, so that ranks in different calls find out before any data is used. Barrier and agreement are one round each. */
+ * to, so that ranks in different calls notice it before any data is used. Barrier and agreement are one round each. */
 #include "comm/internal.h"
 
 #include <inttypes.h>
@@ -26,7 +26,7 @@ typedef struct Round {
     BoardKey key;
     size_t bytes;
     unsigned char *all; /* borrowed, or NULL */
-    int differs;        /* the lowest rank with another key, or -1 */
+    int differs;        /* the lowest rank with a different key, or -1 */
     BoardKey other;
     int missing;
 } Round;
@@ -100,7 +100,7 @@ static Status look_remote(Round *round, int rank, bool *got) {
     if (frame.frame == NULL) return STATUS_OK;
     RemotePost remote;
     size_t least = SEGMENT_FRAME_BYTES + sizeof remote;
-    if (frame.bytes < least) FAIL(STATUS_TRANSPORT, "a post of %zu bytes from rank %d", frame.bytes, rank);
+    if (frame.bytes < least) FAIL(STATUS_TRANSPORT, "a post of %zu bytes from rank %d is too short", frame.bytes, rank);
     memcpy(&remote, frame.frame + SEGMENT_FRAME_BYTES, sizeof remote);
     bool same = memcmp(&remote.key, &round->key, sizeof remote.key) == 0;
     if (remote.round != comm->round || (same && frame.bytes - least != round->bytes)) {
@@ -113,7 +113,7 @@ static Status look_remote(Round *round, int rank, bool *got) {
     return STATUS_OK;
 }
 
-/* Looks at the boards of those that are still missing. */
+/* Looks at the boards of the ranks that are still missing. */
 static Status look(Round *round, bool *seen) {
     Comm *comm = round->comm;
     for (int rank = 0; rank < comm->size; rank++) {
@@ -128,8 +128,8 @@ static Status look(Round *round, bool *seen) {
     return STATUS_OK;
 }
 
-/* A wait has failed. Whoever failed after its post left the post, though between hosts news of the failure may have
- * overtaken it: a complete round is worth more than a failure that came after it. */
+/* A wait has failed. A rank that failed after posting has left its post, though between hosts the news of the failure
+ * may have overtaken it: a complete round takes precedence over a failure that came after it. */
 static Status last_look(Round *round, bool *seen) {
     ErrorRecord first = *error_record();
     int64_t until = clock_now_ns() + (round->comm->net == NULL ? 0 : OVERTAKEN_NS);
@@ -193,8 +193,8 @@ static Status compare(const Comm *comm, const void *header, size_t bytes, const 
         const void *other = all + (size_t)rank * bytes;
         if (memcmp(header, other, bytes) == 0) continue;
         return error_at_rank(error_fail(STATUS_TRANSPORT,
-                                        "the ranks disagree on %zu bytes: rank %d has some with hash %016" PRIx64
-                                        ", rank %d with hash %016" PRIx64,
+                                        "the ranks disagree on %zu bytes: those of rank %d have the hash %016" PRIx64
+                                        ", those of rank %d %016" PRIx64,
                                         bytes, comm->rank, hash_bytes(header, bytes, 0), rank,
                                         hash_bytes(other, bytes, 0)),
                              rank);
@@ -208,7 +208,8 @@ static Status agree(Comm *comm, const void *header, size_t bytes) {
 }
 
 Status comm_agree(Comm *comm, const void *header, size_t bytes) {
-    if (bytes > COMM_HEADER_BYTES) FAIL(STATUS_ARGUMENT, "a header of %zu bytes: at most %d", bytes, COMM_HEADER_BYTES);
+    if (bytes > COMM_HEADER_BYTES)
+        FAIL(STATUS_ARGUMENT, "a header of %zu bytes, but at most %d are compared", bytes, COMM_HEADER_BYTES);
     TRY(comm_begin(comm, "agree", 0));
     return comm_end(comm, agree(comm, header, bytes));
 }

@@ -12,7 +12,7 @@ static size_t slice_bytes(const Comm *comm, size_t done, size_t bytes) {
 static Status check_slice(const CommSlice *slice, size_t step, size_t bytes) {
     if (slice->bytes == bytes && slice->tag == step) return STATUS_OK;
     return error_at_rank(error_fail(STATUS_TRANSPORT,
-                                    "slice %zu of %zu bytes was expected of rank %d, slice %llu of %zu came", step,
+                                    "expected slice %zu of %zu bytes from rank %d, but slice %llu of %zu arrived", step,
                                     bytes, slice->from, (unsigned long long)slice->tag, slice->bytes),
                          slice->from);
 }

@@ -1,4 +1,4 @@
-/* Communicators as the caller sees them: made, split, asked about, destroyed. */
+/* Communicators as the caller sees them: created, split, queried, destroyed. */
 #include "comm/internal.h"
 
 #include <math.h>
@@ -15,7 +15,7 @@
 #define MOST_NODES (1 << 20)
 #define TIMEOUT_VARIABLE "CGXFFCV_COMM_TIMEOUT"
 
-/* Whether a communicator of this process broke: then the ranks may not be able to end MPI together. */
+/* Whether a communicator of this process broke: then the ranks may not be able to finalise MPI together. */
 static _Atomic bool anything_failed;
 _Atomic bool comm_aborted_here;
 
@@ -83,8 +83,8 @@ static Status create_from_mpi(const CommOptions *options, Comm **out) {
         TRY_GOTO(comm_mpi_name(true, &name));
         FAIL_GOTO(
             STATUS_TRANSPORT,
-            "the launcher started %d ranks, but MPI knows %d (this is rank %d): the launcher and the MPI library, "
-            "%.300s (%.100s), are not of one installation. Start the ranks with that library's mpirun (cgxffcv "
+            "the launcher started %d ranks, but MPI reports %d (this is rank %d): the launcher and the MPI library, "
+            "%.300s (%.100s), are not from the same installation. Start the ranks with that library's mpirun (cgxffcv "
             "launch -np %d), or name the launcher's libmpi in CGXFFCV_MPI_LIBRARY",
             options->ranks, size, rank, name.path, name.version, options->ranks);
     }
@@ -141,8 +141,8 @@ Status comm_create_apart(int rank, int size, const int *node_of, Comm **out) {
     int fd = -1;
     if (size < 2 || rank < 0 || rank >= size)
         FAIL(STATUS_ARGUMENT,
-             "a communicator without a way to its ranks needs a rank below their number, at least 2, not rank %d of %d",
-             rank, size);
+             "a communicator without a connection to its ranks is of at least 2 of them, not of rank %d of %d", rank,
+             size);
     TRY(resolve(NULL, &options));
     TRY(comm_segment_create(1, 0, &fd));
     TRY_GOTO(comm_segment_open(fd, 1, 0, 0, &segment));
@@ -256,10 +256,10 @@ bool comm_shares_memory(const Comm *comm, int rank) { return comm->shares[rank];
 size_t comm_slot_bytes(const Comm *comm) { return comm->segment.slot_bytes; }
 
 Status comm_mpi_allreduce(Comm *comm, float *data, int64_t elems) {
-    if (comm->world_net == NULL) FAIL(STATUS_NOT_BUILT, "MPI_Allreduce needs ranks that mpirun started");
+    if (comm->world_net == NULL) FAIL(STATUS_NOT_BUILT, "MPI_Allreduce needs ranks started by mpirun");
     if (comm->size != comm_net_running_size()) {
-        FAIL(STATUS_ARGUMENT, "MPI_Allreduce runs on all %d ranks of the job, not on %d", comm_net_running_size(),
-             comm->size);
+        FAIL(STATUS_ARGUMENT, "MPI_Allreduce runs on all %d ranks of the job, not on %d of them",
+             comm_net_running_size(), comm->size);
     }
     return comm_net_world_allreduce(comm->world_net, data, elems);
 }

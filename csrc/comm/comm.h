@@ -1,30 +1,30 @@
-/* Who talks to whom: communicators, zero-copy streams of slices between ranks, small collectives, deadlines, abort.
+/* Communication between ranks: communicators, zero-copy streams of slices, small collectives, deadlines, abort.
  *
- * Inside a host, ranks share one memory segment without a name; between hosts (or pretended nodes) Open MPI carries the
- * same slices. The caller sees no difference but speed.
+ * Within a host, ranks share one anonymous memory segment; between hosts (or simulated nodes) MPI carries the same
+ * slices. The caller sees no difference except in speed.
  *
- * Calls. Every exchange lies between comm_begin and comm_end; the collectives below do so themselves, and may also be
- * used between the caller's own begin and end (then under its operation name and deadline). One thread at a time per
- * communicator: comm_begin refuses a second one. Only comm_abort may come from any thread at any time. All ranks make
- * the same calls in the same order.
+ * Calls. Every exchange happens between comm_begin and comm_end. The collectives below call both themselves, but may
+ * also be used between the caller's own begin and end (then under its operation name and deadline). One thread at a
+ * time per communicator: comm_begin refuses a second one. Only comm_abort may be called from any thread at any time.
+ * All ranks make the same calls in the same order.
  *
  * Streams. Each rank owns a small pool of slots (comm_slots of comm_slot_bytes each). A producer acquires a slot, fills
  * it in place, and publishes it to one rank or to several (write once, read many); its readers get a pointer to the
- * very bytes, and the slot is free again when the last of them has released it. A stream is (from, to, lane): its
- * slices arrive whole, in the order of publication; streams know nothing of each other. A rank may publish to itself.
- * Slots may stay in flight past comm_end and are taken back later.
+ * same bytes, and the slot is free again when the last of them has released it. A stream is (from, to, lane): its
+ * slices arrive whole and in the order of publication; streams are independent of each other. A rank may publish to
+ * itself. Slots may stay in flight past comm_end and are reclaimed later.
  *
- * Progress. The try forms never block; comm_wait sleeps until something changed. There is no deadlock, with one slot or
- * many, if the slices of an operation can be put into one order (for example by step, then by producer) such that every
- * rank publishes in that order, takes slices in that order, and releases each before it takes the next but one; a rank
- * that cannot get a slot must go on taking the slices that come earlier in the order than the one it wants to publish
- * (loop over the try forms, comm_wait when none of them did anything). The blocking forms wait for their own thing only
- * and are for code where that order is plain.
+ * Progress. The try forms never block; comm_wait sleeps until something has changed. There is no deadlock, with one
+ * slot or many, if the slices of an operation can be put into one order (for example by step, then by producer) such
+ * that every rank publishes in that order, takes slices in that order, and releases each before it takes the next but
+ * one. A rank that cannot get a slot must go on taking the slices that precede the one it wants to publish (loop over
+ * the try forms, comm_wait when none of them did anything). The blocking forms wait only for what they were asked for,
+ * and suit code in which that order is obvious.
  *
  * Failure. Every wait ends at the deadline of its operation, at abort, when a rank of the communicator on this host
- * dies (PEER_LOST within about 1 s, naming it), when a rank that is waited for has left, or when the `check` hook says
+ * dies (PEER_LOST within about 1 s, naming it), when a rank being waited for has left, or when the `check` hook says
  * so. After a failure inside begin/end the communicator is broken on all ranks: their current and later calls fail at
- * once with the first cause. A new one can be made. */
+ * once with the first cause. A new one can be created. */
 #ifndef CGXFFCV_COMM_COMM_H
 #define CGXFFCV_COMM_COMM_H
 
@@ -43,7 +43,7 @@
 
 typedef struct Comm Comm;
 
-/* What waiting calls on the thread that waits, without any lock of ours held; NULL where not wanted. */
+/* Callbacks on the waiting thread during a wait, with none of our locks held; NULL if not wanted. */
 typedef struct CommHooks {
     Status (*check)(void *context); /* at least every 100 ms; a failure ends the wait with that status */
     Status (*warn)(void *context, int rank, const char *message); /* a rank is stopped; a failure ends the wait */
@@ -53,33 +53,33 @@ typedef struct CommHooks {
 /* Zeros give the defaults. All ranks pass the same `nodes` and `slot_bytes`. */
 typedef struct CommOptions {
     double timeout_s;  /* of every operation that does not name its own; else CGXFFCV_COMM_TIMEOUT, else 300 */
-    int nodes;         /* pretend that the ranks lie on this many nodes; else CGXFFCV_COMM_NODES, else the truth */
+    int nodes;         /* pretend that the ranks are on this many nodes; else CGXFFCV_COMM_NODES, else the real nodes */
     size_t slot_bytes; /* a multiple of 64 in 4 KiB .. 4 MiB; else 256 KiB */
-    double stall_s;    /* a rank without a heartbeat for so long is warned about; else 5 */
-    int ranks;         /* of comm_create_world: how many the launcher started; 0: MPI says */
+    double stall_s;    /* a rank without a heartbeat for this long draws a warning; else 5 */
+    int ranks;         /* for comm_create_world: how many the launcher started; 0: as many as MPI reports */
     CommHooks hooks;
 } CommOptions;
 
-/* Makes the communicator of all ranks of the job: with MPI (initialised here if nobody has), or of one rank where
- * options->ranks is 1 and MPI does not run. Collective. NOT_BUILT if that needs MPI and this build has none; TIMEOUT
- * if not all ranks come. Destroy with comm_destroy. */
+/* Creates the communicator of all ranks of the job: through MPI (initialised here if nobody else has), or of one rank
+ * if options->ranks is 1 and MPI is not running. Collective. NOT_BUILT if that needs MPI and this build has none;
+ * TIMEOUT if not all ranks arrive. Destroy with comm_destroy. */
 Status comm_create_world(const CommOptions *options, Comm **out);
 
-/* Without MPI: makes the segment of `size` ranks on this host, whose descriptor the caller hands to them and closes
- * when each has called comm_attach. `slot_bytes` 0 gives the default. */
+/* Without MPI: creates the segment for `size` ranks on this host. The caller passes its descriptor to them and closes
+ * it once each has called comm_attach. `slot_bytes` 0 gives the default. */
 Status comm_segment_create(int size, size_t slot_bytes, int *fd);
 
 /* Joins the segment as `rank` of `size`; waits for the others. The descriptor stays the caller's. With `nodes` the
- * topology is pretended, while all bytes go through the segment. options->slot_bytes is ignored. */
+ * topology is simulated, but all bytes still go through the segment. options->slot_bytes is ignored. */
 Status comm_attach(int fd, int rank, int size, const CommOptions *options, Comm **out);
 
-/* Without a way to the others: rank r of `size` >= 2 is on the node with the number `node_of[r]`, and every operation
- * fails. What is made of it knows where the ranks are; its bytes go by ways of the caller's own. Not collective. */
+/* A communicator that only describes where the ranks are: rank r of `size` >= 2 is on node number `node_of[r]`, there
+ * is no connection, and every operation fails. For callers that move the bytes themselves. Not collective. */
 Status comm_create_apart(int rank, int size, const int *node_of, Comm **out);
 bool comm_is_apart(const Comm *comm);
 
 /* Splits: ranks of equal `color` form a new communicator, ordered by (key, old rank); a negative color joins none and
- * gets NULL. The options are the parent's. Collective over the parent. The child outlives the parent if need be. */
+ * gets NULL. The options are the parent's. Collective over the parent. The child may outlive the parent. */
 Status comm_split(Comm *comm, int color, int key, Comm **out);
 
 /* Leaves and frees, if not NULL; not collective. Ranks that still wait for this one fail, saying that it left. */
@@ -106,12 +106,12 @@ void comm_segment(const Comm *comm, void **base, size_t *bytes);
 
 double comm_timeout(const Comm *comm);
 
-/* Opens an operation: its name goes into every failure (at most 31 bytes, borrowed until comm_end), its deadline is
- * `timeout_s` from now (<= 0: the communicator's). Fails at once if the communicator is broken, aborted, used by
- * another thread, or not this process's. Nested calls keep the outer name and deadline. */
+/* Opens an operation: its name appears in every failure (at most 31 bytes, borrowed until comm_end), its deadline is
+ * `timeout_s` from now (<= 0: the communicator's). Fails at once if the communicator is broken, aborted, in use by
+ * another thread, or another process's. Nested calls keep the outer name and deadline. */
 Status comm_begin(Comm *comm, const char *operation, double timeout_s);
 
-/* Closes it and returns `status`. If the operation failed, the communicator is broken and the other ranks fail at
+/* Closes it and returns `status`. If the operation failed, the communicator becomes broken and the other ranks fail at
  * once with the cause in the thread's error record. Use: return comm_end(comm, work(comm, ...)); */
 Status comm_end(Comm *comm, Status status);
 
@@ -122,7 +122,7 @@ typedef struct CommSlot {
     int index;       /* private */
 } CommSlot;
 
-/* A slice that came in. */
+/* A received slice. */
 typedef struct CommSlice {
     const void *data; /* 64-byte aligned, borrowed until comm_release */
     size_t bytes;
@@ -134,7 +134,7 @@ typedef struct CommSlice {
 /* Takes a free slot of this rank's pool. *got says whether there was one. */
 Status comm_try_acquire(Comm *comm, CommSlot *slot, bool *got);
 Status comm_acquire(Comm *comm, CommSlot *slot);
-/* Gives an acquired slot back unpublished. */
+/* Returns an acquired slot unpublished. */
 void comm_slot_return(Comm *comm, CommSlot *slot);
 
 /* Hands the first `bytes` bytes (may be 0) of an acquired slot to the given ranks (each at most once), under a tag of
@@ -149,12 +149,12 @@ Status comm_receive(Comm *comm, int from, int lane, CommSlice *slice);
 /* After the last read of slice->data; slices may be released in any order. */
 void comm_release(Comm *comm, const CommSlice *slice);
 
-/* Sleeps until something has changed since the last comm_wait (a slice came, a slot fell free, spurious): for use after
- * try calls that gave nothing. What those calls asked for is what the failure names. */
+/* Sleeps until something has changed since the last comm_wait (a slice arrived, a slot became free; wakes spuriously,
+ * too): for use after try calls that got nothing. A failure names what those calls asked for. */
 Status comm_wait(Comm *comm);
 
-/* Lets the transports work and looks for abort; call it now and then (each millisecond) during long computation inside
- * an operation. */
+/* Lets the transports make progress and checks for abort; call it every millisecond or so during long computation
+ * inside an operation. */
 Status comm_progress(Comm *comm);
 
 /* Collectives; each begins and ends by itself and checks that all ranks are in the same call. */
@@ -168,8 +168,8 @@ Status comm_allgather(Comm *comm, const void *mine, size_t bytes, void *all);
  * message naming a rank that differs, the hash of what this rank expected and of what it got. */
 Status comm_agree(Comm *comm, const void *header, size_t bytes);
 
-/* How often this was called with that key before, on this communicator: ranks that make the same things in the same
- * order give them the same numbers. From any thread. */
+/* How many times this was called with that key before on this communicator, so that ranks that create the same things
+ * in the same order give them the same numbers. From any thread. */
 Status comm_number(Comm *comm, uint64_t key, uint32_t *number);
 
 /* Breaks the communicator for all its ranks at once, without waiting for anything; from any thread. The others see
@@ -190,19 +190,19 @@ Status comm_mpi_allreduce(Comm *comm, float *data, int64_t elems);
  * before comm_device_create and calls everything else with the same one selected. */
 typedef struct CommDevice CommDevice;
 
-/* Connects the GPUs of all ranks, or gives what is connected already: it is shared, and sums on different streams come
- * one after the other (those that are recorded, where whoever launches them puts them). Collective. Where NCCL cannot
- * be used *out is NULL on all ranks and `why` (at least COMM_WHY_BYTES) holds the reason, the same everywhere: not in
- * this build, the library is not there, two ranks have one GPU (which NCCL refuses), CGXFFCV_COMM_NCCL=0. TRANSPORT if
- * it should work and does not. `comm` is borrowed until comm_device_destroy. */
+/* Connects the GPUs of all ranks, or returns the existing connection: it is shared, and sums on different streams run
+ * one after the other (captured sums run where their graph is launched). Collective. If NCCL cannot be used, *out is
+ * NULL on all ranks and `why` (at least COMM_WHY_BYTES) holds the reason, the same everywhere: not in this build,
+ * library not found, two ranks on one GPU (which NCCL refuses), CGXFFCV_COMM_NCCL=0. TRANSPORT if it should work but
+ * does not. `comm` is borrowed until comm_device_destroy. */
 #define COMM_WHY_BYTES 256
 Status comm_device_create(Comm *comm, CommDevice **out, char *why);
 
-/* Before comm_destroy, and after the graphs that hold its sums. The last one ends it, and waits a moment for the others
- * to come here, too. Does nothing if NULL. */
+/* Call before comm_destroy, and after destroying the graphs that hold its sums. The last user's call shuts NCCL down,
+ * waiting a moment for the other ranks to get here, too. Does nothing if NULL. */
 void comm_device_destroy(CommDevice *device);
 
-/* What carries it, for people: "NCCL 2.28.9". */
+/* A human-readable name of what carries the sums: "NCCL 2.28.9". */
 const char *comm_device_name(const CommDevice *device);
 
 typedef enum CommType { COMM_F32, COMM_F16, COMM_BF16 } CommType;
@@ -212,32 +212,32 @@ typedef struct CommPiece {
     int64_t elems;
 } CommPiece;
 
-/* Puts on the stream: each piece becomes its sum or mean over all ranks, in place, the same bytes everywhere. All ranks
- * make the same calls in the same order. May be recorded in a graph. Does not wait for the sums. */
+/* Enqueues on the stream: each piece becomes its sum or mean over all ranks, in place, the same bytes everywhere. All
+ * ranks make the same calls in the same order. May be captured in a graph. Does not wait for the sums. */
 Status comm_device_allreduce(CommDevice *device, const CommPiece *pieces, int count, CommType type, bool average,
                              DeviceStream *stream);
 
-/* Waits until the stream has done everything that is on it, or what was on it when the event (NULL: none) was recorded;
- * ends as every wait does (deadline, abort, a lost rank, the check hook), and when NCCL reports a failure. Then sums
- * that hang are ended, too, and the communicator is broken. Not while the stream records.
+/* Waits until the stream has finished all work on it, or only what precedes the event (NULL: none); ends as every wait
+ * does (deadline, abort, a lost rank, the check hook), and when NCCL reports a failure. After a failure hanging sums
+ * are ended, too, and the communicator is broken. Not while the stream is capturing.
  *
- * A stream that waits for a lost rank takes only so many launches; then the driver lets the next one wait, without a
- * deadline. Whoever puts sums on a stream waits before there are many. */
+ * A stream that waits for a lost rank accepts only so many launches before the driver blocks the next one, without a
+ * deadline. Callers that enqueue sums on a stream wait before there are many. */
 Status comm_device_wait(CommDevice *device, DeviceStream *stream, DeviceEvent *event);
 
-/* The version of the NCCL library that is there (22809 is 2.28.9); 0 without one, or without NCCL in this build. */
+/* The version of the NCCL library found (22809 is 2.28.9); 0 if there is none, or if this build has no NCCL. */
 int comm_nccl_version(void);
 
-/* The MPI library that this process has opened; with `open` it opens one if there is none yet: the one that ranks
- * started as this process was would meet through. The texts are borrowed for ever; `family` is NULL where none is
- * open. */
+/* The MPI library that this process has opened. With `open`, opens one if there is none yet: the one through which
+ * ranks started like this process would find each other. The strings stay valid until the process ends; `family` is
+ * NULL if none is open. */
 typedef struct CommMpiName {
     const char *family, *path, *version; /* "Open MPI", "/usr/lib/libmpi.so.40", "Open MPI v4.1.4" */
 } CommMpiName;
 Status comm_mpi_name(bool open, CommMpiName *out);
 
-/* Ends MPI if this library started it; at process exit, after the last comm_destroy. Waits for all ranks to come to
- * their end; after a failure for half a second, then it leaves MPI as it is, and mpirun ends the job. */
+/* Finalises MPI if this library initialised it; at process exit, after the last comm_destroy. Waits for all ranks to
+ * reach their end; after a failure only for half a second, then leaves MPI as it is, and mpirun ends the job. */
 void comm_finalize(void);
 
 #endif

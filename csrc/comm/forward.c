@@ -1,10 +1,10 @@
-/* The thread between kernels of different nodes, and its boxes. It takes parcels in the order in which kernels have
- * handed them over, packs those for one rank into slots, and sends these as slices of a communicator of its own; what
- * comes from a rank it copies into the inbox for that, and then raises the flag. It never blocks: what comes has its
- * place, which is the same in an outbox and in the inbox at its other end.
+/* The thread that forwards between kernels of different nodes, and its boxes (send and receive buffers). It takes
+ * parcels in the order in which kernels have handed them over, packs those for one rank into slots, and sends these as
+ * slices over a communicator of its own. What arrives from a rank it copies into the inbox for that rank, and then sets
+ * the flag. It never blocks: all that arrives has a place, at the same offset in outbox and inbox.
  *
- * A slice is letters one after the other: a Letter, and its data, padded to 16 bytes. An empty slice is a rank's
- * last. */
+ * A slice is a sequence of messages: each a Letter (the header) and its data, padded to 16 bytes. An empty slice is a
+ * rank's last. */
 #include "comm/forward.h"
 
 #include <pthread.h>
@@ -24,18 +24,18 @@
 #define NO_FLAG UINT32_MAX /* more of this parcel follows */
 #define YIELD_NS 2000000LL /* since something was moved */
 #define SLEEP_US 50
-#define LEAVE_S 5.0 /* how long the others are waited for at the end */
+#define LEAVE_S 5.0 /* how long to wait for the others at the end */
 
 typedef struct Letter {
     uint32_t at, bytes, flag_at, value;
 } Letter;
 
-/* What is being packed for a rank. */
+/* The slice that is being filled for a rank. */
 typedef struct Envelope {
     CommSlot slot;
     size_t bytes;
     bool open;
-    bool last; /* that rank sends no more */
+    bool last; /* that rank has sent its last slice */
 } Envelope;
 
 typedef enum ForwardState { FORWARD_RUNS, FORWARD_LEAVES, FORWARD_STOPS } ForwardState;
@@ -50,7 +50,7 @@ struct CommForward {
     CommWindowSigns *signs; /* borrowed */
     CommWindowPost post;    /* its parcels are owned (page-locked), and so is its counter (device memory) */
     uint32_t taken;         /* parcels */
-    uint32_t packed;        /* bytes of the next one that have been */
+    uint32_t packed;        /* bytes of the next parcel that are packed already */
     Envelope *envelopes;    /* owned, [ranks] */
     pthread_t thread;
     bool started;
@@ -89,23 +89,23 @@ static Status open_envelope(CommForward *f, int to) {
     return envelope->open ? STATUS_OK : comm_try_acquire(f->comm, &envelope->slot, &envelope->open);
 }
 
-/* The next that a kernel has handed over; NULL if there is none. */
+/* The next parcel that a kernel has handed over; NULL if there is none. */
 static const CommWindowParcel *next_parcel(const CommForward *f) {
     const CommWindowParcel *parcel = &f->post.parcels[f->taken & f->post.mask];
     return __atomic_load_n(&parcel->number, __ATOMIC_ACQUIRE) == f->taken + 1 ? parcel : NULL;
 }
 
-/* The box that it stands in. */
+/* Checks a parcel; *box is the one it is in. */
 static Status check_parcel(const CommForward *f, const CommWindowParcel *parcel, size_t *box) {
     *box = parcel->at / f->stride;
     bool fits = *box < (size_t)f->count && parcel->flag_at / f->stride == *box &&
                 checked_within(parcel->at % f->stride, parcel->bytes, f->bytes) &&
                 checked_within(parcel->flag_at % f->stride, sizeof(uint32_t), f->bytes);
     if (fits) return STATUS_OK;
-    FAIL(STATUS_TRANSPORT, "a kernel hands over %u bytes at %u, which cannot be", parcel->bytes, parcel->at);
+    FAIL(STATUS_TRANSPORT, "a kernel handed over %u bytes at %u, which is outside its box", parcel->bytes, parcel->at);
 }
 
-/* A part of a parcel that fits; all of it, unless an empty slot is too small for that. */
+/* Writes the part of a parcel that fits: all of it, unless even an empty slot is too small for that. */
 static void write_letter(CommForward *f, const CommWindowParcel *parcel, Envelope *envelope) {
     uint32_t left = parcel->bytes - f->packed, from = parcel->at + f->packed;
     size_t room = envelope->slot.capacity - envelope->bytes - sizeof(Letter);
@@ -137,7 +137,7 @@ static Status pack(CommForward *f, const CommWindowParcel *parcel, bool *packed)
     return STATUS_OK;
 }
 
-/* Full slots go at once, the others when there is nothing more to put in. */
+/* Full slots are sent at once, the others when there is nothing more to put in. */
 static Status send_some(CommForward *f, bool *moved) {
     const CommWindowParcel *parcel;
     while ((parcel = next_parcel(f)) != NULL) {
@@ -205,7 +205,7 @@ static Status turn(CommForward *f, bool *moved) {
     return comm_end(f->comm, status);
 }
 
-/* This rank's last slices, as there are slots; *done when all are out, and those of all others have come. */
+/* Sends this rank's last slices as slots become free; *done once all are out and those of all others have arrived. */
 static Status say_farewell(CommForward *f, int *told, bool *done) {
     TRY(comm_begin(f->comm, "windows between nodes", 0));
     Status status = STATUS_OK;
@@ -222,7 +222,7 @@ static Status say_farewell(CommForward *f, int *told, bool *done) {
     return comm_end(f->comm, status);
 }
 
-/* The end comes behind the last parcel, for which there may be no slot as long as another rank stands still. */
+/* The farewell follows the last parcel, for which there may be no slot as long as another rank is stopped. */
 static Status forward_all(CommForward *f) {
     const int64_t wait_ns = (int64_t)(f->comm->timeout_s * 1e9);
     int64_t moved_ns = clock_now_ns(), leave_ns = 0;
@@ -284,7 +284,7 @@ static Status make_boxes(CommForward *f, const bool *apart, const CommWindowRoom
     f->stride = round_up(room->box_bytes, BOX_ALIGNMENT);
     size_t half = (size_t)f->count * f->stride;
     if (half > UINT32_MAX || room->parcels > UINT32_MAX / 2) {
-        FAIL(STATUS_ARGUMENT, "boxes of %zu bytes for %u parcels", room->box_bytes, room->parcels);
+        FAIL(STATUS_ARGUMENT, "boxes of %zu bytes for %u parcels are too large", room->box_bytes, room->parcels);
     }
     if (half == 0) return STATUS_OK;
     TRY(device_host_alloc(2 * half, &f->boxes));
@@ -322,7 +322,7 @@ done:
     return status;
 }
 
-/* The thread has none of the hooks, which are for the thread that made the communicator. */
+/* The forwarding thread runs none of the hooks, which are for the thread that made the communicator. */
 Status comm_forward_start(CommForward *f) {
     TRY(comm_split(f->parent, 0, f->parent->rank, &f->comm));
     f->comm->hooks = (CommHooks){0};
@@ -331,7 +331,7 @@ Status comm_forward_start(CommForward *f) {
     return STATUS_OK;
 }
 
-/* What the thread works on, and what kernels write. */
+/* Ends the thread; then frees what it works on and what kernels write. */
 static void forward_stop(CommForward *f, bool farewell) {
     f->state = !farewell || comm_broken(f->parent, NULL) ? FORWARD_STOPS : FORWARD_LEAVES;
     if (f->started) pthread_join(f->thread, NULL);

@@ -1,5 +1,5 @@
-/* What kernels hand over for the windows of ranks that this rank's GPU does not reach: a thread sends it on. Private to
- * this folder. */
+/* Forwarding: a thread sends on what kernels hand over for the windows of ranks that this rank's GPU does not reach.
+ * Private to this folder. */
 #ifndef CGXFFCV_COMM_FORWARD_H
 #define CGXFFCV_COMM_FORWARD_H
 
@@ -7,20 +7,20 @@
 
 typedef struct CommForward CommForward;
 
-/* Makes boxes for the ranks that are `apart` ([ranks], the same both ways round); `signs` are borrowed until
+/* Makes boxes for the ranks that are `apart` ([ranks]; if a is apart from b, b is from a); `signs` are borrowed until
  * comm_forward_destroy. */
 Status comm_forward_create(Comm *comm, const bool *apart, const CommWindowRoom *room, CommWindowSigns *signs,
                            CommForward **out);
-/* Collective, when all have theirs. */
+/* Collective, once all ranks have theirs. */
 Status comm_forward_start(CommForward *forward);
 
-/* With `farewell` sends what is left, and waits a moment for what others still send, unless the communicator is broken.
- * Does nothing if NULL. */
+/* With `farewell` sends what is left and waits a moment for what the others still send, unless the communicator is
+ * broken. Does nothing if NULL. */
 void comm_forward_destroy(CommForward *forward, bool farewell);
 
 CommWindowPost comm_forward_post(const CommForward *forward);
 
-/* NULL of a rank that is not apart. */
+/* NULL for a rank that is not apart. */
 unsigned char *comm_forward_outbox(const CommForward *forward, int rank);
 unsigned char *comm_forward_inbox(const CommForward *forward, int rank);
 

@@ -13,16 +13,16 @@
 
 typedef enum SlotState { SLOT_FREE, SLOT_ACQUIRED, SLOT_FLYING } SlotState;
 
-/* Where a rank sits. */
+/* Where a rank is. */
 typedef struct CommPlace {
     int node, local_rank;
     int seat;       /* in this rank's segment, or -1 */
     int world_rank; /* in the MPI job, or the rank itself without MPI */
-    uint8_t wanted; /* a bit per lane, and NET_BOARD: asked for in vain since the last wait */
+    uint8_t wanted; /* a bit per lane, and NET_BOARD: asked for without success since the last wait */
     bool warned;
 } CommPlace;
 
-/* How many things with a key there were. */
+/* How many times comm_number was asked for a key. */
 typedef struct Tally {
     uint64_t key;
     uint32_t count;
@@ -50,12 +50,12 @@ struct Comm {
     _Atomic uintptr_t user; /* the thread inside begin/end, 0 for none */
     int depth;
     bool heard;   /* an operation of this rank has failed */
-    bool in_hook; /* a hook runs: a signal handler, which must not begin another operation inside this one */
+    bool in_hook; /* a hook (a signal handler) is running: it must not begin another operation inside this one */
     char operation[STATUS_NAME_BYTES];
     double operation_timeout_s;
     int64_t deadline_ns;
     int64_t next_check_ns;
-    int64_t left_since_ns;      /* when a rank between hosts was first found to have left while it was waited for; 0 */
+    int64_t left_since_ns;      /* when a rank of another host was first found to have left while waited for, or 0 */
     uint32_t seen, seen_events; /* the doorbell and the count of the net's transfers at the last wait */
     bool wants_slot;
     uint64_t round;        /* of the board */
@@ -67,7 +67,7 @@ struct Comm {
     int free_slots[SEGMENT_SLOTS_MAX], free_count;     /* a stack: the warmest on top */
     int flying_slots[SEGMENT_SLOTS_MAX], flying_count; /* in the order of publication */
 
-    _Atomic bool told; /* the ranks of other hosts, that it is broken */
+    _Atomic bool told; /* the ranks of other hosts have been notified that it is broken */
     pthread_mutex_t lock;
     ErrorRecord cause; /* filled under `lock` from the abort record */
     bool cause_known;
@@ -80,55 +80,55 @@ struct Comm {
 typedef struct Nursery {
     Status (*gather)(void *context, const void *mine, size_t bytes, void *all);
     void *context;
-    int rank, size; /* of those who gather */
+    int rank, size; /* among the gathering ranks */
     int color, key;
     int world_rank, topology;
-    uint64_t host, machine; /* where ranks may share a segment; where they count as one node (without a topology) */
+    uint64_t host, machine; /* equal on ranks that may share a segment; that count as one node without a topology */
     CommNet *world_net;     /* NULL without MPI */
     CommOptions options;
 } Nursery;
 
-/* join.c: all who gather call it; *out is NULL for a negative color. */
+/* join.c: called by every gathering rank; *out is NULL for a negative color. */
 Status comm_join_gathered(const Nursery *nursery, Comm **out);
-/* A communicator whose segment reaches everyone; takes the segment over on success. */
+/* A communicator whose segment reaches everyone; takes ownership of the segment on success. */
 Status comm_join_segment(CommSegment *segment, int rank, int size, const CommOptions *options, Comm **out);
-/* One whose segment, of one seat, reaches nobody else; the same. */
+/* One whose segment has a single seat and reaches nobody else; takes ownership likewise. */
 Status comm_join_nobody(CommSegment *segment, int rank, int size, const int *node_of, const CommOptions *options,
                         Comm **out);
 void comm_join_free(Comm *comm);
 
 /* wait.c */
-/* Looks for abort, the deadline and, each 100 ms, dead and stopped ranks and signals. */
+/* Checks for abort, the deadline and, every 100 ms, dead and stopped ranks and signals. */
 Status comm_wait_check(Comm *comm);
-/* Marks what a failing try asked for. */
+/* Records what an unsuccessful try asked for. */
 static inline void comm_wait_want(Comm *comm, int from, int channel) {
     comm->places[from].wanted |= (uint8_t)(1u << channel);
 }
-/* Whether this process has aborted a communicator: then it does not wait for others to end MPI with it. */
+/* Whether this process has aborted a communicator: then it does not wait for others to finalise MPI with it. */
 extern _Atomic bool comm_aborted_here;
 
-/* Breaks the communicator on all its ranks, unless it is broken. */
+/* Breaks the communicator on all its ranks, unless it is broken already. */
 void comm_wait_break(Comm *comm, const AbortRecord *record);
-/* Whether it is broken, or a rank of this host has died, which breaks it. From any thread; asks no other host. */
+/* Whether it is broken, or a rank of this host has died, which breaks it. From any thread; queries no other host. */
 bool comm_wait_lost(Comm *comm);
 
 /* poll.c: waiting for a GPU, between begin and end. */
-/* Between two looks of a loop that began then. */
+/* Pauses between two polls of a loop that began at `since_ns`. */
 void comm_poll_pause(int64_t since_ns);
-/* A device or its library has failed: perhaps because of a rank that is lost, which is then soon noticed, and named. */
+/* After a failure of a device or its library, waits briefly in case a lost rank caused it, which is then named. */
 Status comm_poll_blame(Comm *comm, Status status);
-/* Until the stream has done everything, or what was on it at the event (NULL: none). Each millisecond `look` says
- * whether something else has failed. */
+/* Waits until the stream has finished everything, or what precedes the event (NULL: none). Every millisecond `look`
+ * says whether something else has failed. */
 Status comm_poll_device(Comm *comm, DeviceStream *stream, DeviceEvent *event, Status (*look)(void *context),
                         void *context);
 
-/* watch.c: the register of live communicators and the thread that beats their hearts. */
+/* watch.c: the registry of live communicators and the heartbeat thread. */
 Status comm_watch_add(Comm *comm);
 void comm_watch_remove(Comm *comm);
 void comm_watch_each(void (*visit)(Comm *comm, void *context), void *context);
 
-/* What a GPU does for a communicator goes on without this process, which may be waiting for it by other means than
- * ours: on every beat that thread says whether a rank has been lost. */
+/* A GPU works for a communicator on its own, and this process may be waiting for it by means other than ours: on every
+ * heartbeat that thread reports whether a rank has been lost. */
 typedef struct CommGuard {
     Comm *comm; /* borrowed */
     void (*beat)(void *context, bool lost);
@@ -136,7 +136,7 @@ typedef struct CommGuard {
     struct CommGuard *next;
 } CommGuard;
 void comm_watch_guard(CommGuard *guard);
-void comm_watch_unguard(CommGuard *guard); /* it is not called any more; does nothing if it never was */
+void comm_watch_unguard(CommGuard *guard); /* it is not called any more; does nothing if it was never added */
 
 /* stream.c, with the private lane allowed */
 Status comm_stream_publish(Comm *comm, const CommSlot *slot, size_t bytes, uint64_t tag, int lane, const int *ranks,

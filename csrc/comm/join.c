@@ -1,4 +1,4 @@
-/* How a communicator comes to be: its future ranks gather who and where they are, one rank of each host makes the
+/* How a communicator is created: its future ranks gather who and where they are, one rank of each host makes the
  * segment, the others open it through /proc, and all learn whether everyone succeeded. */
 #include "comm/internal.h"
 
@@ -36,13 +36,13 @@ typedef struct JoinOutcome {
 
 typedef struct Join {
     const Nursery *nursery;
-    JoinInfo *infos;       /* owned, of all who gather */
+    JoinInfo *infos;       /* owned, of all gathering ranks */
     JoinOffer *offers;     /* owned */
     JoinOutcome *outcomes; /* owned */
-    int *members;          /* owned: new rank -> rank among those who gather */
+    int *members;          /* owned: new rank -> rank among the gathering ranks */
     int rank, size;
     uint32_t id;
-    int fd; /* owned, where this rank made the segment */
+    int fd; /* owned, if this rank made the segment */
     uint64_t token;
     Comm *comm; /* owned until handed out */
     bool cut_off;
@@ -110,7 +110,7 @@ static void number_nodes(Comm *comm, const uint64_t *keys) {
     comm->node = comm->places[comm->rank].node;
 }
 
-/* The last steps, once places and segment are there: slots free, spinning chosen, heart beating. */
+/* The last steps, once places and segment exist: frees the slots, chooses how long to spin, starts the heartbeat. */
 static Status bring_to_life(Comm *comm, int ranks_here) {
     for (int rank = 0; rank < comm->size; rank++) {
         int seat = comm->places[rank].seat;
@@ -122,7 +122,7 @@ static Status bring_to_life(Comm *comm, int ranks_here) {
     return comm_watch_add(comm);
 }
 
-/* ---- over a segment that is there already ---- */
+/* ---- over an existing segment ---- */
 
 static Status wait_for_seats(Comm *comm) {
     TRY(comm_begin(comm, "attach", 0));
@@ -199,7 +199,7 @@ static const JoinInfo *info_of(const Join *join, int rank) { return &join->infos
 
 static const JoinInfo *my_info(const Join *join) { return &join->infos[join->nursery->rank]; }
 
-/* Who joins, ordered by (key, rank among those who gather). */
+/* Who joins, ordered by (key, rank among the gathering ranks). */
 static void choose_members(Join *join) {
     const JoinInfo *mine = my_info(join);
     join->size = 0;
@@ -234,7 +234,7 @@ static Status gather_infos(Join *join) {
         if (info->next_id > join->id) join->id = info->next_id;
         if (info->version != mine.version) {
             return error_at_rank(
-                error_fail(STATUS_TRANSPORT, "rank %d runs another version of cgxffcv than rank %d", rank, n->rank),
+                error_fail(STATUS_TRANSPORT, "rank %d runs a different version of cgxffcv from rank %d", rank, n->rank),
                 rank);
         }
         if (info->nodes != mine.nodes || info->slot_bytes != mine.slot_bytes) {
@@ -251,7 +251,7 @@ static Status gather_infos(Join *join) {
     return STATUS_OK;
 }
 
-/* Tables of the new communicator from the gathered infos; the number of seats in this rank's segment. */
+/* Fills the tables of the new communicator from the gathered infos; counts the seats in this rank's segment. */
 static Status fill_places(Join *join, int *seats) {
     Status status = STATUS_OK;
     uint64_t *keys = NULL;
@@ -288,7 +288,7 @@ static Status open_segment(Join *join, int seats) {
     int maker = 0;
     while (comm->places[maker].seat != 0) maker++;
     const JoinOffer *offer = &join->offers[join->members[maker]];
-    if (offer->fd < 0) FAIL(STATUS_TRANSPORT, "rank %d made no shared segment", maker);
+    if (offer->fd < 0) FAIL(STATUS_TRANSPORT, "rank %d did not make a shared segment", maker);
     int fd = comm_segment_reach(offer->pid, offer->fd);
     if (fd < 0) {
         join->cut_off = true;
@@ -319,7 +319,7 @@ done:
     return status;
 }
 
-/* Everything that this rank does alone, between the gathers; `so_far` is how it went until now. */
+/* Everything that this rank does alone, between the gathers; `so_far` is the status up to here. */
 static Status join_up(Join *join, Status so_far, int seats) {
     TRY(so_far);
     TRY(open_segment(join, seats));
@@ -362,7 +362,7 @@ static Status join_all(Join *join) {
     return joins ? check_outcomes(join) : STATUS_OK;
 }
 
-/* *cut_off, which all ranks learn, says that some do not share memory although they share a host. */
+/* *cut_off, the same on all ranks: some ranks cannot share memory although they share a host. */
 static Status join_once(const Nursery *nursery, Comm **out, bool *cut_off) {
     Status status = STATUS_OK;
     Join join = {.nursery = nursery, .fd = -1};
@@ -385,7 +385,7 @@ done:
     return status;
 }
 
-/* Ranks of one host in containers or user namespaces of their own cannot open each other's memory: then everyone goes
+/* Ranks of one host in separate containers or user namespaces cannot open each other's memory: then everyone goes
  * through MPI. */
 Status comm_join_gathered(const Nursery *nursery, Comm **out) {
     bool cut_off = false;

@@ -1,8 +1,8 @@
 /* Frames between hosts over MPI's nonblocking point-to-point calls.
  *
  * Every communicator has its own tags on one duplicate of MPI_COMM_WORLD. Receives are posted ahead in small windows,
- * a window for each (sender, channel) that was ever asked for, so that large frames travel while the reader works.
- * One lock serialises our calls of MPI; none of them blocks, so nobody waits for it long. */
+ * one window for each (sender, channel) that was ever asked for, so that large frames arrive while the reader works.
+ * One lock serialises our calls to MPI; none of them blocks, so nobody waits for it long. */
 #include "comm/mpi_library.h"
 #include "comm/net.h"
 #include "comm/start.h"
@@ -61,7 +61,7 @@ typedef struct MpiJob {
 struct CommNet {
     CommNet *world; /* borrowed; itself for the net of the world */
     MpiHandle mpi;  /* of the world's net: the duplicate of MPI's world */
-    CommNet *next;  /* of the world's net: the one before */
+    CommNet *next;  /* of the world's net: the previous one */
 
     int rank, size, tag_base;
     size_t slot_bytes;
@@ -84,8 +84,8 @@ struct CommNet {
 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-/* Duplicates are never given back to MPI, which would use their number again while a late message (of a rank that
- * left) is still under way to the old one. */
+/* Duplicates are never freed: MPI would reuse their context number while a late message (from a rank that has left) is
+ * still in flight to the old one. */
 static CommNet *worlds;
 static pid_t initialised_by; /* this process, or the one that forked it, or 0 */
 static const CommMpi *mpi;   /* borrowed: set, under the lock, before there is a net */
@@ -101,7 +101,7 @@ static Status check_mpi(int error, const char *what) {
 #define TRY_MPI(name, ...) TRY(check_mpi(mpi->name(__VA_ARGS__), "MPI_" #name))
 #define TRY_MPI_GOTO(name, ...) TRY_GOTO(check_mpi(mpi->name(__VA_ARGS__), "MPI_" #name))
 
-/* Whether the request is done; what else is known of it is not wanted. */
+/* Tests whether the request is complete; its status is not wanted. */
 static int mpi_test(void *request, int *finished) {
     return mpi->Test(request, finished, (void *)mpi->abi.status_ignore);
 }
@@ -127,7 +127,7 @@ static bool request_is_null(const CommNet *net, int index) {
     return memcmp(request_at(net, index), &mpi->abi.request_null, mpi->abi.handle_bytes) == 0;
 }
 
-/* The request has been written behind those in use. */
+/* The request itself has already been written after those in use. */
 static void net_add(CommNet *net, const MpiJob *job) { net->jobs[net->count++] = *job; }
 
 static Status start_send(CommNet *net, int to, int channel, const void *frame, size_t bytes, const MpiJob *job) {
@@ -181,7 +181,7 @@ static void heed_control(CommNet *net) {
     }
 }
 
-/* A finished request's consequences; *again says that the control receive must be posted again. */
+/* Handles a finished request; *again says that the control receive must be posted again. */
 static Status net_finish(CommNet *net, const MpiJob *job, const void *result, bool *again) {
     if (job->kind == JOB_SEND) {
         net->sending[job->rank]--;
@@ -210,7 +210,7 @@ static void compact(CommNet *net) {
     net->count = kept;
 }
 
-/* Its error, where the call that filled it said that one has failed. */
+/* The error in a status, which is valid only if the call that filled it reported a failure. */
 static int status_error(const unsigned char *result, bool one_has_failed) {
     int error = MPI_OK;
     if (one_has_failed) memcpy(&error, result + mpi->abi.status_error_at, sizeof error);
@@ -417,7 +417,7 @@ static int sends_left(const CommNet *net) {
     return count;
 }
 
-/* Takes back the receives that are still posted; false if MPI keeps one. */
+/* Cancels the receives that are still posted; false if MPI keeps one. */
 static bool cancel_receives(CommNet *net) {
     bool all = true;
     for (int i = 0; i < net->count; i++) {
@@ -452,7 +452,7 @@ bool comm_net_destroy(CommNet *net, const bool *skip) {
     bool quiet = sends_left(net) == 0;
     quiet = cancel_receives(net) && quiet;
     pthread_mutex_unlock(&lock);
-    /* What MPI may still touch is never freed: a broken job's last megabytes. */
+    /* What MPI may still access is never freed: a broken job's last megabytes. */
     if (quiet) free_net(net);
     return quiet;
 }
@@ -502,7 +502,7 @@ static Status complete(MpiHandle *request, int64_t deadline_ns, const CommHooks 
         TRY(check_mpi(error, what));
         if (finished) return STATUS_OK;
         if (clock_expired(deadline_ns)) {
-            FAIL(STATUS_TIMEOUT, "not all ranks came to %s before the deadline: do all of them create it?", what);
+            FAIL(STATUS_TIMEOUT, "not all ranks reached %s before the deadline: do all of them create it?", what);
         }
         if (turn < 100) {
             sched_yield();
@@ -528,7 +528,7 @@ Status comm_net_create_world(int64_t deadline_ns, const CommHooks *hooks, CommNe
     TRY_GOTO(check_mpi(error, "MPI_Comm_idup"));
     status = complete(&request, deadline_ns, hooks, "the new world communicator");
     if (status != STATUS_OK) {
-        net = NULL; /* MPI still writes into it */
+        net = NULL; /* MPI may still write into it */
         goto done;
     }
     TRY_MPI_GOTO(Comm_set_errhandler, net->mpi, mpi->abi.errors_return);
@@ -549,7 +549,7 @@ Status comm_net_gather(CommNet *world, const void *mine, size_t bytes, void *all
                        const CommHooks *hooks) {
     Status status = STATUS_OK;
     MpiHandle request = 0;
-    unsigned char *blocks = NULL; /* owned: rank r's block at r, mine once more at the end */
+    unsigned char *blocks = NULL; /* owned: rank r's block at r, mine again at the end */
     size_t n = (size_t)world->size;
     TRY(memory_alloc(n + 1, bytes, &blocks));
     memcpy(blocks + n * bytes, mine, bytes);
@@ -562,7 +562,7 @@ Status comm_net_gather(CommNet *world, const void *mine, size_t bytes, void *all
     if (status == STATUS_OK) {
         memcpy(all, blocks, n * bytes);
     } else {
-        blocks = NULL; /* MPI still writes into them */
+        blocks = NULL; /* MPI may still write into them */
     }
 done:
     memory_free(blocks);

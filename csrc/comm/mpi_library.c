@@ -1,9 +1,9 @@
-/* Finds and opens the MPI library that fits whoever started the ranks. Two libraries of one family look alike, but
- * ranks find each other only by the one that belongs to their launcher.
+/* Finds and opens the MPI library that matches the launcher of the ranks. Two libraries of one family look alike, but
+ * ranks find each other only through the one that belongs to their launcher.
  *
- * In turn: CGXFFCV_MPI_LIBRARY; what this process has opened (mpi4py, say); the library beside the launcher, which is
- * among the processes above this one; beside the mpirun that PATH has; in the prefix of Python's packages, where the
- * wheels of Open MPI and MPICH lay theirs; the system's. */
+ * Tried in turn: CGXFFCV_MPI_LIBRARY; what this process has already opened (mpi4py, say); next to the launcher, which
+ * is among this process's ancestors; next to the mpirun on PATH; in the prefix of Python's packages, where the wheels
+ * of Open MPI and MPICH install theirs; the system's. */
 #include "comm/mpi_library.h"
 #include "comm/net.h"
 
@@ -17,8 +17,8 @@
 
 #define LIBRARY_VARIABLE "CGXFFCV_MPI_LIBRARY"
 #define REMEDY                                                                                                         \
-    "apt install openmpi-bin, or pip install 'cgxffcv[mpi]', and start the ranks with the mpirun of the "              \
-    "same; " LIBRARY_VARIABLE " names another one"
+    "apt install openmpi-bin, or pip install 'cgxffcv[mpi]', and start the ranks with the mpirun that comes with "     \
+    "it; " LIBRARY_VARIABLE " selects another library"
 #define ANCESTORS 16
 #define VERSION_BYTES 8193 /* the longest MPI_MAX_LIBRARY_VERSION_STRING is MPICH's, 8192 */
 
@@ -109,7 +109,7 @@ static const char *mpi_base_name(const char *path) {
 static Status fill_functions(CommMpi *mpi) {
 #define MPI_FILL(name, ...)                                                                                            \
     if (!library_function(mpi->library, "MPI_" #name, &mpi->name)) {                                                   \
-        FAIL(STATUS_TRANSPORT, "%s has no MPI_" #name ", so it is no MPI library of version 3 or later. Remedy: %s",   \
+        FAIL(STATUS_TRANSPORT, "%s has no MPI_" #name ": it is not a library of MPI 3 or later. Remedy: %s",           \
              mpi->path, REMEDY);                                                                                       \
     }
     COMM_MPI_CALLS(MPI_FILL)
@@ -117,7 +117,7 @@ static Status fill_functions(CommMpi *mpi) {
     return STATUS_OK;
 }
 
-/* What was opened: its functions, its family, what it says of itself. */
+/* Looks up the functions, the family and the version of an opened library. */
 static Status mpi_bind(void *library, CommMpi *mpi) {
     char said[VERSION_BYTES] = "";
     int length = 0;
@@ -132,17 +132,17 @@ static Status mpi_bind(void *library, CommMpi *mpi) {
         mpi->abi = mpich;
         if (!mentions_mpich(said)) {
             FAIL(STATUS_TRANSPORT,
-                 "%s calls itself %.100s: it is neither Open MPI nor MPICH nor one of its kind, and how it numbers "
-                 "things is not known here. Remedy: %s",
+                 "%s calls itself %.100s: it is neither Open MPI nor MPICH nor derived from it, so its ABI is not "
+                 "known here. Remedy: %s",
                  mpi->path, mpi->version, REMEDY);
         }
     }
     return STATUS_OK;
 }
 
-/* ---- where they lie ---- */
+/* ---- where they are ---- */
 
-/* As their makers name them; those of the family that started this process come first. */
+/* The names that the families give their libraries; those of the family that started this process come first. */
 static const char *const *library_names(void) {
     static const char *const open_mpi[] = {"libmpi.so.40", "libmpi.so.12", "libmpich.so.12", "libmpi_abi.so.1", NULL};
     static const char *const mpich_first[] = {"libmpi.so.12", "libmpich.so.12", "libmpi_abi.so.1", "libmpi.so.40",
@@ -158,7 +158,7 @@ static void *find_in_process(void) {
     return library;
 }
 
-/* Beside a program that lies in PREFIX/bin. `why` keeps the first reason why one that is there cannot be opened. */
+/* Next to a program in PREFIX/bin. `why` keeps the first reason why one that is there cannot be opened. */
 static void *open_beside(const char *program, char why[LIBRARY_WHY_BYTES]) {
     static const char *const folders[] = {
         "lib",
@@ -185,7 +185,7 @@ static void *open_beside(const char *program, char why[LIBRARY_WHY_BYTES]) {
     return NULL;
 }
 
-/* The process's parent, 0 if it is not known; its program in `path`, "" if that is not known. */
+/* The process's parent, 0 if unknown; its program in `path`, "" if unknown. */
 static int mpi_look_in(int pid, char path[LIBRARY_PATH_BYTES]) {
     char name[32], text[512];
     snprintf(name, sizeof name, "/proc/%d/exe", pid);
@@ -196,7 +196,7 @@ static int mpi_look_in(int pid, char path[LIBRARY_PATH_BYTES]) {
     size_t bytes = file == NULL ? 0 : fread(text, 1, sizeof text - 1, file);
     if (file != NULL) fclose(file);
     text[bytes] = '\0';
-    const char *behind = strrchr(text, ')'); /* a program's name may hold anything */
+    const char *behind = strrchr(text, ')'); /* a program's name may contain anything */
     int parent = 0;
     return behind != NULL && sscanf(behind, ") %*c %d", &parent) == 1 ? parent : 0;
 }
@@ -235,7 +235,7 @@ static void *open_beside_mpirun_on_path(char why[LIBRARY_WHY_BYTES]) {
     return NULL;
 }
 
-/* PREFIX/lib beside PREFIX/lib/python3.x/site-packages, then the system's. */
+/* PREFIX/lib of PREFIX/lib/python3.x/site-packages, then the system's. */
 static void *open_installed(char why[LIBRARY_WHY_BYTES]) {
     char relative[64], path[LIBRARY_PATH_BYTES], reason[LIBRARY_WHY_BYTES];
     void *library = NULL;
@@ -259,8 +259,8 @@ static Status find_library(void **out) {
         if (present != NULL && present != library) {
             library_path(present, path);
             FAIL(STATUS_TRANSPORT,
-                 LIBRARY_VARIABLE "=%.200s, but this process has opened %.300s already (by mpi4py?): name that, or "
-                                  "leave the variable out",
+                 LIBRARY_VARIABLE "=%.200s, but this process has already opened %.300s (through mpi4py?): name that "
+                                  "one, or leave the variable unset",
                  chosen, path);
         }
         *out = library;
@@ -273,7 +273,7 @@ static Status find_library(void **out) {
         FAIL(STATUS_NOT_BUILT, "MPI cannot be opened: %.400s. Remedy: %s", why, REMEDY);
     if (library == NULL) {
         FAIL(STATUS_NOT_BUILT,
-             "several ranks need MPI, and no library of it is here (libmpi.so.40 of Open MPI, libmpi.so.12 of MPICH). "
+             "several ranks need MPI, but no MPI library was found (libmpi.so.40 of Open MPI, libmpi.so.12 of MPICH). "
              "Remedy: %s",
              REMEDY);
     }

@@ -1,10 +1,10 @@
-/* MPI as its libraries have it, without mpi.h: which one is opened, its functions, and the numbers that every family of
- * MPI has chosen for itself. mpi_library.c opens it when it is first needed; mpi.c uses it.
+/* MPI without mpi.h: which library is opened, its functions, and the constants that each family of MPI libraries has
+ * chosen for itself. mpi_library.c opens it when it is first needed; mpi.c uses it.
  *
- * A handle (of a communicator, a type, a request) is a pointer in Open MPI and in the interface that MPI 5.0 lays down,
- * and an int in MPICH. Passed by value the two look the same where registers and slots of the stack have 64 bits; what
- * a handle is written to begins as zero, and the low bytes come first. Arrays of requests have steps of handle_bytes,
- * those of statuses of status_bytes. */
+ * A handle (of a communicator, a type, a request) is a pointer in Open MPI and in the standard ABI of MPI 5.0, and an
+ * int in MPICH. Passed by value, the two look the same where registers and stack slots have 64 bits. A variable that a
+ * handle is written to starts as zero, and the low bytes come first. Arrays of requests have a stride of handle_bytes,
+ * arrays of statuses one of status_bytes. */
 #ifndef CGXFFCV_COMM_MPI_LIBRARY_H
 #define CGXFFCV_COMM_MPI_LIBRARY_H
 
@@ -14,12 +14,12 @@
 typedef uintptr_t MpiHandle;
 
 _Static_assert(sizeof(MpiHandle) == 8 && sizeof(int) == 4, "handles in registers of 64 bits");
-_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "an int's bytes are the first of a handle");
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "an int is the first bytes of a handle");
 
-#define MPI_OK 0                 /* of MPI_SUCCESS: the same in all families, by the standard */
+#define MPI_OK 0                 /* MPI_SUCCESS: the same in all families, by the standard */
 #define MPI_ERROR_TEXT_BYTES 513 /* the longest MPI_MAX_ERROR_STRING is MPICH's, 512 */
 
-/* X(name without MPI_, types of the arguments); requests and statuses are at their addresses. */
+/* X(name without MPI_, types of the arguments); requests and statuses are passed by address. */
 #define COMM_MPI_CALLS(X)                                                                                              \
     X(Initialized, int *)                                                                                              \
     X(Finalized, int *)                                                                                                \
@@ -44,7 +44,7 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "an int's bytes are th
     X(Iallgather, const void *, int, MpiHandle, void *, int, MpiHandle, MpiHandle, void *)                             \
     X(Ibarrier, MpiHandle, void *)
 
-/* A family's own numbers. */
+/* The constants of a family. */
 typedef struct MpiAbi {
     const char *family; /* "Open MPI" */
     size_t handle_bytes, status_bytes, status_error_at;
@@ -57,17 +57,17 @@ typedef struct CommMpi {
     MpiAbi abi;
     void *library; /* of base/library.h */
     char path[LIBRARY_PATH_BYTES];
-    char version[128]; /* what it says of itself, its first line */
+    char version[128]; /* the first line of what it says about itself */
 #define MPI_MEMBER(name, ...) int (*name)(__VA_ARGS__);
     COMM_MPI_CALLS(MPI_MEMBER)
 #undef MPI_MEMBER
 } CommMpi;
 
-/* Opens the one that the ranks were started by, once in this process; *out lives as long as that. NOT_BUILT if there is
- * none, TRANSPORT if it cannot be used. */
+/* Opens the library of the launcher that started the ranks, once in this process; *out lives as long as the process.
+ * NOT_BUILT if there is none, TRANSPORT if it cannot be used. */
 Status comm_mpi_open(const CommMpi **out);
 
-/* What is open: by the call above, or by somebody else in this process; NULL if nothing is. */
+/* The open library, whether the call above or other code in this process has opened it; NULL if there is none. */
 const CommMpi *comm_mpi_find_open(void);
 
 #endif

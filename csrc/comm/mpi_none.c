@@ -1,10 +1,10 @@
-/* The twin of a build without MPI: one rank, or ranks of one host that the caller started itself. */
+/* The stub for a build without MPI: one rank, or ranks of one host that the caller started itself. */
 #include "comm/net.h"
 
 int comm_net_running_size(void) { return 0; }
 
 static Status not_built(void) {
-    FAIL(STATUS_NOT_BUILT, "several ranks need MPI, but this build of cgxffcv has none: build again with "
+    FAIL(STATUS_NOT_BUILT, "several ranks need MPI, but this build of cgxffcv has none: rebuild it with "
                            "CGXFFCV_MPI=1");
 }
 

@@ -1,5 +1,5 @@
 /* Sums of device memory through NCCL, whose library is loaded when several ranks want it. Every call is non-blocking
- * and polled, so that each wait has the communicator's deadline and hears of abort, lost ranks and signals. */
+ * and polled, so that each wait has the communicator's deadline and notices abort, lost ranks and signals. */
 #include "comm/internal.h"
 
 #include <nccl.h>
@@ -17,7 +17,7 @@
 #define LIBRARY_VARIABLE "CGXFFCV_NCCL_LIBRARY"
 #define OLDEST_VERSION 21400 /* the first whose calls need not block */
 #define FINALIZE_S 5.0
-#define ABORT_S 0.5 /* how long a failure waits for its own cleaning up */
+#define ABORT_S 0.5 /* how long a failure waits for its own cleanup */
 #define PATIENT_BEATS 10
 
 /* Its functions, found by name. */
@@ -44,20 +44,20 @@ struct CommDevice {
     uint32_t number;      /* among those of the communicator, from 1 on */
     int users;            /* that have created it and not destroyed it; under `lock` */
     CommDevice *next;     /* in `devices` */
-    DeviceEvent *ran;     /* owned: after the sum that was put last */
+    DeviceEvent *ran;     /* owned: recorded after the sum that was enqueued last */
     pthread_mutex_t busy; /* around all use of what follows */
     ncclComm_t nccl;      /* owned; NULL once aborted */
     pthread_t ending;     /* the thread that ends it, if `ends` */
     bool ends;
     CommGuard guard;
-    int failures; /* beats on which NCCL has said so, while nobody was known to be lost */
+    int failures; /* consecutive beats on which NCCL reported one while no rank was known to be lost */
     char name[32];
 };
 
-/* What a rank tells the others before they decide. */
+/* What a rank sends the others before they decide. */
 typedef struct Offer {
     int32_t version;       /* 0: it cannot */
-    uint32_t number;       /* of what it has already; 0: nothing */
+    uint32_t number;       /* of the connection it has already; 0: none */
     unsigned char gpu[16]; /* unique */
     char why[COMM_WHY_BYTES - 32];
 } Offer;
@@ -97,7 +97,7 @@ static void nccl_load(void) {
     if (nccl.library == NULL) {
         snprintf(load_why, sizeof load_why, "%.*s", (int)sizeof load_why - 1, why);
     } else if (find_all() && nccl.get_version(&version) != ncclSuccess) {
-        snprintf(load_why, sizeof load_why, "%.150s does not tell its version", path);
+        snprintf(load_why, sizeof load_why, "%.150s does not report its version", path);
     } else if (version > 0 && version < OLDEST_VERSION) {
         snprintf(load_why, sizeof load_why, "NCCL is too old (%d); 2.14 or newer is needed", version);
     } else {
@@ -116,12 +116,12 @@ static Status nccl_fail(ncclResult_t result, const char *what, ncclComm_t comm) 
     const char *detail = nccl.last_error(comm);
     FAIL(
         STATUS_TRANSPORT,
-        "NCCL: %s: %s%s%s. NCCL_DEBUG=WARN in the environment tells more; CGXFFCV_COMM_NCCL=0 goes through host memory "
+        "NCCL: %s: %s%s%s. NCCL_DEBUG=WARN in the environment shows more; CGXFFCV_COMM_NCCL=0 goes through host memory "
         "instead",
         what, nccl.error_string(result), detail == NULL || *detail == '\0' ? "" : ": ", detail == NULL ? "" : detail);
 }
 
-/* Polls until what was begun has been done. */
+/* Polls until the operation that was started is complete. */
 static Status settle(CommDevice *device, ncclResult_t result, const char *what) {
     int64_t since_ns = clock_now_ns();
     while (result == ncclInProgress) {
@@ -138,7 +138,7 @@ static void *abort_nccl(void *comm) {
     return NULL;
 }
 
-/* Whether the thread that ends NCCL has done so within the time. */
+/* Waits for the thread that ends NCCL; false if it has not finished within the time. */
 static bool await_ending(CommDevice *device, double seconds) {
     struct timespec deadline;
     clock_gettime(CLOCK_REALTIME, &deadline);
@@ -149,8 +149,8 @@ static bool await_ending(CommDevice *device, double seconds) {
     return !device->ends;
 }
 
-/* Ends what hangs on the device. NCCL does that at once, but comes back from it only when no recorded graph holds a sum
- * any more, which the caller destroys after it has heard of the failure: a thread waits for that. */
+/* Ends what hangs on the device. NCCL does that at once, but its call returns only when no captured graph holds a sum
+ * any more, and the caller destroys its graphs after it has seen the failure: so a thread makes the call. */
 static void begin_ending(CommDevice *device) {
     if (device->nccl == NULL) return;
     device->ends = pthread_create(&device->ending, NULL, abort_nccl, device->nccl) == 0;
@@ -158,7 +158,7 @@ static void begin_ending(CommDevice *device) {
     device->nccl = NULL;
 }
 
-/* The error record stays as it is. */
+/* Ends NCCL after a failure; the error record stays as it is. */
 static Status give_up(CommDevice *device, Status status) {
     ErrorRecord cause = *error_record();
     begin_ending(device);
@@ -167,7 +167,7 @@ static Status give_up(CommDevice *device, Status status) {
     return status == STATUS_OK ? status : error_adopt(&cause);
 }
 
-/* What has become of the sums. */
+/* Asks what has become of the sums. */
 static ncclResult_t nccl_ask(const CommDevice *device) {
     ncclResult_t result = ncclSuccess, asked = nccl.async_error(device->nccl, &result);
     return asked != ncclSuccess ? asked : result;
@@ -175,8 +175,8 @@ static ncclResult_t nccl_ask(const CommDevice *device) {
 
 static bool is_failure(ncclResult_t result) { return result != ncclSuccess && result != ncclInProgress; }
 
-/* A sum would never end, nor who waits for it by the means of CUDA. Who is inside of a call here hears by itself; and a
- * failure of NCCL's may be that of a rank which is soon found to be lost. */
+/* Otherwise a sum would never end, nor a wait for it through CUDA. A thread inside one of our calls notices by itself.
+ * A failure of NCCL may be due to a rank that is soon found to be lost, so it gets some beats first. */
 static void nccl_beat(void *context, bool lost) {
     CommDevice *device = context;
     if (pthread_mutex_trylock(&device->busy) != 0) return;
@@ -227,7 +227,7 @@ static Offer make_offer(void) {
     return offer;
 }
 
-/* The first reason against, or "". */
+/* The first reason not to use NCCL, or "". */
 static void judge(const Offer *offers, int size, char *why) {
     why[0] = '\0';
     for (int a = 0; a < size && why[0] == '\0'; a++) {
@@ -244,7 +244,7 @@ static void judge(const Offer *offers, int size, char *why) {
     }
 }
 
-/* Rank 0's, or its failure, on all ranks. */
+/* Gives all ranks rank 0's id, or its failure. */
 static Status share_id(Comm *comm, ncclUniqueId *id) {
     struct {
         ncclUniqueId id;
@@ -266,7 +266,7 @@ static Status connect(CommDevice *device) {
     return status == STATUS_OK ? comm_barrier(comm) : give_up(device, status);
 }
 
-/* The newest of a communicator that works, with one user more. */
+/* The communicator's newest connection that works, with one user more; NULL if there is none. */
 static CommDevice *share_newest(const Comm *comm) {
     CommDevice *newest = NULL;
     int gpu = -1;
@@ -310,7 +310,7 @@ done:
     return status;
 }
 
-/* All who want one share it, where all ranks have the same already: they may forget theirs sooner or later. */
+/* Shares a connection if all ranks have the same one already: they need not have dropped theirs at the same time. */
 static Status nccl_create(Comm *comm, CommDevice **out, char *why) {
     Status status = STATUS_OK;
     CommDevice *shared = share_newest(comm);
@@ -343,7 +343,7 @@ Status comm_device_create(Comm *comm, CommDevice **out, char *why) {
     return comm_end(comm, nccl_create(comm, out, why));
 }
 
-/* All ranks finish together; whoever is alone is not waited for long. */
+/* All ranks finalise together; a rank that is alone does not wait long. */
 static bool nccl_finalize(CommDevice *device) {
     int64_t deadline_ns = clock_deadline_ns(FINALIZE_S), since_ns = clock_now_ns();
     ncclResult_t result = nccl.comm_finalize(device->nccl);
@@ -355,7 +355,7 @@ static bool nccl_finalize(CommDevice *device) {
     return result == ncclSuccess;
 }
 
-/* Whether nobody uses it any more; then it is in the list no longer. */
+/* Drops one user; true if it was the last: then the connection is no longer in the list. */
 static bool nccl_forget(CommDevice *device) {
     pthread_mutex_lock(&lock);
     bool last = --device->users == 0;
@@ -411,7 +411,7 @@ static Status nccl_allreduce(CommDevice *device, const CommPiece *pieces, int co
     return capturing ? STATUS_OK : device_event_record(device->ran, stream);
 }
 
-/* The other ranks hear of a failure first. */
+/* The other ranks are notified of a failure first. */
 static Status nccl_end(CommDevice *device, Status status) {
     status = comm_end(device->comm, status);
     if (status != STATUS_OK) status = give_up(device, status);
@@ -419,7 +419,7 @@ static Status nccl_end(CommDevice *device, Status status) {
     return status;
 }
 
-/* Where the communicator has failed meanwhile, what an earlier sum has put on a stream would hang there for ever. */
+/* If the communicator has failed in the meantime, earlier sums would hang on their streams for ever: ends them. */
 static Status nccl_begin(CommDevice *device) {
     Status status = comm_begin(device->comm, "sum on GPUs", 0);
     if (status == STATUS_OK) {
@@ -448,7 +448,7 @@ static Status check_sums(void *context) {
 Status comm_device_wait(CommDevice *device, DeviceStream *stream, DeviceEvent *event) {
     TRY(nccl_begin(device));
     Status status = comm_poll_device(device->comm, stream, event, check_sums, device);
-    /* What was stopped before this wait began has ended, too. */
+    /* A sum that was stopped before this wait began counts as done, too. */
     if (status == STATUS_OK) status = comm_poll_blame(device->comm, check_sums(device));
     return nccl_end(device, status);
 }

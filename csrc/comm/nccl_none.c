@@ -1,4 +1,4 @@
-/* The twin of a build without NCCL: sums of device memory go through the host. */
+/* The stub for a build without NCCL: sums of device memory go through the host. */
 #include "comm/comm.h"
 
 #include <stdio.h>
@@ -18,7 +18,7 @@ const char *comm_device_name(const CommDevice *device) {
 }
 
 static Status nccl_absent(void) {
-    FAIL(STATUS_NOT_BUILT, "this build has no NCCL: apt install libnccl-dev, then build again with CGXFFCV_NCCL=1");
+    FAIL(STATUS_NOT_BUILT, "this build has no NCCL: apt install libnccl-dev, then rebuild with CGXFFCV_NCCL=1");
 }
 
 Status comm_device_allreduce(CommDevice *device, const CommPiece *pieces, int count, CommType type, bool average,

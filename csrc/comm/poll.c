@@ -1,4 +1,4 @@
-/* Waiting for a GPU: always by polling, so that each wait has the operation's deadline and hears of abort, lost ranks
+/* Waiting for a GPU: always by polling, so that each wait has the operation's deadline and notices abort, lost ranks
  * and signals. */
 #include "comm/internal.h"
 

@@ -1,4 +1,4 @@
-/* The shared segment: its layout, how it is made, mapped and left, doorbells on futexes, life signs. Knows seats, not
+/* The shared segment: its layout, creating, mapping and leaving it, doorbells on futexes, heartbeats. Knows seats, not
  * ranks, and nothing of operations or deadlines. */
 #include "comm/segment.h"
 
@@ -42,7 +42,7 @@ typedef struct SegmentLayout {
     size_t seats, marks, queues, slots, end;
 } SegmentLayout;
 
-/* Where everything lies: header, seats, marks, queues, slots. */
+/* Where everything is: header, seats, marks, queues, slots. */
 static SegmentLayout layout_of(int seats, size_t slot_bytes) {
     size_t n = (size_t)seats, slots = (size_t)slots_of(slot_bytes);
     SegmentLayout at = {.seats = round_up(sizeof(SegmentHeader), PAGE_BYTES)};
@@ -103,8 +103,8 @@ Status comm_segment_new(int seats, size_t slot_bytes, uint64_t token, int *fd) {
     size_t bytes = comm_segment_bytes(seats, slot_bytes);
     if (bytes == 0) {
         FAIL(STATUS_ARGUMENT,
-             "a segment of %d ranks with slots of %zu bytes: at most %d ranks, slots a multiple of 64 "
-             "in 4096 .. 4194304",
+             "a segment of %d ranks with slots of %zu bytes: at most %d ranks are possible, and a multiple of 64 "
+             "bytes from 4096 to 4194304",
              seats, slot_bytes, SEATS_MAX);
     }
     TRY(comm_segment_memfd(bytes, &made));
@@ -124,12 +124,12 @@ static Status take_seat(CommSegment *s, int seat) {
     s->seat = seat;
     uint32_t empty = SEAT_EMPTY;
     int pid = (int)getpid();
-    if (atomic_load(&mine->pid) != 0) FAIL(STATUS_ARGUMENT, "rank %d of this shared segment is taken already", seat);
+    if (atomic_load(&mine->pid) != 0) FAIL(STATUS_ARGUMENT, "rank %d of this shared segment is already taken", seat);
     atomic_store(&mine->start_time, comm_segment_process_start(pid));
     atomic_store(&mine->heartbeat_ns, clock_now_ns());
     atomic_store(&mine->pid, pid);
     if (!atomic_compare_exchange_strong(&mine->state, &empty, SEAT_TAKEN)) {
-        FAIL(STATUS_ARGUMENT, "rank %d of this shared segment is taken already", seat);
+        FAIL(STATUS_ARGUMENT, "rank %d of this shared segment is already taken", seat);
     }
     comm_segment_wake_all(s);
     return STATUS_OK;
@@ -140,7 +140,7 @@ Status comm_segment_open_memory(void *memory, size_t bytes, int seats, int seat,
     if (bytes < sizeof *header || header->magic != MAGIC || header->bytes > bytes ||
         comm_segment_bytes(header->seats, header->slot_bytes) != header->bytes) {
         FAIL(STATUS_TRANSPORT,
-             "the memory handed over is no segment of this version of cgxffcv: all ranks must run the "
+             "the memory handed over is not a segment of this version of cgxffcv: all ranks must run the "
              "same build");
     }
     if (header->seats != seats) FAIL(STATUS_ARGUMENT, "the segment is for %d ranks, not %d", header->seats, seats);
@@ -168,7 +168,7 @@ Status comm_segment_open(int fd, int seats, int seat, uint64_t token, CommSegmen
     void *memory = MAP_FAILED;
     if (fstat(fd, &about) != 0) FAIL_ERRNO("the descriptor of the shared segment (%d)", fd);
     size_t bytes = about.st_size < 0 ? 0 : (size_t)about.st_size;
-    if (bytes < PAGE_BYTES) FAIL(STATUS_ARGUMENT, "descriptor %d is no shared segment", fd);
+    if (bytes < PAGE_BYTES) FAIL(STATUS_ARGUMENT, "descriptor %d is not a shared segment", fd);
     memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (memory == MAP_FAILED) FAIL_ERRNO("mapping %zu bytes of shared memory", bytes);
     if (token != 0 && ((SegmentHeader *)memory)->token != token) {
@@ -210,7 +210,7 @@ void comm_segment_wake_all(const CommSegment *s) {
 bool comm_segment_sleep(const CommSegment *s, uint32_t seen, int64_t ns) {
     Seat *mine = comm_segment_seat(s, s->seat);
     struct timespec limit = {.tv_sec = ns / CLOCK_NS_PER_SECOND, .tv_nsec = ns % CLOCK_NS_PER_SECOND};
-    /* Sequentially consistent, as the waking is: either the waker sees the flag or this sees the new number. */
+    /* Sequentially consistent, like the wake: either the waker sees the flag or this sees the new number. */
     atomic_store(&mine->sleeping, 1);
     long result = 0;
     if (atomic_load(&mine->doorbell) == seen) result = futex(&mine->doorbell, FUTEX_WAIT, seen, &limit);
@@ -249,14 +249,14 @@ uint64_t comm_segment_process_start(int pid) {
     size_t got = fread(text, 1, sizeof text - 1, file);
     fclose(file);
     text[got] = '\0';
-    /* Behind the name in parentheses: state is field 3, the start time field 22. */
+    /* After the name in parentheses: state is field 3, the start time field 22. */
     char *at = strrchr(text, ')');
     if (at == NULL || at[1] == '\0' || at[2] == 'Z' || at[2] == 'X') return 0;
     for (int field = 2; field < 22 && at != NULL; field++) at = strchr(at + 1, ' ');
     return at == NULL ? 0 : strtoull(at + 1, NULL, 10);
 }
 
-/* Not so where /proc cannot be looked at: this process may have no descriptors left. */
+/* False if /proc cannot be read: this process may have no descriptors left. */
 static bool process_is_gone(int pid, uint64_t start_time) {
     uint64_t found = comm_segment_process_start(pid);
     bool known = found != COMM_SEGMENT_START_UNKNOWN && start_time != COMM_SEGMENT_START_UNKNOWN;
@@ -268,7 +268,7 @@ SeatHealth comm_segment_health(const CommSegment *s, int seat, int64_t stall_ns)
     if (atomic_load(&other->state) != SEAT_TAKEN) return SEAT_WELL;
     if (clock_now_ns() - atomic_load(&other->heartbeat_ns) < CLOCK_NS_PER_SECOND / 2) return SEAT_WELL;
     if (process_is_gone(atomic_load(&other->pid), atomic_load(&other->start_time))) {
-        /* It may have left between the two looks. */
+        /* It may have left between the two checks. */
         return atomic_load(&other->state) == SEAT_TAKEN ? SEAT_DEAD : SEAT_WELL;
     }
     return clock_now_ns() - atomic_load(&other->heartbeat_ns) >= stall_ns ? SEAT_STALLED : SEAT_WELL;

@@ -1,7 +1,7 @@
-/* The memory that the ranks of one host share: life signs, doorbells, boards, queues of slices, and the slots.
+/* The memory that the ranks of one host share: heartbeats, doorbells, boards, queues of slices, and the slots.
  *
- * A segment has one seat a rank. It is a memfd, so it vanishes with its last user, however that ends. Everything in
- * it is reached by atomics: counters only grow, nothing is ever reset, nobody holds a lock. */
+ * A segment has one seat per rank. It is a memfd, so it vanishes with its last user, however that process ends. All
+ * access goes through atomics: counters only grow, nothing is ever reset, nobody holds a lock. */
 #ifndef CGXFFCV_COMM_SEGMENT_H
 #define CGXFFCV_COMM_SEGMENT_H
 
@@ -18,7 +18,7 @@
 #define SEGMENT_FRAME_BYTES 64 /* room before a slot's data for the transport between hosts */
 #define SEGMENT_TEXT_BYTES 512
 
-/* Why a communicator is broken; plain, so that it can travel. */
+/* Why a communicator is broken; plain data, so that it can be sent. */
 typedef struct AbortRecord {
     int32_t code; /* the Status of every call from now on */
     int32_t rank; /* the culprit, or -1 */
@@ -28,7 +28,7 @@ typedef struct AbortRecord {
 
 typedef enum SeatState { SEAT_EMPTY = 0, SEAT_TAKEN = 1, SEAT_LEFT = 2 } SeatState;
 
-/* What a collective call is, compared between ranks before its data is used. */
+/* Identifies a collective call; compared between ranks before its data is used. */
 typedef struct BoardKey {
     uint32_t kind;
     int32_t root;
@@ -48,7 +48,7 @@ typedef struct Seat {
     _Atomic uint32_t sleeping;
     _Alignas(64) _Atomic uint32_t state;
     _Atomic int32_t pid;
-    _Atomic uint64_t start_time; /* of the process, as /proc shows it: tells a reused pid */
+    _Atomic uint64_t start_time; /* of the process, from /proc: detects a reused pid */
     _Atomic int64_t heartbeat_ns;
     BoardPost board[2]; /* rounds alternate: nobody is two rounds ahead of a reader */
 } Seat;
@@ -67,7 +67,7 @@ typedef struct Queue {
 } Queue;
 
 typedef struct SlotMark {
-    _Alignas(64) _Atomic uint32_t readers; /* who have not released it yet */
+    _Alignas(64) _Atomic uint32_t readers; /* that have not released it yet */
 } SlotMark;
 
 typedef struct CommSegment {
@@ -81,19 +81,19 @@ typedef struct CommSegment {
     Queue *queues;
 } CommSegment;
 
-/* Bytes that a segment of that shape takes; 0 if the shape is not allowed. */
+/* The size of a segment of that shape; 0 if the shape is not allowed. */
 size_t comm_segment_bytes(int seats, size_t slot_bytes);
 
 /* Writes the empty segment into zeroed memory. */
 void comm_segment_format(void *memory, int seats, size_t slot_bytes, uint64_t token);
 
-/* Zeroed memory without a name that processes can share: a memfd, close-on-exec. */
+/* Zeroed anonymous memory that processes can share: a memfd, close-on-exec. */
 Status comm_segment_memfd(size_t bytes, int *fd);
 
-/* Opens a descriptor of another process of this user on this host; -1 and errno if it cannot be had. */
+/* Opens a descriptor of another process of this user on this host; -1 and errno if that fails. */
 int comm_segment_reach(int pid, int fd);
 
-/* A number that is hardly ever made twice; not 0. */
+/* A practically unique number; never 0. */
 uint64_t comm_segment_token(uint32_t salt);
 
 /* A formatted segment in a new memfd, close-on-exec. */
@@ -131,7 +131,7 @@ static inline uint32_t comm_segment_doorbell(const CommSegment *s) {
     return atomic_load_explicit(&s->seat_array[s->seat].doorbell, memory_order_acquire);
 }
 
-/* Tells that seat, by its doorbell, that something has changed for it. */
+/* Rings that seat's doorbell: something has changed for it. */
 void comm_segment_wake(const CommSegment *segment, int seat);
 void comm_segment_wake_all(const CommSegment *segment);
 
@@ -147,13 +147,13 @@ const AbortRecord *comm_segment_aborted(const CommSegment *segment);
 
 typedef enum SeatHealth { SEAT_WELL, SEAT_STALLED, SEAT_DEAD } SeatHealth;
 
-/* Looks the process of a seat up (a few microseconds); SEAT_STALLED after `stall_ns` without a heartbeat. */
+/* Looks up the process of a seat (a few microseconds); SEAT_STALLED after `stall_ns` without a heartbeat. */
 SeatHealth comm_segment_health(const CommSegment *segment, int seat, int64_t stall_ns);
 
 #define COMM_SEGMENT_START_UNKNOWN UINT64_MAX
 
 /* When a process started, in the kernel's ticks; 0 if there is none (a zombie counts as none), UNKNOWN if /proc cannot
- * be looked at, as without descriptors. */
+ * be read, for lack of descriptors say. */
 uint64_t comm_segment_process_start(int pid);
 
 #endif

@@ -1,4 +1,4 @@
-/* Runs a start that may block on a thread of its own, and waits for it with a deadline. */
+/* Runs an initialisation, which may block, on a thread of its own, and waits for it with a deadline. */
 #include "comm/start.h"
 
 #include <pthread.h>
@@ -13,7 +13,7 @@ static struct {
     pthread_mutex_t lock;
     pthread_cond_t changed;
     void (*work)(void);
-    pid_t pid; /* that began it; a forked child has not */
+    pid_t pid; /* of the process that began it; a forked child has not */
     bool ended;
 } start = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
@@ -53,7 +53,7 @@ static Status begin_once(void (*work)(void)) {
     return STATUS_OK;
 }
 
-/* At most until the next look at deadline and hook. */
+/* Waits at most until the next check of deadline and hook; true once the work has ended. */
 static bool wait_a_moment(void) {
     struct timespec until = clock_timespec(clock_now_ns() + CHECK_EVERY_NS);
     pthread_mutex_lock(&start.lock);
@@ -71,7 +71,7 @@ Status comm_start_once(void (*work)(void), const char *what, int64_t deadline_ns
     while (!wait_a_moment()) {
         if (hooks->check != NULL) TRY(hooks->check(hooks->context));
         if (clock_expired(deadline_ns)) {
-            FAIL(STATUS_TIMEOUT, "%s still waits for other ranks at the deadline", what);
+            FAIL(STATUS_TIMEOUT, "%s was still waiting for other ranks at the deadline", what);
         }
     }
     return STATUS_OK;

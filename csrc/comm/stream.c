@@ -1,5 +1,5 @@
 /* Streams of slices: slots taken and published in place, queues read, everything without a lock or a wait (the
- * blocking forms stand on comm_wait). */
+ * blocking forms are built on comm_wait). */
 #include "comm/internal.h"
 
 #include <assert.h>
@@ -8,8 +8,8 @@
 
 /* ---- slots ---- */
 
-/* Takes back published slots that all their readers have released, the oldest first, so that the warmest lies on top of
- * the free stack. */
+/* Reclaims published slots that all their readers have released, the oldest first, so that the warmest is on top of the
+ * free stack. */
 static void reclaim(Comm *comm) {
     int kept = 0;
     for (int i = 0; i < comm->flying_count; i++) {
@@ -81,7 +81,7 @@ static Status check_publish(const Comm *comm, const CommSlot *slot, size_t bytes
         FAIL(STATUS_ARGUMENT, "slot %d is not acquired", slot->index);
     }
     if (bytes > comm->segment.slot_bytes) {
-        FAIL(STATUS_ARGUMENT, "a slice of %zu bytes in slots of %zu", bytes, comm->segment.slot_bytes);
+        FAIL(STATUS_ARGUMENT, "a slice of %zu bytes does not fit into a slot of %zu", bytes, comm->segment.slot_bytes);
     }
     for (int i = 0; i < count; i++) {
         if (ranks[i] < 0 || ranks[i] >= comm->size) FAIL(STATUS_ARGUMENT, "no rank %d among %d", ranks[i], comm->size);

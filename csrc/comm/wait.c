@@ -19,8 +19,8 @@
 
 /* ---- broken communicators ---- */
 
-/* Every rank that fails tells the ranks of other hosts what it knows, once: the first to fail may end before MPI has
- * passed its message on. */
+/* Every rank that fails notifies the ranks of other hosts, once: the first to fail may exit before MPI has delivered
+ * its message. */
 void comm_wait_break(Comm *comm, const AbortRecord *record) {
     comm_segment_abort(&comm->segment, record);
     if (comm->net == NULL || atomic_exchange(&comm->told, true)) return;
@@ -81,7 +81,7 @@ void comm_abort_all(const char *message) {
 }
 
 bool comm_broken(Comm *comm, const ErrorRecord **cause) {
-    /* A rank that only asks, and never waits, must hear of it too; a failure of MPI shows in its next operation. */
+    /* A rank that only asks and never waits must notice it, too; a failure of MPI shows in its next operation. */
     if (comm->net != NULL && comm->owner_pid == (int)getpid()) (void)comm_net_progress(comm->net);
     const AbortRecord *record = abort_record(comm);
     if (record == NULL) return false;
@@ -109,13 +109,13 @@ Status comm_begin(Comm *comm, const char *operation, double timeout_s) {
         FAIL(STATUS_TRANSPORT, "%s: this communicator belongs to process %d, which forked this one", operation,
              comm->owner_pid);
     }
-    if (comm->apart) FAIL(STATUS_TRANSPORT, "%s: this communicator has no way to its other ranks", operation);
+    if (comm->apart) FAIL(STATUS_TRANSPORT, "%s: this communicator has no connection to its other ranks", operation);
     uintptr_t me = this_thread(), nobody = 0;
     if (atomic_load_explicit(&comm->user, memory_order_relaxed) == me) {
         if (comm->in_hook) {
             return error_at_operation(error_fail(STATUS_TRANSPORT,
                                                  "a signal handler cannot use the communicator that is in '%s': set a "
-                                                 "flag there, and act after the call",
+                                                 "flag in the handler and act on it after the call",
                                                  comm->operation),
                                       operation);
         }
@@ -143,7 +143,7 @@ Status comm_begin(Comm *comm, const char *operation, double timeout_s) {
     return STATUS_OK;
 }
 
-/* What the other ranks are told of a failure here. */
+/* What the other ranks are sent about a failure here. */
 static void describe_failure(const Comm *comm, Status status, AbortRecord *out) {
     const ErrorRecord *error = error_record();
     *out = (AbortRecord){.code = STATUS_TRANSPORT, .rank = comm->rank};
@@ -177,7 +177,7 @@ Status comm_end(Comm *comm, Status status) {
 
 /* ---- what may end a wait ---- */
 
-/* Slices in shared memory that this rank handed to that one and did not get back. */
+/* Whether that rank still has slices of this one. */
 static bool keeps_slots(const Comm *comm, int rank) {
     int seat = comm->places[rank].seat;
     if (seat < 0) return comm_net_sending_to(comm->net, rank) > 0;
@@ -211,7 +211,8 @@ static Status timed_out(const Comm *comm) {
     const char *what = comm->wants_slot ? "to free a slot" : "to answer";
     Status status;
     if (rank < 0) {
-        status = error_fail(STATUS_TIMEOUT, "rank %d: nothing came within %g s", comm->rank, comm->operation_timeout_s);
+        status =
+            error_fail(STATUS_TIMEOUT, "rank %d: nothing arrived within %g s", comm->rank, comm->operation_timeout_s);
     } else {
         status = error_fail(STATUS_TIMEOUT,
                             "rank %d waited %g s for rank %d %s: it is stopped, far behind, or in another call",
@@ -296,7 +297,7 @@ static Status fail_left(const Comm *comm, int rank) {
     return error_at_operation(error_at_rank(status, rank), comm->operation);
 }
 
-/* A rank that has left sends no more; what it had sent has rung the doorbell before. */
+/* A rank that has left sends nothing more, and whatever it sent rang the doorbell before it left. */
 static Status check_left(Comm *comm) {
     bool remote_left = false;
     for (int rank = 0; rank < comm->size; rank++) {
@@ -342,7 +343,7 @@ static bool spin(const Comm *comm) {
     return rung(comm);
 }
 
-/* Sleeps until the doorbell, the next check, or, where MPI has no bell to ring, a moment. */
+/* Sleeps until the doorbell rings or the next check is due; with MPI, which rings no doorbell, only for a moment. */
 static Status rest(Comm *comm, int64_t since_ns) {
     int64_t now = clock_now_ns();
     if (comm->net != NULL && now - since_ns < NET_YIELD_NS) {

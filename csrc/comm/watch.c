@@ -1,7 +1,7 @@
-/* The register of this process's live communicators, and the thread that beats their hearts five times a second. A
- * stopped or dead process beats no more: that is how the others tell. The thread also looks after what GPUs do for a
- * communicator, which nobody may be waiting for; it ends with the last communicator; a forked child inherits neither
- * register nor thread. */
+/* The registry of this process's live communicators, and the thread that updates their heartbeats five times per
+ * second. Those of a stopped or dead process stand still, which is how the others notice. The thread also guards what
+ * GPUs do for a communicator, which nobody may be waiting for. It ends with the last communicator; a forked child
+ * inherits neither registry nor thread. */
 #include <time.h>
 
 #include "base/clock.h"

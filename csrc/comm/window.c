@@ -1,7 +1,7 @@
-/* Windows between GPUs. Inside a host a rank's window is memory of its GPU, which the others open by CUDA IPC, or its
- * part of a memfd, which all map and register. In both cases a memfd has a page in which the ranks tell each other that
- * they come to the end. Nothing has a name: it vanishes with its last user. Between nodes there are boxes (forward.c);
- * inside of each, its ranks have a window of their own, over a communicator of their own. */
+/* Windows between GPUs. Within a host, a rank's window is memory of its GPU, which the others open through CUDA IPC, or
+ * its part of a memfd, which all map and register. In both cases a memfd has a page, the hall, through which the ranks
+ * coordinate the end. Nothing has a name: it vanishes with its last user. Between nodes there are boxes (forward.c);
+ * within each node, its ranks have a window of their own, over a communicator of their own. */
 #include "comm/window.h"
 
 #include <fcntl.h>
@@ -23,26 +23,26 @@
 #define SWITCH_VARIABLE "CGXFFCV_P2P"
 #define PAGE_BYTES 4096
 #define REASON_BYTES (COMM_WHY_BYTES - 32)
-#define MEET_S 5.0   /* how long the others are waited for at the end */
-#define DRAIN_S 0.5  /* how long kernels that have been told to end are waited for */
-#define REPORT_S 0.2 /* how long a kernel's report is waited for after it has been told to end */
+#define MEET_S 5.0   /* how long to wait for the others at the end */
+#define DRAIN_S 0.5  /* how long to wait for kernels after their abort */
+#define REPORT_S 0.2 /* how long to wait for a kernel's report after its abort */
 
-/* The first page of the memfd. */
+/* The first page of the memfd, shared by all ranks. */
 typedef struct Hall {
     uint64_t token;
-    _Alignas(64) _Atomic uint32_t idle; /* ranks whose GPU reaches into no window any more */
-    _Atomic uint32_t gone;              /* ranks that have closed what is not theirs */
+    _Alignas(64) _Atomic uint32_t idle; /* ranks whose GPU no longer accesses any window */
+    _Atomic uint32_t gone;              /* ranks that have closed the windows of others */
 } Hall;
 
 struct CommWindow {
     Comm *comm; /* borrowed */
     CommWindowKind kind;
     size_t bytes;           /* of each rank's */
-    void **bases;           /* owned, [ranks]: where this rank's GPU finds them; NULL where it does not */
+    void **bases;           /* owned, [ranks]: where this rank's GPU finds them, NULL if it does not reach them */
     void *memory;           /* owned: PEER: this rank's */
     CommForward *forward;   /* owned: MIXED, FORWARDED */
     Comm *node;             /* owned: MIXED: the ranks of this node */
-    CommWindow *inside;     /* owned: MIXED: theirs, if they are several */
+    CommWindow *inside;     /* owned: MIXED: their windows, if there are several */
     Hall *hall;             /* owned: a mapping */
     size_t hall_bytes;      /* of it: the page, and with STAGED every rank's window */
     bool registered;        /* the mapping is page-locked */
@@ -52,7 +52,7 @@ struct CommWindow {
     CommGuard guard;
 };
 
-/* What a rank tells the others before they reach for its memory. */
+/* What a rank sends the others before they open its memory. */
 typedef struct Offer {
     uint64_t token;
     int32_t pid, fd; /* of rank 0's memfd */
@@ -75,7 +75,7 @@ static Status check_possible(const CommWindow *w) {
 
 static bool has_boxes(const CommWindow *w) { return w->kind >= COMM_WINDOW_MIXED; }
 
-/* For whom they do not reach in place. */
+/* Makes boxes for the ranks that are not reached in place. */
 static Status make_boxes(CommWindow *w, const CommWindowRoom *room) {
     const Comm *comm = w->comm;
     bool *apart = NULL;
@@ -118,9 +118,9 @@ static Status window_make(CommWindow *w, const CommWindowRoom *room, Offer *offe
 static Status map_hall(CommWindow *w, int fd, uint64_t token) {
     struct stat about;
     if (fstat(fd, &about) != 0 || about.st_size != (off_t)w->hall_bytes) {
-        FAIL(STATUS_TRANSPORT, "rank 0's shared memory is not reached (another container?)");
+        FAIL(STATUS_TRANSPORT, "rank 0's shared memory cannot be reached (another container?)");
     }
-    /* This rank's pages near to it, and a failure instead of SIGBUS where there is no memory. */
+    /* Puts this rank's pages close to it, and fails, instead of a later SIGBUS, if there is not enough memory. */
     if (w->kind == COMM_WINDOW_STAGED &&
         fallocate(fd, 0, (off_t)window_at(w, w->comm->rank), (off_t)stride_of(w)) != 0) {
         FAIL_ERRNO("%zu MiB of shared memory", (w->bytes >> 20) + 1);
@@ -128,7 +128,8 @@ static Status map_hall(CommWindow *w, int fd, uint64_t token) {
     void *memory = mmap(NULL, w->hall_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (memory == MAP_FAILED) FAIL_ERRNO("mapping %zu bytes of shared memory", w->hall_bytes);
     w->hall = memory;
-    if (w->hall->token != token) FAIL(STATUS_TRANSPORT, "rank 0's shared memory is not reached (another container?)");
+    if (w->hall->token != token)
+        FAIL(STATUS_TRANSPORT, "rank 0's shared memory cannot be reached (another container?)");
     return STATUS_OK;
 }
 
@@ -175,7 +176,7 @@ static void close_others(CommWindow *w) {
     w->registered = false;
 }
 
-/* As it is handed out: before anybody has begun to use it, and after the probe. */
+/* Zeros it, as it is handed out: after the probe, and before anybody has begun to use it. */
 static Status window_clear(CommWindow *w) {
     memset(w->signs, 0, sizeof *w->signs);
     TRY(device_fill(w->bases[w->comm->rank], 0, w->bytes, w->stream));
@@ -202,7 +203,7 @@ done:
     return status;
 }
 
-/* Among the ranks of this node, by the first way that there is. */
+/* A window among the ranks of this node, of the first kind that works. */
 static Status join_inside(CommWindow *w, const CommWindowRoom *room) {
     char why[COMM_WHY_BYTES] = "";
     TRY(comm_split(w->comm, w->comm->node, w->comm->rank, &w->node));
@@ -246,27 +247,28 @@ static void check_nodes(const Comm *comm, CommWindowKind kind, char *why) {
     bool apart = comm->nodes > 1, company = false;
     for (int rank = 0; rank < comm->size; rank++) apart = apart || !comm->shares[rank];
     for (int node = 0; node < comm->nodes; node++) company = company || comm_local_size_of(comm, node) > 1;
-    const char *text = kind < COMM_WINDOW_MIXED && apart               ? "the ranks lie on several nodes"
+    const char *text = kind < COMM_WINDOW_MIXED && apart               ? "the ranks are on several nodes"
                        : kind == COMM_WINDOW_MIXED && comm->nodes == 1 ? "all ranks are on one node"
                        : kind == COMM_WINDOW_MIXED && !company         ? "every rank is alone on its node"
                                                                        : "";
     snprintf(why, COMM_WHY_BYTES, "%s", text);
 }
 
-/* Kernels that wait would go on to their deadline, and with them whoever waits by the means of CUDA. */
+/* Otherwise waiting kernels would go on until their deadline, and so would a wait for them through CUDA. */
 static void window_beat(void *context, bool lost) {
     if (lost) comm_window_abort(context);
 }
 
-/* What must be alike, and large enough. */
+/* Checks that the sizes are the same on all ranks where they must be, and large enough. */
 static Status check_room(Comm *comm, CommWindowKind kind, const CommWindowRoom *room) {
     bool boxes = kind >= COMM_WINDOW_MIXED, windows = kind <= COMM_WINDOW_STAGED;
     uint64_t same[] = {kind, windows ? room->bytes : 0, boxes ? room->box_bytes : 0, boxes ? room->parcels : 0};
     TRY(comm_agree(comm, same, sizeof same));
     if (windows && room->bytes / (size_t)comm->size < COMM_WINDOW_MIN) {
-        FAIL(STATUS_ARGUMENT, "a window of %zu bytes", room->bytes);
+        FAIL(STATUS_ARGUMENT, "a window of %zu bytes is too small", room->bytes);
     }
-    if (boxes && room->box_bytes < COMM_WINDOW_MIN) FAIL(STATUS_ARGUMENT, "a box of %zu bytes", room->box_bytes);
+    if (boxes && room->box_bytes < COMM_WINDOW_MIN)
+        FAIL(STATUS_ARGUMENT, "a box of %zu bytes is too small", room->box_bytes);
     return STATUS_OK;
 }
 
@@ -309,7 +311,7 @@ Status comm_window_create(Comm *comm, CommWindowKind kind, const CommWindowRoom 
 
 /* ---- the end ---- */
 
-/* Until all ranks have come there, for a while. */
+/* Waits for all ranks to arrive here, but not for long. */
 static void window_meet(const CommWindow *w, _Atomic uint32_t *count) {
     int64_t deadline_ns = clock_deadline_ns(MEET_S), since_ns = clock_now_ns();
     atomic_fetch_add(count, 1);
@@ -319,7 +321,7 @@ static void window_meet(const CommWindow *w, _Atomic uint32_t *count) {
     }
 }
 
-/* Whoever is lost on another node is missed inside of this one, too: nobody waits there for those who do not come. */
+/* A rank lost on another node breaks this node's communicator, too: nobody waits on it for ranks that do not come. */
 static void break_node(const CommWindow *w) {
     const ErrorRecord *cause;
     AbortRecord record = {.code = STATUS_TRANSPORT, .rank = -1};
@@ -328,7 +330,7 @@ static void break_node(const CommWindow *w) {
     comm_wait_break(w->node, &record);
 }
 
-/* Nobody's memory goes while another's kernels may write into it. */
+/* Nobody's memory is freed while another rank's kernels may write into it. */
 static void window_release(CommWindow *w) {
     if (w->joined && w->hall != NULL) window_meet(w, &w->hall->idle);
     close_others(w);
@@ -408,7 +410,7 @@ static Status window_look(void *context) {
     return error_at_rank(status, (int)signs->rank);
 }
 
-/* Something has failed: kernels end. A deadline that names nobody learns from them whom they waited for. */
+/* Something has failed: ends the kernels. If a deadline names no rank, their report says which one they waited for. */
 static Status window_drain(CommWindow *w, DeviceStream *stream, Status status) {
     ErrorRecord cause = *error_record();
     comm_window_abort(w);

@@ -1,4 +1,4 @@
-/* What kernels do with windows: wait for another rank's flag, and say whom they waited for in vain. */
+/* The device side of windows: waiting for another rank's flag, raising one, reporting which rank did not answer. */
 #ifndef CGXFFCV_COMM_WINDOW_CUH
 #define CGXFFCV_COMM_WINDOW_CUH
 
@@ -8,12 +8,12 @@ extern "C" {
 #include "comm/window.h"
 }
 
-#define WINDOW_PAUSE_NS 32 /* between two looks at a flag; doubles up to the next */
+#define WINDOW_PAUSE_NS 32 /* between two polls of a flag; doubles up to the next */
 #define WINDOW_MOST_PAUSE_NS 1024
-#define WINDOW_SIGNS_NS 200000 /* between two looks at the signs, which lie in host memory */
+#define WINDOW_SIGNS_NS 200000 /* between two polls of the signs, which are in host memory */
 
-/* Whether the flag has come to be `value`; false once the host has said so, or the time is over. By few threads at a
- * time: each look is a read of memory that others write to. */
+/* Waits until the flag is `value`; false if the host has aborted, or the time is up. For few threads at the same time:
+ * each poll reads memory that others write to. */
 static __device__ __forceinline__ bool window_await(const uint32_t *flag, uint32_t value, const CommWindowSigns *signs,
                                                     uint64_t timeout_ns) {
     if (signal_load(flag) == value) return true;
@@ -30,8 +30,8 @@ static __device__ __forceinline__ bool window_await(const uint32_t *flag, uint32
     return true;
 }
 
-/* By one thread, when all have written what is for another rank: tells it so, by the flag, or, where that stands in an
- * outbox, by handing over what has been written there. */
+/* Called by one thread once all have written what is for another rank: sets that rank's flag or, if the flag is in an
+ * outbox, hands over what has been written there. */
 static __device__ __forceinline__ void window_raise(const CommWindowPost &post, uint32_t *flag, uint32_t value,
                                                     const void *data, uint32_t bytes) {
     const uint64_t flag_at = (uint64_t)((uintptr_t)flag - (uintptr_t)post.outboxes);
@@ -48,7 +48,7 @@ static __device__ __forceinline__ void window_raise(const CommWindowPost &post, 
     signal_store(&parcel->number, number + 1);
 }
 
-/* By one thread of all that give up. */
+/* Called by one of the threads that give up. */
 static __device__ __forceinline__ void window_report(CommWindowSigns *signs, CommWindowReport what, int rank,
                                                      uint32_t tile, uint32_t epoch) {
     signs->what = what;

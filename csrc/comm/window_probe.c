@@ -1,5 +1,5 @@
-/* The probe of windows: kernels write into every rank's, kernels and copies look at what has come, in this rank's
- * window (what others push) and in everyone's own (what this rank pulls). Ends after a deadline. */
+/* The probe of windows: kernels write into every rank's, then kernels and copies check what has arrived in this rank's
+ * window (what others push) and in everyone's own (what this rank pulls). Has a deadline. */
 #include "comm/window_probe.h"
 
 #include <string.h>
@@ -41,7 +41,7 @@ static Status nothing_else(void *context) {
     return STATUS_OK;
 }
 
-/* What a rank has written for itself goes first: others read it once they have that rank's flag. */
+/* A rank writes to its own window first: others read that once they have the rank's flag. */
 static Status put_kernels(const Probe *p) {
     int me = p->comm->rank;
     for (int i = 0; i < p->comm->size; i++) {
@@ -60,16 +60,16 @@ static Status check_report(const Probe *p) {
     if (__atomic_load_n(&p->signs->reported, __ATOMIC_ACQUIRE) == 0) return STATUS_OK;
     switch ((ProbeFault)p->signs->tile) {
     case PROBE_LATE:
-        FAIL(STATUS_CUDA, "nothing that rank %u wrote into its window came within %g s", rank, p->timeout_s);
+        FAIL(STATUS_CUDA, "nothing that rank %u wrote into its window arrived within %g s", rank, p->timeout_s);
     case PROBE_PUSHED:
-        FAIL(STATUS_CUDA, "what rank %u wrote into its window came as something else", rank);
+        FAIL(STATUS_CUDA, "what rank %u wrote into its window arrived as something else", rank);
     case PROBE_PULLED:
         FAIL(STATUS_CUDA, "what rank %u has in its window reads as something else", rank);
     }
-    FAIL(STATUS_CUDA, "a report of the probe that cannot be (%u)", p->signs->tile);
+    FAIL(STATUS_CUDA, "the probe has reported an unknown fault (%u)", p->signs->tile);
 }
 
-/* A copy of a rank's part of a window holds what it has written there. */
+/* Checks that a copy of a rank's part of a window holds what that rank has written there. */
 static Status check_copy(const Probe *p, const void *window, int source, int target) {
     uint32_t got[PROBE_GROUP_VECTORS][4];
     for (uint32_t group = 0; group < p->plan.groups; group++) {

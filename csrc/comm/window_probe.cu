@@ -1,5 +1,5 @@
-/* The kernels of the probe: one block of THREADS threads each, a thread writes or compares a vector of 16 bytes at a
- * time of each group. Windows: uint4 [parts], uint32 [flags]. */
+/* The kernels of the probe: one block of THREADS threads each, in which a thread writes or compares 16-byte vectors of
+ * each group, one at a time. Windows: uint4 [parts], uint32 [flags]. */
 extern "C" {
 #include "comm/window_probe.h"
 }

@@ -1,8 +1,8 @@
-/* Whether all ranks really reach each other's windows: each writes some vectors, spread over its part of every window,
- * and all look for them. Private to this folder.
+/* Checks that all ranks really reach each other's windows: each writes some vectors, spread over its part of every
+ * window, and all read them back. Private to this folder.
  *
- * A window is cut into one part for each source rank, and behind them a flag for each. A part holds groups of vectors
- * of 16 bytes: `groups` groups, `spread` vectors apart. */
+ * A window is divided into one part per source rank, followed by one flag per source rank. A part holds groups of
+ * 16-byte vectors: `groups` groups, `spread` vectors apart. */
 #ifndef CGXFFCV_COMM_WINDOW_PROBE_H
 #define CGXFFCV_COMM_WINDOW_PROBE_H
 
@@ -14,34 +14,34 @@
 #define PROBE_GROUP_VECTORS 256
 
 typedef struct ProbePlan {
-    uint32_t part, groups, vectors, spread; /* in vectors: of a part; groups in it; of a group; between two */
-    size_t flags_at;                        /* bytes from a window's begin */
+    uint32_t part, groups, vectors, spread; /* vectors in a part; its groups; vectors in a group; vectors apart */
+    size_t flags_at;                        /* bytes from a window's start */
 } ProbePlan;
 
-/* What was found; in signs->tile. */
+/* What is wrong; in signs->tile. */
 typedef enum ProbeFault { PROBE_LATE, PROBE_PUSHED, PROBE_PULLED } ProbeFault;
 
-/* The first vector of a group, from the window's begin. */
+/* The first vector of a group, from the window's start. */
 HOST_DEVICE size_t probe_group_at(const ProbePlan *plan, uint32_t source, uint32_t group) {
     return (size_t)source * plan->part + (size_t)group * plan->spread;
 }
 
-/* The first word of a vector of a part that `source` writes into the window of `target`; the others count on. */
+/* The first word of a vector that `source` writes into the window of `target`; the other words count up from it. */
 HOST_DEVICE uint32_t probe_word(uint32_t source, uint32_t target, size_t vector) {
     uint32_t word = (uint32_t)vector * 0x9E3779B1u ^ (source + 1) * 0x85EBCA6Bu ^ (target + 1) * 0xC2B2AE35u;
     word ^= word >> 15;
-    return word * 0x2C1B3C6Du | 1; /* never what was there before */
+    return word * 0x2C1B3C6Du | 1; /* never 0, which was there before */
 }
 
-/* Puts a kernel on the stream that writes this rank's vectors into a window, and then the flag. */
+/* Launches a kernel that writes this rank's vectors into a window, and then the flag. */
 Status comm_probe_push(void *base, const ProbePlan *plan, int source, int target, DeviceStream *stream);
 
-/* Puts one that waits for a rank's flag, compares what came in `own`, the window of this rank `me`, and what that rank
- * has written into its own, `theirs`; reports what is wrong, unless there is a report. */
+/* Launches one that waits for a rank's flag and checks what arrived in `own`, the window of this rank `me`, and what
+ * that rank has written into its own, `theirs`; reports what is wrong, unless there is a report already. */
 Status comm_probe_look(const void *own, const void *theirs, const ProbePlan *plan, int source, int me,
                        CommWindowSigns *signs, double timeout_s, DeviceStream *stream);
 
-/* Between begin and end: the whole of it on this rank; every rank does the same. */
+/* Runs the whole probe on this rank, between begin and end; every rank does the same. */
 Status comm_probe_run(Comm *comm, void *const *bases, size_t bytes, CommWindowSigns *signs, DeviceStream *stream);
 
 #endif

@@ -98,7 +98,7 @@ def test_what_does_not_fit_is_refused():
         plan.carried_step("push", _cgxffcv.tensor_of_buffer(np.ones(ELEMS, np.float32)), 0)
     with pytest.raises(ValueError, match=f"window must have {4 * rank.bytes} elements of uint8"):
         plan.carried_bind(rank.outgoing, rank.outgoing)
-    with pytest.raises(comm.CommError, match="no way to its other ranks"):
+    with pytest.raises(comm.CommError, match="no connection to its other ranks"):
         plan.put([buffer], 0)
     with pytest.raises(ValueError, match="no GPU sums what others carry: one_shot and sra alone run on GPUs"):
         Rank(0, 2, algorithm="two_level")

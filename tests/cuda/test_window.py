@@ -70,7 +70,7 @@ def test_what_is_on_its_way_arrives_although_its_sender_comes_to_the_end(built):
 PEER, REGISTER = "CGXFFCV_EMULATED_PEER", "CGXFFCV_EMULATED_REGISTER"
 FAULTS = {
     "refused": ("peer", f"{PEER}=refused@1", r"rank 1: its GPU cannot reach rank 0's: .* peer access is not supported"),
-    "dropped": ("peer", f"{PEER}=dropped@1", r"rank 0: nothing that rank 1 wrote into its window came within 1.5 s"),
+    "dropped": ("peer", f"{PEER}=dropped@1", r"rank 0: nothing that rank 1 wrote into its window arrived within 1.5 s"),
     "partial": ("peer", f"{PEER}=partial@1", r"rank 0: (what|nothing that) rank 1 (wrote|has written) into its window"),
     "switch": ("peer", "CGXFFCV_P2P=0@1", r"rank 1: CGXFFCV_P2P=0$"),
     "memory": ("peer", "CGXFFCV_EMULATED_MEMORY=1000000@1", r"rank 1: \d+ MiB of GPU memory are needed at once"),

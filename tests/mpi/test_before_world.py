@@ -102,4 +102,4 @@ def test_a_wrapper_may_start_the_rank(tmp_path):
 def test_another_number_of_ranks_than_mpi_knows(tmp_path):
     job = start(TWO, tmp_path, "miscounted", script="worker_before.py")
     for values in finish(job):
-        assert values["type"] == "CommError" and "started 3 ranks, but MPI knows 2" in values["text"]
+        assert values["type"] == "CommError" and "started 3 ranks, but MPI reports 2" in values["text"]

@@ -85,8 +85,9 @@ def test_one_of_another_launcher_is_refused_and_named(tmp_path):
     library = stand_in(tmp_path, "libmpi.so.12")
     code = "from cgxffcv import comm; comm.world(timeout=20)"
     done = python(code, CGXFFCV_MPI_LIBRARY=str(library), **HYDRA)
-    assert f"started 2 ranks, but MPI knows 1 (this is rank 0): the launcher and the MPI library, {library} (MPICH" in (
-        done.stderr
+    assert (
+        f"started 2 ranks, but MPI reports 1 (this is rank 0): the launcher and the MPI library, {library} (MPICH"
+        in done.stderr
     )
     assert "cgxffcv launch -np 2" in done.stderr and "CGXFFCV_MPI_LIBRARY" in done.stderr
     assert "other_mpi: finalised" in done.stderr and done.returncode == 1
@@ -138,6 +139,6 @@ def test_two_in_one_process_are_refused(tmp_path):
     first, second = stand_in(tmp_path, "libmpi.so.12", "-Wl,-soname,libmpi.so.12"), stand_in(tmp_path, "libother.so")
     code = f"import ctypes; ctypes.CDLL({str(first)!r}); {OPEN}"
     done = python(code, CGXFFCV_MPI_LIBRARY=str(second))
-    assert f"CommError: CGXFFCV_MPI_LIBRARY={second}, but this process has opened {first} already" in done.stderr
+    assert f"CommError: CGXFFCV_MPI_LIBRARY={second}, but this process has already opened {first}" in done.stderr
     done = python(code, PATH="/nowhere")  # what is there is taken
     assert eval(done.stdout)["path"] == str(first), done.stderr

@@ -143,7 +143,7 @@ def test_what_does_not_fit_is_refused():
         plan.stage_finish(buffer, out)
     with pytest.raises(ValueError, match="cannot be moved by its caller: use sra or one_shot"):
         make([0, 1], algorithm="ring")[1][0].stage_messages("across")
-    with pytest.raises(comm.CommError, match="allreduce: this communicator has no way to its other ranks"):
+    with pytest.raises(comm.CommError, match="allreduce: this communicator has no connection to its other ranks"):
         plan.run(buffer)
     with pytest.raises(comm.CommError, match="no way"):
         worlds[0].barrier()
