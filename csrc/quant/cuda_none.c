@@ -1,4 +1,4 @@
-/* The twin of a build without CUDA. */
+/* The stub for a build without CUDA. */
 #include "quant/device.h"
 
 static Status quant_absent(void) { FAIL(STATUS_NOT_BUILT, "this build has no CUDA. " DEVICE_CUDA_REMEDY); }

@@ -1,5 +1,5 @@
-/* The quantiser over tensors in device memory: the same bytes as quantize.h's. quant/cuda/quantize.cu, and cuda_none.c
- * in a build without CUDA, where everything fails with STATUS_NOT_BUILT. */
+/* The quantiser for tensors in device memory; gives the same bytes as quantize.h. In quant/cuda/quantize.cu, or
+ * cuda_none.c in a build without CUDA, where everything fails with STATUS_NOT_BUILT. */
 #ifndef CGXFFCV_QUANT_DEVICE_H
 #define CGXFFCV_QUANT_DEVICE_H
 
@@ -16,18 +16,18 @@ typedef struct QuantDeviceRun {
     void *wire; /* quantize_wire_bytes, at a multiple of QUANTIZE_PIECE_ALIGNMENT; padding is left as it is */
 } QuantDeviceRun;
 
-/* Many runs, of one type and codec, in one launch, or two where maxmin's whole pieces go a way of their own. */
+/* Many runs, of one type and codec, in one launch, or two if maxmin's whole pieces take a fast path of their own. */
 typedef struct QuantDeviceBatch QuantDeviceBatch;
 
-/* STATUS_ARGUMENT where a spec is none, or types or codecs differ. */
+/* STATUS_ARGUMENT if a spec is invalid, or types or codecs differ. */
 Status quantize_batch_create(const QuantDeviceRun *runs, int count, QuantDeviceBatch **out);
 void quantize_batch_destroy(QuantDeviceBatch *batch);
 
-/* Put the work on the stream: x to wire, and wire to x. */
+/* Enqueue the work on the stream: x to wire, and wire to x. */
 Status quantize_batch_encode(const QuantDeviceBatch *batch, DeviceStream *stream);
 Status quantize_batch_decode(const QuantDeviceBatch *batch, DeviceStream *stream);
 
-/* Waits for the stream; STATUS_TRANSPORT if a piece that was decoded could not be what a peer wrote. */
+/* Waits for the stream; STATUS_TRANSPORT if a piece that was decoded cannot be what a peer wrote. */
 Status quantize_batch_finish(const QuantDeviceBatch *batch, DeviceStream *stream);
 
 #endif

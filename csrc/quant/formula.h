@@ -1,5 +1,5 @@
-/* The quantiser's arithmetic, one definition for host and device: docs/WIRE.md in code. Every operation is rounded by
- * itself; QUANT_ADD and its like keep nvcc from contracting two of them into one, gcc is told so by its flags. */
+/* The quantiser's arithmetic, one definition for host and device: docs/WIRE.md in code. Every operation is rounded on
+ * its own: QUANT_ADD and its like keep nvcc from contracting two of them into one, compiler flags keep gcc from it. */
 #ifndef CGXFFCV_QUANT_FORMULA_H
 #define CGXFFCV_QUANT_FORMULA_H
 
@@ -25,7 +25,7 @@
 #define QUANT_SPIKE_BYTES 4
 #define QUANT_MAGNITUDE_LIMIT 0x7E000000u /* 2^125: from here on a bucket's width may overflow */
 
-/* ---- elements; on the way down every NaN becomes the canonical one of its type ---- */
+/* ---- elements; when stored, every NaN becomes the canonical one of its type ---- */
 
 HOST_DEVICE float element_load(const void *x, QuantType type, int64_t i) {
     const uint8_t *bytes = (const uint8_t *)x;
@@ -46,7 +46,7 @@ HOST_DEVICE void element_store(void *x, QuantType type, int64_t i, float value) 
 
 /* ---- the grid of a bucket ---- */
 
-/* Codes c stand for min + unit c. A unit that is not finite means a bucket of NaN, 0 a constant one. */
+/* Code c stands for min + unit * c. A unit that is not finite means a bucket of NaN, 0 a constant one. */
 typedef struct QuantGrid {
     float unit, min, max;
 } QuantGrid;
@@ -59,7 +59,7 @@ HOST_DEVICE QuantGrid quant_grid_nan(void) {
     return grid;
 }
 
-/* Zeros become +0 and what is not normal no unit at all. */
+/* Zeros become +0, and a unit below the normal numbers becomes 0. */
 HOST_DEVICE QuantGrid quant_grid_between(float min, float max, int bits) {
     QuantGrid grid = {0.0f, QUANT_ADD(min, 0.0f), QUANT_ADD(max, 0.0f)};
     grid.unit = QUANT_DIV(QUANT_SUB(grid.max, grid.min), (float)((1 << bits) - 1));
@@ -92,7 +92,7 @@ HOST_DEVICE QuantGrid quant_grid_load(const QuantSpec *spec, const uint8_t *from
 
 /* ---- codes ---- */
 
-/* Truncation held within [0, levels]; the bounds matter only for elements that travel as spikes. */
+/* Truncation, clamped to [0, levels]; the bounds matter only for elements that travel as spikes. */
 HOST_DEVICE uint32_t quant_truncate(float value, uint32_t levels) {
 #ifdef __CUDA_ARCH__
     uint32_t whole = __float2uint_rz(value); /* saturates, and makes 0 of NaN */
@@ -125,7 +125,7 @@ HOST_DEVICE float quant_accumulated(const QuantTarget *target, int64_t i) {
     return QUANT_MUL(element_load(target->accumulate, QUANT_F32, i), target->scale);
 }
 
-/* Puts a decoded value where the target wants it. */
+/* Adds, divides and stores a decoded value as the target says. */
 HOST_DEVICE void quant_deliver(const QuantTarget *target, int64_t i, float value) {
     if (target->accumulate != NULL) value = QUANT_ADD(quant_accumulated(target, i), value);
     element_store(target->to, target->type, i, QUANT_DIV(value, target->divisor));

@@ -1,4 +1,4 @@
-/* Whether a run that a peer sends can be what an encoder wrote, as far as that can be seen without decoding it. */
+/* Checks whether a run from a peer can be what an encoder wrote, as far as possible without decoding it. */
 #include "base/checked.h"
 #include "quant/codec.h"
 #include "quant/sound.h"
@@ -9,7 +9,7 @@ static bool are_zero(const uint8_t *bytes, uint64_t count) {
     return any == 0;
 }
 
-/* Unused bits are zero, and all of them where the range leaves nothing to code. */
+/* Unused bits are zero, and all bits are if the range leaves nothing to code. */
 static bool codes_are_sound(const QuantSpec *spec, const uint8_t *codes, int64_t values, bool coded) {
     uint64_t bytes = quant_codes_bytes(spec, values), used = (uint64_t)values * (uint64_t)spec->bits % 8;
     if (!coded) return are_zero(codes, bytes);

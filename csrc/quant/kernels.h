@@ -1,11 +1,11 @@
-/* The inner loops of the quantiser, one table for each instruction set. A kernel works on one bucket; what differs
- * between codecs stands in their own files. */
+/* The inner loops of the quantiser, one table per instruction set. A kernel works on one bucket; what differs between
+ * codecs is in their own files. */
 #ifndef CGXFFCV_QUANT_KERNELS_H
 #define CGXFFCV_QUANT_KERNELS_H
 
 #include "quant/formula.h"
 
-/* `min` and `max` are meaningful only while `magnitude`, the greatest bits(x) & 0x7FFFFFFF, is below infinity's; the
+/* `min` and `max` are meaningful only if `magnitude`, the greatest bits(x) & 0x7FFFFFFF, is below infinity's; the
  * sign of a zero among them is unspecified. */
 typedef struct QuantRange {
     uint32_t magnitude;
@@ -16,7 +16,7 @@ static inline float quant_load(QuantInput input, int64_t i) {
     return QUANT_MUL(element_load(input.x, input.type, i), input.scale);
 }
 
-/* The range of scaled elements from that of the others: rounding keeps their order. */
+/* The range of the scaled elements from that of the unscaled ones: rounding keeps their order. */
 static inline QuantRange quant_range_scaled(QuantRange range, float scale) {
     if (scale == 1.0f) return range;
     uint32_t magnitude = float_bits(QUANT_MUL(float_of_bits(range.magnitude), scale)) & 0x7FFFFFFFu;
@@ -31,7 +31,7 @@ static inline float quant_fold(float partial[QUANT_PARTIALS]) {
     return partial[0];
 }
 
-#define QUANT_LEVELS 16 /* at most, of codes that stand for levels of a table */
+#define QUANT_LEVELS 16 /* the most in a table of levels that codes stand for */
 
 typedef struct QuantEncode {
     int bits;
@@ -54,13 +54,13 @@ typedef struct QuantKernels {
 
     /* ---- of rotated buckets: `count` values, a power of two that is at least QUANT_PARTIALS ---- */
 
-    /* Turns the sign of value i where bit i % 32 of word i / 32 is set. */
+    /* Flips the sign of value i if bit i % 32 of word i / 32 is set. */
     void (*turn_signs)(float *values, const uint32_t *words, int64_t count);
     /* The Hadamard transform, times count^-1/2. */
     void (*rotate)(float *values, int64_t count);
     /* The sum of products in 32 partial sums, as in magnitude_sum. */
     float (*dot)(const float *a, const float *b, int64_t count);
-    /* How many thresholds lie below each value times `inverse`; up to 4 bits. */
+    /* A value's code is the number of thresholds below value * `inverse`; up to 4 bits. */
     void (*encode_levels)(const float *values, int bits, float inverse, int64_t count, uint8_t *codes);
     /* levels[code], none of which is NaN, into a target of float32. */
     void (*decode_levels)(const uint8_t *codes, int bits, const float *levels, int64_t count,

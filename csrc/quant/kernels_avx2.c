@@ -68,7 +68,7 @@ INLINE VI lanes_below(int count) {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
 
-/* Of `a` the first `count` lanes, of `fill` the others. */
+/* The first `count` lanes of `a`, the others of `fill`. */
 INLINE VF v_first(VF a, int count, VF fill) {
     return _mm256_blendv_ps(fill, a, _mm256_castsi256_ps(lanes_below(count)));
 }
@@ -118,7 +118,7 @@ INLINE void v_store_part(void *to, QuantType type, int64_t i, int count, VF a) {
     memcpy((uint8_t *)to + i * (int64_t)item, buffer, (size_t)count * item);
 }
 
-/* The lanes in which `bits` has a bit, with the other sign. */
+/* Flips the sign of the lanes whose bit in `bits` is set. */
 INLINE VF v_negate_where(VF a, uint32_t bits) {
     const VI top = _mm256_setr_epi32(31, 30, 29, 28, 27, 26, 25, 24);
     VI signs = _mm256_and_si256(_mm256_sllv_epi32(_mm256_set1_epi32((int)bits), top), _mm256_set1_epi32(INT32_MIN));
@@ -135,7 +135,7 @@ INLINE VI v_multiply(VI a, VI b) { return _mm256_mul_epu32(a, b); }
 INLINE VI v_shift_right64(VI a, int count) { return _mm256_srli_epi64(a, count); }
 INLINE VI v_xor3(VI a, VI b, VI c) { return _mm256_xor_si256(_mm256_xor_si256(a, b), c); }
 
-/* `first` and the next three numbers, evens of the 64-bit lanes before odds */
+/* `first` and the next three numbers: first through the even 64-bit lanes, then through the odd ones */
 INLINE VI v_quads(uint64_t first) {
     return _mm256_add_epi64(_mm256_set1_epi64x((long long)first), _mm256_setr_epi64x(0, 2, 1, 3));
 }
@@ -191,11 +191,11 @@ INLINE void pack_block(const VI code[4], int bits, uint8_t *to) {
 
 #define WINDOW_BYTES 8
 
-#define TABLE_BITS 3    /* of a table in one vector */
-#define TABLE_VECTORS 2 /* of a table of QUANT_LEVELS */
+#define TABLE_BITS 3    /* of codes whose table fits one vector */
+#define TABLE_VECTORS 2 /* in a table of QUANT_LEVELS */
 
-/* How a vector's codes are drawn from a window of their bytes: to each lane all of them, where they fit a word, else
- * two bytes; a shift, then a table of the bucket's values or, where that would be too long, the arithmetic. */
+/* How a vector's codes are taken from a window of their bytes: each lane gets all of them if they fit a word, else two
+ * bytes; then a shift, and a table of the bucket's values or, if that would be too long, the arithmetic. */
 typedef struct Unpack {
     VI pick, shift;
     VF table[TABLE_VECTORS], unit, min;

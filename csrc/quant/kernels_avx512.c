@@ -48,7 +48,7 @@ INLINE VF v_load(const void *x, QuantType type, int64_t i) {
     return widen(_mm256_loadu_si256((const void *)((const uint8_t *)x + 2 * i)), type);
 }
 
-/* Of `a` the first `count` lanes, of `fill` the others. */
+/* The first `count` lanes of `a`, the others of `fill`. */
 INLINE VF v_first(VF a, int count, VF fill) { return _mm512_mask_mov_ps(fill, (__mmask16)((1u << count) - 1u), a); }
 
 INLINE VF v_load_part(const void *x, QuantType type, int64_t i, int count, VF fill) {
@@ -89,7 +89,7 @@ INLINE void v_store_part(void *to, QuantType type, int64_t i, int count, VF a) {
     }
 }
 
-/* The lanes in which `bits` has a bit, with the other sign. */
+/* Flips the sign of the lanes whose bit in `bits` is set. */
 INLINE VF v_negate_where(VF a, uint32_t bits) {
     VI as_bits = _mm512_castps_si512(a);
     return _mm512_castsi512_ps(_mm512_mask_xor_epi32(as_bits, (__mmask16)bits, as_bits, _mm512_set1_epi32(INT32_MIN)));
@@ -106,7 +106,7 @@ INLINE VI v_multiply(VI a, VI b) { return _mm512_mul_epu32(a, b); }
 INLINE VI v_shift_right64(VI a, unsigned count) { return _mm512_srli_epi64(a, count); }
 INLINE VI v_xor3(VI a, VI b, VI c) { return _mm512_ternarylogic_epi32(a, b, c, 0x96); }
 
-/* `first` and the next seven numbers, evens of the 64-bit lanes before odds */
+/* `first` and the next seven numbers: first through the even 64-bit lanes, then through the odd ones */
 INLINE VI v_quads(uint64_t first) {
     return _mm512_add_epi64(_mm512_set1_epi64((long long)first), _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7));
 }
@@ -162,11 +162,11 @@ INLINE void pack_block(const VI code[4], int bits, uint8_t *to) {
 
 #define WINDOW_BYTES 16
 
-#define TABLE_BITS 4    /* of a table in one vector */
-#define TABLE_VECTORS 1 /* of a table of QUANT_LEVELS */
+#define TABLE_BITS 4    /* of codes whose table fits one vector */
+#define TABLE_VECTORS 1 /* in a table of QUANT_LEVELS */
 
-/* How a vector's codes are drawn from a window of their bytes: to each lane all of them, where they fit a word, else
- * two bytes; a shift, then a table of the bucket's values or, where that would be too long, the arithmetic. */
+/* How a vector's codes are taken from a window of their bytes: each lane gets all of them if they fit a word, else two
+ * bytes; then a shift, and a table of the bucket's values or, if that would be too long, the arithmetic. */
 typedef struct Unpack {
     VI pick, shift;
     VF table[TABLE_VECTORS], unit, min;

@@ -1,4 +1,4 @@
-/* The reference kernels: one element at a time, in the words of docs/WIRE.md. Every other form must give the same
+/* The reference kernels: one element at a time, as docs/WIRE.md puts it. Every other implementation must give the same
  * bytes. */
 #include "quant/kernels.h"
 #include "quant/rotation.h"

@@ -1,12 +1,12 @@
-/* The vector form of the kernels, once for every instruction set. The including file has defined VF and VI (vectors
- * of LANES float32 and int32), the primitives on them (v_*), pack_block, and KERNELS (the table to define) with
- * KERNELS_NAME. A block is 4 vectors: the elements that one round of Philox serves and one packing step takes. */
+/* The vectorised kernels, shared by all instruction sets. The including file has defined VF and VI (vectors of LANES
+ * float32 and int32), the primitives on them (v_*), pack_block, and KERNELS (the table to define) with KERNELS_NAME. A
+ * block is 4 vectors: the elements that one draw of random numbers serves and one packing step takes. */
 #include "base/checked.h"
 #include "quant/rotation.h"
 
 #define BLOCK (4 * LANES)
 
-/* The vector at element `i` of `left` elements left; lanes beyond take `fill`. */
+/* The vector at element `i`, from which `left` elements are left; lanes beyond them take `fill`. */
 INLINE VF load_some(const void *x, QuantType type, int64_t i, int64_t left, VF fill) {
     if (left >= LANES) return v_load(x, type, i);
     return left <= 0 ? fill : v_load_part(x, type, i, (int)left, fill);
@@ -81,7 +81,7 @@ static float magnitude_sum(QuantInput input) {
     return magnitude_sum_of(input, QUANT_BF16);
 }
 
-/* The keys of Philox's rounds, and what of its counter stays the same in a bucket. */
+/* The keys of Philox's rounds, and the part of its counter that stays the same within a bucket. */
 typedef struct Keys {
     uint32_t k0[PHILOX_ROUNDS], k1[PHILOX_ROUNDS], c2, c3;
 } Keys;
@@ -96,8 +96,8 @@ INLINE void keys_make(const QuantRandom *r, Keys *keys) {
     keys->c3 = ((uint32_t)PHILOX_QUANTIZE << 16) | (r->rank & 0xFFFFu);
 }
 
-/* Half a block's words: quads `first` and on, one in each 64-bit half of two lanes, whose low halves alone count until
- * the words are put together. v_quads numbers them so that the last step brings them into order. */
+/* Half a block's words: the quads from `first` on, one per 64-bit lane, of which only the low half counts until the
+ * words are joined. v_quads numbers them so that joining puts them in order. */
 INLINE void random_half(const Keys *keys, uint64_t first, VI word[2]) {
     VI c0 = v_quads(first), c1 = v_shift_right64(c0, 32), c2 = v_set1i(keys->c2), c3 = v_set1i(keys->c3);
 #pragma GCC unroll 10
@@ -111,7 +111,7 @@ INLINE void random_half(const Keys *keys, uint64_t first, VI word[2]) {
     v_join(c0, c1, c2, c3, word);
 }
 
-/* LANES quads as BLOCK uniform numbers in element order. A call for each block costs little beside ten rounds. */
+/* LANES quads as BLOCK uniform numbers in element order. A function call per block costs little next to ten rounds. */
 static __attribute__((noinline)) void random_block(const Keys *keys, uint64_t quad, VF uniform[4]) {
     VI word[4];
     random_half(keys, quad, word);
@@ -119,7 +119,7 @@ static __attribute__((noinline)) void random_block(const Keys *keys, uint64_t qu
     for (int v = 0; v < 4; v++) uniform[v] = v_mul(v_to_float(v_shift_right(word[v], 8)), v_set1(0x1p-24f));
 }
 
-/* Codes of the block at element `i`; with `whole` all of it is elements, otherwise codes beyond them are 0. */
+/* Codes of the block at element `i`: with `whole` it is full of elements, otherwise codes beyond them are 0. */
 INLINE void encode_block(QuantInput in, QuantType type, const QuantEncode *e, const Keys *keys, int bits, int64_t i,
                          bool whole, VI code[4]) {
     VF min = v_set1(e->min), inverse = v_set1(e->inverse), uniform[4];
@@ -188,7 +188,7 @@ INLINE void encode_with(QuantInput in, QuantType type, const QuantEncode *e, int
     }
 }
 
-/* What gradients are, to nearest: bits and scale are constants in its loop. */
+/* The usual case, unscaled float32 to nearest: bits and scale are constants in its loop. */
 static void encode_usual(QuantInput in, const QuantEncode *e, uint8_t *codes) {
     in.scale = 1.0f;
 #define CASE(q)                                                                                                        \
@@ -257,7 +257,7 @@ INLINE VF divide(VF value, Division division) {
     return division.divide ? v_div(value, v_set1(division.by)) : v_mul(value, v_set1(division.by));
 }
 
-/* `finite`: what has been decoded, where nothing is added: no NaN comes of it but by a division. */
+/* `finite`: the value has been decoded and nothing is added, so that only a division can make it NaN. */
 INLINE void deliver(const QuantTarget *target, QuantType type, bool add, bool finite, Division division, int64_t i,
                     int64_t left, VF value) {
     if (add) {
@@ -272,8 +272,8 @@ INLINE void deliver(const QuantTarget *target, QuantType type, bool add, bool fi
     }
 }
 
-/* Codes that stand for the values of a table, repeated as often as a vector has room: what is looked up may have bits
- * of the next code above its own. */
+/* For codes that stand for the values of a table, which is repeated until the vector is full: what is looked up may
+ * have bits of the next code above its own. */
 INLINE Unpack unpack_levels(int bits, const float *levels) {
     float table[TABLE_VECTORS * LANES];
     Unpack unpack = unpack_make(bits);
@@ -294,7 +294,7 @@ INLINE Unpack unpack_grid(int bits, float unit, float min) {
     return unpack;
 }
 
-/* Whole vectors: as many as there are elements for, and bytes to be read. Gives the elements that these are. */
+/* Decodes whole vectors, as many as the elements and the readable bytes allow; returns how many elements these are. */
 INLINE int64_t decode_whole(const uint8_t *codes, int bits, const Unpack *unpack, bool lookup, int64_t elems,
                             const QuantTarget *target, QuantType type, bool add, Division division) {
     const int window = LANES / 8 * bits; /* the bytes of a vector's codes */
@@ -313,7 +313,7 @@ INLINE void decode_with(const uint8_t *codes, int bits, Unpack unpack, bool look
                         QuantType type, bool add) {
     const int window = LANES / 8 * bits;
     Division division = division_by(target.divisor);
-    if (!add && lookup) { /* the few values in place of the many elements */
+    if (!add && lookup) { /* divides the few values of the table instead of the many elements */
         for (int half = 0; half < TABLE_VECTORS; half++) {
             float levels[LANES];
             v_store(levels, QUANT_F32, 0, divide(unpack.table[half], division), false);
@@ -364,7 +364,7 @@ static void decode(const uint8_t *codes, int bits, float unit, float min, int64_
 #undef CALL
 }
 
-#define PASS_AHEAD 1024 /* bytes that are asked for ahead: what a pass reads may be in no cache */
+#define PASS_AHEAD 1024 /* bytes to prefetch ahead: what a pass reads may not be in any cache */
 
 INLINE void pass_with(QuantInput in, QuantTarget target, QuantType from, QuantType type, bool add) {
     Division division = division_by(target.divisor);
@@ -400,7 +400,7 @@ static void turn_signs(float *values, const uint32_t *words, int64_t count) {
     }
 }
 
-/* The butterflies within a vector: (low + high, low - high), with lanes `h` apart; `high` has a bit for each lane. */
+/* The butterflies within a vector: (low + high, low - high), of lanes `h` apart; `high` has the bits of high lanes. */
 INLINE VF butterfly_within(VF a, int h, uint32_t high) { return v_add(v_swap(a, h), v_negate_where(a, high)); }
 
 INLINE void butterfly(VF *a, VF *b) {

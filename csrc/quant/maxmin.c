@@ -1,9 +1,9 @@
 /* The codec "maxmin": a uniform grid between the bucket's extremes. */
 #include "quant/codec.h"
 
-/* To nearest, elements on their way to codes need not be scaled by themselves: (s x - s min) / s unit is the same, bit
+/* With nearest rounding, elements need not be scaled before they become codes: (s x - s min) / s unit is the same, bit
  * for bit, as (x - min) / unit for a power of two s. Where scaled numbers fall below 2^-126 and lose bits, the two
- * differ only in what neither code sees: beside a minimum of at least 2^-101 such an element is nothing, and from a
+ * differ, but not in their codes: next to a minimum of at least 2^-101 such an element is negligible, and from a
  * smaller one it is less than 2^-30 of these units away, which is code 0. */
 static void encode_codes(const QuantKernels *kernels, const QuantSpec *spec, QuantInput input,
                          const QuantRandom *random, QuantGrid grid, uint8_t *codes) {

@@ -1,4 +1,4 @@
-/* Runs of buckets: the layout of a piece on the wire, the choice of kernels, the spreading over threads. Owns
+/* Runs of buckets: the layout of a piece on the wire, the choice of kernels, the distribution over threads. Owns
  * nothing; knows nothing of ranks. */
 #include "quant/quantize.h"
 #include "base/checked.h"
@@ -110,7 +110,7 @@ uint64_t quantize_wire_bytes(const QuantSpec *spec, int64_t elems) {
     return round_up(quantize_layout(spec, elems).codes_end, QUANTIZE_PIECE_ALIGNMENT);
 }
 
-/* A call cut into items of `stride` buckets, for the threads. */
+/* A call, divided into items of `stride` buckets for the threads. */
 typedef struct Run {
     const QuantKernels *kernels;
     const QuantCodecEntry *codec;
@@ -138,7 +138,7 @@ static Run run_of(const QuantSpec *spec, int64_t elems, const QuantRandom *rando
     return run;
 }
 
-/* A run with a piece of the wire. */
+/* A run whose piece is at `wire`. */
 static Run run_on(const QuantSpec *spec, int64_t elems, const QuantRandom *random, bool crosses, const void *wire) {
     Run run = run_of(spec, elems, random, crosses);
     memcpy(&run.wire, &wire, sizeof wire);
@@ -169,7 +169,7 @@ static QuantRandom bucket_random(const Run *run, int64_t bucket) {
     return random;
 }
 
-/* So many elements or values of the run's input, from a bucket's first on. */
+/* `count` elements or values of the run's input, from a bucket's first on. */
 static QuantInput bucket_input(const Run *run, int64_t bucket, int64_t count) {
     QuantInput input = run->input;
     input.x = (const uint8_t *)input.x + bucket * run->spec->bucket_size * (int64_t)quantize_item_bytes(input.type);
@@ -196,7 +196,7 @@ static void encode_bucket(const Run *run, int64_t bucket, QuantInput input, cons
     run->codec->encode(run->kernels, run->spec, input, random, bucket_wire(run, bucket));
 }
 
-/* Elements to codes by way of their domain's values. */
+/* Elements to codes, through their domain's values. */
 static void cross_and_encode_bucket(const Run *run, int64_t bucket, const QuantRandom *random) {
     float values[QUANT_DOMAIN_MAX_VALUES];
     run->crosses->enter(run->kernels, bucket_input(run, bucket, bucket_elems(run, bucket)), random, values);
@@ -217,7 +217,7 @@ static Status decode_bucket(const Run *run, int64_t bucket, const QuantTarget *t
     return run->codec->decode(run->kernels, run->spec, bucket_wire(run, bucket), bucket_values(run, bucket), target);
 }
 
-/* Codes to elements by way of their domain's values, among which the terms are added. */
+/* Codes to elements, through their domain's values; terms are added in the domain. */
 static Status decode_and_cross_bucket(const Run *run, int64_t bucket, QuantTarget end) {
     float values[QUANT_DOMAIN_MAX_VALUES];
     QuantTarget inner = {end.accumulate, end.scale, 1.0f, QUANT_F32, values};
@@ -330,7 +330,7 @@ Status dequantize_sum(const QuantSpec *spec, const void *wire, int64_t elems, co
     return run_items(pool, items_of(&run), dequantize_item, &run);
 }
 
-/* Over the border of a domain; where there is none elements are passed on. */
+/* Enters or leaves a domain; without one, elements are passed on. */
 static Status cross(const QuantSpec *spec, QuantInput from, const QuantRandom *random, const QuantTarget *target,
                     PoolTask task, Pool *pool) {
     Run run = run_of(spec, from.elems, random, true);

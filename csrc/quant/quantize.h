@@ -1,8 +1,8 @@
-/* The quantiser: runs of floating-point elements to 1..8-bit codes with a range for each bucket, and back.
+/* The quantiser: runs of floating-point elements to 1..8-bit codes with a range per bucket, and back.
  *
- * Every form of it (scalar, AVX2, AVX-512, CUDA) gives the same bytes for the same input, special values
- * included; docs/WIRE.md states each operation. All functions run with subnormals on and rounding to nearest,
- * whatever the caller's floating-point mode, and leave that mode as it was. Pointers need no alignment. */
+ * Every implementation (scalar, AVX2, AVX-512, CUDA) gives the same bytes for the same input, special values
+ * included; docs/WIRE.md specifies each operation. All functions run with subnormals on and rounding to nearest,
+ * whatever the caller's floating-point mode, and restore that mode. Pointers need no alignment. */
 #ifndef CGXFFCV_QUANT_QUANTIZE_H
 #define CGXFFCV_QUANT_QUANTIZE_H
 
@@ -20,13 +20,13 @@
 
 typedef enum QuantType { QUANT_F32 = 0, QUANT_F16 = 1, QUANT_BF16 = 2 } QuantType;
 
-/* The codecs: X(number, word), with the word that ends the names of a codec's entry and of those who launch its
+/* The codecs: X(number, word). The word ends the names of a codec's entry and of the functions that launch its
  * kernels. */
 #define QUANT_CODECS(X)                                                                                                \
     X(QUANT_MAXMIN, maxmin)   /* uniform between the bucket's extremes */                                              \
     X(QUANT_SIGN, sign)       /* 1 bit: the sign, with the bucket's mean magnitude */                                  \
-    X(QUANT_SPIKES, spikes)   /* maxmin on the rest, while the greatest magnitudes travel apart as (index, value) */   \
-    X(QUANT_ROTATED, rotated) /* levels for a Gaussian, which random signs and a rotation make of any data */
+    X(QUANT_SPIKES, spikes)   /* the largest magnitudes sent separately as (index, value), maxmin for the rest */      \
+    X(QUANT_ROTATED, rotated) /* random signs and a rotation, which make any data Gaussian, and levels for that */
 
 #define X(number, word) number,
 typedef enum QuantCodec { QUANT_CODECS(X) QUANT_CODEC_COUNT } QuantCodec;
@@ -34,7 +34,7 @@ typedef enum QuantCodec { QUANT_CODECS(X) QUANT_CODEC_COUNT } QuantCodec;
 
 typedef enum QuantRounding { QUANT_NEAREST = 0, QUANT_STOCHASTIC = 1 } QuantRounding;
 
-/* What a rotated bucket is multiplied by: its root mean square, with the least error, or so that the mean is kept. */
+/* What a rotated bucket's levels are multiplied by: its root mean square (least error), or what keeps the mean. */
 typedef enum QuantScale { QUANT_SCALE_AUTO = 0, QUANT_SCALE_MSE = 1, QUANT_SCALE_UNBIASED = 2 } QuantScale;
 
 /* How a tensor is quantised: both ends must agree on all of it. */
@@ -45,7 +45,7 @@ typedef struct QuantSpec {
     QuantCodec codec;
     QuantRounding rounding;
     bool half_metadata; /* (min, max) in the tensor's own 16-bit type instead of (unit, min) in float32 */
-    int spikes;         /* a bucket's, for QUANT_SPIKES: 1..256, at most bucket_size; 0 otherwise */
+    int spikes;         /* per bucket, for QUANT_SPIKES: 1..256, at most bucket_size; 0 otherwise */
     QuantScale scale;   /* for QUANT_ROTATED, where AUTO is UNBIASED; AUTO otherwise */
 } QuantSpec;
 
@@ -66,7 +66,7 @@ typedef struct QuantInput {
     float scale; /* a power of two; 1: none */
 } QuantInput;
 
-/* What becomes of a decoded value x': to[i] = round((accumulate[i] * scale + x') / divisor) in `type`. */
+/* Where a decoded value x' goes: to[i] = round((accumulate[i] * scale + x') / divisor) in `type`. */
 typedef struct QuantTarget {
     const void *accumulate; /* float32, borrowed for the call; NULL: nothing is added. May be `to` itself (float32) */
     float scale;            /* of `accumulate`: a power of two; 1: none */
@@ -77,7 +77,7 @@ typedef struct QuantTarget {
 
 size_t quantize_item_bytes(QuantType type);
 
-/* The number of spikes a bucket gets where the user names none: one for each 128 elements. */
+/* The number of spikes per bucket if the user gives none: one per 128 elements. */
 int quantize_default_spikes(int64_t bucket_size);
 
 /* "float32", "maxmin", "nearest" and so on; NULL if there is no such number. */
@@ -86,18 +86,18 @@ const char *quantize_codec_name(int codec);
 const char *quantize_rounding_name(int rounding);
 const char *quantize_scale_name(int scale);
 
-/* The most bits of a codec, which has all widths from 1 on. */
+/* The most bits of a codec, which has all widths from 1 up to that. */
 int quantize_codec_bits(QuantCodec codec);
 
-/* STATUS_ARGUMENT with the field, its value and the allowed range. */
+/* STATUS_ARGUMENT, naming the field, its value and the allowed range. */
 Status quantize_check(const QuantSpec *spec);
 
-/* For a checked spec and 0 <= elems <= 2^56: buckets of a run, and bytes of its piece on the wire (the metadata of
- * all buckets, padded to 16 bytes, then all codes, padded to 16). */
+/* For a checked spec and 0 <= elems <= 2^56: the buckets of a run, and the bytes of its piece on the wire (the metadata
+ * of all buckets, padded to 16 bytes, then all codes, padded to 16). */
 int64_t quantize_buckets(const QuantSpec *spec, int64_t elems);
 uint64_t quantize_wire_bytes(const QuantSpec *spec, int64_t elems);
 
-/* Where the parts of a run's piece stand on the wire: bucket b has its metadata at b * metadata, its spikes at
+/* Where the parts of a run's piece are on the wire: bucket b has its metadata at b * metadata, its spikes at
  * spikes_at + b * spikes, its codes at codes_at + b * codes. */
 typedef struct QuantLayout {
     int64_t buckets;
@@ -107,28 +107,28 @@ typedef struct QuantLayout {
 } QuantLayout;
 QuantLayout quantize_layout(const QuantSpec *spec, int64_t elems);
 
-/* A warp of a GPU takes a piece of a run at a time, of which a lane has four elements of each group. */
+/* A GPU's warp processes one piece of a run at a time; each of its lanes has four elements of every group. */
 #define QUANT_PIECE 1024
 #define QUANT_GROUP 128
 
-/* Whole pieces of max-min buckets go a quick way there (quant/cuda/quads.cuh), if they are rounded to nearest and have
- * 1, 2, 4 or 8 groups each, and codes of which a lane's four fill whole bytes: the groups of a bucket, else 0. */
+/* Whole pieces of max-min buckets take a fast path there (quant/cuda/quads.cuh) if rounding is to nearest, buckets have
+ * 1, 2, 4 or 8 groups, and a lane's four codes fill whole bytes. Gives the groups per bucket then, else 0. */
 int quantize_quick_groups(const QuantSpec *spec);
 
-/* The values by which a run of elements is added up (docs/WIRE.md: domains): as many, but for QUANT_ROTATED, which pads
- * the last bucket. Those of a bucket stand where its elements do. */
+/* The number of values as which a run of elements is added up (docs/WIRE.md: Domains): that of the elements, but
+ * QUANT_ROTATED pads the last bucket. A bucket's values have the indices of its elements. */
 int64_t quantize_values(const QuantSpec *spec, int64_t elems);
 
-/* Whether values are something else than elements. */
+/* Whether values differ from elements. */
 bool quantize_has_domain(const QuantSpec *spec);
 
 /* Quantises elements, which start at a bucket's boundary, into quantize_wire_bytes bytes at `wire`. Their type is the
  * spec's own, or float32 (a sum); with half_metadata the spec's own, unscaled. `random` may be NULL for nearest
- * rounding and for zeros, `pool` for the calling thread alone. Fails only where the pool does. */
+ * rounding or if it is all zeros, `pool` for the calling thread alone. Fails only if the pool does. */
 Status quantize(const QuantSpec *spec, QuantInput from, const QuantRandom *random, Pool *pool, void *wire);
 
-/* The reverse: what is accumulated are values, what comes out are elements. STATUS_TRANSPORT if the piece is damaged in
- * a way that can be seen (a spike's index). */
+/* The reverse: accumulates values, gives elements. STATUS_TRANSPORT if the piece is damaged in a way that can be
+ * detected (a spike's index). */
 Status dequantize(const QuantSpec *spec, const void *wire, int64_t elems, const QuantTarget *target,
                   const QuantRandom *random, Pool *pool);
 
@@ -136,23 +136,23 @@ Status dequantize(const QuantSpec *spec, const void *wire, int64_t elems, const 
  * that is not zero. Reads all ranges and few codes. */
 Status quantize_inspect(const QuantSpec *spec, const void *wire, int64_t elems);
 
-/* The same from and to the values of `elems` elements: sums. With a domain they are float32, aligned as such. */
+/* The same for sums: from and to the values of `elems` elements. With a domain they are float32, aligned as such. */
 Status quantize_sum(const QuantSpec *spec, QuantInput sum, const QuantRandom *random, Pool *pool, void *wire);
 Status dequantize_sum(const QuantSpec *spec, const void *wire, int64_t elems, const QuantTarget *target, Pool *pool);
 
-/* Elements to values, and back. `from` may be what the target names. */
+/* Elements to values, and back. `from` may be one of the target's buffers. */
 Status quantize_enter(const QuantSpec *spec, QuantInput from, const QuantRandom *random, const QuantTarget *target,
                       Pool *pool);
 Status quantize_leave(const QuantSpec *spec, QuantInput sum, const QuantRandom *random, const QuantTarget *target,
                       Pool *pool);
 
-/* The same as dequantize for elements that travel as they are, or values. */
+/* Like dequantize, for elements or values that travel unquantised. */
 Status quantize_pass(QuantInput from, const QuantTarget *target, Pool *pool);
 
-/* "scalar", "avx2" or "avx512": what this processor runs. */
+/* The kernels in use: "scalar", "avx2" or "avx512". */
 const char *quantize_kernels_name(void);
 
-/* For tests and benchmarks: takes the kernels of that name from now on (NULL: the processor's best); false if this
+/* For tests and benchmarks: uses the kernels of that name from now on (NULL: the processor's best); false if this
  * processor lacks them. Not to be called while another thread quantises. */
 bool quantize_select_kernels(const char *name);
 

@@ -1,4 +1,4 @@
-/* The residual in 8 bits, bucket by bucket, on the processor. */
+/* The residual in 8 bits, bucket by bucket, on the CPU. */
 #include "quant/residual.h"
 
 #include "base/float_mode.h"

@@ -1,11 +1,11 @@
-/* The codec "rotated": random signs and a Hadamard transform, which make every bucket look Gaussian, and the levels
- * that suit a Gaussian. Terms are added as rotated values: its domain. */
+/* The codec "rotated": random signs and a Hadamard transform, which make every bucket look Gaussian, and the optimal
+ * levels for a Gaussian. Terms are added as rotated values, the codec's domain. */
 #include "quant/codec.h"
 #include "quant/rotation.h"
 
 #include "base/checked.h"
 
-_Static_assert(QUANT_ROTATED_MAX_BUCKET <= QUANT_DOMAIN_MAX_VALUES, "a bucket's values have room");
+_Static_assert(QUANT_ROTATED_MAX_BUCKET <= QUANT_DOMAIN_MAX_VALUES, "a bucket's values fit");
 
 static Status rotated_check(const QuantSpec *spec) {
     if (spec->bucket_size < QUANT_ROTATED_MIN_BUCKET || spec->bucket_size > QUANT_ROTATED_MAX_BUCKET ||
@@ -14,7 +14,7 @@ static Status rotated_check(const QuantSpec *spec) {
              QUANT_ROTATED_MIN_BUCKET, QUANT_ROTATED_MAX_BUCKET, (long long)spec->bucket_size);
     }
     if (spec->rounding != QUANT_NEAREST) {
-        FAIL(STATUS_ARGUMENT, "rounding must be nearest with the codec rotated: scale unbiased keeps the mean");
+        FAIL(STATUS_ARGUMENT, "rounding must be nearest with the codec rotated; its scale unbiased keeps the mean");
     }
     if (spec->half_metadata) FAIL(STATUS_ARGUMENT, "the codec rotated has no 16-bit metadata");
     return quant_check_no_spikes(spec);
@@ -56,7 +56,7 @@ static void levels_scaled(int bits, float scale, float levels[QUANT_LEVELS]) {
     for (int code = 0; code < 1 << bits; code++) levels[code] = quant_level(bits, code) * scale;
 }
 
-/* By which the levels are multiplied so that the projection on the values themselves is kept. */
+/* The factor for the levels that keeps the projection onto the values themselves. */
 static float unbiased_scale(const QuantKernels *kernels, const QuantSpec *spec, const float *values, int64_t count,
                             float squares, const uint8_t *codes) {
     float levels[QUANT_LEVELS], chosen[QUANT_ROTATED_MAX_BUCKET];

@@ -1,4 +1,4 @@
-/* The codec "sign": one bit an element, with the bucket's mean magnitude m: codes 0 and 1 stand for m and -m. */
+/* The codec "sign": one bit per element, with the bucket's mean magnitude m: codes 0 and 1 stand for m and -m. */
 #include "quant/codec.h"
 
 static QuantType metadata_type(const QuantSpec *spec) { return spec->half_metadata ? spec->type : QUANT_F32; }

@@ -1,5 +1,5 @@
-/* What docs/WIRE.md lets be seen of a bucket that a peer sends: whether its range, and what stands beside it, can be
- * what an encoder wrote. One definition for host and device. */
+/* Checks of a bucket that a peer has sent, by docs/WIRE.md: whether its range and its spikes can be what an encoder
+ * wrote. One definition for host and device. */
 #ifndef CGXFFCV_QUANT_SOUND_H
 #define CGXFFCV_QUANT_SOUND_H
 
@@ -7,19 +7,19 @@
 
 typedef struct QuantSound {
     bool sound;
-    bool coded; /* codes may be other than 0 */
+    bool coded; /* codes may be nonzero */
 } QuantSound;
 
 #define QUANT_LEAST_NORMAL 0x00800000u
 #define QUANT_ROTATED_LEAST 0x0D800000u /* 2^-100 */
 
-/* One of the range's numbers: the bits as they stand, and whether they are the type's NaN, or a finite number. */
+/* Whether number i of a range has the bits of the type's canonical NaN. */
 HOST_DEVICE bool quant_is_nan_of(const uint8_t *from, QuantType type, int i) {
     if (type == QUANT_F32) return load_u32(from + 4 * i) == QUANT_NAN_F32;
     return load_u16(from + 2 * i) == (type == QUANT_F16 ? 0x7E00u : 0x7FC0u);
 }
 
-/* Finite, below the limit of magnitudes, and no -0. */
+/* Finite, below the limit of magnitudes, and not -0. */
 HOST_DEVICE bool quant_is_extreme(float value) {
     uint32_t bits = float_bits(value);
     return (bits & 0x7FFFFFFFu) < QUANT_MAGNITUDE_LIMIT && bits != 0x80000000u;
@@ -60,7 +60,7 @@ HOST_DEVICE QuantSound quant_sound_scale(const uint8_t *from, QuantScale scale) 
     return quant_sound_of(bits < 0x7F800000u && large, true);
 }
 
-/* Entries of a bucket of so many elements: in ascending order of index, zeros where they are not needed. */
+/* The entries of a bucket of that many elements: in ascending order of index, zeros where they are not needed. */
 HOST_DEVICE bool quant_sound_spikes(const QuantSpec *spec, const uint8_t *entries, int64_t elems, bool is_nan) {
     int64_t last = -1, used = is_nan ? 0 : elems < spec->spikes ? elems : spec->spikes;
     bool sound = true;
@@ -85,7 +85,7 @@ HOST_DEVICE QuantSound quant_sound_apart(const QuantSpec *spec, const uint8_t *m
     return quant_sound_of(range.sound && entries, range.coded);
 }
 
-/* A bucket's range and spikes. */
+/* Checks a bucket's range and spikes. */
 HOST_DEVICE QuantSound quant_sound(const QuantSpec *spec, const uint8_t *metadata, const uint8_t *spikes,
                                    int64_t elems) {
     switch (spec->codec) {

@@ -1,5 +1,5 @@
-/* The codec "maxmin_spikes": the elements of greatest magnitude travel apart as (index, bfloat16 value), the rest on
- * the grid between its own extremes. */
+/* The codec "maxmin_spikes": the elements of greatest magnitude travel separately as (index, bfloat16 value), the rest
+ * on the grid between its own extremes. */
 #include "quant/codec.h"
 
 #define SPIKE_BLOCK 32
@@ -16,14 +16,14 @@ static Status spikes_check(const QuantSpec *spec) {
     return quant_check_no_scale(spec);
 }
 
-/* The elements of greatest magnitude, in index order; of equals the earlier. */
+/* The elements of greatest magnitude, in index order; among equals the earlier. */
 typedef struct Spikes {
     int count;
     uint32_t magnitude[QUANTIZE_MAX_SPIKES]; /* descending */
     int64_t index[QUANTIZE_MAX_SPIKES];
 } Spikes;
 
-/* Takes the element in if it is among the `limit` greatest so far. */
+/* Adds the element if it is among the `limit` greatest so far. */
 static void spikes_offer(Spikes *spikes, int limit, uint32_t magnitude, int64_t index) {
     if (spikes->count == limit && magnitude <= spikes->magnitude[limit - 1]) return;
     int at = spikes->count < limit ? spikes->count++ : limit - 1;
@@ -77,7 +77,7 @@ static void spikes_find(const QuantKernels *kernels, QuantInput input, int limit
     spikes_into_index_order(spikes);
 }
 
-/* The range of what lies between the spikes, and zero where nothing does. */
+/* The grid of the elements between the spikes; zeros if there are none. */
 static QuantGrid grid_between_spikes(const QuantKernels *kernels, QuantInput input, const Spikes *spikes, int bits) {
     bool any = false;
     float min = 0.0f, max = 0.0f;
@@ -129,7 +129,7 @@ static void spikes_encode(const QuantKernels *kernels, const QuantSpec *spec, Qu
     quant_grid_store(spec, grid, wire.metadata);
 }
 
-/* What the target accumulates on is read before the decoding of the bucket may overwrite it. */
+/* What spikes are added to is read first, since decoding the bucket may overwrite it. */
 static Status spikes_decode(const QuantKernels *kernels, const QuantSpec *spec, QuantWire wire, int64_t elems,
                             const QuantTarget *target) {
     float values[QUANTIZE_MAX_SPIKES];
