@@ -1,4 +1,4 @@
-/* Bits for each layer: measuring, and a knapsack whose size is the budget, cut into bins. */
+/* Bits for each layer: measuring, and a knapsack whose size is the budget, divided into bins. */
 #include "allreduce/adapt.h"
 
 #include <math.h>
@@ -8,14 +8,14 @@
 #include "base/checked.h"
 #include "base/memory.h"
 
-#define STEP_ELEMS 65536 /* that are measured at a time */
+#define STEP_ELEMS 65536 /* measured at a time */
 #define MIN_BINS 16384
 #define BINS_EACH 16
 #define NEVER UINT64_MAX
 
 /* ---- measuring ---- */
 
-/* What is needed for one layer; room for `step` elements, a whole number of buckets. */
+/* What is needed to measure one layer; room for `step` elements, a whole number of buckets. */
 typedef struct Scale {
     QuantSpec spec;
     QuantRandom random;
@@ -30,7 +30,7 @@ static void scale_free(Scale *scale) {
     memory_free(scale->x);
 }
 
-/* For layers of up to so many elements in a bucket; a piece of 8 bits takes the most. */
+/* For layers with up to that many elements per bucket. */
 static Status scale_create(int64_t bucket, Scale *out) {
     *out = (Scale){.step = bucket >= STEP_ELEMS ? bucket : (int64_t)round_up(STEP_ELEMS, (uint64_t)bucket)};
     TRY(memory_alloc((size_t)out->step, sizeof *out->x, &out->x));
@@ -38,7 +38,7 @@ static Status scale_create(int64_t bucket, Scale *out) {
     return STATUS_OK;
 }
 
-/* Adds what the spec loses of scale->x, which is a layer's from element `at` on. */
+/* Adds what the spec loses of scale->x, the layer's elements from `at` on. */
 static Status adapt_weigh(Scale *scale, const WireLayer *layer, int64_t at, int64_t elems, double *lost) {
     QuantRandom random = scale->random;
     QuantTarget target = {NULL, 1.0f, 1.0f, QUANT_F32, scale->decoded};
@@ -91,7 +91,7 @@ static Status check_widths(const QuantSpec *spec, const int *widths, int count, 
 
 int allreduce_layers(const Allreduce *allreduce) { return allreduce_setup_of(allreduce)->extents[0].map->layers; }
 
-/* One row of the table. */
+/* Measures one layer: one row of the table. */
 static Status weigh_layer(const AllreduceSetup *setup, const WireLayer *layer, const void *buffer,
                           const float *residual, const int *widths, int count, double *lost, uint64_t *bytes) {
     Status status = STATUS_OK;
@@ -105,7 +105,7 @@ static Status weigh_layer(const AllreduceSetup *setup, const WireLayer *layer, c
         scale.spec.bits = widths[w];
         bytes[w] = quantize_wire_bytes(&scale.spec, layer->elems);
     }
-    scale.spec.half_metadata = false; /* which changes next to nothing, and x is float32 */
+    scale.spec.half_metadata = false; /* changes next to nothing, and x is float32 */
     scale.random = (QuantRandom){setup->options.seed, setup->run->call, (uint32_t)comm_rank(setup->comm), 0};
     TRY_GOTO(measure_layer(&scale, layer, buffer, residual, widths, count, lost));
 done:
@@ -131,7 +131,7 @@ Status allreduce_losses(const Allreduce *allreduce, const void *buffer, const fl
 /* ---- choosing ---- */
 
 /* least[b] is the fewest bytes of the layers so far with losses of at most b bins, choice[layer * (bins + 1) + b] the
- * last one's width in that. */
+ * width of the last of them in that solution. */
 typedef struct Knapsack {
     int layers, count, bins;
     double bin;             /* of a loss; 0: no budget */
@@ -139,7 +139,7 @@ typedef struct Knapsack {
     uint8_t *choice;        /* owned */
 } Knapsack;
 
-/* Rounded up; beyond the bins: never. */
+/* A loss in bins, rounded up; one that exceeds the budget takes more bins than there are. */
 static int bins_of(const Knapsack *sack, double lost) {
     if (lost <= 0.0) return 0;
     double bins = ceil(lost / sack->bin);
@@ -163,7 +163,7 @@ static void put_layer(Knapsack *sack, int layer, const double *lost, const uint6
     sack->next = swap;
 }
 
-/* From the last layer back to the first. */
+/* Reads the solution, from the last layer back to the first. */
 static void read_choices(const Knapsack *sack, const double *lost, int *out) {
     int left = sack->bins;
     for (int i = sack->layers - 1; i >= 0; i--) {
@@ -184,14 +184,15 @@ static void least_losses(const double *lost, int layers, int count, int *choice)
 
 static Status check_table(const double *lost, int layers, int count, double budget) {
     if (layers > ALLREDUCE_MAX_ADAPTED) {
-        FAIL(STATUS_ARGUMENT, "widths are chosen among at most %d layers, not %d", ALLREDUCE_MAX_ADAPTED, layers);
+        FAIL(STATUS_ARGUMENT, "widths can be chosen for at most %d layers, not %d", ALLREDUCE_MAX_ADAPTED, layers);
     }
     if (count < 1 || count > QUANTIZE_MAX_BITS) {
         FAIL(STATUS_ARGUMENT, "there must be 1 to %d widths, not %d", QUANTIZE_MAX_BITS, count);
     }
-    if (!(budget >= 0.0) || isinf(budget)) FAIL(STATUS_ARGUMENT, "a budget is a number of at least 0, not %g", budget);
+    if (!(budget >= 0.0) || isinf(budget))
+        FAIL(STATUS_ARGUMENT, "a budget must be a finite number of at least 0, not %g", budget);
     for (int64_t i = 0; i < (int64_t)layers * count; i++) {
-        if (!isfinite(lost[i])) FAIL(STATUS_ARGUMENT, "a loss of %g is no number to choose by", lost[i]);
+        if (!isfinite(lost[i])) FAIL(STATUS_ARGUMENT, "a loss must be a finite number, not %g", lost[i]);
     }
     return STATUS_OK;
 }

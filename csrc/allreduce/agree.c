@@ -1,4 +1,4 @@
-/* What the ranks compare before anything of a buffer moves, and how a difference is told. */
+/* What the ranks compare before any data of a buffer moves, and how a difference is reported. */
 #include <stdio.h>
 #include <string.h>
 
@@ -41,12 +41,12 @@ Status allreduce_number(const AllreduceSetup *setup, AllreduceExtent *extent) {
     return comm_number(setup->comm, hash_bytes(&mine, sizeof mine, 0), &extent->number);
 }
 
-/* What another rank says may be anything. */
+/* What another rank sends may be anything. */
 static const char *header_name(const char *name) { return name == NULL ? "?" : name; }
 
 static void header_describe(const AllreduceHeader *a, char *text, size_t text_bytes) {
     if (a->magic != HEADER_MAGIC || a->version != HEADER_VERSION) {
-        snprintf(text, text_bytes, "another version of the library");
+        snprintf(text, text_bytes, "a different version of the library");
         return;
     }
     snprintf(text, text_bytes,
@@ -70,7 +70,7 @@ static void describe_layer(const AllreduceSetup *setup, const WireMap *map, int6
     const WireLayer *layer = wire_layer(map, (int)index);
     const AllreduceLayer *named = &setup->layers[index];
     int used = snprintf(text, LAYER_TEXT_BYTES, "%.48s %.32s of %lld elements, ",
-                        named->name == NULL ? "a layer without a name" : named->name,
+                        named->name == NULL ? "an unnamed layer" : named->name,
                         named->shape == NULL ? "" : named->shape, (long long)layer->elems);
     if (layer->raw && layer->own_bits == 0) {
         snprintf(text + used, (size_t)(LAYER_TEXT_BYTES - used), "not quantised");
@@ -108,7 +108,7 @@ done:
     return status;
 }
 
-/* Everyone tells its layer; the message sets this rank's beside that of the first rank with another one. */
+/* Everyone sends its layer; the message shows this rank's next to that of the first rank with a different one. */
 static Status fail_at_layer(const AllreduceSetup *setup, const WireMap *map, int64_t index, int64_t most,
                             const uint64_t *all) {
     Status status = STATUS_OK;
@@ -119,8 +119,8 @@ static Status fail_at_layer(const AllreduceSetup *setup, const WireMap *map, int
     TRY_GOTO(comm_allgather(setup->comm, mine, sizeof mine, texts));
     while (all[(int64_t)other * most + index] == all[(int64_t)me * most + index]) other++;
     status = error_at_rank(error_fail(STATUS_TRANSPORT,
-                                      "the ranks have different layers, of which number %lld is the first: on rank %d "
-                                      "it is %s; on rank %d it is %.*s (run %u of the plan)",
+                                      "the ranks have different layers; the first that differs is number %lld: on rank "
+                                      "%d it is %s; on rank %d it is %.*s (run %u of the plan)",
                                       (long long)index, me, mine, other, LAYER_TEXT_BYTES - 1,
                                       texts + (size_t)other * sizeof mine, setup->next),
                            other);
@@ -129,7 +129,7 @@ done:
     return status;
 }
 
-/* All ranks come here with the same headers, of which some have other layers than others. */
+/* All ranks call this with the same headers, which do not all have the same layers. */
 static Status fail_layers(const AllreduceSetup *setup, const WireMap *map, const AllreduceHeader *headers) {
     Status status = STATUS_OK;
     uint64_t *all = NULL;
@@ -154,7 +154,7 @@ static Status tell_difference(const AllreduceSetup *setup, const AllreduceHeader
     bool order = same_version && other->number != mine->number;
     Status status = error_fail(STATUS_TRANSPORT, "the ranks disagree: rank %d expected %s; rank %d has %s%s",
                                comm_rank(setup->comm), expected, rank, got,
-                               order ? ": all ranks must make and run their plans in the same order" : "");
+                               order ? ": all ranks must create and run their plans in the same order" : "");
     return error_at_rank(status, rank);
 }
 

@@ -1,4 +1,4 @@
-/* The handle: what engines work on, the choice of one, and calls handed on to it. Owns both. */
+/* The handle: what engines work on, the choice of one, and calls passed on to it. Owns both. */
 #include "allreduce/allreduce.h"
 
 #include <string.h>
@@ -51,7 +51,7 @@ void allreduce_destroy(Allreduce *allreduce) {
 
 /* ---- runs ---- */
 
-/* Failures of communication have ended the run on all ranks; of one of a device they must hear. */
+/* A failure of communication has ended the run on all ranks; of a device's failure the others must be notified. */
 static Status tell_others(Allreduce *allreduce, Status status) {
     if (status != STATUS_CUDA) return status;
     ErrorRecord cause = *error_record();
@@ -63,7 +63,7 @@ static Status tell_others(Allreduce *allreduce, Status status) {
 Status allreduce_put(Allreduce *allreduce, void *buffer, int64_t elems, DeviceStream *stream) {
     const AllreduceSetup *setup = &allreduce->setup;
     const AllreduceExtent *extent = allreduce_find_extent(setup, elems);
-    if (extent == NULL) FAIL(STATUS_ARGUMENT, "nothing was made for runs over %lld elements", (long long)elems);
+    if (extent == NULL) FAIL(STATUS_ARGUMENT, "this plan was not made for runs over %lld elements", (long long)elems);
     allreduce->last = extent;
     if (setup->compares && !allreduce->engine->agrees) TRY(allreduce_compare(setup, extent, 1));
     TRY(tell_others(allreduce, allreduce->engine->put(allreduce->state, extent, buffer, stream)));
@@ -94,7 +94,7 @@ static Status check_stage(const Allreduce *allreduce, AllreduceStage stage) {
              allreduce_algorithm_name((int)extent->algorithm));
     }
     if (stage == ALLREDUCE_INSIDE && extent->algorithm != ALLREDUCE_TWO_LEVEL) {
-        FAIL(STATUS_ARGUMENT, "only two_level has a stage inside of nodes, and this is %s",
+        FAIL(STATUS_ARGUMENT, "only two_level has a stage inside nodes, and this is %s",
              allreduce_algorithm_name((int)extent->algorithm));
     }
     return STATUS_OK;
@@ -121,7 +121,7 @@ Status allreduce_stage_reduce(Allreduce *allreduce, AllreduceStage stage, void *
                               void *result) {
     const AllreduceExtent *extent = &allreduce->setup.extents[0];
     TRY(check_stage(allreduce, stage));
-    if (extent->algorithm == ALLREDUCE_ONE_SHOT) FAIL(STATUS_ARGUMENT, "one_shot has nothing to reduce: it finishes");
+    if (extent->algorithm == ALLREDUCE_ONE_SHOT) FAIL(STATUS_ARGUMENT, "one_shot has nothing to reduce: finish it");
     return allreduce->engine->stages->reduce(allreduce->state, extent, stage, buffer, messages, result);
 }
 
@@ -134,7 +134,7 @@ Status allreduce_stage_finish(Allreduce *allreduce, void *buffer, const void *ga
 
 static Status check_carriage(const Allreduce *allreduce) {
     bool carried = comm_is_apart(allreduce->setup.comm) && allreduce->engine->carriage != NULL;
-    if (!carried) FAIL(STATUS_ARGUMENT, "the messages of this allreduce are not moved by its caller on a GPU");
+    if (!carried) FAIL(STATUS_ARGUMENT, "the messages of this allreduce are not moved by its caller, or not on a GPU");
     return STATUS_OK;
 }
 
@@ -202,11 +202,11 @@ Status allreduce_residual_copy(const Allreduce *allreduce, float *to) {
     return allreduce->engine->read(allreduce->state, to, allreduce->last->elems);
 }
 
-/* Of a run, none ever is anything else. */
+/* A run never leaves a residual that is not finite. */
 static Status check_finite(const float *residual, int64_t elems) {
     for (int64_t i = 0; i < elems; i++) {
         if (__builtin_isfinite(residual[i])) continue;
-        FAIL(STATUS_ARGUMENT, "element %lld of the residual is %g: no run leaves that", (long long)i,
+        FAIL(STATUS_ARGUMENT, "element %lld of the residual is %g: it must be finite", (long long)i,
              (double)residual[i]);
     }
     return STATUS_OK;
@@ -215,7 +215,7 @@ static Status check_finite(const float *residual, int64_t elems) {
 Status allreduce_restore(Allreduce *allreduce, const float *residual, int64_t elems) {
     const AllreduceExtent *extent = allreduce_find_extent(&allreduce->setup, elems);
     if (!keeps_residual(allreduce, extent)) {
-        FAIL(STATUS_ARGUMENT, "this training keeps no residual of %lld elements", (long long)elems);
+        FAIL(STATUS_ARGUMENT, "this plan keeps no residual of %lld elements", (long long)elems);
     }
     TRY(check_finite(residual, elems));
     TRY(allreduce->engine->restore(allreduce->state, residual, elems));

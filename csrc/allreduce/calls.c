@@ -21,7 +21,7 @@ static int item_length(const char *text, size_t at) {
     return length < CALL_SHOWN ? (int)length : CALL_SHOWN;
 }
 
-/* Where the first item begins that is not the same in both. */
+/* Where the first item that differs begins. */
 static size_t differing_item(const char *a, const char *b) {
     size_t begin = 0;
     for (size_t i = 0; a[i] != '\0' && a[i] == b[i]; i++) {
@@ -44,7 +44,7 @@ static Status fail_calls(const Comm *comm, const char *mine, const char *texts, 
                          other);
 }
 
-/* Everyone shows what it was asked for. */
+/* Everyone shows the others what it was asked for. */
 static Status tell_calls(Comm *comm, const char *text, const CallMark *marks) {
     Status status = STATUS_OK;
     char *mine = NULL, *texts = NULL;
@@ -87,7 +87,8 @@ Status allreduce_compare_calls(Comm *comm, const char *text, double timeout_s, A
     CallMark *marks = NULL;
     size_t bytes = strlen(text);
     CallMark mine = {CALL_MAGIC, hash_bytes(text, bytes, 0), bytes, call->number, call->made};
-    if (bytes > CALL_TEXT_MAX) FAIL(STATUS_ARGUMENT, "an allreduce of so many arrays takes too long a text");
+    if (bytes > CALL_TEXT_MAX)
+        FAIL(STATUS_ARGUMENT, "an allreduce of too many arrays: the text that describes them is too long");
     TRY(memory_calloc((size_t)comm_size(comm), sizeof *marks, &marks));
     TRY_GOTO(comm_begin(comm, "allreduce", timeout_s));
     status = comm_end(comm, compare(comm, text, mine, marks, call));

@@ -1,14 +1,14 @@
-/* Which algorithm runs: by the user's word, by measured costs, or by a rule; and the bytes that each sends. */
+/* Which algorithm runs: by the user's choice, by measured costs, or by a rule; and the bytes that each sends. */
 #include <stdio.h>
 
 #include "allreduce/engine.h"
 #include "base/memory.h"
 
-#define SMALL_BYTES 32768 /* of all a rank sends: below it latency decides */
-/* Likewise: from there on a bus's second direction gains more than a third kernel costs. */
+#define SMALL_BYTES 32768 /* of all that a rank sends: up to this, latency decides */
+/* Likewise: from here on, a bus's second direction gains more than a third kernel costs. */
 #define BUS_BYTES 2097152.0
 
-/* The first node with another number of ranks than node 0; 0 if there is none. */
+/* The first node whose number of ranks differs from node 0's; 0 if there is none. */
 static int odd_node(const Comm *comm) {
     for (int node = 1; node < comm_nodes(comm); node++) {
         if (comm_local_size_of(comm, node) != comm_local_size_of(comm, 0)) return node;
@@ -18,7 +18,7 @@ static int odd_node(const Comm *comm) {
 
 bool allreduce_nodes_are_equal(const Comm *comm) { return odd_node(comm) == 0; }
 
-/* What there is to choose for. */
+/* What an algorithm is chosen for. */
 typedef struct Choice {
     const AllreduceSetup *setup;
     const WireTable *table;
@@ -44,17 +44,16 @@ static Status choose_by_rule(const Choice *choice) {
     }
     if (!quantizes) return choice_take(choice, ALLREDUCE_EXACT, "by rule: nothing in this call is quantised");
     if (size == 2 && choice->setup->link == ALLREDUCE_LINK_BUS && sent >= BUS_BYTES) {
-        return choice_take(choice, ALLREDUCE_SRA,
-                           "by rule: two ranks by way of host memory, in both directions at once");
+        return choice_take(choice, ALLREDUCE_SRA, "by rule: two ranks through host memory, in both directions at once");
     }
     if (size == 2) return choice_take(choice, ALLREDUCE_ONE_SHOT, "by rule: two ranks, one quantisation");
     return choice_take(choice, ALLREDUCE_SRA, "by rule: more than two ranks");
 }
 
-/* Where nothing quantised is cheaper than what was asked for, it is also nearer to the sum. */
+/* If sending unquantised elements is cheaper than what was asked for, it is also more accurate. */
 static Status choose_plain(const Choice *choice, AllreduceAlgorithm next, double seconds, double next_seconds) {
     char reason[sizeof choice->extent->reason];
-    int length = snprintf(reason, sizeof reason, "by measured costs: plain is the faster here, %.1f us", seconds * 1e6);
+    int length = snprintf(reason, sizeof reason, "by measured costs: plain is faster here, %.1f us", seconds * 1e6);
     if (next != ALLREDUCE_AUTO && length > 0 && (size_t)length < sizeof reason) {
         snprintf(reason + length, sizeof reason - (size_t)length, "; %d bits by %s take %.1f us",
                  choice->setup->options.bits, allreduce_algorithm_name((int)next), next_seconds * 1e6);
@@ -67,7 +66,7 @@ static Status choose_by_costs(const Choice *choice) {
     const AllreduceExtent *first = setup->extents;
     AllreduceAlgorithm best = ALLREDUCE_AUTO;
     double least = 0, plain = allreduce_predict(setup, ALLREDUCE_EXACT, choice->table->elems);
-    if (choice->extent != first) { /* one engine does all: it compresses every length, or none */
+    if (choice->extent != first) { /* one engine does them all: it compresses every length, or none */
         if (first->algorithm == ALLREDUCE_EXACT) return choice_take(choice, ALLREDUCE_EXACT, first->reason);
         plain = 0;
     }
@@ -89,11 +88,11 @@ Status allreduce_choose(const AllreduceSetup *setup, const WireTable *table, All
     const Choice choice = {setup, table, extent};
     if (options->algorithm == ALLREDUCE_TWO_LEVEL && !allreduce_nodes_are_equal(comm)) {
         FAIL(STATUS_ARGUMENT,
-             "two_level needs the same number of ranks on every node, and node 0 has %d, node %d has %d: use sra",
+             "two_level needs the same number of ranks on every node, but node 0 has %d, node %d has %d: use sra",
              comm_local_size_of(comm, 0), odd_node(comm), comm_local_size_of(comm, odd_node(comm)));
     }
     if (comm_size(comm) == 1) return choice_take(&choice, ALLREDUCE_SRA, "one rank: nothing is sent");
-    if (options->algorithm != ALLREDUCE_AUTO) return choice_take(&choice, options->algorithm, "as asked for");
+    if (options->algorithm != ALLREDUCE_AUTO) return choice_take(&choice, options->algorithm, "as requested");
     return options->costs != NULL && table->any_quantized ? choose_by_costs(&choice) : choose_by_rule(&choice);
 }
 

@@ -1,14 +1,14 @@
-/* Cost lines: measured, and what they predict. An algorithm is timed with 4 bits at all sizes and with 8 bits at the
- * largest, so that what an element costs and what a byte on the wire costs come apart. */
+/* Cost lines: their measurement, and what they predict. An algorithm is timed with 4 bits at all sizes and with 8 bits
+ * at the largest, which separates the cost of an element from the cost of a byte on the wire. */
 #include "allreduce/engine.h"
 #include "allreduce/trial.h"
 #include "base/memory.h"
 
 #define BLOCK 1021       /* elements that are repeated in a buffer */
 #define RECORDED_RUNS 10 /* on a GPU, one after the other */
-#define META_BYTES 8.0   /* of a bucket */
+#define META_BYTES 8.0   /* per bucket */
 
-/* Bytes that an element takes on the wire. */
+/* Bytes per element on the wire. */
 static double wire_bytes_of(const AllreduceOptions *options, AllreduceAlgorithm algorithm, int bits) {
     if (algorithm == ALLREDUCE_EXACT) return (double)allreduce_type_bytes(options->type);
     return bits / 8.0 + META_BYTES / (double)options->bucket_size;
@@ -56,7 +56,7 @@ done:
     return status;
 }
 
-/* The line through the points that makes the squares of relative deviations least, with nothing below 0. */
+/* Fits the line that minimises the sum of squared relative deviations, with neither latency nor slope below 0. */
 static void fit(const int64_t *elems, const double *seconds, int count, double *latency, double *slope) {
     double w = 0, x = 0, y = 0, xx = 0, xy = 0;
     for (int i = 0; i < count; i++) {
@@ -98,10 +98,10 @@ static Status measure_line(const Course *course, AllreduceAlgorithm algorithm, A
 static Status check_course(const Course *course) {
     bool rising = course->count >= 1 && course->count <= TRIAL_MOST_SIZES && course->elems[0] > 0;
     for (int i = 1; rising && i < course->count; i++) rising = course->elems[i] > course->elems[i - 1];
-    if (!rising) FAIL(STATUS_ARGUMENT, "sizes must be 1 to %d rising numbers of elements", TRIAL_MOST_SIZES);
+    if (!rising) FAIL(STATUS_ARGUMENT, "sizes must be 1 to %d ascending numbers of elements", TRIAL_MOST_SIZES);
     if (course->repeats < 1) FAIL(STATUS_ARGUMENT, "repeats must be at least 1, not %d", course->repeats);
     if (course->site != TRIAL_HOST && course->site != TRIAL_DEVICE)
-        FAIL(STATUS_ARGUMENT, "costs are measured for buffers on the host or on a device, not for a rival");
+        FAIL(STATUS_ARGUMENT, "costs are measured for buffers on the host or on a device, not for MPI or NCCL");
     return STATUS_OK;
 }
 

@@ -1,12 +1,12 @@
-/* The seam behind allreduce.h: an engine is a table of functions that carries runs out, over what all engines share.
- * The engines stand in a table in allreduce.c, and the first that serves a buffer does all its runs. */
+/* The interface behind allreduce.h: an engine is a table of functions that carries out runs, on top of what all engines
+ * share. The engines are listed in allreduce.c, and the first that serves a buffer does all its runs. */
 #ifndef CGXFFCV_ALLREDUCE_ENGINE_H
 #define CGXFFCV_ALLREDUCE_ENGINE_H
 
 #include "allreduce/map.h"
 
-/* What changes from run to run. Engines read it during the run, from memory, so that a run can be recorded; for buffers
- * in device memory it is page-locked. */
+/* What changes from run to run. Engines read it from memory during the run, so that a run can be captured in a graph;
+ * for buffers in device memory it is page-locked. */
 typedef struct AllreduceRun {
     uint32_t call;
 } AllreduceRun;
@@ -17,18 +17,18 @@ typedef struct AllreduceExtent {
     WireMap *map; /* owned */
     AllreduceAlgorithm algorithm;
     char reason[160];           /* why it was chosen */
-    AllreduceFeedback feedback; /* none where nothing is quantised */
-    uint32_t number;            /* among the extents made on this communicator that are like it */
+    AllreduceFeedback feedback; /* none if nothing is quantised */
+    uint32_t number;            /* among the equal extents made on this communicator */
     AllreduceBytes bytes;       /* that the algorithm sends */
 } AllreduceExtent;
 
-/* The way between the ranks, as far as a rule asks for it. */
+/* The link between the ranks, as far as a rule depends on it. */
 typedef enum AllreduceLink {
     ALLREDUCE_LINK_ANY, /* host memory, or not known (yet) */
-    ALLREDUCE_LINK_BUS  /* GPUs by way of host memory, on a bus that is as fast in both directions at once */
+    ALLREDUCE_LINK_BUS  /* GPUs through host memory, on a bus that is as fast in both directions at once */
 } AllreduceLink;
 
-/* What an engine works on: does not change while the engine lives, and is borrowed until its destroy. */
+/* What an engine works on: does not change while the engine lives, and is borrowed until it is destroyed. */
 typedef struct AllreduceSetup {
     Comm *comm; /* borrowed */
     AllreduceOptions options;
@@ -37,19 +37,19 @@ typedef struct AllreduceSetup {
     char *texts;            /* owned: their names and shapes */
     bool exact;             /* nothing is quantised, whatever the layers' size */
     bool on_device, compares;
-    AllreduceLink link;   /* that the choice of algorithms went by */
+    AllreduceLink link;   /* for which the algorithms were chosen */
     void *data;           /* borrowed: the only buffer in device memory; NULL: each run has its own */
     DeviceStream *stream; /* borrowed; with data */
     AllreduceExtent extents[ALLREDUCE_MAX_EXTENTS]; /* the first is the longest */
     int extent_count;
     AllreduceRun *run; /* owned */
-    uint32_t next;     /* the number of the next run that is put: ahead of run->call where runs are under way */
+    uint32_t next;     /* the number of the next run to be put: ahead of run->call while runs are under way */
     int blocks;        /* that a kernel of a run may have on a GPU; 0: as many as there is room for */
 } AllreduceSetup;
 
 #define ALLREDUCE_WHY_BYTES COMM_WHY_BYTES
 
-/* Runs in stages (allreduce.h); arguments are checked. */
+/* Runs in stages (allreduce.h); arguments have been checked. */
 typedef struct AllreduceStages {
     Status (*encode)(void *state, const AllreduceExtent *extent, AllreduceStage stage, const void *buffer,
                      void *messages);
@@ -58,7 +58,7 @@ typedef struct AllreduceStages {
     Status (*finish)(void *state, const AllreduceExtent *extent, void *buffer, const void *gathered);
 } AllreduceStages;
 
-/* Runs on a GPU whose messages the caller moves; arguments are checked. */
+/* Runs on a GPU whose messages the caller moves; arguments have been checked. */
 typedef struct AllreduceCarriage {
     AllreduceSpace (*space)(const void *state);
     Status (*bind)(void *state, void *window, void *outgoing);
@@ -66,33 +66,33 @@ typedef struct AllreduceCarriage {
 } AllreduceCarriage;
 
 typedef struct AllreduceEngine {
-    bool recordable; /* told and put may be recorded in a graph */
+    bool recordable; /* told and put may be captured in a graph */
     bool agrees;     /* put begins with allreduce_agree */
-    bool counts;     /* runs raise run->call by themselves, when they are over */
-    /* With *state NULL and STATUS_OK the engine does not serve, the same on all ranks, and `why` (ALLREDUCE_WHY_BYTES)
-     * holds the reason; at first it holds that of the engine asked before, or "". One whose put does not begin with
-     * allreduce_agree compares here what the ranks are about to do (allreduce_compare). The setup changes here only
-     * (allreduce_settle). */
+    bool counts;     /* runs increment run->call themselves, when they end */
+    /* With *state NULL and STATUS_OK the engine does not serve the buffer, the same on all ranks, and `why`
+     * (ALLREDUCE_WHY_BYTES) holds the reason; on entry it holds that of the engine tried before, or "". An engine whose
+     * put does not begin with allreduce_agree compares here what the ranks are about to do (allreduce_compare). Only
+     * here may the setup change (allreduce_settle). */
     Status (*create)(AllreduceSetup *setup, char *why, void **state);
     void (*destroy)(void *state); /* NULL does nothing */
-    /* As in allreduce.h. `told` NULL: not wanted; it is called only where the setup has `data`. */
+    /* As in allreduce.h. `told` NULL: not wanted; it is called only if the setup has `data`. */
     Status (*told)(void *state, int64_t begin, int64_t end);
     Status (*put)(void *state, const AllreduceExtent *extent, void *buffer, DeviceStream *stream);
     Status (*wait)(void *state, DeviceStream *stream, DeviceEvent *event);
-    /* With `counts`: the number of the next run, in run->call, too; waits for runs that are under way. */
+    /* With `counts`: sets the number of the next run, in run->call, too; waits for runs that are under way. */
     Status (*set_call)(void *state, uint32_t call);
-    /* NULL, or error feedback's, of allreduce_fed_extent: where it lies as float32 in host memory, NULL if it does not;
-     * copies of its first elements to and from the engine. Not while runs are under way. */
+    /* NULL, or for the residual of allreduce_fed_extent: its address, NULL unless it is kept as float32 in host memory;
+     * copying its first elements from and to the engine. Not while runs are under way. */
     float *(*residual)(const void *state);
     Status (*read)(const void *state, float *residual, int64_t elems);
     Status (*restore)(void *state, const float *residual, int64_t elems);
-    /* NULL, or: what a run sends, where that is not what the extent says. */
+    /* NULL, or: what a run sends, if that differs from what the extent says. */
     AllreduceBytes (*bytes)(const void *state, const AllreduceExtent *extent);
     size_t (*explain)(const void *state, char *text, size_t bytes);
-    /* NULL, or: what has to end beside the communicator, which has been aborted, when this rank's device has failed. */
+    /* NULL, or: ends what must end besides the communicator, already aborted, when this rank's device has failed. */
     void (*abort)(void *state, const char *message);
-    const AllreduceCarriage *carriage; /* NULL: the same, on a GPU */
-    const AllreduceStages *stages;     /* NULL: its bytes cannot be moved by others */
+    const AllreduceCarriage *carriage; /* NULL: callers cannot move its messages on a GPU */
+    const AllreduceStages *stages;     /* NULL: callers cannot move its messages in stages */
 } AllreduceEngine;
 
 extern const AllreduceEngine allreduce_device, allreduce_device_left, allreduce_host, allreduce_nccl;
@@ -108,13 +108,13 @@ Status allreduce_setup_fill(AllreduceSetup *setup, Comm *comm, const AllreduceBu
                             const AllreduceOptions *options);
 void allreduce_setup_free(AllreduceSetup *setup);
 
-/* Chooses once more, now that the way is known: all ranks alike, before anything is made for the extents. */
+/* Chooses again, now that the link is known: the same on all ranks, before anything is made for the extents. */
 Status allreduce_settle(AllreduceSetup *setup, AllreduceLink link);
 
-/* NULL where no run has so many elements. */
+/* NULL if no extent has that many elements. */
 const AllreduceExtent *allreduce_find_extent(const AllreduceSetup *setup, int64_t elems);
 
-/* The longest with error feedback, whose residual is the others', too: their layers are its first ones. NULL without.
+/* The longest with error feedback; its residual serves the others, too, whose layers are its first ones. NULL: none.
  */
 const AllreduceExtent *allreduce_fed_extent(const AllreduceSetup *setup);
 
@@ -139,11 +139,11 @@ Status allreduce_number(const AllreduceSetup *setup, AllreduceExtent *extent);
 /* The ranks compare what they are about to do; `room` is scratch, [ranks]. Between comm_begin and comm_end. */
 Status allreduce_agree(const AllreduceSetup *setup, const AllreduceExtent *extent, AllreduceHeader *room);
 
-/* What this rank is about to do, as the others compare it; and what `rank` has sent of its own against that. */
+/* What this rank is about to do, as the others compare it; and a check of what `rank` has sent against that. */
 AllreduceHeader allreduce_header(const AllreduceSetup *setup, const AllreduceExtent *extent);
 Status allreduce_check_header(const AllreduceSetup *setup, const AllreduceExtent *extent, const void *theirs, int rank);
 
-/* The same for `count` extents, as an operation of its own. */
+/* allreduce_agree for `count` extents, as an operation of its own. */
 Status allreduce_compare(const AllreduceSetup *setup, const AllreduceExtent *extents, int count);
 
 /* ---- stages.c ---- */
@@ -161,17 +161,17 @@ int allreduce_stage_rank(const AllreduceSetup *setup, const AllreduceExtent *ext
 
 /* ---- choose.c, costs.c, explain.c ---- */
 
-/* Whether all nodes have as many ranks. */
+/* Whether all nodes have the same number of ranks. */
 bool allreduce_nodes_are_equal(const Comm *comm);
 
-/* Fills extent->algorithm and reason from the table as it stands before one is chosen; ARGUMENT if the wish cannot be
- * had. */
+/* Fills extent->algorithm and reason, from the table as it is before an algorithm is chosen; ARGUMENT if the requested
+ * one is not possible. */
 Status allreduce_choose(const AllreduceSetup *setup, const WireTable *table, AllreduceExtent *extent);
 
 /* Fills extent->bytes. */
 Status allreduce_count_bytes(const AllreduceSetup *setup, AllreduceExtent *extent);
 
-/* Seconds that the cost lines predict for a run over `call_elems` elements; 0 if it does not know. */
+/* Seconds that the cost lines predict for a run over `call_elems` elements; 0 if they do not say. */
 double allreduce_predict(const AllreduceSetup *setup, AllreduceAlgorithm algorithm, int64_t call_elems);
 
 /* The longest extent in words, or only what was chosen for it, and why; as allreduce_explain. */

@@ -5,7 +5,7 @@
 #include "allreduce/engine.h"
 #include "allreduce/residual.h"
 
-/* A text that grows to its limit and goes on counting. */
+/* A text that grows to its limit; beyond it only the length is counted. */
 typedef struct Text {
     char *at;
     size_t limit, used;
@@ -20,7 +20,7 @@ __attribute__((format(printf, 2, 3))) static void explain_add(Text *text, const 
     if (length > 0) text->used += (size_t)length;
 }
 
-/* Layers that are quantised otherwise than the options say. */
+/* Layers that are quantised differently from what the options say. */
 static void add_special_layers(Text *text, const AllreduceSetup *setup) {
     const WireMap *map = setup->extents[0].map;
     for (int i = 0; i < map->layers; i++) {

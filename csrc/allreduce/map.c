@@ -1,4 +1,4 @@
-/* Cuts a table for the wire. Pure arithmetic; every rank comes to the same. */
+/* Divides a table for the wire. Pure arithmetic; every rank gets the same result. */
 #include "allreduce/map.h"
 
 #include <string.h>
@@ -6,7 +6,7 @@
 #include "base/checked.h"
 #include "base/memory.h"
 
-#define SLICE_ELEMS 65536 /* of one thread: a float32 sum of a slice stays in a core's cache */
+#define SLICE_ELEMS 65536 /* per thread: a float32 sum of a slice stays in a core's cache */
 #define ALIGNMENT ((size_t)64)
 
 static AllreduceType wide_type_of(AllreduceType type) { return type <= ALLREDUCE_BF16 ? ALLREDUCE_F32 : type; }
@@ -17,7 +17,7 @@ static AllreduceType wide_type_of(AllreduceType type) { return type <= ALLREDUCE
 typedef struct Cut {
     const WireTable *table;
     AllreduceType raw_type;
-    int outer, inner;    /* groups of equal share, each of so many chunks */
+    int outer, inner;    /* groups of equal size; chunks in each */
     int64_t max_elems;   /* of a slice */
     uint64_t slot_bytes; /* of a slice at most */
     /* where the walk over the buckets stands */
@@ -70,7 +70,7 @@ static void add_span(Cut *cut, int layer, int64_t first, int64_t elems) {
     open->bytes += span.bytes;
 }
 
-/* How many buckets of a layer fit into `room` elements and `bytes` bytes; each of `left` is whole but the last. */
+/* How many buckets of a layer fit into `room` elements and `bytes` bytes; only the last of the `left` may be short. */
 static int64_t buckets_that_fit(const Cut *cut, const WireLayer *layer, int64_t left, int64_t elems_left, int64_t room,
                                 uint64_t bytes) {
     int64_t low = 0, high = left;
@@ -87,7 +87,7 @@ static int64_t buckets_that_fit(const Cut *cut, const WireLayer *layer, int64_t 
     return low;
 }
 
-/* Adds buckets [from, to) of a layer, counted in the layer. A bucket larger than the usual slice gets its own. */
+/* Adds buckets [from, to) of a layer, counted in the layer. A bucket larger than the usual slice gets its own one. */
 static Status add_buckets(Cut *cut, int index, int64_t from, int64_t to) {
     const WireLayer *layer = &cut->table->layers[index];
     int64_t size = layer->spec.bucket_size;
@@ -104,7 +104,7 @@ static Status add_buckets(Cut *cut, int index, int64_t from, int64_t to) {
             uint64_t bytes = span_bytes(cut, layer, one);
             if (bytes > cut->slot_bytes) {
                 FAIL(STATUS_ARGUMENT,
-                     "a bucket of %lld elements takes %llu bytes, and a slot of this communicator holds %llu: use a "
+                     "a bucket of %lld elements takes %llu bytes, but a slot of this communicator holds %llu: use a "
                      "smaller bucket_size, or larger slots (slot_bytes)",
                      (long long)one, (unsigned long long)bytes, (unsigned long long)cut->slot_bytes);
             }
@@ -172,9 +172,9 @@ static Cut cut_for(const Comm *comm, const WireTable *table, const AllreduceOpti
 
 /* ---- the map ---- */
 
-/* The average of numbers is one where their sum is none: elements are scaled before they are added, by a power of two,
- * so that no rounding differs, and by so much that no sum nor its quantiser leaves the range of float32. float16 has
- * room enough in float32, and would lose its small numbers. */
+/* An average may be finite where the sum would overflow. So elements are scaled before they are added: by a power of
+ * two, so that rounding does not change, and by enough that neither sums nor their quantiser leave the range of
+ * float32. float16 has room enough in float32, and would lose its small numbers. */
 static double choose_scale(const Comm *comm, const AllreduceOptions *options) {
     const int room = 4;
     int size = comm_size(comm), exponent = 0;
@@ -183,7 +183,7 @@ static double choose_scale(const Comm *comm, const AllreduceOptions *options) {
     return 1.0 / (double)(1 << (exponent + room));
 }
 
-/* Takes room for an array in a block of *bytes so far. */
+/* Appends room for an array to a block of *bytes bytes so far; returns its offset. */
 static size_t place_array(size_t *bytes, int64_t count, size_t item_bytes) {
     size_t at = *bytes;
     *bytes += round_up((size_t)count * item_bytes, ALIGNMENT);
@@ -211,7 +211,7 @@ static WireMap measure_map(const Cut *cut, const AllreduceOptions *options, doub
     return map;
 }
 
-/* What the chunks hold, and the largest slice. */
+/* Computes what the chunks hold, and the largest slice. */
 static void sum_up(WireMap *map, const Cut *cut) {
     int64_t next = 0, next_value = 0;
     uint64_t bytes = 0;

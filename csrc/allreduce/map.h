@@ -11,10 +11,10 @@ typedef struct WireLayer {
     int64_t first, elems; /* in the flat buffer */
     int64_t first_bucket, buckets;
     uint64_t quad; /* the first group of random numbers */
-    int own_bits;  /* what the table says for it alone; 0 for nothing */
+    int own_bits;  /* what the table gives this layer itself; 0: nothing */
     int64_t own_bucket;
-    bool raw;       /* travels as it is */
-    QuantSpec spec; /* of raw layers only bucket_size counts */
+    bool raw;       /* travels unquantised */
+    QuantSpec spec; /* for raw layers only bucket_size matters */
 } WireLayer;
 
 /* A range of slices that one rank owns, sums or passes on. */
@@ -26,11 +26,11 @@ typedef struct WireChunk {
 } WireChunk;
 
 /* What travels in one slot: a contiguous range of the flat buffer. Its sums are values, of which codecs with a domain
- * of their own (docs/WIRE.md) have more than elements. */
+ * of their own (docs/WIRE.md) may have more than elements. */
 typedef struct WireSlice {
     int64_t first, elems;
-    int64_t first_value, values; /* of those of all slices */
-    int64_t span;                /* the first of them */
+    int64_t first_value, values; /* among the values of all slices */
+    int64_t span;                /* the first of its spans */
     int spans;
     uint32_t bytes;
     uint64_t at; /* bytes of the slices before it */
@@ -45,15 +45,15 @@ typedef struct WireSpan {
     uint32_t offset, bytes; /* in the slice */
 } WireSpan;
 
-/* One block of memory without pointers, which can be copied to wherever somebody walks it: this, and behind it the
- * arrays, each so many bytes from here as its `_at` says. */
+/* One block of memory without pointers, which can be copied to wherever it is needed: this struct, followed by the
+ * arrays, each at the offset from here that its `_at` gives. */
 typedef struct WireMap {
     size_t bytes; /* of the block */
     size_t layers_at, chunks_at, slices_at, spans_at;
     int layers, chunks;
     int64_t slices, spans;
     int64_t elems, buckets;
-    bool any_quantized, any_domain; /* of a layer's codec, and then sums cannot lie where the elements do */
+    bool any_quantized, any_domain; /* of a layer's codec: then sums cannot be stored where the elements are */
     AllreduceType type, wide_type;  /* of the buffer; of sums: float32 for the three types that can be quantised, else
                                      * the type itself */
     AllreduceType raw_type;         /* of unquantised elements on the wire */
@@ -78,10 +78,10 @@ static inline const WireSpan *wire_span(const WireMap *map, int64_t index) {
     return (const WireSpan *)((const char *)map + map->spans_at) + index;
 }
 
-/* Whether sums can lie where the elements do. */
+/* Whether sums can be stored where the elements are. */
 static inline bool wire_sums_in_place(const WireMap *map) { return map->type == map->wide_type && !map->any_domain; }
 
-/* The groups of random numbers that a bucket takes. */
+/* The quads (groups of four) of random numbers that a bucket takes. */
 static inline uint64_t wire_bucket_quads(const WireLayer *layer) {
     return (uint64_t)((layer->spec.bucket_size + 3) / 4);
 }
@@ -94,12 +94,12 @@ typedef struct WireTable {
     bool any_quantized, any_domain;
 } WireTable;
 
-/* Decides each layer under an algorithm; AUTO for one that is not chosen yet. */
+/* Decides everything about each layer, for an algorithm; AUTO if none is chosen yet. */
 Status allreduce_table_create(const AllreduceLayer *layers, int count, const AllreduceOptions *options,
                               AllreduceAlgorithm algorithm, WireTable *out);
 void allreduce_table_destroy(WireTable *table);
 
-/* Of two_level: all chunks that a local rank's shard consists of, as one. */
+/* For two_level: all chunks of a local rank's shard, as one. */
 WireChunk allreduce_map_shard(const WireMap *map, int shard, int nodes);
 
 /* Freed with memory_free. */

@@ -1,4 +1,4 @@
-/* Layer by layer: buckets are counted from where theirs begin. */
+/* Layer by layer: buckets are counted from the start of their layer. */
 #include "allreduce/residual.h"
 
 #include "quant/residual.h"

@@ -1,4 +1,4 @@
-/* What engines work on: the options checked, the layers copied, every extent cut for the wire. */
+/* What engines work on: checked options, copied layers, and every extent divided for the wire. */
 #include <string.h>
 
 #include "allreduce/engine.h"
@@ -44,7 +44,7 @@ static Status check_options(const AllreduceOptions *o) {
         FAIL(STATUS_ARGUMENT, "threads must be between 1 and 256, not %d", o->threads);
     }
     if (o->op == ALLREDUCE_AVERAGE && o->type > ALLREDUCE_F64) {
-        FAIL(STATUS_ARGUMENT, "an average of %s is no %s: use a sum", allreduce_type_name((int)o->type),
+        FAIL(STATUS_ARGUMENT, "an average of %s is not of type %s: use a sum", allreduce_type_name((int)o->type),
              allreduce_type_name((int)o->type));
     }
     return STATUS_OK;
@@ -52,7 +52,7 @@ static Status check_options(const AllreduceOptions *o) {
 
 static size_t text_bytes(const char *text) { return text == NULL ? 0 : strlen(text) + 1; }
 
-/* Moves *at behind the copy. */
+/* Moves *at past the copy. */
 static const char *copy_text(const char *text, char **at) {
     size_t bytes = text_bytes(text);
     char *copy = *at;
@@ -67,7 +67,7 @@ static Status count_layers(const AllreduceBuffer *buffer, int64_t elems, int *ou
     int count = 0;
     int64_t end = 0;
     while (count < buffer->layer_count && end < elems) end += buffer->layers[count++].elems;
-    if (end != elems) FAIL(STATUS_ARGUMENT, "%lld elements do not end with a layer", (long long)elems);
+    if (end != elems) FAIL(STATUS_ARGUMENT, "%lld elements do not end at the end of a layer", (long long)elems);
     *out = count;
     return STATUS_OK;
 }
@@ -88,7 +88,7 @@ const AllreduceExtent *allreduce_fed_extent(const AllreduceSetup *setup) {
     return longest;
 }
 
-/* The table under the algorithm that was chosen: "exact" turns every layer into one that travels as it is. */
+/* The map for the algorithm that is chosen: with "exact" every layer travels unquantised. */
 static Status make_map(const AllreduceSetup *setup, AllreduceExtent *extent, int layer_count) {
     Status status = STATUS_OK;
     const AllreduceOptions *options = &setup->options;
@@ -117,7 +117,7 @@ static Status add_extent(AllreduceSetup *setup, int layer_count) {
 static Status add_extents(AllreduceSetup *setup, const AllreduceBuffer *buffer) {
     if (buffer->extents == NULL) return add_extent(setup, buffer->layer_count);
     if (buffer->extent_count < 1 || buffer->extent_count > ALLREDUCE_MAX_EXTENTS) {
-        FAIL(STATUS_ARGUMENT, "a buffer is reduced over 1 to %d different lengths, not %d", ALLREDUCE_MAX_EXTENTS,
+        FAIL(STATUS_ARGUMENT, "a buffer can be reduced over 1 to %d different lengths, not %d", ALLREDUCE_MAX_EXTENTS,
              buffer->extent_count);
     }
     for (int i = 0; i < buffer->extent_count; i++) {
@@ -142,13 +142,13 @@ Status allreduce_settle(AllreduceSetup *setup, AllreduceLink link) {
         TRY(make_map(setup, extent, layer_count));
         TRY(allreduce_count_bytes(setup, extent));
         if (extent->algorithm == before) continue;
-        extent->number = 0; /* it is like others now */
+        extent->number = 0; /* it is equal to different ones now */
         TRY(allreduce_number(setup, extent));
     }
     return STATUS_OK;
 }
 
-/* Whether that was chosen for all lengths, whatever was asked for. */
+/* Whether "exact" was chosen for all lengths, whatever was requested. */
 static bool became_exact(const AllreduceSetup *setup) {
     bool exact = true;
     for (int i = 0; i < setup->extent_count; i++) {

@@ -31,7 +31,7 @@ uint64_t allreduce_stage_message(const AllreduceSetup *setup, const AllreduceExt
     return message_bytes(setup, extent, stage, member);
 }
 
-/* All results have the room of the largest. */
+/* All results get the size of the largest. */
 static uint64_t result_bytes(const WireMap *map) {
     uint64_t most = 0;
     for (int c = 0; c < map->chunks; c++) {

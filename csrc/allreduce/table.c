@@ -1,4 +1,4 @@
-/* The layer table under an algorithm: which layer is quantised and how, and its sum over names and numbers. */
+/* The layer table for an algorithm: which layer is quantised and how, and the hash of names and numbers. */
 #include <stdio.h>
 #include <string.h>
 
@@ -6,7 +6,7 @@
 #include "base/hash.h"
 #include "base/memory.h"
 
-#define RAW_BUCKET 512 /* elements, of layers that travel as they are; in any type it fits the smallest slot */
+#define RAW_BUCKET 512 /* elements, for layers that travel unquantised; of any type they fit the smallest slot */
 #define MAX_ELEMS (INT64_C(1) << 50)
 
 static const char *layer_label(const AllreduceLayer *layer, int index, char text[64]) {
@@ -18,7 +18,7 @@ static const char *layer_label(const AllreduceLayer *layer, int index, char text
     return text;
 }
 
-/* The bits of a layer: its own word, else the rules on small layers, else the options'. */
+/* The bits of a layer: its own setting, else the rules for small layers, else the options'. */
 static int layer_bits(const AllreduceLayer *layer, const AllreduceOptions *options, AllreduceAlgorithm algorithm) {
     bool can = options->type <= ALLREDUCE_BF16 && options->op <= ALLREDUCE_AVERAGE && algorithm != ALLREDUCE_EXACT;
     if (!can) return ALLREDUCE_UNCOMPRESSED;
@@ -75,7 +75,7 @@ static Status add_layer(WireTable *table, int index, const AllreduceLayer *from,
     WireLayer *layer = &table->layers[index];
     const WireLayer *before = index == 0 ? NULL : layer - 1;
     if (from->elems < 0 || from->elems > MAX_ELEMS - table->elems) {
-        FAIL(STATUS_ARGUMENT, "%s has %lld elements: at least 0, and at most 2^50 in all",
+        FAIL(STATUS_ARGUMENT, "%s has %lld elements: it must be at least 0, and at most 2^50 in total",
              layer_label(from, index, text), (long long)from->elems);
     }
     if (decide_layer(from, options, algorithm, layer) != STATUS_OK) {

@@ -7,7 +7,7 @@
 #include "base/memory.h"
 #include "base/names.h"
 
-#define GRAPH_RUNS 20 /* in one recorded graph, at most */
+#define GRAPH_RUNS 20 /* in one captured graph, at most */
 #define MOST_RUNS 65536
 #define IN_FLIGHT 64 /* launches before the host waits: a full queue would block without a deadline */
 
@@ -20,7 +20,7 @@ struct AllreduceTrial {
     CommType type;        /* NCCL's */
     Allreduce *allreduce; /* owned; NULL for rivals */
     CommDevice *nccl;     /* owned */
-    void *data;           /* owned, in device memory where there is a stream */
+    void *data;           /* owned, in device memory if there is a stream */
     DeviceStream *stream; /* owned, with the events */
     DeviceEvent *begin, *end;
     DeviceGraph *graph; /* owned, of graph_runs runs over graph_elems elements */
@@ -60,7 +60,7 @@ static Status check_rival(AllreduceSite site, const AllreduceOptions *options) {
     bool type = options->type <= (site == TRIAL_MPI ? ALLREDUCE_F32 : ALLREDUCE_BF16);
     bool op = options->op == ALLREDUCE_SUM || (site == TRIAL_NCCL && options->op == ALLREDUCE_AVERAGE);
     if (!type || !op) {
-        FAIL(STATUS_ARGUMENT, "%s sums no %s with the operation %s here", allreduce_site_name((int)site),
+        FAIL(STATUS_ARGUMENT, "%s cannot reduce %s with the operation %s here", allreduce_site_name((int)site),
              allreduce_type_name((int)options->type), allreduce_op_name((int)options->op));
     }
     return STATUS_OK;
@@ -161,7 +161,7 @@ static Status put_all(AllreduceTrial *trial, int64_t elems, int runs) {
     return STATUS_OK;
 }
 
-/* A graph of so many runs, launched once: the first launch of one takes longer. */
+/* Captures a graph of that many runs and launches it once, since the first launch takes longer. */
 static Status record(AllreduceTrial *trial, int64_t elems, int runs) {
     if (trial->graph != NULL && trial->graph_runs == runs && trial->graph_elems == elems) return STATUS_OK;
     TRY(trial_wait(trial));

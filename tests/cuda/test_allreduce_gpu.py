@@ -92,9 +92,9 @@ def test_the_rule_for_two_ranks_goes_by_the_way_between_them(tmp_path, staged):
     how = {"script": "worker_device.py", "CGXFFCV_EMULATED_DEVICES": 2, "CGXFFCV_COMM_WINDOW_KIB": 64}
     how |= {"CGXFFCV_P2P": 0} if staged else {}
     results = run(Launch("shm", 2), tmp_path, "choose", json.dumps(calls), limit=120, **how)
-    bus = "algorithm: sra (by rule: two ranks by way of host memory, in both directions at once)"
+    bus = "algorithm: sra (by rule: two ranks through host memory, in both directions at once)"
     two = "algorithm: one_shot (by rule: two ranks, one quantisation)"
-    asked = "algorithm: one_shot (as asked for)"
+    asked = "algorithm: one_shot (as requested)"
     small = "algorithm: one_shot (by rule: a small call, latency decides)"
     expected = [bus, two, bus, asked, small] if staged else [two, two, two, asked, small]
     for values in results:

@@ -256,7 +256,7 @@ def test_ranks_with_different_layers_are_refused(tmp_path, files):
     """Before anything is summed: NCCL itself would add whatever it gets."""
     job = launch(tmp_path / "out", "train", files, TEST_WIDE_RANK=1)
     assert all(result is None for result in job.wait(120)), job.text()
-    assert "the ranks have different layers, of which number" in job.text()
+    assert "the ranks have different layers; the first that differs is number" in job.text()
 
 
 @needs_nccl

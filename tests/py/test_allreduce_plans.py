@@ -79,7 +79,7 @@ def test_costs_predict_by_lines_and_plain_is_sent_where_it_is_faster():
         return chosen
 
     for (small, why, times), (large, because, more) in all_good(run_ranks(2, work)):
-        assert small == "exact" and "plain is the faster here, 400.0 us; 4 bits by sra take 1303.1 us" in why
+        assert small == "exact" and "plain is faster here, 400.0 us; 4 bits by sra take 1303.1 us" in why
         assert times == {"sra": 1303.1, "exact": 400.0}
         assert large == "sra" and "by measured costs: the cheapest" in because
         assert more == {"sra": 13125.0, "exact": 16000.0}
@@ -182,7 +182,7 @@ def test_mismatched_calls_fail_on_all_ranks(other):
         ),
         ([("a", (40, 50)), ("b", (40, 50))], [("a", (40, 50)), ("b", (50, 40))], 1, ("b (40, 50)", "b (50, 40)")),
         ([("a", (64, 32)), ("b", (64, 64))], [("a", (64, 64)), ("b", (64, 32))], 0, ("a (64, 32)", "a (64, 64)")),
-        ([("a", 2000), (None, 2000)], [("a", 2000), ("b", 2000)], 1, ("a layer without a name 2000", "b 2000")),
+        ([("a", 2000), (None, 2000)], [("a", 2000), ("b", 2000)], 1, ("an unnamed layer 2000", "b 2000")),
         ([("a", 2000), ("b", 2000)], [("a", 2000), ("b", (2000,))], 1, ("b 2000", "b (2000,)")),
         ([("a", 4000)], [("a", 2000), ("b", 2000)], 0, ("a 4000", "a 2000")),
         ([("a", 4000)], [("a", 4000), ("b", 0)], 1, ("no such layer", "b 0")),
@@ -204,7 +204,7 @@ def test_other_layers_are_named_on_both_sides(algorithm, first, second, number, 
 
     for rank, (text, other) in enumerate(all_good(run_ranks(3, work, nodes=nodes))):
         mine, theirs = words if rank != 1 else words[::-1]
-        assert f"number {number} is the first: on rank {rank} it is {mine} of " in text or "no such layer" in text
+        assert f"number {number}: on rank {rank} it is {mine} of " in text or "no such layer" in text
         assert all(word in text for word in (mine, theirs)), text
         assert other == (0 if rank == 1 else 1) and f"on rank {other} it is" in text
 
@@ -236,7 +236,7 @@ def test_plans_that_run_in_another_order_are_told_apart():
 
     for text in all_good(run_ranks(2, work)):
         assert "run 1 of plan 1 of its kind" in text and "run 1 of plan 2 of its kind" in text
-        assert text.endswith("all ranks must make and run their plans in the same order")
+        assert text.endswith("all ranks must create and run their plans in the same order")
 
 
 def test_two_level_names_two_nodes():

@@ -131,7 +131,7 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="stage must be inside or across, not 'over'"):
         plan.stage_messages("over")
     assert plan.stage_messages("inside") == (0, (), 0, 0)
-    with pytest.raises(ValueError, match="only two_level has a stage inside of nodes"):
+    with pytest.raises(ValueError, match="only two_level has a stage inside nodes"):
         plan.stage_encode("inside", buffer, out[:0])
     with pytest.raises(ValueError, match=f"messages must have {sum(sizes)} bytes, not {sum(sizes) - 1}"):
         plan.stage_encode("across", buffer, out[1:])
