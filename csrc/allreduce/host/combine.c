@@ -1,12 +1,12 @@
-/* Elementwise reductions of what travels as it is. Integers wrap; NaN wins in MIN and MAX; every NaN result is the
- * canonical one, so that the replicas do not depend on the processor. */
+/* Elementwise reductions of what travels unquantised. Integers wrap; NaN propagates in MIN and MAX; every NaN result is
+ * the canonical one, so that the replicas do not depend on the processor. */
 #include <string.h>
 
 #include "allreduce/host/host.h"
 #include "base/bytes.h"
 #include "base/float_mode.h"
 
-/* One loop over elements of any alignment; `expression` makes r from a and b. */
+/* One loop over elements of any alignment; `expression` computes r from a and b. */
 #define LOOP(type, expression)                                                                                         \
     for (int64_t i = 0; i < elems; i++) {                                                                              \
         type a, b, r;                                                                                                  \

@@ -1,5 +1,5 @@
-/* The engine of the processors: every algorithm of docs/WIRE.md in host memory. A buffer in device memory is copied
- * down before a run and up after it, through page-locked memory. Nothing is allocated during a run. */
+/* The engine that runs on the CPU: every algorithm of docs/WIRE.md in host memory. A buffer in device memory is copied
+ * to the host before a run and back after it, through page-locked memory. Nothing is allocated during a run. */
 #include <stdio.h>
 #include <string.h>
 
@@ -20,7 +20,7 @@ static void host_grow(size_t *most, uint64_t value) {
     if (value > *most) *most = value;
 }
 
-/* What ring and two-level hold: the largest chunk twice, or this rank's shard. */
+/* What ring and two-level store: the largest chunk twice, or this rank's shard. */
 static void need_holdings(const AllreduceSetup *setup, const AllreduceExtent *extent, Need *need) {
     const WireMap *map = extent->map;
     bool ring = extent->algorithm == ALLREDUCE_RING, apart = !wire_sums_in_place(map);
@@ -179,7 +179,7 @@ static Status run_in_host_memory(HostEngine *host, void *buffer) {
     return comm_end(comm, host_engine_run(host, buffer));
 }
 
-/* The run before may still be on its way up, on another stream. */
+/* The previous run may still be copying its result to the device, on another stream. */
 static Status run_in_device_memory(HostEngine *host, void *data, DeviceStream *stream) {
     size_t bytes = (size_t)host->extent->elems * host_item_bytes(host);
     TRY(device_stream_wait(stream, host->copied));

@@ -1,11 +1,11 @@
-/* Scatter-reduce with or without all-gather: the engine of SRA and of both levels of two-level.
+/* Reduce-scatter with or without all-gather: the core of SRA and of both levels of two-level.
  *
  * Three cursors walk over the steps (the numbers of slices within a chunk): send my summands of step t to their owners,
  * reduce step t of my own chunk and publish the result, gather everybody's results of step t. Each moves when it can;
- * nobody blocks. No deadlock with S slots of N ranks, for these rules hold: results are published in order, the result
- * of step u after my summands up to u, summands at most `ahead` steps before my last result, (ahead + 1) * (N - 1) < S;
- * gathering needs no slot. Where slots are too few (S < N), ahead is 0 and an owner takes summands in any order,
- * keeping a copy of the early ones, so that no sender waits for another. */
+ * nobody blocks. There is no deadlock with S slots and N ranks, because these rules hold: results are published in
+ * order, the result of step u after my summands up to u, summands at most `ahead` steps before my last result,
+ * (ahead + 1) * (N - 1) < S; gathering needs no slot. If there are too few slots (S < N), ahead is 0 and an owner takes
+ * summands in any order, keeping a copy of the early ones, so that no sender waits for another. */
 #include <string.h>
 
 #include "allreduce/host/host.h"
@@ -28,7 +28,7 @@ typedef struct Walk {
 
     int64_t reduce_step;
     int reduce_term; /* the next term in the order of summation */
-    Summands sum;    /* of the terms so far; x NULL before the first */
+    Summands sum;    /* of the terms so far; x is NULL before the first */
     bool scarce;     /* fewer slots than ranks: host->stash and host->stashed are in use */
 
     int64_t gather_step;
@@ -53,7 +53,7 @@ static Summands summands(const Walk *walk, const WireSlice *slice) {
     return (Summands){e->x + at * (int64_t)allreduce_type_bytes(e->type), e->type, e->fresh};
 }
 
-/* Of results in the buffer's type, or of sums in the wide one. */
+/* Where results go, in the buffer's type, or sums, in the wide one. */
 static void *destination(const Walk *walk, const WireSlice *slice) {
     const Exchange *e = walk->exchange;
     const WireMap *map = walk->host->map;
@@ -74,7 +74,7 @@ static void next_receiver(Walk *walk) {
     walk->send_step++;
 }
 
-/* Summands for one receiver, if there is a slot. */
+/* Sends summands to one receiver, if there is a slot. */
 static Status send_some(Walk *walk, bool *moved) {
     HostEngine *host = walk->host;
     while (may_send(walk)) {
@@ -100,7 +100,7 @@ static Status send_some(Walk *walk, bool *moved) {
 
 /* ---- reducing ---- */
 
-/* The member whose term comes at this place: rank order. Member 1 may begin with its own, since a + b = b + a. */
+/* The member whose term is next: rank order. Member 1 may begin with its own, since a + b = b + a. */
 static int member_of_term(const Walk *walk, int term) {
     if (walk->me != 1 || term > 1) return term;
     return 1 - term;
@@ -111,10 +111,10 @@ static Summands sum_so_far(const Walk *walk) { return (Summands){walk->host->sum
 static Status add_own(Walk *walk, const WireSlice *slice) {
     const Exchange *e = walk->exchange;
     Summands own = summands(walk, slice);
-    bool feedback = e->feedback && e->gather; /* a sum that is not quantised here gets its residual where it is */
+    bool feedback = e->feedback && e->gather; /* if the sum is quantised later, its residual is added there */
     bool scaled = own.fresh && walk->host->map->scale != 1.0;
     if (walk->sum.x == NULL && !feedback && allreduce_is_sum(walk->host, own) && (walk->size > 1 || !scaled)) {
-        walk->sum = own; /* read where it lies by the next addition */
+        walk->sum = own; /* the next addition reads it in place */
         return STATUS_OK;
     }
     TRY(allreduce_add_own(walk->host, slice, own, feedback, walk->sum.x, walk->host->sum));
@@ -126,7 +126,7 @@ static uint8_t *stash_of(const Walk *walk, int member) {
     return walk->host->stash + (size_t)member * walk->host->map->max_slice_bytes;
 }
 
-/* Scarce slots: copies what has come for this step, whoever sent it. */
+/* With scarce slots: copies what has arrived for this step, whoever sent it. */
 static Status take_early(Walk *walk, bool *moved) {
     HostEngine *host = walk->host;
     for (int member = 0; member < walk->size; member++) {
@@ -145,7 +145,7 @@ static Status take_early(Walk *walk, bool *moved) {
     return STATUS_OK;
 }
 
-/* Adds the next term if it is here. */
+/* Adds the next term if it has arrived. */
 static Status add_term(Walk *walk, const WireSlice *slice, bool *added) {
     HostEngine *host = walk->host;
     int member = member_of_term(walk, walk->reduce_term);
@@ -172,7 +172,7 @@ static void keep(const Walk *walk, const WireSlice *slice, const void *data) {
     memcpy(walk->exchange->kept + (slice->at - slice_at(walk, 0, 0)->at), data, slice->bytes);
 }
 
-/* The sum of a step to where it goes; false if there is no slot to publish it. */
+/* Stores or publishes the sum of a step; *done is false if there is no slot for it yet. */
 static Status finish_step(Walk *walk, const WireSlice *slice, bool *done) {
     HostEngine *host = walk->host;
     *done = true;

@@ -1,11 +1,10 @@
-/* One-shot exchange: each rank quantises once, everyone adds the decoded pieces of all ranks in rank order. Also the
- * last phase of two-level: passing slices on inside a node as they came. */
+/* One-shot exchange: each rank quantises once, everyone adds the decoded pieces of all ranks in rank order. */
 #include <string.h>
 
 #include "allreduce/host/host.h"
 
 #define LANE 0
-#define AHEAD 3 /* slices published before the own place of addition */
+#define AHEAD 3 /* slices published ahead of the one being added */
 
 /* A walk over the slices; every rank takes them in the order (step, rank), so that taking never waits for
  * publishing. */
@@ -39,8 +38,8 @@ static Status publish_some(Walk *walk, bool *moved) {
     return STATUS_OK;
 }
 
-/* Adds the next term if it is here. Where sums can lie in the buffer they grow there: its elements have been published
- * before. */
+/* Adds the next term if it has arrived. If possible the sum is built up in the buffer, whose elements have already been
+ * published. */
 static Status add_some(Walk *walk, bool *moved) {
     HostEngine *host = walk->host;
     if (walk->added >= walk->published) return STATUS_OK;

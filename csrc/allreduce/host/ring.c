@@ -1,5 +1,5 @@
-/* Ring: the sum of each chunk travels once around and is quantised again at every hop; then the result travels around
- * as it is. All ranks walk in one strict order (hop, step): publish, then take, so blocking forms suffice. */
+/* Ring: the sum of each chunk travels around once and is quantised again at every hop; then the result travels around
+ * unchanged. All ranks walk in one strict order (hop, step): publish, then take, so blocking forms suffice. */
 #include <string.h>
 
 #include "allreduce/host/host.h"
@@ -21,7 +21,7 @@ static uint8_t *ring_elements(const Ring *ring, const WireSlice *slice) {
     return ring->buffer + slice->first * (int64_t)host_item_bytes(ring->host);
 }
 
-/* Where the partial sum of a slice lies: in the buffer if it can, else in one of two chunks in turn. */
+/* Where the partial sum of a slice is: in the buffer if possible, else in one of two alternating chunks. */
 static void *partial(const Ring *ring, const WireChunk *chunk, const WireSlice *slice, int hop) {
     if (ring->host->partial[0] == NULL) return ring_elements(ring, slice);
     return ring->host->partial[hop % 2] + (slice->first_value - chunk->first_value);
@@ -69,7 +69,7 @@ static uint8_t *kept(const Ring *ring, const WireChunk *chunk, const WireSlice *
     return ring->host->kept[hop % 2] + (slice->at - wire_slice(ring->host->map, chunk->slice)->at);
 }
 
-/* Hop `hop` of the gathering: the result of chunk me + 1 - hop goes out, encoded here at the first hop. */
+/* Hop `hop` of the all-gather: the result of chunk me + 1 - hop goes out, encoded here at the first hop. */
 static Status send_result(const Ring *ring, int hop, int64_t step) {
     HostEngine *host = ring->host;
     const WireChunk *chunk = chunk_at(ring, ring->me + 1 - hop);

@@ -1,5 +1,5 @@
-/* One slice: its spans to the wire and back, with the residual of error feedback. Quantised spans and those that
- * travel as they are differ only here. */
+/* One slice: encoding and decoding its spans, with the residual of error feedback. Only here are quantised and
+ * unquantised spans treated differently. */
 #include <string.h>
 
 #include "allreduce/host/host.h"
@@ -11,12 +11,12 @@ static bool is_float32_family(const HostEngine *host) { return host->map->wide_t
 
 static bool is_sum(const HostEngine *host) { return host->setup->options.op <= ALLREDUCE_AVERAGE; }
 
-/* What a sum of scaled elements is divided by in the end. */
+/* What a sum of scaled elements is finally divided by. */
 static double divisor_of(const HostEngine *host) {
     return host->setup->options.op == ALLREDUCE_AVERAGE ? (double)comm_size(host->setup->comm) * host->map->scale : 1.0;
 }
 
-/* By which summands are multiplied. */
+/* What summands are multiplied by. */
 static double scale_of(const HostEngine *host, Summands from) { return from.fresh ? host->map->scale : 1.0; }
 
 bool allreduce_is_sum(const HostEngine *host, Summands from) {
@@ -35,7 +35,7 @@ static QuantInput input_of(const HostEngine *host, Summands from, int64_t elems)
     return (QuantInput){from.x, (QuantType)from.type, elems, (float)scale_of(host, from)};
 }
 
-/* A span of a slice with what belongs to it at hand. */
+/* A span of a slice, with its layer. */
 typedef struct Part {
     const WireSpan *span;
     const WireLayer *layer;
@@ -56,7 +56,7 @@ static void *offset(void *base, int64_t elems, AllreduceType type) {
     return (uint8_t *)base + elems * (int64_t)allreduce_type_bytes(type);
 }
 
-/* Summands in another type, equal or both of the float32 family; scaled, then divided. */
+/* Converts summands to another type: the same one, or both of the float32 family; scales, then divides. */
 static Status convert(const HostEngine *host, Summands from, AllreduceType to_type, void *to, int64_t elems,
                       double divisor) {
     double scale = scale_of(host, from);
@@ -79,13 +79,13 @@ static Status encode_raw(const HostEngine *host, Part part, Summands from, doubl
 
 /* ---- error feedback ---- */
 
-/* A part's exponents, where the residual is kept in 8 bits. */
+/* A part's exponents, if the residual is kept in 8 bits. */
 static uint8_t *exponents_of(const HostEngine *host, Part part) {
     int64_t bucket = (part.span->first - part.layer->first) / part.layer->spec.bucket_size;
     return host->codes.exponents + part.layer->first_bucket + bucket;
 }
 
-/* A part's residual as float32: what is written there keep_residual keeps. */
+/* A part's residual as float32; after writing to it, call keep_residual. */
 static float *residual_of(const HostEngine *host, Part part) {
     return host->residual == NULL ? host->fed : host->residual + part.span->first;
 }
@@ -104,8 +104,8 @@ static void keep_residual(const HostEngine *host, Part part) {
                         exponents_of(host, part));
 }
 
-/* residual = (value - decoded) / scale, back among the elements; zero where that is no number, so that one bad step
- * does not stay. */
+/* residual = (value - decoded) / scale, as elements again; zero where that is not finite, so that one bad step does not
+ * persist. */
 static Status keep_lost(HostEngine *host, Part part, const float *value, const uint8_t *wire) {
     const QuantSpec *spec = &part.layer->spec;
     int64_t elems = part.span->elems;
@@ -140,7 +140,7 @@ static Status quantize_keeping(HostEngine *host, Part part, const float *value, 
     return keep_lost(host, part, value, to);
 }
 
-/* In host->scaled, as values: (x + residual) * scale of elements; x + residual * scale of sums. */
+/* Computes into host->scaled, as values: (x + residual) * scale for elements; x + residual * scale for sums. */
 static Status correct(HostEngine *host, Part part, Summands from) {
     const QuantSpec *spec = &part.layer->spec;
     const float *residual = load_residual(host, part);
@@ -160,7 +160,7 @@ static Status correct(HostEngine *host, Part part, Summands from) {
 
 /* ---- encoding ---- */
 
-/* A part of a slice's; none of none. */
+/* A part's summands out of a slice's; none if there are none. */
 static Summands summands_of(Summands all, Part part) {
     if (all.x != NULL) all.x = offset_const(all.x, all.fresh ? part.at : part.value_at, all.type);
     return all;
@@ -217,7 +217,7 @@ static Status combine(HostEngine *host, Summands from, int64_t elems, Summands b
     return STATUS_OK;
 }
 
-/* Sums of a part: quantised ones are added as values. */
+/* Adds a part to its sums; quantised ones are added as values. */
 static Status add_part(HostEngine *host, Part part, const void *wire, Summands before, void *sum) {
     const WireMap *map = host->map;
     const uint8_t *from = (const uint8_t *)wire + part.span->offset;
@@ -233,7 +233,7 @@ Status allreduce_add_term(HostEngine *host, const WireSlice *slice, const void *
     return STATUS_OK;
 }
 
-/* to = (before + what is decoded) / divisor, elements of the buffer's type; `before` are values or none. */
+/* to = (before + the decoded values) / divisor, elements of the buffer's type; `before` are values, or none. */
 static Status decode_last(const HostEngine *host, Part part, const uint8_t *wire, Summands before, void *to) {
     QuantRandom random = random_of(host, part.span);
     QuantTarget target = {before.x, 1.0f, (float)divisor_of(host), (QuantType)host->map->type, to};

@@ -1,5 +1,5 @@
-/* Runs in stages on the processors: what one_shot, sra and two_level do with each slice, over messages that somebody
- * else moves. */
+/* Runs in stages on the CPU: what one_shot, sra and two_level do with each slice, with messages that the caller
+ * moves. */
 #include <string.h>
 
 #include "allreduce/host/host.h"
@@ -21,7 +21,7 @@ static WireChunk chunk_of(const Stage *stage, int member) {
     return allreduce_stage_chunk(stage->host->setup, stage->host->extent, stage->number, member);
 }
 
-/* Where the node's sums of this rank's shard are: in the buffer itself, or in memory made for the shard. */
+/* Where the node's sums of this rank's shard are: in the buffer itself, or in memory allocated for the shard. */
 static uint8_t *sums_of(const HostEngine *host, uint8_t *buffer, int64_t *first) {
     *first = 0;
     if (host->partial[0] == NULL) return buffer;
@@ -83,15 +83,15 @@ static Status stage_encode(void *state, const AllreduceExtent *extent, Allreduce
 
 /* ---- reducing ---- */
 
-/* What was found is this rank's fault. */
+/* Attributes the error just recorded to this rank. */
 static Status blame(int rank) {
     ErrorRecord found = *error_record();
     Status status =
-        error_fail(STATUS_TRANSPORT, "rank %d cannot have written what came from it: %.200s", rank, found.message);
+        error_fail(STATUS_TRANSPORT, "what came from rank %d cannot be what it wrote: %.200s", rank, found.message);
     return error_at_rank(status, rank);
 }
 
-/* Before anything of them is decoded: the slices of a chunk, from a rank whose messages or results they are. */
+/* Checks the slices of a chunk, from the rank whose message or result they are, before any of them is decoded. */
 static Status inspect_chunk(const Stage *stage, const WireChunk *chunk, const uint8_t *from, int rank) {
     const WireMap *map = stage->host->map;
     for (int64_t s = 0; s < chunk->slices; s++) {
@@ -102,7 +102,7 @@ static Status inspect_chunk(const Stage *stage, const WireChunk *chunk, const ui
     return STATUS_OK;
 }
 
-/* That of a member, for this rank. */
+/* Checks a member's message for this rank. */
 static Status check_message(const Stage *stage, int member, const uint8_t *message) {
     const AllreduceSetup *setup = stage->host->setup;
     int rank = allreduce_stage_rank(setup, stage->host->extent, stage->number, member);
@@ -111,14 +111,14 @@ static Status check_message(const Stage *stage, int member, const uint8_t *messa
     return inspect_chunk(stage, &chunk, message + sizeof(AllreduceHeader), rank);
 }
 
-/* Sums of a node are quantised later, and get their residual then. */
+/* A node's sums are quantised later, and their residual is added then. */
 static Status add_own(const Stage *stage, const WireSlice *slice, Summands *sum) {
     HostEngine *host = stage->host;
     Summands own = summands(stage, slice);
     bool feedback = stage->feedback && stage->number == ALLREDUCE_ACROSS;
     bool alone = stage->messages.members == 1;
     if (sum->x == NULL && !feedback && !alone && allreduce_is_sum(host, own)) {
-        *sum = own; /* read where it lies by the next addition */
+        *sum = own; /* the next addition reads it in place */
         return STATUS_OK;
     }
     TRY(allreduce_add_own(host, slice, own, feedback, sum->x, host->sum));
@@ -126,7 +126,7 @@ static Status add_own(const Stage *stage, const WireSlice *slice, Summands *sum)
     return STATUS_OK;
 }
 
-/* A slice of this rank's chunk in rank order; `offset` is the slice's in each message. */
+/* Adds up a slice of this rank's chunk in rank order; `offset` is the slice's offset in each message. */
 static Status add_all(const Stage *stage, const WireSlice *slice, const uint8_t *messages, uint64_t offset) {
     HostEngine *host = stage->host;
     Summands sum = {0};
@@ -178,7 +178,7 @@ static Status stage_reduce(void *state, const AllreduceExtent *extent, Allreduce
 
 /* ---- finishing ---- */
 
-/* One-shot's terms of all ranks for a slice, in rank order. */
+/* Adds one-shot's terms of all ranks for a slice, in rank order. */
 static Status add_terms(const Stage *stage, const WireSlice *slice, const uint8_t *messages) {
     HostEngine *host = stage->host;
     uint8_t *to = stage->buffer + slice->first * (int64_t)host_item_bytes(host);
@@ -203,7 +203,7 @@ static Status finish_one_shot(const Stage *stage, const uint8_t *messages) {
     return STATUS_OK;
 }
 
-/* Whose sum a chunk is. */
+/* The rank that owns a chunk's sum. */
 static int owner_of(const HostEngine *host, int chunk) {
     const Comm *comm = host->setup->comm;
     if (!has_levels(host)) return chunk;

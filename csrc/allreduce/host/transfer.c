@@ -1,4 +1,4 @@
-/* What every algorithm does with slices on their way: naming, checking, sending to a group. */
+/* What every algorithm does to transfer slices: tagging, checking, sending to a group. */
 #include "allreduce/host/host.h"
 
 uint64_t allreduce_tag(const HostEngine *host, int64_t slice_index) {
@@ -10,7 +10,7 @@ Status allreduce_check_slice(const HostEngine *host, const CommSlice *got, const
     uint64_t tag = allreduce_tag(host, slice_index);
     if (got->tag == tag && got->bytes == expected->bytes) return STATUS_OK;
     return error_at_rank(error_fail(STATUS_TRANSPORT,
-                                    "a slice of %zu bytes with the tag %016llx came from rank %d where %u bytes with "
+                                    "a slice of %zu bytes with the tag %016llx arrived from rank %d, but %u bytes with "
                                     "the tag %016llx were expected",
                                     got->bytes, (unsigned long long)got->tag, got->from, expected->bytes,
                                     (unsigned long long)tag),

@@ -1,5 +1,5 @@
-/* Two-level: the ranks of a node reduce-scatter their shards, equal local ranks of all nodes run SRA on theirs, and the
- * compressed results travel inside the node as they came. */
+/* Two-level: the ranks of a node reduce-scatter into shards, equal local ranks of all nodes run SRA on their shard, and
+ * the compressed results are passed on within the node as received. */
 #include <string.h>
 
 #include "allreduce/host/host.h"
@@ -7,7 +7,7 @@
 #define LANE_PASS 2
 #define AHEAD 3
 
-/* Members of this rank's node (in host->members[0]) and of its local rank on all nodes (in host->members[1]). */
+/* The ranks of this rank's node (in host->members[0]) and those with its local rank on all nodes (in [1]). */
 static void make_groups(HostEngine *host, Group *local, Group *across) {
     const Comm *comm = host->setup->comm;
     int node = comm_node(comm), seat = comm_local_rank(comm);
@@ -90,7 +90,7 @@ Status allreduce_two_level(HostEngine *host, void *buffer) {
     make_groups(host, &local, &across);
     WireChunk *shard = host->shards;
     for (int j = 0; j < local.size; j++) shard[j] = allreduce_map_shard(host->map, j, across.size);
-    /* The node's sums of this rank's shard go to the buffer itself, or to memory made for the shard. */
+    /* The node's sums of this rank's shard go to the buffer itself, or to memory allocated for the shard. */
     bool in_place = host->partial[0] == NULL;
     uint8_t *sums = in_place ? buffer : (uint8_t *)host->partial[0];
     int64_t sums_first = in_place ? 0 : shard[local.me].first_value;
