@@ -100,10 +100,10 @@ def test_what_does_not_fit_is_refused():
         plan.carried_bind(rank.outgoing, rank.outgoing)
     with pytest.raises(comm.CommError, match="no connection to its other ranks"):
         plan.put([buffer], 0)
-    with pytest.raises(ValueError, match="no GPU sums what others carry: one_shot and sra alone run on GPUs"):
+    with pytest.raises(ValueError, match="cannot run on a GPU here: only one_shot and sra run on GPUs"):
         Rank(0, 2, algorithm="two_level")
     unbound = allreduce.AllreducePlan(rank.comm, [(64, 64)], bits=4, algorithm="sra", device=0, compare=False)._plan
-    with pytest.raises(ValueError, match="there is no memory for messages yet"):
+    with pytest.raises(ValueError, match="no memory for messages has been bound yet"):
         unbound.carried_step("push", on_gpu(np.ones(4096, np.float32)), 0)
     host = allreduce.AllreducePlan(rank.comm, [(64, 64)], bits=4, algorithm="sra")._plan
     with pytest.raises(ValueError, match="not moved by its caller, or not on a GPU"):

@@ -120,7 +120,7 @@ def test_nccl_gives_the_same_bytes_in_any_pieces(tmp_path, files, through_host, 
     """Emulated streams run at once, or as late as they can: then a missing wait between the two would show."""
     more = {"CGXFFCV_COMM_PIECE_KIB": kib, "CGXFFCV_EMULATED_STREAMS": streams}
     results, state = train(tmp_path / "out", files, **more)
-    how = "in pieces of at least 1 KiB behind backward" if kib == 1 else "as a whole"  # all have less than 2 MiB
+    how = "in pieces of at least 1 KiB during the backward pass" if kib == 1 else "as a whole"  # all are below 2 MiB
     assert results[0]["explain"].endswith(f"uncompressed, {how}\n")
     if EMULATED:  # both add two numbers and halve; a GPU's NCCL rounds the half where it likes
         assert same(state, through_host[1]) and results[0]["losses"] == through_host[0][0]["losses"]

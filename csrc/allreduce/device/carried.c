@@ -1,12 +1,12 @@
-/* Runs on GPUs whose messages the caller moves: the kernels of the exchange in one round, over memory of the caller's
- * that looks to them like this rank's window (rows of terms, then rows of results) and, for what is for others, like
- * theirs. There are no flags: what the caller has put on the stream in between stands for them. */
+/* Runs on GPUs whose messages the caller moves: the kernels of the exchange in one round, on the caller's memory, which
+ * looks to them like this rank's window (rows of terms, then rows of results) and, for what goes to others, like
+ * theirs. There are no flags: the collectives that the caller has put on the stream in between take their place. */
 #include "allreduce/device/state.h"
 #include "base/checked.h"
 #include "base/memory.h"
 
 #define ALIGNMENT 256
-#define MOST_BYTES (UINT32_MAX - ALIGNMENT) /* of a region: tiles know their places in 32 bits */
+#define MOST_BYTES (UINT32_MAX - ALIGNMENT) /* of a region: offsets in tiles have 32 bits */
 
 /* ---- making ---- */
 
@@ -39,7 +39,7 @@ void allreduce_carried_destroy(DeviceEngine *engine) {
     device_host_free(engine->carried.signs);
 }
 
-/* ---- what the caller brings ---- */
+/* ---- the caller's memory ---- */
 
 static AllreduceSpace space_of(const void *state) {
     const DeviceEngine *engine = state;
@@ -54,7 +54,7 @@ static ExchangeRegion row_at(const DeviceEngine *engine, void *memory, int row, 
     return (ExchangeRegion){.at = (uint8_t *)memory + at, .rank = rank};
 }
 
-/* The window has a row of terms of each rank, then of results. What is for all goes into this rank's own. */
+/* The window has a row of terms from each rank, then one of results. What is for all goes into this rank's own row. */
 static Status bind(void *state, void *window, void *outgoing) {
     DeviceEngine *engine = state;
     DeviceExtent *own = &engine->extents[0];
@@ -74,11 +74,11 @@ static Status bind(void *state, void *window, void *outgoing) {
 
 /* ---- runs ---- */
 
-/* Whether all messages so far were such that somebody can have written them. */
+/* Fails if kernels have found a message so far that no rank can have written. */
 static Status check_sound(const DeviceEngine *engine) {
     const CommWindowSigns *signs = engine->carried.signs;
     if (__atomic_load_n(&signs->reported, __ATOMIC_ACQUIRE) == 0) return STATUS_OK;
-    Status status = error_fail(STATUS_TRANSPORT, "a message of rank %u cannot be what it wrote", signs->rank);
+    Status status = error_fail(STATUS_TRANSPORT, "a message from rank %u cannot be what it wrote", signs->rank);
     return error_at_rank(status, (int)signs->rank);
 }
 
@@ -87,7 +87,7 @@ static Status step(void *state, AllreduceStep number, void *buffer, DeviceStream
         [ALLREDUCE_PUSH] = EXCHANGE_PUSH, [ALLREDUCE_REDUCE] = EXCHANGE_REDUCE, [ALLREDUCE_GATHER] = EXCHANGE_GATHER};
     const DeviceEngine *engine = state;
     const DeviceExtent *own = &engine->extents[0];
-    if (engine->carried.window.region_bytes == 0) FAIL(STATUS_ARGUMENT, "there is no memory for messages yet");
+    if (engine->carried.window.region_bytes == 0) FAIL(STATUS_ARGUMENT, "no memory for messages has been bound yet");
     TRY(check_sound(engine));
     ExchangeRound round = allreduce_device_round(engine, own, 0);
     bool empty = number == ALLREDUCE_REDUCE ? round.own_begin == round.own_end

@@ -1,6 +1,7 @@
-/* The engines of sums on GPUs by our own kernels, which write codes or elements into each other's windows, in device
- * memory where the GPUs reach each other, else in page-locked host memory: of what is quantised and of small sums, and,
- * behind NCCL, of what that leaves. Runs are put on the caller's stream, may be recorded, and count themselves. */
+/* The engines that sum on GPUs with our own kernels, which write codes or elements into each other's windows, in device
+ * memory if the GPUs reach each other, else in page-locked host memory. The first does what is quantised and small
+ * sums; the second, tried after NCCL, does what is left. Runs are enqueued on the caller's stream, may be captured, and
+ * count themselves. */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -108,7 +109,7 @@ static void device_engine_destroy(void *state) {
     memory_free(engine);
 }
 
-/* As the processors' quantiser does it: multiplication where that gives the same bits. */
+/* As the CPU's quantiser does it: multiplication if that gives the same bits. */
 static void set_division(ExchangePlan *plan, double divisor) {
     int exponent;
     bool power = frexp(divisor, &exponent) == 0.5;
@@ -116,7 +117,7 @@ static void set_division(ExchangePlan *plan, double divisor) {
     plan->divisor = power ? (float)(1.0 / divisor) : (float)divisor;
 }
 
-/* What options and map say. */
+/* The part of a plan that options and map determine. */
 static ExchangePlan plan_of(const DeviceEngine *engine, const AllreduceExtent *extent, const DeviceExtent *own) {
     const AllreduceSetup *setup = engine->setup;
     const AllreduceOptions *options = &setup->options;
@@ -155,7 +156,7 @@ ExchangePlan allreduce_device_plan(const DeviceEngine *engine, const AllreduceEx
     return plan;
 }
 
-/* As allreduce_count_bytes. */
+/* Like allreduce_count_bytes. */
 static uint64_t count_bytes(const DeviceEngine *engine, const DeviceExtent *extent) {
     const Comm *comm = engine->setup->comm;
     uint64_t others = (uint64_t)comm_size(comm) - 1, all = extent->tiles.bytes, shard = 0;
@@ -177,7 +178,7 @@ Status allreduce_device_upload_tiles(DeviceExtent *extent) {
     return STATUS_OK;
 }
 
-/* *fits: whether every bucket does. */
+/* *fits: whether every bucket fits. */
 static Status make_tiles(const DeviceEngine *engine, const AllreduceExtent *extent, DeviceExtent *own, bool *fits) {
     own->one_shot = extent->algorithm == ALLREDUCE_ONE_SHOT;
     own->two_level = extent->algorithm == ALLREDUCE_TWO_LEVEL;
@@ -234,8 +235,8 @@ static Status make_parts(DeviceEngine *engine, char *why, bool *fits) {
     return STATUS_OK;
 }
 
-/* The others must hear of a failure, say for lack of GPU memory: they would wait for this rank in their next operation,
- * and this one for them when its hall goes. */
+/* The others must be notified of a failure, say for lack of GPU memory: they would wait for this rank in their next
+ * operation, and this one for them when its hall is destroyed. */
 static Status make_extents(DeviceEngine *engine, char *why, bool *fits) {
     Comm *comm = engine->setup->comm;
     if (engine->hall == NULL) return make_parts(engine, why, fits);
@@ -243,11 +244,11 @@ static Status make_extents(DeviceEngine *engine, char *why, bool *fits) {
     return comm_end(comm, make_parts(engine, why, fits));
 }
 
-/* Why not, or "": the same on all ranks. */
+/* Why this engine does not serve, or NULL: the same on all ranks. */
 static const char *refusal(const AllreduceSetup *setup) {
     const AllreduceOptions *options = &setup->options;
     int size = comm_size(setup->comm);
-    if (options->type > ALLREDUCE_BF16 || options->op > ALLREDUCE_AVERAGE) return "what is not quantised";
+    if (options->type > ALLREDUCE_BF16 || options->op > ALLREDUCE_AVERAGE) return "not quantised";
     if (size == 1) return "one rank";
     if (size > EXCHANGE_MAX_RANKS) return "more than 16 ranks";
     for (int i = 0; i < setup->extent_count; i++) {
@@ -255,14 +256,14 @@ static const char *refusal(const AllreduceSetup *setup) {
         if (setup->extents[i].elems == 0) return "nothing to sum";
         bool levels = algorithm == ALLREDUCE_TWO_LEVEL && !comm_is_apart(setup->comm);
         if (algorithm != ALLREDUCE_ONE_SHOT && algorithm != ALLREDUCE_SRA && !levels) {
-            return comm_is_apart(setup->comm) ? "one_shot and sra alone run on GPUs"
-                                              : "one_shot, sra and two_level alone run on GPUs";
+            return comm_is_apart(setup->comm) ? "only one_shot and sra run on GPUs"
+                                              : "only one_shot, sra and two_level run on GPUs";
         }
     }
     return NULL;
 }
 
-/* With or without a hall; the state in *state, unless `why` says why there is none. */
+/* Makes the engine, with or without a hall; *state is its state, or `why` says why there is none. */
 static Status make(AllreduceSetup *setup, ExchangeHall *hall, char *why, void **state) {
     Status status = STATUS_OK;
     DeviceEngine *engine = NULL;
@@ -282,7 +283,7 @@ done:
     return status;
 }
 
-/* Of sums that are exact: `left` by NCCL, or before it is asked. */
+/* For exact sums: those that NCCL has `left`, or before it is tried. */
 static Status create_exact(AllreduceSetup *setup, bool left, char *why, void **state) {
     ExchangeHall *hall = NULL;
     bool wanted = left;
@@ -301,7 +302,7 @@ static Status create_exact(AllreduceSetup *setup, bool left, char *why, void **s
     return make(setup, hall, why, state);
 }
 
-/* NCCL's reason tells more than the lack of windows. */
+/* NCCL's reason says more than the lack of windows. */
 static Status create_left(AllreduceSetup *setup, char *why, void **state) {
     char ours[ALLREDUCE_WHY_BYTES];
     (void)why;
@@ -310,9 +311,10 @@ static Status create_left(AllreduceSetup *setup, char *why, void **state) {
 
 static Status create_carried(AllreduceSetup *setup, const char *refused, char *why, void **state) {
     if (setup->exact) refused = "nothing is quantised";
-    if (refused != NULL) FAIL(STATUS_ARGUMENT, "no GPU sums what others carry: %s", refused);
+    if (refused != NULL)
+        FAIL(STATUS_ARGUMENT, "a sum whose messages the caller moves cannot run on a GPU here: %s", refused);
     TRY(make(setup, NULL, why, state));
-    if (*state == NULL) FAIL(STATUS_ARGUMENT, "a message of more than 4 GiB cannot be carried");
+    if (*state == NULL) FAIL(STATUS_ARGUMENT, "a message of more than 4 GiB cannot be moved by the caller");
     return STATUS_OK;
 }
 
@@ -372,7 +374,7 @@ static Status restore(void *state, const float *residual, int64_t elems) {
     const WireMap *map = allreduce_fed_extent(engine->setup)->map;
     ResidualCodes codes = {0};
     if (engine->residual != NULL) return copy_now(engine->residual, residual, (size_t)elems * sizeof *residual);
-    Status status = fetch_codes(engine, map, &codes); /* those behind `elems` stay */
+    Status status = fetch_codes(engine, map, &codes); /* those after `elems` stay */
     if (status == STATUS_OK) {
         allreduce_residual_pack(map, residual, elems, codes);
         status = copy_now(engine->codes.codes, codes.codes, allreduce_residual_bytes(map));
@@ -389,7 +391,7 @@ static AllreduceBytes device_engine_bytes_of(const void *state, const AllreduceE
     return (AllreduceBytes){wire, engine->setup->exact ? wire : extent->bytes.plain};
 }
 
-/* Where kernels write, inside of a node and between nodes. */
+/* Where kernels write for the ranks of their node, or for all ranks if none is reached in place. */
 static const char *where_of(const ExchangeHall *hall) {
     static const char *const where[] = {[COMM_WINDOW_PEER] = "each other's memory",
                                         [COMM_WINDOW_STAGED] = "page-locked host memory",

@@ -1,15 +1,15 @@
-/* Sums on GPUs of which nothing is quantised: which of them our kernels take, and how they are cut for exact.cu. Small
- * ones, for which NCCL needs longer; and all of them where there is no NCCL, or none for their type. */
+/* Sums on GPUs of which nothing is quantised: which of them our kernels do, and how they are divided for exact.cu.
+ * Small ones, for which NCCL takes longer; and all of them where there is no NCCL, or none for their type. */
 #include "allreduce/device/state.h"
 #include "base/checked.h"
 #include "base/environment.h"
 
-#define LIMIT_VARIABLE "CGXFFCV_COMM_EXACT_KIB" /* the largest that do not wait for NCCL */
+#define LIMIT_VARIABLE "CGXFFCV_COMM_EXACT_KIB" /* the largest that are not left to NCCL */
 #define MOST_KIB (1 << 20)
 #define TWO_RANKS_KIB 4096
 #define MORE_RANKS_KIB 1024
 #define SPREAD_BYTES 600000.0 /* that a link carries in the time of one more exchange of flags */
-#define BLOCK_BYTES 16384     /* of a block's place: an access of each thread or two */
+#define BLOCK_BYTES 16384     /* of a block's place: one or two accesses per thread */
 #define MOST_BLOCKS 128
 #define UNIT 16
 
@@ -51,7 +51,7 @@ void allreduce_exact_choose(const AllreduceSetup *setup, const AllreduceExtent *
                     (setup->options.algorithm != ALLREDUCE_SRA && spared <= SPREAD_BYTES);
 }
 
-/* Of a run's elements, cut into units of one part for each rank, those that a rank adds. */
+/* The bytes of a run that a rank adds, when the run is divided into units of one part for each rank. */
 static uint64_t owned_by(uint64_t bytes, uint64_t slice, uint64_t ranks, uint64_t rank) {
     uint64_t rest = bytes % (slice * ranks), before = rank * slice;
     uint64_t last = rest <= before ? 0 : rest - before < slice ? rest - before : slice;

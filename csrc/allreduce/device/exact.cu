@@ -1,25 +1,25 @@
 /* Sums of what is not quantised, in one kernel: a block of THREADS threads has a place of its own, of run.slice bytes,
- * in each region, and goes through all rounds of a run with it; where there are fewer blocks than places, it
+ * in each region, and goes through all rounds of a run with it; if there are fewer blocks than places, it
  * then takes another.
  *
  * each adds all    a block stores its elements into its region for every other rank, raises its flag there, waits for
  *                  the others' flags, adds all terms in rank order, divides, stores the sum
- * spread           the elements of a block and round are cut into one part for each rank: the parts go to their owners,
- *                  who add them, and their sums to all, into the regions of results
+ * spread           the elements of a block and round are divided into one part per rank: the parts go to their owners,
+ *                  which add them and send the sums to all, into the regions of results
  *
- * Terms are elements of the buffer's type, scaled. Blocks take places in ascending order as they come to them, so that
- * of the places that are not done the first is always at work, on every rank: two ranks' blocks of one place find each
- * other, however many run at a time and in whatever order. Halves, epochs, flags and failures are those of
- * exchange.cuh: a block that has nothing to send in a round raises its flags all the same, for they say that it has
- * read what came two rounds before.
+ * Terms are elements of the buffer's type, scaled. Blocks take places in ascending order as they get to them, so that
+ * the first unfinished place is always being worked on, on every rank: two ranks' blocks of one place meet, however
+ * many run at the same time and in whatever order. Halves, epochs, flags and failures are those of exchange.cuh: a
+ * block that has nothing to send in a round raises its flags nevertheless, since they say that it has read what arrived
+ * two rounds before.
  *
- * Thread t: accesses of 16 bytes t, t + THREADS, ... of its block's place, EACH of them under way at a time. Buffers:
- * x, the plan's (elems), of the type, in place; regions (halves, region_bytes), bytes, of `places` places of
- * run.slice bytes; their flags (halves, flags), uint32, one for each place (exchange.h). */
+ * Thread t: 16-byte accesses t, t + THREADS, ... of its block's place, EACH of them in flight at a time. Buffers: x,
+ * the plan's (elems), of the type, in place; regions (halves, region_bytes), bytes, of `places` places of
+ * run.slice bytes; their flags (halves, flags), uint32, one per place (exchange.h). */
 #include "allreduce/device/exchange.cuh"
 
 #define THREADS 512
-#define EACH 2 /* accesses that a thread has under way */
+#define EACH 2 /* accesses that a thread has in flight */
 
 /* 16 bytes of elements. */
 template <QuantType TYPE> struct ExactUnit {
@@ -63,7 +63,7 @@ template <QuantType TYPE> struct ExactUnit {
         return bits_of_pack(pack);
     }
 
-    /* Own elements as they travel. */
+    /* This rank's elements as they travel. */
     __device__ static __forceinline__ uint4 term(const ExchangePlan *plan, const Stored *x, int64_t at, int64_t end) {
         float values[ELEMS];
         add(values, load(x, at, end), false);
@@ -110,7 +110,7 @@ template <QuantType TYPE> struct ExactBlock {
         return run.spread ? plan->window.to : plan->window.all;
     }
 
-    /* In the regions for all ranks. */
+    /* Raises this block's flag in the regions for all ranks. */
     __device__ __forceinline__ void raise(const ExchangeRegion *regions) const {
         DeviceTile own = {};
         own.number = number;
@@ -121,7 +121,7 @@ template <QuantType TYPE> struct ExactBlock {
         if (rank < plan->ranks) exchange_raise(plan, regions[rank], epoch, own);
     }
 
-    /* Rows first .. of all other ranks. */
+    /* Waits for the rows of all other ranks, from `first` on. */
     __device__ __forceinline__ bool await(int first, CommWindowReport what) const {
         const int rank = (int)threadIdx.x;
         bool here = rank >= plan->ranks || rank == plan->rank;
@@ -129,7 +129,7 @@ template <QuantType TYPE> struct ExactBlock {
         return __syncthreads_and(here) != 0;
     }
 
-    /* Own elements of a part to the rank that owns it, or to all. */
+    /* Sends this rank's elements of a part to the rank that owns it, or to all. */
     __device__ __forceinline__ void send(int part) const {
         const int64_t from = begin(part), to = end(part);
         for (int64_t i = threadIdx.x; from + i * Unit::ELEMS < to; i += EACH * THREADS) {
@@ -147,7 +147,7 @@ template <QuantType TYPE> struct ExactBlock {
         }
     }
 
-    /* The terms of all ranks of units i, i + THREADS .. of a part. */
+    /* Adds the terms of all ranks for units i, i + THREADS .. of a part. */
     __device__ __forceinline__ void sum(int64_t i, int64_t from, int64_t to, float (&sums)[EACH][Unit::ELEMS]) const {
 #pragma unroll 2
         for (int rank = 0; rank < plan->ranks; rank++) {
@@ -162,7 +162,7 @@ template <QuantType TYPE> struct ExactBlock {
         }
     }
 
-    /* Of a part; to all where it is this rank's. */
+    /* Sums a part; with `spread` it is this rank's, and the sum goes to all. */
     __device__ __forceinline__ void reduce(int part) const {
         const int64_t from = begin(part), to = end(part);
         for (int64_t i = threadIdx.x; from + i * Unit::ELEMS < to; i += EACH * THREADS) {
@@ -181,7 +181,7 @@ template <QuantType TYPE> struct ExactBlock {
         }
     }
 
-    /* What the owner of a part has made of it. */
+    /* Stores the sum that the owner of a part has sent. */
     __device__ __forceinline__ void take(int part) const {
         const int64_t from = begin(part), to = end(part);
         const uint4 *row = place(plan->window.from[EXCHANGE_RESULTS + part]);
@@ -190,7 +190,7 @@ template <QuantType TYPE> struct ExactBlock {
         }
     }
 
-    /* False where another rank was waited for in vain. */
+    /* Does a round; false if another rank did not answer. */
     __device__ __forceinline__ bool go() const {
         for (int part = 0; part < parts(); part++) {
             if (!run.spread || part != plan->rank) send(part);
@@ -208,8 +208,8 @@ template <QuantType TYPE> struct ExactBlock {
     }
 };
 
-/* The next place that nobody has taken, for the block; `places` or more where there is none, which every block hears
- * once, the last of them for the next launch. */
+/* Takes the next free place for the block; `places` or more if there is none. Every block gets that once, and the last
+ * of them resets the counter for the next launch. */
 __device__ static __forceinline__ uint32_t exact_take(ExchangeState *state, uint32_t places) {
     __shared__ uint32_t place;
     __syncthreads();

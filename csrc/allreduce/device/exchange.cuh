@@ -1,23 +1,23 @@
-/* The exchange between GPUs, in three kernels that are put on a stream one after the other, round by round. A block of
- * WARPS warps takes tiles in turn (grid-stride); of a tile a warp takes a bucket at a time, or a piece of what travels
- * as it is. A block waits for all of its tiles before the first, and raises their flags after the last: a fence for the
- * system takes as long as a tile.
+/* The exchange between GPUs, in three kernels that are launched on a stream one after the other, round by round. A
+ * block of WARPS warps takes tiles in turn (grid-stride); within a tile a warp takes one bucket at a time, or a piece
+ * of what travels unquantised. A block waits for all its tiles before the first, and raises their flags after the last:
+ * a system-wide fence takes as long as a tile.
  *
- * push    quantises own elements into the windows of those who add them, then raises the tiles' flags there
- * reduce  (not with one-shot) waits for the terms of own tiles, adds them and its own elements in rank order in
+ * push    quantises its elements into the windows of the ranks that add them, then raises the tiles' flags there
+ * reduce  (not with one-shot) waits for the terms of its own tiles, adds them and its own elements in rank order in
  *         registers, quantises the sum into all windows, its own too, then raises the flags there
  * gather  waits for the results of tiles (with one-shot: for all terms, its own too), decodes, adds, divides, stores
  *
  * No kernel waits for another of the same stream, so blocks may run in any order and a few at a time, and ranks may
  * share a GPU. Round e uses half e % 2 of each window, and nobody writes there before all have read round e - 2: a rank
- * pushes round e after its own gather of e - 1, which has waited for something of e - 1 that came, perhaps by way of an
- * owner, of every rank; and a rank pushes e - 1 after its own gather of e - 2. Flags hold the number of the round,
- * which never comes twice, so nothing is ever reset. After a failure nothing is stored any more.
+ * pushes round e after its own gather of e - 1, which has waited for data of e - 1 from every rank, perhaps through an
+ * owner; and a rank pushes e - 1 after its own gather of e - 2. Flags hold the number of the round, which never
+ * repeats, so nothing is ever reset. After a failure nothing is stored any more.
  *
- * Lane l of a warp: of each group of 128 elements of a piece four (quant/cuda/warp.cuh). Buffers: the plan's (elems),
- * of its type; residual (elems), float32; tiles, as tiles.h has them; regions (halves, region_bytes), bytes, of terms
- * and of results, with flags (halves, tiles), uint32 (exchange.h). Shared: for each warp a QuantRoom, for the block the
- * tiles that come next. */
+ * Lane l of a warp has four elements of each group of 128 in a piece (quant/cuda/warp.cuh). Buffers: the plan's
+ * (elems), of its type; residual (elems), float32; tiles, as tiles.h defines them; regions (halves, region_bytes),
+ * bytes, of terms and of results, with flags (halves, tiles), uint32 (exchange.h). Shared memory: a QuantRoom for each
+ * warp, and the block's next tiles. */
 #ifndef CGXFFCV_ALLREDUCE_DEVICE_EXCHANGE_CUH
 #define CGXFFCV_ALLREDUCE_DEVICE_EXCHANGE_CUH
 
@@ -69,7 +69,7 @@ static __global__ void __launch_bounds__(WARPS *WARP, BLOCKS_EACH)
     exchange_raise_all(&plan, turns, epoch, false);
 }
 
-/* The last block of a run's last kernel. */
+/* The last block of a run's last kernel ends the run. */
 __device__ static __forceinline__ void exchange_end(const ExchangePlan *plan, const ExchangeRound &round) {
     __syncthreads();
     if (round.rounds == 0 || threadIdx.x != 0) return;
@@ -104,7 +104,7 @@ static __global__ void __launch_bounds__(WARPS *WARP, Way::GATHERERS)
 /* ---- launches ---- */
 
 static inline unsigned exchange_grid(int64_t tiles, int blocks, int64_t limit) {
-    static int multiprocessors; /* as many on all GPUs of a process; found once, threads find the same */
+    static int multiprocessors; /* the same on all GPUs of a process; found once, all threads find the same */
     int device = 0;
     if (multiprocessors == 0 && cudaGetDevice(&device) == cudaSuccess) {
         (void)cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
@@ -132,7 +132,7 @@ static Status exchange_launch_way(ExchangeKernel kernel, const ExchangePlan *pla
     }
 }
 
-/* Way<TYPE> for the plan's elements. */
+/* Launches Way<TYPE> for the type of the plan's elements. */
 template <template <QuantType> class Way>
 static Status exchange_launch(ExchangeKernel kernel, QuantType type, const ExchangePlan *plan,
                               const ExchangeRound *round, void *buffer, DeviceStream *stream) {

@@ -1,5 +1,5 @@
-/* The kernels of the exchange between GPUs, and what they go by. exchange.cuh has who does what; exchange_none.c is the
- * twin of a build without CUDA. Private to this folder. */
+/* The kernels of the exchange between GPUs, and their parameters. exchange.cuh says who does what; exchange_none.c is
+ * the stub for a build without CUDA. Private to this folder. */
 #ifndef CGXFFCV_ALLREDUCE_DEVICE_EXCHANGE_H
 #define CGXFFCV_ALLREDUCE_DEVICE_EXCHANGE_H
 
@@ -13,52 +13,52 @@
 
 /* What all runs on one window share, in device memory. */
 typedef struct ExchangeState {
-    uint32_t epoch;  /* the rounds that are over, of all runs; only grows */
+    uint32_t epoch;  /* the completed rounds of all runs; only grows */
     uint32_t ticket; /* blocks of a run's last kernel that are done */
-    uint32_t begun;  /* places of a sum that is exact that blocks have asked for */
+    uint32_t begun;  /* places of an exact sum that blocks have asked for */
     uint32_t failed; /* 1: a kernel has given up; nothing is stored any more */
 } ExchangeState;
 
-/* A place for the tiles that one rank has for another in a round, and for a flag of each. */
+/* Memory for the tiles that one rank has for another in a round, and for a flag per tile. */
 typedef struct ExchangeRegion {
     uint8_t *at;
     uint32_t *flags;
-    uint32_t half; /* bytes from what is for even rounds to what is for odd ones; 0: one for both */
-    int32_t rank;  /* to whom it goes; from whom it comes */
+    uint32_t half; /* bytes from the half for even rounds to that for odd ones; 0: one for both */
+    int32_t rank;  /* that it goes to, or comes from */
 } ExchangeRegion;
 
 #define EXCHANGE_RESULTS EXCHANGE_MAX_RANKS
 
-/* Regions, as kernels want them. What is this rank's own from beginning to end, its terms with one-shot or its results,
- * has a region that needs no halves, since kernels of one stream write and read it, and no flags. */
+/* Regions, as kernels use them. Data that stays with this rank, its terms with one-shot or its results, has a region
+ * without halves, since kernels of one stream write and read it, and without flags. */
 typedef struct ExchangeWindow {
     ExchangeRegion to[EXCHANGE_MAX_RANKS];  /* [owners]: terms for the rank that adds them */
     ExchangeRegion all[EXCHANGE_MAX_RANKS]; /* [sinks]: what is for all, this rank too: results, or one-shot's terms */
     ExchangeRegion from[2 * EXCHANGE_MAX_RANKS]; /* by row: terms of a member, and, from EXCHANGE_RESULTS on, results of
                                                   * an owner */
     int32_t owners, sinks;
-    uint32_t far;          /* a bit for each row that stands in host memory */
+    uint32_t far;          /* a bit for each row that is in host memory */
     uint64_t region_bytes; /* of tiles */
     uint32_t flags;        /* likewise, words */
 } ExchangeWindow;
 
-/* What does not change from run to run of a plan; kernels get it as it is when they are launched. */
+/* What does not change from run to run of a plan; passed to kernels by value. */
 typedef struct ExchangePlan {
     ExchangeWindow window;
     ExchangeState *state;
     CommWindowSigns *signs;
-    bool carried;        /* the caller moves what is for others: there are no flags, and of what is for all, one copy */
-    CommWindowPost post; /* what is for other nodes is handed over to */
+    bool carried;        /* the caller moves what is for others: no flags, and only one copy of what is for all */
+    CommWindowPost post; /* the queue for what goes to other nodes */
     AllreduceRun *run;   /* the host's copy of *call */
     uint32_t *call;
     float *residual;     /* NULL: no error feedback, or in 8 bits: */
-    ResidualCodes codes; /* likewise */
+    ResidualCodes codes; /* zeros: no error feedback, or in float32 */
     const DeviceTile *tiles;
     int32_t ranks,
-        rank;     /* those who add each other's terms (with two levels one of each node), this one's place there */
+        rank;     /* those that add each other's terms (with two levels one of each node); this one's number there */
     int32_t self; /* its number in the communicator */
     bool one_shot, stochastic, half_metadata;
-    bool wide; /* what travels as it is is float32, whatever the type */
+    bool wide; /* unquantised elements travel as float32, whatever the type */
     QuantType type;
     uint64_t seed, timeout_ns;
     float scale, unscaled; /* of elements before they are added; 1 / scale */
@@ -66,12 +66,12 @@ typedef struct ExchangePlan {
     float divisor;
 } ExchangePlan;
 
-/* What two levels need beside it. The shard of this rank is that of its place in its node, and has a part for each
- * node, with an owner of its own. */
+/* What two levels need in addition. This rank's shard is that of its local rank, and has a part for each node, with an
+ * owner of its own. */
 typedef struct ExchangeLevels {
     ExchangeRegion terms[EXCHANGE_MAX_RANKS]; /* [part, seat]: of a rank of this node, for a part */
     ExchangeRegion pass[EXCHANGE_MAX_RANKS];  /* [part, seat]: where a part's results go, to a rank of this node */
-    int32_t seats, seat;                      /* ranks of this node, this one's place */
+    int32_t seats, seat;                      /* ranks of this node; this one's local rank */
     int32_t shard;                            /* the owner of its first part */
 } ExchangeLevels;
 
@@ -79,22 +79,22 @@ typedef struct ExchangeLevels {
 typedef struct ExchangeRound {
     int64_t begin, end, own_begin, own_end;
     uint32_t number;
-    uint32_t rounds; /* of the run, with its last kernel; else 0 */
+    uint32_t rounds; /* of the run, if this is its last kernel; else 0 */
     int64_t blocks;  /* at most; 0: as many as there is room for */
 } ExchangeRound;
 
 /* A run in which nothing is quantised, in one launch (exact.cu). */
 typedef struct ExchangeExact {
     int64_t elems;
-    uint32_t places, rounds; /* places: for a block each */
+    uint32_t places, rounds; /* places: one per block */
     uint32_t slice;          /* bytes of a place in a row of a window; a multiple of 16 */
-    bool spread;             /* each rank adds a part and hands it on; else everyone adds everything */
+    bool spread;             /* each rank adds a part and sends it to all; else everyone adds everything */
 } ExchangeExact;
 
 typedef enum ExchangeKernel { EXCHANGE_PUSH, EXCHANGE_REDUCE, EXCHANGE_GATHER } ExchangeKernel;
 
-/* Puts a kernel on the stream: one function for each codec, which passes by the tiles of the quick way, and for those
- * one for windows near and one for windows far away. */
+/* Launches a kernel on the stream: one function per codec, which skips the tiles of the fast path, and for these one
+ * for near windows (in GPU memory) and one for far ones (in host memory). */
 typedef Status (*ExchangeLaunch)(ExchangeKernel kernel, QuantType type, const ExchangePlan *plan,
                                  const ExchangeRound *round, void *buffer, DeviceStream *stream);
 #define EXCHANGE_LAUNCH(name)                                                                                          \
@@ -106,8 +106,8 @@ QUANT_CODECS(X)
 EXCHANGE_LAUNCH(allreduce_exchange_quick);
 EXCHANGE_LAUNCH(allreduce_exchange_quick_far);
 
-/* Of two levels the kernels between nodes, which take all tiles of the round: PUSH those of this rank's shard that
- * other ranks own, REDUCE its own; and what passes on the results of the former. levels.cuh has who does what. */
+/* The kernels of two levels between nodes, which take all tiles of the round: PUSH those of this rank's shard that
+ * other ranks own, REDUCE its own; and the one that passes on the former's results. levels.cuh says who does what. */
 typedef Status (*ExchangeLevelsLaunch)(ExchangeKernel kernel, QuantType type, const ExchangePlan *plan,
                                        const ExchangeLevels *levels, const ExchangeRound *round, const void *buffer,
                                        DeviceStream *stream);
@@ -120,7 +120,7 @@ QUANT_CODECS(X)
 Status allreduce_levels_pass(const ExchangePlan *plan, const ExchangeLevels *levels, const ExchangeRound *round,
                              DeviceStream *stream);
 
-/* `limit`: blocks at most, of which ranks may have different numbers; 0: one for each place. */
+/* `limit`: the most blocks, which may differ between ranks; 0: one for each place. */
 Status allreduce_exchange_exact(QuantType type, const ExchangePlan *plan, const ExchangeExact *run, int limit,
                                 void *buffer, DeviceStream *stream);
 

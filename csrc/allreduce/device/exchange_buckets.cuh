@@ -1,6 +1,6 @@
-/* A tile's buckets one by one, of every codec and size, and what travels as it is. Functions of a tile are calls, so
- * that their registers are not those of the quick way. A warp takes a bucket at a time; buffers are those of
- * exchange.cuh. */
+/* A tile's buckets one by one, of every codec and size, and what travels unquantised. The kernels are separate from
+ * those of the fast path, so that these are not charged their registers. A warp takes one bucket at a time; buffers are
+ * those of exchange.cuh. */
 #ifndef CGXFFCV_ALLREDUCE_DEVICE_EXCHANGE_BUCKETS_CUH
 #define CGXFFCV_ALLREDUCE_DEVICE_EXCHANGE_BUCKETS_CUH
 
@@ -50,14 +50,14 @@ __device__ __forceinline__ Keep exchange_keep_of(const ExchangePlan *plan, const
 
 /* ---- elements ---- */
 
-/* v = four elements of group j, or v + those. */
+/* v = four elements of group j, or v + these. */
 __device__ static __forceinline__ void exchange_put_group(float (&v)[QUANT_ROWS], int j, bool add,
                                                           const float (&four)[4]) {
 #pragma unroll
     for (int c = 0; c < 4; c++) v[4 * j + c] = add ? QUANT_ADD(v[4 * j + c], four[c]) : four[c];
 }
 
-/* What earlier runs have lost, from an element on, as it is kept. */
+/* The residual from an element on, in the form in which it is kept. */
 template <QuantLie LIE, typename Keep> struct ExchangeLost;
 
 template <QuantLie LIE> struct ExchangeLost<LIE, QuantKeep> {
@@ -83,7 +83,7 @@ template <QuantLie LIE> struct ExchangeLost<LIE, QuantKeepEight> {
     }
 };
 
-/* Own elements of a bucket, with what earlier runs have lost. */
+/* This rank's elements of a bucket, with the residual. */
 template <QuantType TYPE, QuantLie LIE, typename Keep> struct ExchangeOwn {
     typedef typename QuantElement<TYPE>::Stored Stored;
     const Stored *x;
@@ -114,7 +114,7 @@ template <QuantType TYPE, QuantLie LIE, typename Keep> struct ExchangeOwn {
     }
 };
 
-/* The terms of all ranks in rank order, with own elements in this rank's place. */
+/* The sum of the terms of all ranks in rank order, with this rank's elements in its place. */
 template <QuantType TYPE, QuantCodec CODEC, typename Keep> struct ExchangeSum {
     const ExchangePlan *plan;
     const QuantSpec *spec;
@@ -138,7 +138,7 @@ template <QuantType TYPE, QuantCodec CODEC, typename Keep> struct ExchangeSum {
     }
 };
 
-/* This rank's random numbers for a bucket; signs of a rotation are the same on all ranks. */
+/* This rank's random numbers for a bucket; the signs of a rotation are the same on all ranks. */
 __device__ static __forceinline__ QuantRandom exchange_random(const ExchangePlan *plan, const DeviceTile &tile,
                                                               const ExchangeBucket &bucket) {
     uint64_t quads = (uint64_t)((tile.bucket_size + 3) / 4);
@@ -146,7 +146,7 @@ __device__ static __forceinline__ QuantRandom exchange_random(const ExchangePlan
     return random;
 }
 
-/* Elements that travel as they are: a piece at base + at. */
+/* Unquantised elements: a piece at base + at. */
 template <QuantType TYPE, QuantLie LIE>
 __device__ __forceinline__ void exchange_take_raw(const uint8_t *base, uint64_t at, int64_t first, int count, bool add,
                                                   float (&v)[QUANT_ROWS]) {
@@ -164,8 +164,8 @@ __device__ __forceinline__ void exchange_put_raw(QuantSink sink, uint64_t at, in
     for (int s = 0; s < sink.count; s++) quant_store_piece<TYPE, LIE>(sink.bases[s] + at, first, count, v);
 }
 
-/* A piece of those as this plan sends it: in their own type, or as float32, out of line, so that its registers are not
- * those of the first way. */
+/* A piece of these as this plan sends it: in their own type, or as float32, which is out of line, so that it does not
+ * cost the first case registers. */
 template <QuantType TYPE, QuantLie LIE>
 __device__ __forceinline__ void exchange_put_plain(const ExchangePlan *plan, QuantSink sink, const DeviceTile &tile,
                                                    const ExchangeBucket &bucket, const float (&v)[QUANT_ROWS]) {
@@ -223,7 +223,7 @@ __device__ __forceinline__ void exchange_push_tile(const ExchangePlan *plan, con
 
 /* ---- rotated: a bucket's terms are added as values ---- */
 
-/* In rank order, with own elements in this rank's place; rank 1 begins with its own, since a + b = b + a. */
+/* In rank order, with this rank's elements in its place; rank 1 begins with its own, since a + b = b + a. */
 template <QuantType TYPE, typename Keep, int PIECES>
 __device__ __forceinline__ void
 exchange_add_values(const ExchangePlan *plan, const ExchangeOwn<TYPE, QUANT_STRIPED, Keep> &own,
@@ -256,7 +256,7 @@ exchange_reduce_values(const ExchangePlan *plan, const ExchangeOwn<TYPE, QUANT_S
                         exchange_keep_of<Keep>(plan, tile, bucket), room);
 }
 
-/* Adds rows [row, row + rows) of a bucket and stores what has left. */
+/* Adds rows [row, row + rows) of a bucket, leaves the domain and stores the elements. */
 template <QuantType TYPE, int PIECES>
 __device__ __forceinline__ void exchange_gather_values(const ExchangePlan *plan, void *buffer, const DeviceTile &tile,
                                                        const ExchangeBucket &bucket, uint32_t epoch, int row, int rows,
@@ -317,7 +317,7 @@ __device__ __forceinline__ void exchange_reduce_tile(const ExchangePlan *plan, c
     }
 }
 
-/* Adds rows [row, row + rows) of a piece, with rotated only of what travels as it is. */
+/* Adds rows [row, row + rows) of a piece; with rotated only of what travels unquantised. */
 template <QuantType TYPE, QuantCodec CODEC>
 __device__ __forceinline__ void exchange_add_rows(const ExchangePlan *plan, const DeviceTile &tile,
                                                   const ExchangeBucket &bucket, uint32_t epoch, int row, int rows,
@@ -357,7 +357,7 @@ __device__ __forceinline__ void exchange_gather_tile(const ExchangePlan *plan, v
 }
 
 template <QuantType TYPE, QuantCodec CODEC, typename Keep> struct ExchangeBuckets {
-    typedef ExchangeBuckets<TYPE, CODEC, QuantKeep> Gathers; /* which keeps nothing */
+    typedef ExchangeBuckets<TYPE, CODEC, QuantKeep> Gathers; /* gathering keeps no residual */
     static constexpr uint32_t WAYS = EXCHANGE_BUCKETWISE;
     static constexpr int GATHERERS = BLOCKS_EACH;
 

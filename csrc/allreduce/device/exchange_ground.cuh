@@ -1,4 +1,4 @@
-/* What the kernels of the exchange stand on: places in windows, a block's tiles, flags and the waits for them. */
+/* The basis of the exchange's kernels: places in windows, a block's tiles, flags and waiting for them. */
 #ifndef CGXFFCV_ALLREDUCE_DEVICE_EXCHANGE_GROUND_CUH
 #define CGXFFCV_ALLREDUCE_DEVICE_EXCHANGE_GROUND_CUH
 
@@ -11,7 +11,7 @@ extern "C" {
 
 #define WARPS 8
 #define BLOCKS_EACH 2 /* resident on a multiprocessor */
-#define TURNS 16      /* tiles that a block knows of at a time */
+#define TURNS 16      /* tiles that a block holds at a time */
 
 /* ---- places ---- */
 
@@ -19,7 +19,7 @@ __device__ static __forceinline__ uint8_t *exchange_place(const ExchangeRegion &
     return region.at + (epoch & 1u) * region.half;
 }
 
-/* Of a table [part, seat] what is for a tile's part and a rank of this node. */
+/* The entry of a table [part, seat] for a tile's part and a rank of this node. */
 __device__ static __forceinline__ const ExchangeRegion &
 exchange_seat(const ExchangeLevels *levels, const ExchangeRegion *table, const DeviceTile &tile, int seat) {
     return table[((int)tile.owner - levels->shard) * levels->seats + seat];
@@ -34,7 +34,7 @@ __device__ static __forceinline__ uint32_t *exchange_flag(const ExchangeRegion &
     return reinterpret_cast<uint32_t *>(flags) + tile;
 }
 
-/* Tells another rank that a tile is in its region; this one knows by the order of its kernels. */
+/* Notifies another rank that a tile is in its region; for this one the order of its kernels suffices. */
 __device__ static __forceinline__ void exchange_raise(const ExchangePlan *plan, const ExchangeRegion &region,
                                                       uint32_t epoch, const DeviceTile &tile) {
     if (region.rank == plan->self) return;
@@ -42,29 +42,29 @@ __device__ static __forceinline__ void exchange_raise(const ExchangePlan *plan, 
                  tile.bytes);
 }
 
-/* Of a run that goes on; each kernel begins with it. False after a failure. */
+/* Every kernel of a run begins with this. False after a failure. */
 __device__ static __forceinline__ bool exchange_begin(const ExchangePlan *plan, const ExchangeRound &round,
                                                       uint32_t *epoch) {
     grid_begin();
     *epoch = __ldcg(&plan->state->epoch) + round.number + 1;
-    return __syncthreads_and(__ldcg(&plan->state->failed) == 0) != 0; /* alike for the block, which has barriers */
+    return __syncthreads_and(__ldcg(&plan->state->failed) == 0) != 0; /* the same in the whole block: it has barriers */
 }
 
 /* ---- waiting ---- */
 
-/* By one thread of all of a failed run. */
+/* Reports the first failure of a run; later ones are ignored. */
 __device__ static __forceinline__ void exchange_fail(const ExchangePlan *plan, CommWindowReport what, int rank,
                                                      uint32_t tile, uint32_t epoch) {
     if (atomicCAS(&plan->state->failed, 0u, 1u) == 0) window_report(plan->signs, what, rank, tile, epoch);
 }
 
-/* The ways that tiles go: a bit for each. */
+/* The paths that tiles take: a bit for each. */
 enum { EXCHANGE_BUCKETWISE = 1, EXCHANGE_QUICK = 2, EXCHANGE_EITHER = 3 };
 
-/* The tiles of a launch that are this block's: first, first + step ... Those that go another way it passes by. */
+/* The tiles of a launch that are this block's: first, first + step ... It skips those that take another path. */
 struct ExchangeTurns {
-    uint32_t ways;        /* that these kernels go */
-    int64_t begin, count; /* of the launch; turn i is begin + i, from `wraps` on less `less` */
+    uint32_t ways;        /* that these kernels serve */
+    int64_t begin, count; /* of the launch; turn i is begin + i, minus `less` from `wraps` on */
     int64_t wraps, less;
     int64_t mine; /* of this block */
 
@@ -85,7 +85,7 @@ struct ExchangeTurns {
     }
 };
 
-/* All tiles of a round but the own ones: each rank begins behind those. */
+/* All tiles of a round except this rank's own: each rank begins after those. */
 __device__ static __forceinline__ ExchangeTurns exchange_turns_of_others(uint32_t ways, const ExchangeRound &round) {
     const int64_t all = round.end - round.begin, own = round.own_end - round.own_begin;
     return ExchangeTurns(ways, round.own_end, all - own, round.end, all);
@@ -115,8 +115,8 @@ __device__ static __forceinline__ bool exchange_await(const ExchangePlan *plan, 
     return false;
 }
 
-/* The block waits for all of its tiles in `rows` regions each, region_of(tile, i), but for this rank's own: for those
- * of the first tile by a few threads, so that the others do not disturb what is being written. */
+/* The block waits for all of its tiles in `rows` regions each, region_of(tile, i), except this rank's own: for those of
+ * the first tile only a few threads wait, so that the others do not disturb what is being written. */
 template <typename Find>
 __device__ __forceinline__ bool exchange_await_each(const ExchangePlan *plan, const ExchangeTurns &turns,
                                                     uint32_t epoch, CommWindowReport what, int rows,
@@ -136,7 +136,7 @@ __device__ __forceinline__ bool exchange_await_each(const ExchangePlan *plan, co
     return here;
 }
 
-/* For the terms of all ranks that add each other's. */
+/* Waits for the terms of all ranks that add each other's. */
 __device__ static __forceinline__ bool exchange_await_terms(const ExchangePlan *plan, const ExchangeTurns &turns,
                                                             uint32_t epoch) {
     return exchange_await_each(
@@ -144,7 +144,7 @@ __device__ static __forceinline__ bool exchange_await_terms(const ExchangePlan *
         [&](const DeviceTile &, int i) -> const ExchangeRegion & { return plan->window.from[i]; });
 }
 
-/* For the results of the tiles' owners. */
+/* Waits for the results of the tiles' owners. */
 __device__ static __forceinline__ bool exchange_await_results(const ExchangePlan *plan, const ExchangeTurns &turns,
                                                               uint32_t epoch) {
     return exchange_await_each(plan, turns, epoch, COMM_WINDOW_RESULTS, 1,
@@ -153,7 +153,7 @@ __device__ static __forceinline__ bool exchange_await_results(const ExchangePlan
                                });
 }
 
-/* What the block has written of its tiles, in the owners' regions or in those of all, can be read. */
+/* Notifies the readers of what the block has written of its tiles, in the owners' regions or in those of all. */
 __device__ static __forceinline__ void exchange_raise_all(const ExchangePlan *plan, const ExchangeTurns &turns,
                                                           uint32_t epoch, bool to_owner) {
     if (plan->carried) return;
@@ -166,7 +166,7 @@ __device__ static __forceinline__ void exchange_raise_all(const ExchangePlan *pl
     }
 }
 
-/* The block's bases of `count` regions; behind the next barrier. */
+/* Sets the block's bases of `count` regions; visible after the next barrier. */
 __device__ static __forceinline__ void exchange_set_bases(const ExchangeRegion *regions, int count, uint32_t epoch,
                                                           uint8_t **bases) {
     const int thread = (int)threadIdx.x;
@@ -175,7 +175,7 @@ __device__ static __forceinline__ void exchange_set_bases(const ExchangeRegion *
 
 /* ---- the residual ---- */
 
-/* Of elements from `first` on, the buckets of which begin with number `bucket` of the call. */
+/* The residual of elements from `first` on, whose buckets begin with number `bucket` of the call. */
 template <typename Keep>
 __device__ __forceinline__ Keep exchange_keep(const ExchangePlan *plan, int64_t first, uint64_t bucket) {
     if constexpr (Keep::EIGHT) {

@@ -1,4 +1,4 @@
-/* The twin of a build without CUDA, where nobody has a window. */
+/* The stub for a build without CUDA, where nobody has a window. */
 #include "allreduce/device/exchange.h"
 
 #define NO_CUDA "this build has no CUDA. " DEVICE_CUDA_REMEDY

@@ -1,5 +1,5 @@
-/* A tile's whole pieces where that goes the quick way: quant/cuda/quads.cuh, from elements to windows and back.
- * A warp takes a piece of 1,024 elements at a time; buffers are those of exchange.cuh. */
+/* The whole pieces of a tile on the fast path (quant/cuda/quads.cuh), from elements to windows and back.
+ * A warp takes one piece of 1,024 elements at a time; buffers are those of exchange.cuh. */
 #ifndef CGXFFCV_ALLREDUCE_DEVICE_EXCHANGE_PIECES_CUH
 #define CGXFFCV_ALLREDUCE_DEVICE_EXCHANGE_PIECES_CUH
 
@@ -29,7 +29,7 @@ __device__ static __forceinline__ ExchangePiece exchange_piece(const DeviceTile 
 
 /* ---- whole pieces ---- */
 
-/* Adds what earlier runs have lost, which is kept in 8 bits, of `groups` groups a bucket, to half a piece. */
+/* Adds the residual, kept in 8 bits, to half a piece, in which a bucket has `groups` groups. */
 __device__ static __forceinline__ void exchange_add_kept(const ExchangePlan *plan, const ExchangePiece &piece,
                                                          int groups, int half, QuadsHalf &v) {
     FOR_HALF(j) {
@@ -41,7 +41,7 @@ __device__ static __forceinline__ void exchange_add_kept(const ExchangePlan *pla
     }
 }
 
-/* Own elements of half a piece, with what earlier runs have lost, added to v or put there. */
+/* This rank's elements of half a piece, with the residual: added to v, or stored there. */
 template <QuantType TYPE, int GROUPS, bool ADD>
 __device__ __forceinline__ void exchange_own(const ExchangePlan *plan, const void *buffer, const ExchangePiece &piece,
                                              int half, QuadsHalf &v) {
@@ -60,7 +60,7 @@ __device__ __forceinline__ void exchange_own(const ExchangePlan *plan, const voi
     }
 }
 
-/* Adds rows [row, row + rows) of half a piece in their order; with FAR some of them are far away. */
+/* Adds rows [row, row + rows) of half a piece in their order; with FAR some of them are in host memory. */
 template <bool FAR>
 __device__ __forceinline__ void exchange_add_pieces(const ExchangePlan *plan, const DeviceTile &tile,
                                                     const ExchangePiece &piece, uint32_t epoch, int row, int rows,
@@ -81,8 +81,8 @@ __device__ __forceinline__ void exchange_encode_piece(const ExchangePlan *plan, 
     quads_encode<GROUPS>(v, tile.bits, piece.place, sink, keep, eight, room);
 }
 
-/* Quantises the pieces of a tile into the sink: own elements, or with REDUCES the sum of all ranks' terms in their
- * order. */
+/* Quantises the pieces of a tile into the sink: this rank's elements, or with REDUCES the sum of all ranks' terms in
+ * rank order. */
 template <QuantType TYPE, int GROUPS, bool REDUCES, bool FAR>
 __device__ __forceinline__ void exchange_encode_pieces(const ExchangePlan *plan, const void *buffer,
                                                        const DeviceTile &tile, uint32_t epoch, QuantSink sink,
@@ -137,7 +137,7 @@ __device__ __forceinline__ void exchange_gather_pieces(const ExchangePlan *plan,
 template <QuantType TYPE, bool FAR> struct ExchangePieces {
     typedef ExchangePieces Gathers;
     static constexpr uint32_t WAYS = EXCHANGE_QUICK;
-    static constexpr int GATHERERS = FAR ? BLOCKS_EACH : 2 * BLOCKS_EACH; /* near, half of the registers do */
+    static constexpr int GATHERERS = FAR ? BLOCKS_EACH : 2 * BLOCKS_EACH; /* near, half of the registers suffice */
 
     __device__ static __forceinline__ void push(const ExchangePlan *plan, const void *buffer, const DeviceTile &tile,
                                                 QuantSink sink, QuantRoom *room) {

@@ -1,4 +1,4 @@
-/* The exchange of whole pieces of max-min buckets, the quick way, through windows in the memory of GPUs. */
+/* The exchange of whole pieces of max-min buckets, on the fast path, through windows in the memory of GPUs. */
 #include "allreduce/device/exchange.cuh"
 #include "allreduce/device/exchange_pieces.cuh"
 

@@ -1,4 +1,4 @@
-/* The exchange of whole pieces of max-min buckets, the quick way, through windows in host memory. */
+/* The exchange of whole pieces of max-min buckets, on the fast path, through windows in host memory. */
 #include "allreduce/device/exchange.cuh"
 #include "allreduce/device/exchange_pieces.cuh"
 

@@ -1,5 +1,5 @@
-/* The halls of this process, by communicator. Ranks may forget a plan sooner or later than others do: whether all still
- * have the same hall they ask each other whenever one is wanted, and make a new one if not. */
+/* The halls of this process, by communicator. Ranks may drop a plan sooner or later than others do: so whenever a hall
+ * is wanted they compare whether all still have the same one, and make a new one if not. */
 #include "allreduce/device/hall.h"
 
 #include <pthread.h>
@@ -12,25 +12,25 @@
 #define SWITCH_VARIABLE "CGXFFCV_COMM_KERNELS"
 #define SIZE_VARIABLE "CGXFFCV_COMM_WINDOW_KIB" /* of the data of a half, for tests and for scarce memory */
 #define LEAST_KIB 8
-#define DATA_BYTES (UINT64_C(10) << 20)   /* of a half; a part of it may be as large, for what is the rank's own */
-#define HOST_BYTES (UINT64_C(28) << 20)   /* of the halves of all ranks, where they share the host's memory */
-#define OUTBOX_BYTES (UINT64_C(32) << 20) /* of a rank between nodes, in all; */
+#define DATA_BYTES (UINT64_C(10) << 20)   /* of a half; a part of it may be as large, for what stays with the rank */
+#define HOST_BYTES (UINT64_C(28) << 20)   /* of the halves of all ranks, if they are in host memory */
+#define OUTBOX_BYTES (UINT64_C(32) << 20) /* of a rank between nodes, in total; */
 #define NODE_BYTES (UINT64_C(52) << 20)   /* of all ranks of a node */
 #define FLAGS (UINT64_C(64) << 10)        /* of a half */
-#define FLAG_SHARE 160                    /* between nodes: bytes of data for each flag */
+#define FLAG_SHARE 160                    /* between nodes: bytes of data per flag */
 #define LEAST_FLAGS 1024
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static ExchangeHall *halls; /* under the lock, as is `users` of each */
 
-/* What a rank comes with. */
+/* A rank's contribution. */
 typedef struct Offer {
     uint32_t number; /* of its newest hall of this communicator; 0: none */
     uint32_t off;
     uint64_t data_bytes; /* the most that it wants */
 } Offer;
 
-/* As one more user. */
+/* The communicator's newest hall, with one user more; NULL if there is none. */
 static ExchangeHall *share_newest(const Comm *comm) {
     ExchangeHall *newest = NULL;
     pthread_mutex_lock(&lock);
@@ -64,7 +64,7 @@ static Status wish_for(Offer *offer) {
     return STATUS_OK;
 }
 
-/* The most ranks that a node has, or the fewest. */
+/* The most ranks on a node, or the fewest. */
 static uint64_t seats_of(const Comm *comm, bool most) {
     int found = comm_local_size_of(comm, 0);
     for (int node = 1; node < comm_nodes(comm); node++) {
@@ -74,12 +74,12 @@ static uint64_t seats_of(const Comm *comm, bool most) {
     return (uint64_t)found;
 }
 
-/* The ranks that a rank reaches through boxes: the most of all. */
+/* How many ranks a rank reaches through boxes: the maximum over all ranks. */
 static uint64_t boxes_of(const Comm *comm, CommWindowKind kind) {
     return (uint64_t)comm_size(comm) - (kind == COMM_WINDOW_MIXED ? seats_of(comm, false) : 1);
 }
 
-/* Bytes of a part between nodes, where a rank has boxes for both directions in host memory, and perhaps its window. */
+/* Bytes of a part between nodes: a rank has boxes for both directions in host memory, and perhaps its window. */
 static uint64_t part_between(const Comm *comm, const ExchangeHall *hall) {
     uint64_t seats = seats_of(comm, true), share = NODE_BYTES / seats;
     uint64_t neighbours = hall->kind == COMM_WINDOW_MIXED ? seats - 1 : 0;
@@ -88,7 +88,7 @@ static uint64_t part_between(const Comm *comm, const ExchangeHall *hall) {
     return (share < OUTBOX_BYTES ? share : OUTBOX_BYTES) / parts * FLAG_SHARE / (FLAG_SHARE + sizeof(uint32_t)) - flags;
 }
 
-/* What the ranks of a host have for each other holds results of every node where two levels are possible. */
+/* If two levels are possible, blocks between the ranks of a host have room for the results of every node. */
 static void hall_measure(const Comm *comm, uint64_t data_bytes, ExchangeHall *hall) {
     const uint64_t ranks = (uint64_t)comm_size(comm), others = ranks - 1;
     const bool between = hall->kind >= COMM_WINDOW_MIXED;
@@ -117,7 +117,7 @@ static Status make_window_of_kind(Comm *comm, uint64_t data_bytes, ExchangeHall 
     return comm_window_create(comm, hall->kind, &room, &hall->window, why);
 }
 
-/* Of the kinds the first that is possible; the reason against the last is the one that tells most. */
+/* Makes a window of the first kind that is possible; if none is, the reason against the last kind says the most. */
 static Status make_window(Comm *comm, uint64_t data_bytes, ExchangeHall *hall, char *why) {
     for (int kind = COMM_WINDOW_PEER; kind <= COMM_WINDOW_FORWARDED && hall->window == NULL; kind++) {
         hall->kind = (CommWindowKind)kind;
@@ -128,7 +128,7 @@ static Status make_window(Comm *comm, uint64_t data_bytes, ExchangeHall *hall, c
 
 /* ---- blocks ---- */
 
-/* Of a rank's window that of one that writes there: all others' stand in rank order. */
+/* In a rank's window, the block of one that writes there: the blocks of all others are in rank order. */
 static ExchangeBlock block_in(const ExchangeHall *hall, int rank, int source) {
     ExchangeBlock block = {.at = comm_window_base(hall->window, rank),
                            .half_bytes = half_of(hall, hall->inside),
@@ -157,13 +157,13 @@ ExchangeBlock allreduce_hall_incoming(const ExchangeHall *hall, int rank) {
 
 /* ---- making ---- */
 
-/* Zeros, since readers take the padding along. */
+/* Zeroed, since readers read the padding, too. */
 static Status make_own(ExchangeHall *hall, uint64_t bytes) {
     TRY(device_alloc(bytes, &hall->own));
     return device_fill(hall->own, 0, bytes, NULL);
 }
 
-/* What is this rank's alone. */
+/* Makes what is this rank's alone. */
 static Status make_state(ExchangeHall *hall) {
     TRY(make_own(hall, hall->part_bytes));
     TRY(device_alloc(sizeof *hall->state, &hall->state));
@@ -180,7 +180,7 @@ static Status make_hall(Comm *comm, uint32_t number, uint64_t data_bytes, Exchan
     TRY_GOTO(make_window(comm, data_bytes, hall, why));
     if (hall->window == NULL) goto done;
     TRY_GOTO(comm_begin(comm, "making sums on GPUs", 0));
-    TRY_GOTO(comm_end(comm, make_state(hall))); /* the others hear of a failure before the window goes */
+    TRY_GOTO(comm_end(comm, make_state(hall))); /* the others see a failure before the window is destroyed */
     pthread_mutex_lock(&lock);
     hall->next = halls;
     halls = hall;
@@ -192,8 +192,8 @@ done:
     return status;
 }
 
-/* *out is the newest that this rank has, or NULL, and becomes the one to use. Without the lock: other threads may make
- * halls of other communicators meanwhile, and in another order than on other ranks. */
+/* *out is this rank's newest hall, or NULL, and becomes the one to use. Without the lock: other threads may be making
+ * halls of other communicators at the same time, and in a different order from other ranks. */
 static Status hall_join(Comm *comm, Offer *offers, ExchangeHall **out, char *why) {
     ExchangeHall *hall = *out;
     Offer mine = {.number = hall == NULL ? 0 : hall->number};

@@ -1,4 +1,4 @@
-/* Rounds of two levels on GPUs: the kernels of the exchange inside of a node, those of levels.cuh between nodes. */
+/* Rounds of two levels on GPUs: the kernels of the exchange within a node, those of levels.cuh between nodes. */
 #include "allreduce/device/state.h"
 
 #define X(codec, word) [codec] = allreduce_levels_##word,
@@ -22,7 +22,7 @@ Status allreduce_levels_put(const DeviceEngine *engine, const DeviceExtent *exte
     ExchangeRound round = allreduce_device_round(engine, extent, number), inside = round;
     ExchangeRound shard = shard_of(extent, &round, comm_nodes(setup->comm));
     bool others = shard.own_end - shard.own_begin < shard.end - shard.begin;
-    inside.own_begin = shard.begin; /* of which nothing is pushed inside of the node */
+    inside.own_begin = shard.begin; /* none of which is pushed within the node */
     inside.own_end = shard.end;
     if (inside.own_end - inside.own_begin < inside.end - inside.begin) {
         TRY(allreduce_device_put(engine, extent, EXCHANGE_PUSH, &inside, buffer, stream));

@@ -1,26 +1,26 @@
-/* Two levels between GPUs: of this rank's shard, which the ranks of its node have pushed to it (exchange.cuh), and
- * which has a part for each node. Three kernels of a round stand between the push inside of the node and the gather of
- * all:
+/* Two levels between GPUs: for this rank's shard, which the ranks of its node have pushed to it (exchange.cuh), and
+ * which has a part for each node. Three kernels of a round come between the push within the node and the gather of
+ * everything:
  *
- * push    waits for the node's terms of the tiles of other parts, adds them and its own elements in the order of the
+ * push    waits for the node's terms for the tiles of other parts, adds them and its own elements in the order of the
  *         node's ranks in registers, quantises the sum into the regions of those parts' owners, on other nodes
- * reduce  waits for the node's terms of its own part, and for those of other nodes; adds, in the order of nodes, the
- *         latter and in its own node's place the node's sum; quantises into the regions of all that are to have the
- *         result: its node's, and this place's on other nodes
+ * reduce  waits for the node's terms for its own part, and for those of other nodes; adds the latter in the order of
+ *         nodes, with its own node's sum in its place; quantises into the regions of all that are to have the result:
+ *         the ranks of its node, and those with its local rank on other nodes
  * pass    waits for the results of the other parts, and copies the bytes into the regions of the ranks of its node
  *
- * The node's sum is nowhere but in registers: each tile of the shard is either pushed or reduced. A residual is added
- * to it, times the scale of elements, since what is quantised is a sum. What travels as it is is float32.
+ * The node's sum exists only in registers: each tile of the shard is either pushed or reduced. The residual is added to
+ * it, times the scale of elements, since what is quantised is a sum. Unquantised elements travel as float32.
  *
  * A kernel waits for kernels of other ranks that come before it on their streams, so the order of exchange.cuh holds;
- * and every result comes by way of terms of all ranks, so its halves suffice. Blocks, warps, lanes and buffers are
- * those of exchange.cuh; tiles are taken bucket by bucket, whichever way they go inside of the node. */
+ * and every result depends on terms of all ranks, so two halves suffice. Blocks, warps, lanes and buffers are those of
+ * exchange.cuh; tiles are taken bucket by bucket, whichever path they take within the node. */
 #ifndef CGXFFCV_ALLREDUCE_DEVICE_LEVELS_CUH
 #define CGXFFCV_ALLREDUCE_DEVICE_LEVELS_CUH
 
 #include "allreduce/device/exchange_buckets.cuh"
 
-/* A bucket at hand, with what its sums are made of. */
+/* The bucket being processed, with what its sums are made of. */
 template <QuantType TYPE, QuantCodec CODEC, typename Kept> struct LevelsBucket {
     static constexpr QuantLie LIE = quant_lie<CODEC>();
     typedef Kept Keep;
@@ -40,7 +40,7 @@ template <QuantType TYPE, QuantCodec CODEC, typename Kept> struct LevelsBucket {
         return exchange_seat(levels, levels->terms, tile, number);
     }
 
-    /* Adds a term in a region to v, or puts it there. */
+    /* Adds a term in a region to v, or stores it there. */
     __device__ __forceinline__ void term(const ExchangeRegion &region, int64_t first, int count, bool add,
                                          float (&v)[QUANT_ROWS]) const {
         const uint8_t *base = exchange_place(region, epoch);
@@ -76,7 +76,7 @@ template <QuantType TYPE, QuantCodec CODEC, typename Kept> struct LevelsBucket {
         if (lost.any()) residual(first, count, true, v);
     }
 
-    /* The sum of all nodes'. */
+    /* The sum over all nodes. */
     __device__ __forceinline__ void of_all(int64_t first, int count, float (&v)[QUANT_ROWS]) const {
 #pragma unroll 1
         for (int i = 0; i < plan->ranks; i++) {
@@ -208,7 +208,7 @@ __device__ __forceinline__ void levels_encode_tile(const ExchangePlan *plan, con
 
 /* ---- kernels ---- */
 
-/* For the terms of the ranks of this node. */
+/* Waits for the terms of the ranks of this node. */
 __device__ static __forceinline__ bool levels_await_node(const ExchangePlan *plan, const ExchangeLevels *levels,
                                                          const ExchangeTurns &turns, uint32_t epoch) {
     return exchange_await_each(plan, turns, epoch, COMM_WINDOW_TERMS, levels->seats,

@@ -1,8 +1,8 @@
-/* What passes results on inside of a node, the bytes as they came (levels.cuh): a block of WARPS warps takes a tile at
- * a time, each thread vectors of 16 bytes of it. Regions: uint4. */
+/* Passes results on within a node, the bytes as received (levels.cuh): a block of WARPS warps takes one tile at a time,
+ * each thread 16-byte vectors of it. Regions: uint4. */
 #include "allreduce/device/exchange.cuh"
 
-/* Where a part's results go, to a rank of this node. */
+/* Where a part's results go, for a rank of this node. */
 __device__ static __forceinline__ const ExchangeRegion &pass_region(const ExchangeLevels *levels,
                                                                     const DeviceTile &tile, int seat) {
     return exchange_seat(levels, levels->pass, tile, seat);

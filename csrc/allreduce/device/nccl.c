@@ -1,10 +1,10 @@
-/* The engine of sums on GPUs by NCCL, on a stream of its own, behind whatever makes the elements. Owns that stream and
- * its events.
+/* The engine that sums on GPUs with NCCL, on a stream of its own, after whatever produces the elements. Owns that
+ * stream and its events.
  *
- * Where the link is slow, a sum goes in pieces of a few megabytes, each as soon as it is complete. Where it is fast it
- * goes as a whole at the end: NCCL's blocks would hold multiprocessors that the grid of a convolution beside them
- * counts on, which costs more than the sum. The first few elements go last, with the rest that is complete at the end:
- * a caller may mark a run there. */
+ * On a slow link, a sum is sent in pieces of a few megabytes, each as soon as it is complete. On a fast one it is sent
+ * as a whole at the end: otherwise NCCL's blocks would occupy multiprocessors that the grid of a concurrent convolution
+ * counts on, which costs more than the sum. The first few elements go last, with what is complete only at the end: a
+ * caller may mark a run there. */
 #include <stdio.h>
 
 #include "allreduce/engine.h"
@@ -15,7 +15,7 @@
 #define PIECE_KIB 2048 /* long enough for the bandwidth, short enough to hide */
 #define MEASURED_SUMS 8
 #define WHOLE_BYTES ((size_t)64 << 20)
-#define WHOLE_BYTES_PER_S 60e9 /* between links of GPUs (200e9 and more) and what goes through host memory (25e9) */
+#define WHOLE_BYTES_PER_S 60e9 /* between direct links of GPUs (200e9 and more) and host memory (25e9) */
 #define LATE_ELEMS INT64_C(64)
 
 typedef struct NcclEngine {
@@ -23,14 +23,14 @@ typedef struct NcclEngine {
     CommDevice *nccl;            /* owned */
     DeviceStream *stream;        /* owned */
     DeviceEvent *ready, *summed; /* owned */
-    double bytes_per_s;          /* of a whole sum; 0 where it was not measured */
+    double bytes_per_s;          /* of a whole sum; 0 if not measured */
     int64_t *ends;               /* owned: where pieces may end */
-    int64_t piece_elems;         /* the least of a piece */
-    int end_count, next;         /* of `ends`: the first that has not been sent */
-    int64_t sent;                /* [LATE_ELEMS, sent) is on its way */
+    int64_t piece_elems;         /* the least in a piece */
+    int end_count, next;         /* of `ends`; next: the first that has not been sent */
+    int64_t sent;                /* [LATE_ELEMS, sent) has been sent */
 } NcclEngine;
 
-/* All ranks must cut alike. */
+/* All ranks must divide a sum in the same way. */
 static Status choose_piece(NcclEngine *engine) {
     int64_t kib = 0;
     TRY(environment_whole(PIECE_VARIABLE, "KiB", 1, 1 << 20, &kib));
@@ -60,7 +60,7 @@ static void begin_run(NcclEngine *engine) {
     engine->sent = LATE_ELEMS;
 }
 
-/* On the engine's stream, behind what the caller's holds now. */
+/* Sums on the engine's stream, after the work that the caller's stream holds now. */
 static Status send(NcclEngine *engine, const CommPiece *pieces, int count, DeviceStream *after) {
     TRY(device_event_record(engine->ready, after));
     TRY(device_stream_wait(engine->stream, engine->ready));
@@ -80,14 +80,14 @@ static Status told(void *state, int64_t begin, int64_t end) {
     return STATUS_OK;
 }
 
-/* Sums what has not been, and makes the caller's stream wait for all of it. */
+/* Sums what has not been sent yet, and makes the caller's stream wait for all of it. */
 static Status nccl_put(void *state, const AllreduceExtent *extent, void *buffer, DeviceStream *stream) {
     NcclEngine *engine = state;
     float *data = buffer;
     int64_t elems = extent->elems, late = elems < LATE_ELEMS ? elems : LATE_ELEMS;
     CommPiece pieces[2] = {{data, late}, {data + engine->sent, elems - engine->sent}};
     int count = engine->sent < elems ? 2 : 1;
-    if (engine->sent == LATE_ELEMS) { /* nothing was sent before: in one piece */
+    if (engine->sent == LATE_ELEMS) { /* nothing has been sent yet: one piece */
         pieces[0].elems = elems;
         count = 1;
     }
@@ -115,7 +115,7 @@ static void nccl_destroy(void *state) {
     memory_free(engine);
 }
 
-/* Every sum that will be wanted, once, so that a run finds all connections made. */
+/* Does every sum that will be needed once, so that a run finds all connections made. */
 static Status rehearse(NcclEngine *engine) {
     for (int i = 0; i < engine->setup->extent_count; i++) {
         const AllreduceExtent *extent = &engine->setup->extents[i];
@@ -129,8 +129,8 @@ static Status rehearse(NcclEngine *engine) {
     return nccl_wait(engine, engine->setup->stream, NULL);
 }
 
-/* Of the longest sum, as a whole, at its best: the first one makes the connections, and others may wait for a rank.
- * Rank 0's, on all ranks. */
+/* Measures the best rate of the longest sum as a whole: the first one makes the connections, and others may wait for a
+ * rank. All ranks get rank 0's. */
 static Status nccl_measure(NcclEngine *engine) {
     const AllreduceExtent *extent = &engine->setup->extents[0];
     for (int i = 0; i < MEASURED_SUMS; i++) {
@@ -159,12 +159,12 @@ static Status nccl_prepare(NcclEngine *engine) {
 static bool serves(const AllreduceSetup *setup, char *why) {
     if (!setup->on_device) return false;
     if (comm_size(setup->comm) == 1 && setup->data == NULL) {
-        snprintf(why, ALLREDUCE_WHY_BYTES, "of one rank there is nothing to sum");
+        snprintf(why, ALLREDUCE_WHY_BYTES, "with one rank there is nothing to sum");
         return false;
     }
     bool sums = setup->options.type == ALLREDUCE_F32 && setup->options.op <= ALLREDUCE_AVERAGE;
     if ((!setup->exact || !sums) && why[0] == '\0') {
-        snprintf(why, ALLREDUCE_WHY_BYTES, "%s are summed by the processor",
+        snprintf(why, ALLREDUCE_WHY_BYTES, "%s are summed on the CPU",
                  !setup->exact                           ? "compressed gradients"
                  : setup->options.op > ALLREDUCE_AVERAGE ? "operations other than sums"
                                                          : "numbers other than float32, float16 and bfloat16");
@@ -199,13 +199,13 @@ static size_t nccl_explain(const void *state, char *text, size_t room) {
     const NcclEngine *engine = state;
     char how[80] = "as a whole";
     if (engine->end_count > 0 && engine->setup->data != NULL) {
-        snprintf(how, sizeof how, "in pieces of at least %zu KiB behind backward",
+        snprintf(how, sizeof how, "in pieces of at least %zu KiB during the backward pass",
                  (size_t)engine->piece_elems * sizeof(float) >> 10);
     }
     size_t used =
         (size_t)snprintf(text, room, "on the GPUs by %s, uncompressed, %s\n", comm_device_name(engine->nccl), how);
     size_t full = used < room ? used : room;
-    if (engine->setup->options.costs == NULL) return used; /* as asked for */
+    if (engine->setup->options.costs == NULL) return used; /* as requested */
     return used + allreduce_describe_choice(engine->setup, text + full, room - full);
 }
 

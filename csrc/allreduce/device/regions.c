@@ -1,15 +1,15 @@
-/* Where in a hall's blocks the tiles of an extent lie: regions, of which a rank has for another, one behind the other,
+/* Where in a hall's blocks the tiles of an extent are: in regions. For another rank, a rank has in this order:
  *
  * one_shot     terms
  * sra          terms, results
  * two_level    for a rank of its node: terms for each part of that rank's shard, then results of each part of its own;
- *              for that of its place on another node: terms, results
+ *              for the rank with its local rank on another node: terms, results
  *
- * Halves of data and of flags stand where they are whatever the extent, so that a round finds what the one before has
- * left alone, and flags that are older than it is. */
+ * Halves of data and of flags are at the same place for every extent, so that a round does not touch what the previous
+ * one uses, and finds flags that are older than itself. */
 #include "allreduce/device/state.h"
 
-/* How blocks are cut. */
+/* How blocks are divided. */
 typedef struct Cut {
     const ExchangeHall *hall;
     uint64_t region_bytes;
@@ -39,7 +39,7 @@ static ExchangeRegion outgoing(const Cut *cut, int rank, int number) {
     return region_in(cut, allreduce_hall_outgoing(cut->hall, rank), number, rank);
 }
 
-/* This rank's own; with nothing in it where its elements are added as they are. */
+/* This rank's own; without memory (unless `written`) if its elements are added directly. */
 static ExchangeRegion own_region(const Cut *cut, bool written) {
     return (ExchangeRegion){.at = written ? cut->hall->own : NULL, .rank = cut->self};
 }
@@ -66,7 +66,7 @@ static void fill_flat(const Cut *cut, const DeviceExtent *extent, int ranks, Exc
     }
 }
 
-/* What goes to the rank at a seat of this node, and comes from it: terms and results of every part. */
+/* What goes to the rank at a seat of this node and comes from it: terms and results of every part. */
 static void fill_seat(const Cut *cut, const Comm *comm, int seat, ExchangeWindow *window, ExchangeLevels *levels) {
     int nodes = comm_nodes(comm), seats = comm_local_size(comm), node = comm_node(comm);
     int rank = comm_rank_at(comm, node, seat);
@@ -84,7 +84,7 @@ static void fill_seat(const Cut *cut, const Comm *comm, int seat, ExchangeWindow
     if (!own) window->all[window->sinks++] = levels->pass[node * seats + seat];
 }
 
-/* The same of the rank at this seat of another node. */
+/* The same for the rank at this seat on another node. */
 static void fill_part(const Cut *cut, const Comm *comm, int part, ExchangeWindow *window) {
     int owner = comm_local_rank(comm) * comm_nodes(comm) + part;
     int rank = comm_rank_at(comm, part, comm_local_rank(comm));

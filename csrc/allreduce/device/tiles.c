@@ -1,10 +1,10 @@
-/* Walks a map's chunks and cuts their spans into tiles, and tiles into rounds. */
+/* Walks a map's chunks and divides their spans into tiles, and the tiles into rounds. */
 #include "allreduce/device/tiles.h"
 
 #include "base/checked.h"
 #include "base/memory.h"
 
-#define RAW_ELEMS 1024 /* a warp's piece of what travels as it is */
+#define RAW_ELEMS 1024 /* a warp's piece of what travels unquantised */
 
 /* The walk: the first pass only counts, the second writes. */
 typedef struct Walk {
@@ -13,8 +13,8 @@ typedef struct Walk {
     DeviceTiles *to;
     bool one_shot, writes, too_large;
     int owner;
-    int64_t *rounds_of; /* [owners]: the round that an owner's tiles have come to */
-    DeviceRoom *used;   /* [owners]: of it */
+    int64_t *rounds_of; /* [owners]: the round that an owner's tiles have reached */
+    DeviceRoom *used;   /* [owners]: of that round */
 } Walk;
 
 static DeviceTile describe_tile(const WireMap *map, const WireSpan *span, int64_t first, int64_t elems) {
@@ -79,7 +79,7 @@ static void add_tile(Walk *walk, const WireSpan *span, int64_t first, int64_t el
     }
 }
 
-/* The elements of a tile of a span, at most. */
+/* The most elements in a tile of a span. */
 static int64_t tile_elems(const Walk *walk, const WireSpan *span, int64_t bucket) {
     int64_t buckets = TILES_ELEMS / bucket;
     while (buckets > 1 && tile_bytes(walk->map, span, buckets * bucket) > walk->room.bytes) buckets /= 2;
@@ -98,7 +98,7 @@ static void cut_span(Walk *walk, const WireSpan *span) {
     }
 }
 
-/* All chunks from the start; returns how many rounds it takes. */
+/* Walks over all chunks; returns how many rounds they take. */
 static int64_t walk_all(Walk *walk) {
     int64_t rounds = 0;
     for (int c = 0; c < walk->map->chunks; c++) {
