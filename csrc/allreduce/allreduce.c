@@ -154,7 +154,7 @@ Status allreduce_carried_step(Allreduce *allreduce, AllreduceStep step, void *bu
     return allreduce->engine->carriage->step(allreduce->state, step, buffer, stream);
 }
 
-/* ---- questions ---- */
+/* ---- queries ---- */
 
 const AllreduceSetup *allreduce_setup_of(const Allreduce *allreduce) { return &allreduce->setup; }
 

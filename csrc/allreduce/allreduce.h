@@ -74,7 +74,7 @@ typedef struct AllreduceLayer {
 /* The cost of a whole call in seconds: a latency, plus costs per element (of four bytes in memory) and per byte of one
  * copy of the buffer on the wire. Measured by allreduce_measure, equal on all ranks. */
 typedef struct AllreduceLine {
-    double latency, element, byte; /* >= 0; all 0 where not measured */
+    double latency, element, byte; /* >= 0; all 0 if not measured */
 } AllreduceLine;
 
 typedef struct AllreduceCosts {

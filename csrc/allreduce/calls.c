@@ -9,7 +9,7 @@
 #define CALL_TEXT_MAX ((uint64_t)1 << 26)
 #define CALL_SHOWN 200 /* bytes of an item in a message */
 
-/* No padding: it travels. */
+/* No padding: it is sent. */
 typedef struct CallMark {
     uint64_t magic, hash, bytes, number, made;
 } CallMark;

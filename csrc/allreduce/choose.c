@@ -55,7 +55,7 @@ static Status choose_plain(const Choice *choice, AllreduceAlgorithm next, double
     char reason[sizeof choice->extent->reason];
     int length = snprintf(reason, sizeof reason, "by measured costs: plain is faster here, %.1f us", seconds * 1e6);
     if (next != ALLREDUCE_AUTO && length > 0 && (size_t)length < sizeof reason) {
-        snprintf(reason + length, sizeof reason - (size_t)length, "; %d bits by %s take %.1f us",
+        snprintf(reason + length, sizeof reason - (size_t)length, "; %d bits with %s would take %.1f us",
                  choice->setup->options.bits, allreduce_algorithm_name((int)next), next_seconds * 1e6);
     }
     return choice_take(choice, ALLREDUCE_EXACT, reason);

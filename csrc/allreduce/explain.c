@@ -1,4 +1,4 @@
-/* A setup in words. */
+/* Describes a setup in words. */
 #include <stdarg.h>
 #include <stdio.h>
 

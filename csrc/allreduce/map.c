@@ -20,7 +20,7 @@ typedef struct Cut {
     int outer, inner;    /* groups of equal size; chunks in each */
     int64_t max_elems;   /* of a slice */
     uint64_t slot_bytes; /* of a slice at most */
-    /* where the walk over the buckets stands */
+    /* the position of the walk over the buckets */
     int layer;
     int64_t slices, spans, values;
     WireSlice open; /* the slice being filled; no elements: none */

@@ -1,4 +1,4 @@
-/* Trials: buffers in host or device memory, summed by an Allreduce or by a rival, and timed. */
+/* Trials: buffers in host or device memory, summed by an Allreduce or by a rival (MPI, NCCL), and timed. */
 #include "allreduce/trial.h"
 
 #include <string.h>
@@ -81,7 +81,7 @@ Status allreduce_trial_create(Comm *comm, AllreduceSite site, int64_t elems, con
                               AllreduceTrial **out) {
     Status status = STATUS_OK;
     AllreduceTrial *trial = NULL;
-    if (elems < 0) FAIL(STATUS_ARGUMENT, "there cannot be %lld elements", (long long)elems);
+    if (elems < 0) FAIL(STATUS_ARGUMENT, "elems must be at least 0, not %lld", (long long)elems);
     TRY(memory_calloc(1, sizeof *trial, &trial));
     trial->comm = comm;
     trial->site = site;

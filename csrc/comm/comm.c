@@ -50,7 +50,7 @@ static uint64_t host_identity(void) {
     return hash_bytes(text, used, 0);
 }
 
-/* ---- made ---- */
+/* ---- creation ---- */
 
 static Status create_alone(const CommOptions *options, Comm **out) {
     int fd = -1;
@@ -181,7 +181,7 @@ Status comm_split(Comm *comm, int color, int key, Comm **out) {
     return comm_end(comm, comm_make_part(comm, color, key, out));
 }
 
-/* ---- destroyed ---- */
+/* ---- destruction ---- */
 
 void comm_destroy(Comm *comm) {
     if (comm == NULL) return;
@@ -198,7 +198,7 @@ void comm_finalize(void) {
     if (!comm_aborted_here) comm_net_finalize(anything_failed);
 }
 
-/* ---- asked about ---- */
+/* ---- queries ---- */
 
 static Status count_up(Comm *comm, uint64_t key, uint32_t *number) {
     Tally *tally = NULL;

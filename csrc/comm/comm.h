@@ -88,7 +88,7 @@ void comm_destroy(Comm *comm);
 int comm_rank(const Comm *comm);
 int comm_size(const Comm *comm);
 int comm_node(const Comm *comm);       /* index of this rank's node in [0, comm_nodes) */
-int comm_nodes(const Comm *comm);      /* nodes, real or pretended */
+int comm_nodes(const Comm *comm);      /* nodes, real or simulated */
 int comm_local_rank(const Comm *comm); /* index among the ranks of this node, in rank order */
 int comm_local_size(const Comm *comm);
 int comm_node_of(const Comm *comm, int rank);

@@ -7,7 +7,7 @@
 
 typedef struct CommForward CommForward;
 
-/* Makes boxes for the ranks that are `apart` ([ranks]; if a is apart from b, b is from a); `signs` are borrowed until
+/* Makes boxes for the ranks that are `apart` ([ranks], symmetric between ranks); `signs` are borrowed until
  * comm_forward_destroy. */
 Status comm_forward_create(Comm *comm, const bool *apart, const CommWindowRoom *room, CommWindowSigns *signs,
                            CommForward **out);

@@ -73,7 +73,7 @@ struct Comm {
     bool cause_known;
     Tally *tallies; /* owned, [tallies_count]: of comm_number, under `lock` */
     size_t tallies_count;
-    Comm *next; /* in the register of live communicators */
+    Comm *next; /* in the registry of live communicators */
 };
 
 /* Where a new communicator comes from: how its future ranks exchange blocks before it exists. */

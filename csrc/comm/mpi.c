@@ -579,7 +579,7 @@ Status comm_net_world_allreduce(CommNet *world, float *data, int64_t elems) {
     return STATUS_OK;
 }
 
-/* Whether every rank has come to the end of its program; after a failure some may never. */
+/* Waits until every rank has reached the end of its program; after a failure some may never, and it gives up. */
 static bool meet_at_end(bool after_failure) {
     MpiHandle request = 0;
     int64_t deadline_ns = clock_deadline_ns(after_failure ? MEET_S : 1e9);

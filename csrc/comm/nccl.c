@@ -184,7 +184,7 @@ static void nccl_beat(void *context, bool lost) {
     device->failures = failed ? device->failures + 1 : 0;
     if (device->failures == PATIENT_BEATS) {
         AbortRecord record = {.code = STATUS_TRANSPORT, .rank = device->comm->rank};
-        snprintf(record.message, sizeof record.message, "rank %d: NCCL failed in a sum", device->comm->rank);
+        snprintf(record.message, sizeof record.message, "rank %d: NCCL failed during a sum", device->comm->rank);
         comm_segment_abort(&device->comm->segment, &record);
         lost = true;
     }

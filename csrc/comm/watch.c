@@ -1,5 +1,5 @@
 /* The registry of this process's live communicators, and the thread that updates their heartbeats five times per
- * second. Those of a stopped or dead process stand still, which is how the others notice. The thread also guards what
+ * second. Those of a stopped or dead process stop changing, so the others notice. The thread also guards what
  * GPUs do for a communicator, which nobody may be waiting for. It ends with the last communicator; a forked child
  * inherits neither registry nor thread. */
 #include <time.h>

@@ -80,7 +80,7 @@ static Status check_copy(const Probe *p, const void *window, int source, int tar
         for (uint32_t i = 0; i < p->plan.vectors; i++) {
             uint32_t word = probe_word((uint32_t)source, (uint32_t)target, first + i);
             if (got[i][0] == word && got[i][1] == word + 1 && got[i][2] == word + 2 && got[i][3] == word + 3) continue;
-            FAIL(STATUS_CUDA, "what rank %d has written into the window of rank %d copies as something else", source,
+            FAIL(STATUS_CUDA, "what rank %d has written into the window of rank %d is copied as something else", source,
                  target);
         }
     }

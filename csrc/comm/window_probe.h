@@ -14,7 +14,7 @@
 #define PROBE_GROUP_VECTORS 256
 
 typedef struct ProbePlan {
-    uint32_t part, groups, vectors, spread; /* vectors in a part; its groups; vectors in a group; vectors apart */
+    uint32_t part, groups, vectors, spread; /* vectors in a part; its groups; vectors in each; vectors between starts */
     size_t flags_at;                        /* bytes from a window's start */
 } ProbePlan;
 

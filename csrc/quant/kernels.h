@@ -31,7 +31,7 @@ static inline float quant_fold(float partial[QUANT_PARTIALS]) {
     return partial[0];
 }
 
-#define QUANT_LEVELS 16 /* the most in a table of levels that codes stand for */
+#define QUANT_LEVELS 16 /* at most in a table of levels that codes stand for */
 
 typedef struct QuantEncode {
     int bits;

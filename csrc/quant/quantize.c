@@ -118,7 +118,7 @@ typedef struct Run {
     QuantLayout layout;
     int64_t elems, stride;
     int64_t last, last_values;  /* elements and values of the last bucket */
-    uint64_t quads;             /* of a whole bucket's random words */
+    uint64_t quads;             /* of random words for a whole bucket */
     const QuantDomain *crosses; /* the domain that elements enter or leave on the way; NULL: none */
     uint8_t *wire;              /* borrowed; a reader does not write through it */
     QuantRandom random;         /* with the run's own quad */

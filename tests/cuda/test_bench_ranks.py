@@ -55,5 +55,5 @@ def test_calibrated_lines_choose_between_gpus(tmp_path):
         path.write_text(json.dumps(held))
         [row] = rows_of(tmp_path, "--sizes", "8K", "-n", "2", "--rounds", "1", "--no-rival", **nccl)
         assert row["algorithm"] == chosen and row["wrong"] == 0
-        assert ("plain is faster here, 1.0 us; 4 bits by sra" in row["explain"]) == (chosen == "exact")
+        assert ("plain is faster here, 1.0 us; 4 bits with sra" in row["explain"]) == (chosen == "exact")
         assert ("by NCCL" in row["explain"]) == (chosen == "exact" and NCCL)

@@ -383,7 +383,7 @@ static Status restore(void *state, const float *residual, int64_t elems) {
     return status;
 }
 
-/* ---- questions ---- */
+/* ---- queries ---- */
 
 static AllreduceBytes device_engine_bytes_of(const void *state, const AllreduceExtent *extent) {
     const DeviceEngine *engine = state;

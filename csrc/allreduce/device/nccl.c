@@ -193,7 +193,7 @@ done:
     return status;
 }
 
-/* ---- questions ---- */
+/* ---- queries ---- */
 
 static size_t nccl_explain(const void *state, char *text, size_t room) {
     const NcclEngine *engine = state;

@@ -69,7 +69,7 @@ extern const AllreduceCarriage allreduce_carried;
 
 /* ---- exact.c ---- */
 
-/* Whether our kernels can do the sum, of which nothing is quantised; and whether they are to, although NCCL may be
+/* Whether our kernels can do the sum, of which nothing is quantised; and whether they should, even if NCCL is
  * available. The second is collective. */
 bool allreduce_exact_can(const AllreduceSetup *setup);
 Status allreduce_exact_wanted(const AllreduceSetup *setup, bool *wanted);

@@ -203,7 +203,7 @@ static Status host_engine_wait(void *state, DeviceStream *stream, DeviceEvent *e
     return event == NULL ? device_stream_synchronize(stream) : device_event_synchronize(event);
 }
 
-/* ---- questions ---- */
+/* ---- queries ---- */
 
 static float *residual(const void *state) { return ((const HostEngine *)state)->residual; }
 
