@@ -1,6 +1,6 @@
-/* Temporary file, sync, rename. Owns the descriptors of file and folder and the names. Where the file system can, the
- * file has no name until it is complete, so that nothing remains of it when the process is killed. All names are looked
- * up in the folder that was opened first, wherever the process or somebody else goes meanwhile. */
+/* Temporary file, sync, rename. Owns the descriptors of the file and its folder, and the names. Where the file system
+ * supports it, the file has no name until it is complete, so nothing is left behind if the process is killed. All names
+ * are resolved in the folder that was opened first, even if the working directory or the path changes meanwhile. */
 #include "base/atomic_file.h"
 
 #include <fcntl.h>
@@ -16,20 +16,20 @@
 #include "base/memory.h"
 
 #define NAME_ATTEMPTS 100
-#define LINK_LIMIT 40 /* the kernel's */
+#define LINK_LIMIT 40 /* the kernel's limit */
 #define TEMPORARY_BYTES 40
 
 struct AtomicFile {
     int descriptor;
     int folder;   /* the target's */
     pid_t owner;  /* a forked child that inherits the handle must not delete the file */
-    bool named;   /* whether the temporary file has its name */
-    char *path;   /* owned; as it was given, for messages */
+    bool named;   /* the temporary file has its name */
+    char *path;   /* owned; as given by the caller, for messages */
     char *target; /* owned; the target's name in the folder */
     char temporary[TEMPORARY_BYTES];
 };
 
-/* Nobody can guess it, and it is short enough beside a target with the longest of names. */
+/* Unguessable, and short enough for any folder, however long the target's name is. */
 static Status draw_name(AtomicFile *file) {
     uint64_t noise = 0;
     if (getrandom(&noise, sizeof noise, 0) != (ssize_t)sizeof noise) FAIL_ERRNO("getrandom");
@@ -42,7 +42,7 @@ static void descriptor_name(const AtomicFile *file, char *out, size_t size) {
     snprintf(out, size, "/proc/self/fd/%d", file->descriptor);
 }
 
-/* A file without a name; false where the system cannot make one or could not name it later. */
+/* Opens a file without a name; false where the system cannot create one or could not name it later. */
 static bool open_nameless(AtomicFile *file) {
     char own[32];
     file->descriptor = openat(file->folder, ".", O_RDWR | O_TMPFILE | O_CLOEXEC, 0666);
@@ -67,7 +67,7 @@ static Status open_temporary(AtomicFile *file) {
     FAIL(STATUS_IO, "no free temporary name in the folder");
 }
 
-/* rename() needs a name, and link() cannot replace a file: so first a name beside the target. */
+/* rename() needs a name, and link() cannot replace a file, so the file first gets a name next to the target. */
 static Status give_name(AtomicFile *file) {
     char own[32];
     descriptor_name(file, own, sizeof own);
@@ -80,7 +80,7 @@ static Status give_name(AtomicFile *file) {
     return STATUS_OK;
 }
 
-/* Refuses to put a file where something other than a file is. */
+/* Refuses to replace anything other than a regular file. */
 static Status check_replaceable(mode_t mode) {
     const char *what = S_ISDIR(mode)    ? "a folder"
                        : S_ISFIFO(mode) ? "a FIFO"
@@ -93,7 +93,7 @@ static Status check_replaceable(mode_t mode) {
                             "there is %s, which a file must not replace; give the name of a file", what);
 }
 
-/* `target` becomes what the link of that name says, seen from the link's folder. */
+/* Replaces `target`, the name of a symbolic link, by what it points to, resolved relative to the link's folder. */
 static Status follow_link(char target[PATH_MAX]) {
     char text[PATH_MAX];
     ssize_t length = readlink(target, text, sizeof text - 1);
@@ -108,8 +108,8 @@ static Status follow_link(char target[PATH_MAX]) {
     return STATUS_OK;
 }
 
-/* Where writing to `path` goes: links are followed, also to a file that does not exist yet. stat() comes first because
- * the kernel refuses links that others planted in a folder like /tmp. */
+/* Finds the file that writing to `path` creates: links are followed, even to a file that does not exist yet. stat()
+ * comes first because the kernel refuses links that others have planted in a folder like /tmp. */
 static Status find_target(const char *path, char target[PATH_MAX]) {
     struct stat end, here;
     bool exists = stat(path, &end) == 0;
@@ -127,7 +127,7 @@ static Status find_target(const char *path, char target[PATH_MAX]) {
     return error_fail_errno(STATUS_IO, ELOOP, "cannot follow its symbolic links");
 }
 
-/* Opens the folder of `target` and leaves the name in it; a folder that cannot be read can still take a file. */
+/* Opens the folder of `target` and splits off the name; a file can be created even in a folder that cannot be read. */
 static Status open_folder(char *target, int *folder, const char **name) {
     char *slash = strrchr(target, '/');
     const char *path = slash == NULL ? "." : slash == target ? "/" : target;
@@ -147,7 +147,7 @@ static Status copy_text(const char *text, char **out) {
     return STATUS_OK;
 }
 
-/* Takes the descriptor of the folder over, also on failure. */
+/* Takes ownership of the folder's descriptor, even on failure. */
 static Status create_in(int folder, const char *path, const char *target, AtomicFile **out) {
     Status status = STATUS_OK;
     AtomicFile *file = NULL;
@@ -240,15 +240,15 @@ static void release(AtomicFile *file) {
     memory_free(file);
 }
 
-/* The rename itself is durable only once the folder is synced; errno's value if that fails. Some file systems cannot
- * sync a folder, nor can one be synced that may not be read; the file itself is safe there. */
+/* The rename itself is durable only once the folder is synced; returns errno's value if that fails. Some file systems
+ * cannot sync a folder, and a folder that cannot be read cannot be synced; the file itself is safe there. */
 static int sync_folder(const AtomicFile *file) {
     int result;
     RETRY_EINTR(result, fsync(file->folder));
     return result == 0 || errno == EINVAL || errno == ENOTSUP || errno == EBADF ? 0 : errno;
 }
 
-/* Puts the file in its place. It must not fail once the rename has been done: the old file is gone then. */
+/* Moves the file into place. Must not fail after the rename, when the old file is gone. */
 static Status put_in_place(AtomicFile *file) {
     struct stat there;
     TRY(give_name(file));

@@ -1,4 +1,4 @@
-/* Arithmetic on numbers that came from a file or a peer: each function gives false instead of overflowing. */
+/* Arithmetic on numbers that came from a file or a peer: each function returns false instead of overflowing. */
 #ifndef CGXFFCV_BASE_CHECKED_H
 #define CGXFFCV_BASE_CHECKED_H
 
@@ -26,7 +26,7 @@ static inline bool checked_within(uint64_t offset, uint64_t size, uint64_t limit
 
 static inline bool is_power_of_two(uint64_t value) { return value != 0 && (value & (value - 1)) == 0; }
 
-/* Up to a multiple of `to`, for numbers of our own that are far from the end of the range. */
+/* Rounds up to a multiple of `to`, unchecked: for trusted numbers far from the end of the range. */
 static inline uint64_t round_up(uint64_t value, uint64_t to) { return (value + to - 1) / to * to; }
 
 #endif

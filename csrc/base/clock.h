@@ -16,7 +16,7 @@ static inline int64_t clock_now_ns(void) {
 
 static inline double clock_now_seconds(void) { return (double)clock_now_ns() * 1e-9; }
 
-/* Never past the clock's range. */
+/* Clamped to the clock's range. */
 static inline int64_t clock_duration_ns(double seconds) {
     const double longest = 1e9;
     double bounded = seconds < 0 ? 0 : seconds > longest ? longest : seconds;

@@ -1,4 +1,4 @@
-/* Processor features through the compiler's run-time support. */
+/* Processor features, from the compiler's run-time support. */
 #include "base/cpu.h"
 
 #include <pthread.h>

@@ -1,4 +1,4 @@
-/* What this processor can do, asked once. */
+/* What this processor supports, detected once. */
 #ifndef CGXFFCV_BASE_CPU_H
 #define CGXFFCV_BASE_CPU_H
 
@@ -11,8 +11,8 @@ typedef struct CpuFeatures {
     bool amx_bf16;
 } CpuFeatures;
 
-/* The features the processor and the operating system both support; the environment variable
- * CGXFFCV_CPU=scalar|avx2|avx512 lowers them (read at the first call). */
+/* The features that the processor and the operating system both support; the environment variable
+ * CGXFFCV_CPU=scalar|avx2|avx512 limits them (read at the first call). */
 const CpuFeatures *cpu_features(void);
 
 /* The value of CGXFFCV_CPU if it is none of these and so has no effect, else NULL. */

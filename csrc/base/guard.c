@@ -1,4 +1,4 @@
-/* The handler of SIGBUS and the guard that each thread is in. Owns the process's disposition of SIGBUS. */
+/* The SIGBUS handler and each thread's current guard. Owns the process's disposition of SIGBUS. */
 #include "base/guard.h"
 
 #include <errno.h>
@@ -17,7 +17,7 @@ static void pass_on(int number, siginfo_t *info, void *context) {
         previous.sa_sigaction(number, info, context);
         return;
     }
-    if (previous.sa_handler == SIG_IGN && info->si_code <= 0) return; /* somebody's kill(), not a fault */
+    if (previous.sa_handler == SIG_IGN && info->si_code <= 0) return; /* sent by kill(), not a fault */
     if (previous.sa_handler != SIG_DFL && previous.sa_handler != SIG_IGN) {
         previous.sa_handler(number);
         return;
@@ -26,7 +26,7 @@ static void pass_on(int number, siginfo_t *info, void *context) {
     raise(number);
 }
 
-/* System calls only. */
+/* Makes only system calls, as a signal handler must. */
 static void on_missing_bytes(int number, siginfo_t *info, void *context) {
     const uintptr_t at = (uintptr_t)info->si_addr;
     const Guard *guard = info->si_code > 0 ? current : NULL;
@@ -46,7 +46,7 @@ static void install(void) {
     struct sigaction action = {.sa_sigaction = on_missing_bytes, .sa_flags = SA_SIGINFO | SA_ONSTACK};
     page_bytes = (uintptr_t)sysconf(_SC_PAGESIZE);
     sigemptyset(&action.sa_mask);
-    (void)sigaction(SIGBUS, NULL, &previous); /* the handler may run as soon as it is there */
+    (void)sigaction(SIGBUS, NULL, &previous); /* first: the handler may run as soon as it is installed */
     (void)sigaction(SIGBUS, &action, NULL);
 }
 

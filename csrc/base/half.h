@@ -1,6 +1,6 @@
-/* The 16-bit floating types, one definition for host and device: exact upwards; downwards in one rounding, to nearest,
- * ties to even, and every NaN becomes the canonical one of its type. For tables, references and what must be the same
- * everywhere: most kernels use the processor's own instructions. */
+/* The 16-bit floating-point types, one definition for host and device: widening is exact; narrowing rounds once, to
+ * nearest, ties to even, and every NaN becomes the canonical one of its type. For tables, references and results that
+ * must be the same everywhere: most kernels use the processor's conversion instructions. */
 #ifndef CGXFFCV_BASE_HALF_H
 #define CGXFFCV_BASE_HALF_H
 
@@ -42,7 +42,7 @@ HOST_DEVICE float half_to_float(uint16_t half) {
 HOST_DEVICE uint16_t half_from_float(float value) {
     uint32_t bits = float_bits(value), sign = (bits >> 16) & 0x8000u, magnitude = bits & 0x7FFFFFFFu;
     if (magnitude > 0x7F800000u) return HALF_NAN;
-    if (magnitude >= 0x477FF000u) return (uint16_t)(sign | 0x7C00u); /* from 65520 upwards */
+    if (magnitude >= 0x477FF000u) return (uint16_t)(sign | 0x7C00u); /* 65520 and above */
     if (magnitude >= 0x38800000u) {                                  /* normal: rebias, drop 13 bits */
         uint32_t odd = (magnitude >> 13) & 1u;
         return (uint16_t)(sign | ((magnitude - 0x38000000u + 0xFFFu + odd) >> 13));
@@ -62,8 +62,8 @@ HOST_DEVICE uint16_t bfloat16_from_float(float value) {
     return (uint16_t)((bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16);
 }
 
-/* What float32 cannot hold becomes the neighbour whose last bit is 1, so that it lies on the same side of every number
- * of 16 bits, and of the middle between two: rounding it rounds the float64. */
+/* Rounds to odd: a value that float32 cannot represent becomes the neighbour whose last bit is 1, which is on the same
+ * side of every 16-bit number and of every midpoint between two, so rounding it again rounds the float64 correctly. */
 static inline float float_odd_(double value) {
     float nearest = (float)value;
     double back = (double)nearest;

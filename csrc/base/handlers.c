@@ -1,4 +1,4 @@
-/* Which handlers are kept, and how they come back. */
+/* Which handlers are kept, and how they are restored. */
 #include "base/handlers.h"
 
 #include <stdbool.h>

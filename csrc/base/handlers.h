@@ -1,6 +1,5 @@
-/* Handlers of faults that stay whatever a library does as it is opened: UCX, below Open MPI, puts handlers of its own
- * in place of Python's faulthandler and of the guard of mapped files (guard.h). A signal without a handler is left to
- * the library. */
+/* Keeps fault handlers across the opening of a library: UCX, underneath Open MPI, installs its own in place of Python's
+ * faulthandler and of the guard of mapped files (guard.h). A signal that had no handler is left to the library. */
 #ifndef CGXFFCV_BASE_HANDLERS_H
 #define CGXFFCV_BASE_HANDLERS_H
 

@@ -1,4 +1,4 @@
-/* XXH64, written from its specification. */
+/* XXH64, implemented from its specification. */
 #include "base/hash.h"
 
 #include "base/bytes.h"
@@ -16,7 +16,7 @@ static uint64_t lane(uint64_t accumulator, uint64_t word) { return hash_rotate(a
 static uint64_t hash_merge(uint64_t accumulator, uint64_t word) { return (accumulator ^ lane(0, word)) * P1 + P4; }
 
 uint64_t hash_bytes(const void *data, size_t size, uint64_t seed) {
-    static const unsigned char nothing[1]; /* no arithmetic on a NULL that comes with size 0 */
+    static const unsigned char nothing[1]; /* avoids arithmetic on NULL, which is allowed with size 0 */
     const unsigned char *at = size == 0 ? nothing : data, *end = at + size;
     uint64_t h = seed + P5;
     if (size >= 32) {

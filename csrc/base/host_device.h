@@ -1,4 +1,4 @@
-/* What the definition of a function that serves host and device alike begins with. */
+/* HOST_DEVICE: the specifiers of a function defined for both host and device. */
 #ifndef CGXFFCV_BASE_HOST_DEVICE_H
 #define CGXFFCV_BASE_HOST_DEVICE_H
 

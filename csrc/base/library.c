@@ -61,7 +61,7 @@ void *library_open_file(const char *file, char why[LIBRARY_WHY_BYTES]) {
 
 void *library_find_open(const char *name) { return dlopen(name, OPENING | RTLD_NOLOAD); }
 
-/* The remedy behind the reason. */
+/* Appends the remedy to the reason. */
 static void *open_or_advise(const LibraryWish *wish, const char *file, char why[LIBRARY_WHY_BYTES]) {
     char reason[LIBRARY_WHY_BYTES];
     void *library = library_open_file(file, reason);

@@ -6,7 +6,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-/* Large blocks lie in huge pages where the system grants them: streaming through them then misses no translations. */
+/* Large blocks use huge pages where the system grants them, so that streaming through them causes few TLB misses. */
 #define HUGE_PAGE ((size_t)2 * 1024 * 1024)
 #define HUGE_FROM (2 * HUGE_PAGE)
 

@@ -1,4 +1,4 @@
-/* The one place that allocates. Every pointer from here goes back through memory_free. */
+/* The only place that allocates. Every pointer from here is freed by memory_free. */
 #ifndef CGXFFCV_BASE_MEMORY_H
 #define CGXFFCV_BASE_MEMORY_H
 
@@ -12,18 +12,18 @@
 /* `count` * `size` bytes, zeroed, 64-byte aligned, overflow checked; *out is never NULL on success. */
 Status memory_calloc(size_t count, size_t size, void *out);
 
-/* As memory_calloc, with unspecified contents. */
+/* Like memory_calloc, with unspecified contents. */
 Status memory_alloc(size_t count, size_t size, void *out);
 
-/* Grows or shrinks; the old contents stay up to the smaller size (`old_bytes` of them are copied). */
+/* Grows or shrinks a block; the old contents are kept up to the smaller of the two sizes. */
 Status memory_resize(void *pointer_to_pointer, size_t old_bytes, size_t new_bytes);
 
-/* Sees to it that there are `count` items of `size` bytes where *room have been so far. More items lie elsewhere, and
- * what the old ones held is lost; after a failure there are none. */
+/* Ensures room for `count` items of `size` bytes; *room is the current capacity. Growing reallocates, and the old
+ * contents are lost; after a failure the capacity is 0. */
 Status memory_reserve(void *pointer_to_pointer, size_t *room, size_t count, size_t size);
 
-/* The bytes of the machine's memory: a wish for more is a mistake, or somebody's trick, and is refused before the
- * system ends the process for it. */
+/* The machine's memory in bytes: a request for more is a mistake or an attack, and is refused before the system kills
+ * the process for it. */
 uint64_t memory_of_machine(void);
 
 /* Does nothing if NULL. */

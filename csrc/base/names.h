@@ -1,10 +1,10 @@
-/* The names of an enum that counts from 0, for messages and for what Python spells out. */
+/* The names of an enum that counts from 0, for messages and for Python. */
 #ifndef CGXFFCV_BASE_NAMES_H
 #define CGXFFCV_BASE_NAMES_H
 
 #include <stddef.h>
 
-/* The name of a number; NULL if there is none, so that the first NULL ends the list. */
+/* Returns the name of a number; NULL past the last one, so that the first NULL ends the list. */
 typedef const char *(*NamesOf)(int number);
 
 /* Defines such a function. */

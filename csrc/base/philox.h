@@ -18,7 +18,7 @@ typedef struct Philox4 {
     uint32_t word[4];
 } Philox4;
 
-/* What a stream of numbers is for: the high half of the counter's last word, so that no two uses meet. */
+/* What a stream of numbers is for: the high half of the counter's last word, so that no two uses overlap. */
 typedef enum PhiloxStream {
     PHILOX_ORDER = 1,    /* traversal permutations */
     PHILOX_AUGMENT = 2,  /* per-sample augmentation; the operation's index is added to the low half */
@@ -26,7 +26,7 @@ typedef enum PhiloxStream {
     PHILOX_INIT = 4,     /* network initialisation */
     PHILOX_TEST = 5,     /* random inputs of tests and benchmarks */
     PHILOX_WRITE = 6,    /* choices made while a file is written */
-    PHILOX_ROTATE = 7    /* signs of the codec rotated */
+    PHILOX_ROTATE = 7    /* signs of the codec `rotated` */
 } PhiloxStream;
 
 HOST_DEVICE Philox4 philox(uint32_t k0, uint32_t k1, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3) {

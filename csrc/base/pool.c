@@ -1,4 +1,4 @@
-/* Threads that sleep between loops and draw items from one atomic counter. Owns its threads; keeps no reference to a
+/* Threads that sleep between loops and take items from one atomic counter. Owns its threads; keeps no reference to a
  * loop's context after the loop. */
 #include "base/pool.h"
 

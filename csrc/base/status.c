@@ -1,4 +1,4 @@
-/* The thread-local error record. Knows nothing of Python or of who reads the record. */
+/* The thread-local error record. Knows nothing about Python or about who reads the record. */
 #include "base/status.h"
 
 #include <stdarg.h>

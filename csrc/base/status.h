@@ -1,4 +1,4 @@
-/* Status codes, the thread's error record, and the macros that carry failures upwards.
+/* Status codes, the thread's error record, and the macros that propagate failures.
  *
  * A fallible function returns Status, gives its results through pointers and writes nothing on failure. The first
  * failure fills the calling thread's record; callers only pass the code on, and may add what they know (path, sample,
@@ -31,7 +31,7 @@ typedef enum Status {
 #define STATUS_PATH_BYTES 512
 #define STATUS_NAME_BYTES 32
 
-/* What is known of a failure; -1 or "" where nothing is. */
+/* What is known about a failure; -1 or "" where nothing is. */
 typedef struct ErrorRecord {
     Status code;
     int errno_value; /* 0 if no system call failed */
@@ -50,11 +50,11 @@ const ErrorRecord *error_record(void);
 /* Starts a fresh record with a printf-style message and returns `code`. */
 Status error_fail(Status code, const char *format, ...) __attribute__((format(printf, 2, 3), cold));
 
-/* As error_fail, with errno's value kept and its text appended to the message. */
+/* Like error_fail, also storing errno's value and appending its text to the message. */
 Status error_fail_errno(Status code, int errno_value, const char *format, ...)
     __attribute__((format(printf, 3, 4), cold));
 
-/* Add to the record what its maker did not know; a value already there stays. Return `code`. */
+/* Add to the record what the failing function did not know; a value already set is kept. Return `code`. */
 Status error_at_path(Status code, const char *path);
 Status error_at_offset(Status code, int64_t offset);
 Status error_at_sample(Status code, int64_t sample);
@@ -65,21 +65,21 @@ Status error_at_operation(Status code, const char *operation);
 /* Appends to the message what to do; returns `code`. */
 Status error_advise(Status code, const char *remedy);
 
-/* Puts a record that another thread made in this thread's place (worker to consumer). */
+/* Makes another thread's record the calling thread's (worker to consumer); returns its code. */
 Status error_adopt(const ErrorRecord *record);
 
-/* A printf-style failure, returned at once; only before the first acquisition. */
+/* Returns at once with a printf-style failure; only before the first acquisition. */
 #define FAIL(code, ...) return error_fail(code, __VA_ARGS__)
 #define FAIL_ERRNO(...) return error_fail_errno(STATUS_IO, errno, __VA_ARGS__)
 
-/* Passes a failure on at once; only before the first acquisition. */
+/* Returns a failure to the caller at once; only before the first acquisition. */
 #define TRY(expression)                                                                                                \
     do {                                                                                                               \
         Status try_status_ = (expression);                                                                             \
         if (try_status_ != STATUS_OK) return try_status_;                                                              \
     } while (0)
 
-/* The same for functions that own something: they hold `Status status` and end in `done:`. */
+/* The same for functions that own something: they declare `Status status` and end in `done:`. */
 #define TRY_GOTO(expression)                                                                                           \
     do {                                                                                                               \
         status = (expression);                                                                                         \
@@ -105,7 +105,7 @@ Status error_adopt(const ErrorRecord *record);
         if (try_pthread_ != 0) return error_fail_errno(STATUS_IO, try_pthread_, "%s", #call);                          \
     } while (0)
 
-/* Repeats a system call that a signal interrupted; the result is the call's own. */
+/* Repeats a system call that a signal interrupted; stores the call's result. */
 #define RETRY_EINTR(result, call)                                                                                      \
     do {                                                                                                               \
         (result) = (call);                                                                                             \
