@@ -1,4 +1,4 @@
-/* The device room over the CUDA runtime. Owns nothing but what each handle names. */
+/* The device interface on top of the CUDA runtime. Owns nothing but what its handles refer to. */
 #include "device/device.h"
 
 #include <cuda_runtime_api.h>
@@ -15,18 +15,18 @@ static int count;
 static char why[256];
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
-/* What the user can do about it; "" where the error's own text says all. */
+/* What the user can do about it; "" where the error's own text says enough. */
 static const char *remedy(cudaError_t error) {
     switch (error) {
     case cudaErrorMemoryAllocation:
-        return ": use a smaller batch or another GPU (nvidia-smi shows who holds memory)";
+        return ": use a smaller batch or another GPU (nvidia-smi shows which processes use its memory)";
     case cudaErrorDevicesUnavailable:
-        return ": another process holds the GPU for itself (see nvidia-smi)";
+        return ": another process holds the GPU exclusively (see nvidia-smi)";
     case cudaErrorIllegalAddress:
     case cudaErrorLaunchFailure:
     case cudaErrorMisalignedAddress:
     case cudaErrorAssert:
-        return ": a kernel failed; no GPU work is possible any more in this process, start it again";
+        return ": a kernel failed, and this process can no longer use the GPU; restart it";
     case cudaErrorECCUncorrectable:
         return ": the GPU's memory is faulty, use another GPU";
     case cudaErrorNoKernelImageForDevice:
@@ -60,10 +60,10 @@ static void probe(void) {
         snprintf(why, sizeof why, "this build has CUDA, but no NVIDIA driver is loaded: install one for CUDA %d.%d",
                  runtime / 1000, runtime % 1000 / 10);
     } else if (error == cudaErrorInsufficientDriver) {
-        snprintf(why, sizeof why, "the NVIDIA driver supports CUDA %d.%d, this build needs %d.%d: update the driver",
+        snprintf(why, sizeof why, "the NVIDIA driver supports CUDA %d.%d; this build needs %d.%d: update the driver",
                  driver / 1000, driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10);
     } else {
-        snprintf(why, sizeof why, "no CUDA device: %s; see nvidia-smi and the variable CUDA_VISIBLE_DEVICES",
+        snprintf(why, sizeof why, "no CUDA device: %s; check nvidia-smi and the variable CUDA_VISIBLE_DEVICES",
                  cudaGetErrorString(error == cudaSuccess ? cudaErrorNoDevice : error));
     }
 }
@@ -81,9 +81,9 @@ const char *device_why(void) {
 const char *device_architectures(void) { return device_probe_architectures(); }
 
 static Status check_index(int index) {
-    if (device_count() == 0) FAIL(STATUS_CUDA, "no GPU to use: %s", device_why());
+    if (device_count() == 0) FAIL(STATUS_CUDA, "no usable GPU: %s", device_why());
     if (index < 0 || index >= count) {
-        FAIL(STATUS_ARGUMENT, "there is no GPU %d: this process sees %d, counted from 0", index, count);
+        FAIL(STATUS_ARGUMENT, "there is no GPU %d: this process sees %d (numbered from 0)", index, count);
     }
     return STATUS_OK;
 }
@@ -137,7 +137,7 @@ static Status check_code(int index) {
 }
 
 Status device_select(int index) {
-    static _Atomic uint64_t checked; /* a bit for each device */
+    static _Atomic uint64_t checked; /* one bit per device */
     int before = 0;
     TRY(check_index(index));
     TRY_CUDA(cudaGetDevice(&before));
@@ -174,7 +174,7 @@ Status device_alloc(size_t bytes, void *out) {
         size_t free_bytes = 0, total = 0;
         (void)cudaGetLastError();
         (void)cudaMemGetInfo(&free_bytes, &total);
-        FAIL(STATUS_MEMORY, "%zu MiB of GPU memory are needed at once, %zu of %zu are free%s", (bytes >> 20) + 1,
+        FAIL(STATUS_MEMORY, "cannot allocate %zu MiB of GPU memory: %zu of %zu MiB are free%s", (bytes >> 20) + 1,
              free_bytes >> 20, total >> 20, remedy(error));
     }
     TRY_CUDA(error);
@@ -192,7 +192,7 @@ Status device_host_alloc(size_t bytes, void *out) {
     cudaError_t error = cudaHostAlloc(&pointer, bytes == 0 ? 1 : bytes, cudaHostAllocMapped | cudaHostAllocPortable);
     if (error == cudaErrorMemoryAllocation) {
         (void)cudaGetLastError();
-        FAIL(STATUS_MEMORY, "%zu MiB of page-locked memory could not be had: see `ulimit -l` and the free memory",
+        FAIL(STATUS_MEMORY, "cannot allocate %zu MiB of page-locked memory: check `ulimit -l` and the free memory",
              (bytes >> 20) + 1);
     }
     TRY_CUDA(error);
@@ -262,7 +262,7 @@ Status device_synchronize(void) {
     return STATUS_OK;
 }
 
-/* That something was not ready is forgotten: nobody should find it as an error of their own. */
+/* Clears cudaErrorNotReady, so that no later call reports it as its own error. */
 Status device_query(DeviceStream *stream, DeviceEvent *event, bool *done) {
     cudaError_t error = event == NULL ? cudaStreamQuery((cudaStream_t)stream) : cudaEventQuery((cudaEvent_t)event);
     *done = error == cudaSuccess;

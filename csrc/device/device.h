@@ -16,14 +16,14 @@ typedef struct DeviceGraph DeviceGraph; /* recorded work, ready to be launched *
 
 #define DEVICE_NAME_BYTES 256
 
-/* What a build without CUDA says to do. */
+/* The remedy in the messages of a build without CUDA. */
 #define DEVICE_CUDA_REMEDY                                                                                             \
     "Install the CUDA toolkit 13 and cuDNN 9 (apt install cuda-toolkit-13-0 libcudnn9-dev-cuda-13), then build again " \
     "with CGXFFCV_CUDA=1"
 
 typedef struct DeviceInfo {
     char name[DEVICE_NAME_BYTES];
-    char bus[32];     /* where it sits: "0000:1b:00" */
+    char bus[32];     /* its PCI address: "0000:1b:00" */
     int major, minor; /* compute capability */
     int multiprocessors;
     size_t memory_bytes;
@@ -31,28 +31,28 @@ typedef struct DeviceInfo {
     int driver_version, runtime_version; /* 13000 is 13.0 */
 } DeviceInfo;
 
-/* The number of usable devices; 0 without CUDA, without a driver, or with one too old (device_why tells). */
+/* The number of usable devices; 0 without CUDA, without a driver, or with one too old (device_why says which). */
 int device_count(void);
 
 /* Why device_count is 0, with the remedy; "" if it is not. Valid for the life of the process. */
 const char *device_why(void);
 
-/* The compute capabilities that this build holds code for: "75;80;86;90"; "" without CUDA. */
+/* The compute capabilities that this build has code for: "75;80;86;90"; "" without CUDA. */
 const char *device_architectures(void);
 
-/* Touches nothing on the device: it takes no memory there and works on one that another process holds. */
+/* Does not initialise the device: it takes no memory there and works while another process holds it exclusively. */
 Status device_describe(int index, DeviceInfo *out);
 
-/* The memory of the calling thread's device that nobody holds; sets the device up for this process. */
+/* The free memory of the calling thread's device, in bytes; initialises the device for this process. */
 Status device_free_memory(size_t *out);
 
-/* Makes `index` the calling thread's device; refused unless this build holds code for its compute capability. */
+/* Makes `index` the calling thread's device; fails unless this build has code for its compute capability. */
 Status device_select(int index);
 
 /* The calling thread's device. */
 Status device_current(int *out);
 
-/* On which device the memory lies at that address; -1 for the host's and for an address where nothing is. */
+/* The device whose memory is at that address; -1 for host memory and for an address that is not mapped. */
 Status device_locate(const void *address, int *out);
 
 /* Device memory, at least 256-byte aligned; contents unspecified. Freeing NULL does nothing. */
@@ -63,14 +63,14 @@ void device_free(void *pointer);
 Status device_host_alloc(size_t bytes, void *out);
 void device_host_free(void *pointer);
 
-/* Makes whole pages of host memory, mapped files too, page-locked; *out is where the device finds them. To be undone
- * before they are unmapped. NULL does nothing. */
+/* Page-locks whole pages of host memory, mapped files too; *out is their address on the device. Must be undone before
+ * they are unmapped. Unregistering NULL does nothing. */
 Status device_host_register(void *memory, size_t bytes, void *out);
 void device_host_unregister(void *memory);
 
-/* Memory of device_alloc for other processes of this host, whichever device they use (peer access is set up where the
- * two can have it): its process fills a handle, each of the others opens that, and closes it before the owner frees.
- * Only whole units are shared without showing what else lies in the last one. Closing NULL does nothing. */
+/* Shares memory of device_alloc with other processes of this host, whichever device they use (peer access is enabled
+ * where possible): the owner fills a handle; each other process opens it, and closes it before the owner frees. If the
+ * size is not a multiple of the unit, whatever else is in the last unit is shared, too. Closing NULL does nothing. */
 #define DEVICE_HANDLE_BYTES 64
 #define DEVICE_SHARED_UNIT ((size_t)2 << 20)
 Status device_share(void *memory, unsigned char handle[DEVICE_HANDLE_BYTES]);
@@ -82,10 +82,10 @@ void device_stream_destroy(DeviceStream *stream);
 Status device_stream_synchronize(DeviceStream *stream); /* NULL: the default stream, which waits for no other */
 Status device_synchronize(void);                        /* all streams */
 
-/* Whether the stream has done all that is on it, or what was on it when the event (NULL: none) was recorded. */
+/* Whether the stream has finished all of its work or, with `event` not NULL, the work before the event. */
 Status device_query(DeviceStream *stream, DeviceEvent *event, bool *done);
 
-/* Whether what is put on the stream is being recorded. */
+/* Whether the stream is being captured. */
 Status device_capturing(DeviceStream *stream, bool *out);
 
 /* Copies between any two of host and device; asynchronous where the host side is page-locked. */
@@ -100,16 +100,16 @@ Status device_event_synchronize(DeviceEvent *event);
 /* Later work of `stream` waits for the event. */
 Status device_stream_wait(DeviceStream *stream, DeviceEvent *event);
 
-/* What this thread does from now on does not disturb a stream that another thread records, but for what would wait for
- * all of the device. */
+/* From now on this thread's calls do not disturb a stream that another thread captures, except for calls that wait for
+ * the whole device. */
 void device_capture_apart(void);
 
 /* Milliseconds between two recorded, completed events. */
 Status device_event_elapsed(DeviceEvent *begin, DeviceEvent *end, float *out_ms);
 
 /* Records what this thread puts on the stream (and on streams that wait for its events) instead of running it. Between
- * begin and end nothing may be allocated or waited for. After a failure in between, end gives a failure, too, and the
- * stream is usable again. */
+ * begin and end nothing may be allocated or waited for. After a failure in between, end fails as well, and the stream
+ * is usable again. */
 Status device_capture_begin(DeviceStream *stream);
 Status device_capture_end(DeviceStream *stream, DeviceGraph **out);
 Status device_graph_launch(DeviceGraph *graph, DeviceStream *stream);

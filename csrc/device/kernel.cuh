@@ -1,8 +1,8 @@
 /* What all kernels share: launches that report failure, storage types, 16-byte accesses, sums in a fixed order.
  *
  * For .cu files only. A .cu file keeps its kernels to itself and exports extern "C" launchers that return Status. The
- * emulator of the tests compiles the same files with a C++ compiler and puts its own start_kernel and DYNAMIC_SHARED
- * in place of those here, so nothing else may start a kernel or ask for dynamic shared memory.
+ * tests' emulator compiles the same files with a C++ compiler and replaces start_kernel and DYNAMIC_SHARED by its own,
+ * so nothing else may launch a kernel or declare dynamic shared memory.
  *
  * The same input gives the same bytes in every run: no floating-point atomics anywhere. */
 #ifndef CGXFFCV_DEVICE_KERNEL_CUH
@@ -30,7 +30,7 @@ template <typename T> struct AsDeclared { typedef T type; };
 #ifndef CGXFFCV_EMULATED
 #define SHARED_WITHOUT_ASKING (48u << 10)
 
-/* Whether what is recorded on the stream next depends on one kernel and nothing else. */
+/* Whether the next work captured on the stream depends on one kernel and nothing else. */
 static inline bool follows_kernel(cudaStream_t stream) {
     enum cudaStreamCaptureStatus status;
     enum cudaGraphNodeType type;
@@ -43,7 +43,7 @@ static inline bool follows_kernel(cudaStream_t stream) {
     return kernel;
 }
 
-/* `early`: in a graph it may start before the kernel before it ends. */
+/* `early`: in a graph, the kernel may start before the preceding kernel ends. */
 template <typename... Parameters>
 static cudaError_t start_kernel(const char *, void (*kernel)(Parameters...), bool early, dim3 grid, dim3 block,
                                 size_t shared_bytes, cudaStream_t stream,
@@ -79,12 +79,12 @@ static cudaError_t start_kernel(const char *, void (*kernel)(Parameters...), boo
 
 static inline Status launch_failed(cudaError_t error, const char *kernel, dim3 grid, dim3 block, size_t shared_bytes) {
     (void)cudaGetLastError();
-    return error_fail(STATUS_CUDA,
-                      "launching kernel %s (grid %u x %u x %u, block %u x %u x %u, %zu bytes shared): %s%s", kernel,
-                      grid.x, grid.y, grid.z, block.x, block.y, block.z, shared_bytes, cudaGetErrorString(error),
-                      error == cudaErrorNoKernelImageForDevice
-                          ? "; rebuild with CGXFFCV_CUDA_ARCH set to this GPU's compute capability"
-                          : "");
+    return error_fail(
+        STATUS_CUDA, "launching kernel %s (grid %u x %u x %u, block %u x %u x %u, %zu bytes of shared memory): %s%s",
+        kernel, grid.x, grid.y, grid.z, block.x, block.y, block.z, shared_bytes, cudaGetErrorString(error),
+        error == cudaErrorNoKernelImageForDevice
+            ? "; rebuild with CGXFFCV_CUDA_ARCH set to this GPU's compute capability"
+            : "");
 }
 
 template <typename... Parameters>
@@ -96,20 +96,20 @@ static Status launch_kernel(const char *name, void (*kernel)(Parameters...), boo
     return error == cudaSuccess ? STATUS_OK : launch_failed(error, name, grid, block, shared_bytes);
 }
 
-/* Puts a kernel on a stream (DeviceStream * or cudaStream_t), also while it is captured; gives Status. Grid and block
- * are numbers or dim3; an empty grid does nothing. A kernel name with a comma goes into parentheses:
+/* Launches a kernel on a stream (DeviceStream * or cudaStream_t), which may be capturing; a Status. Grid and block are
+ * numbers or dim3; an empty grid does nothing. A kernel name with a comma goes into parentheses:
  * TRY(LAUNCH((scale<T, 4>), ceil_div(count, 256), 256, 0, stream, values, count)); */
 #define LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                                                         \
     launch_kernel(#kernel, kernel, false, grid, block, shared_bytes, (cudaStream_t)(stream), __VA_ARGS__)
 
-/* The same for kernels in which every thread calls grid_begin before it touches device memory, even the constants of
- * other kernels: in a recorded graph such a kernel is set up while the one before it still runs. The emulator reports
- * what is touched too early. CGXFFCV_LAUNCH=plain in the environment makes this the same as LAUNCH. */
+/* The same for kernels in which every thread calls grid_begin before it touches device memory, even data that other
+ * kernels only read: in a graph such a kernel starts while the preceding one still runs. The emulator reports accesses
+ * that come too early. CGXFFCV_LAUNCH=plain in the environment makes this the same as LAUNCH. */
 #define LAUNCH_AFTER(kernel, grid, block, shared_bytes, stream, ...)                                                   \
     launch_kernel(#kernel, kernel, true, grid, block, shared_bytes, (cudaStream_t)(stream), __VA_ARGS__)
 
-/* Waits until the kernels before this one are done and their writes visible; then lets the next one be set up, which
- * thus finds all but this kernel's own work finished, whatever it reads before it waits. */
+/* Waits until the preceding kernels are done and their writes visible; then lets the next one start. Whatever that one
+ * reads before its own wait, only this kernel's work can still be unfinished. */
 #ifdef CGXFFCV_EMULATED
 __device__ static __forceinline__ void grid_begin(void) { emulator_grid_begin(); }
 #else
@@ -127,13 +127,13 @@ __host__ __device__ static __forceinline__ size_t ceil_div(size_t value, size_t 
     return (value + divisor - 1) / divisor;
 }
 
-/* The thread's number in its block of any shape, and their count. */
+/* The thread's linear index in its block, of any shape, and the number of threads. */
 __device__ static __forceinline__ int thread_index(void) {
     return (int)((threadIdx.z * blockDim.y + threadIdx.y) * blockDim.x + threadIdx.x);
 }
 __device__ static __forceinline__ int thread_count(void) { return (int)(blockDim.x * blockDim.y * blockDim.z); }
 
-/* for over [0, count) with all threads of a one-dimensional grid, whatever its size. */
+/* A grid-stride loop over [0, count) with all threads of a one-dimensional grid. */
 #define GRID_LOOP(index, count)                                                                                        \
     for (size_t index = (size_t)blockIdx.x * blockDim.x + threadIdx.x; index < (size_t)(count);                        \
          index += (size_t)gridDim.x * blockDim.x)
@@ -144,7 +144,7 @@ __host__ __device__ static __forceinline__ float to_float(float value) { return 
 __host__ __device__ static __forceinline__ float to_float(__half value) { return __half2float(value); }
 __host__ __device__ static __forceinline__ float to_float(__nv_bfloat16 value) { return __bfloat162float(value); }
 
-/* Rounds to nearest even; beyond the range: infinity. */
+/* Rounds to nearest even; beyond the type's range, to infinity. */
 template <typename T> __host__ __device__ __forceinline__ T from_float(float value);
 template <> __host__ __device__ __forceinline__ float from_float<float>(float value) { return value; }
 template <> __host__ __device__ __forceinline__ __half from_float<__half>(float value) {
@@ -154,7 +154,7 @@ template <> __host__ __device__ __forceinline__ __nv_bfloat16 from_float<__nv_bf
     return __float2bfloat16_rn(value);
 }
 
-/* 16 bytes: PACK elements of T (any type whose size divides 16), moved in one access. Addresses are multiples of 16. */
+/* 16 bytes: PACK elements of T (whose size divides 16), moved in one access. Addresses are multiples of 16. */
 template <typename T> struct alignas(16) Pack {
     static constexpr int PACK = (int)(16 / sizeof(T));
     T lanes[PACK];
@@ -181,7 +181,7 @@ template <typename T> __device__ __forceinline__ Pack<T> load_pack(const T *from
     return pack_of_bits<T>(*reinterpret_cast<const uint4 *>(from));
 }
 
-/* Of memory that is not read again soon: leaves the cache to others. */
+/* For memory that is not read again soon: does not displace other data from the cache. */
 template <typename T> __device__ __forceinline__ Pack<T> load_pack_streaming(const T *from) {
     return pack_of_bits<T>(__ldcs(reinterpret_cast<const uint4 *>(from)));
 }
@@ -190,14 +190,14 @@ template <typename T> __device__ __forceinline__ void store_pack(T *to, const Pa
     *reinterpret_cast<uint4 *>(to) = bits_of_pack(pack);
 }
 
-/* The same with PACK float32 values on the thread's side. */
+/* The same, converting to PACK float32 values. */
 template <typename T> __device__ __forceinline__ void load_floats(const T *from, float (&to)[Pack<T>::PACK]) {
     Pack<T> pack = load_pack(from);
 #pragma unroll
     for (int lane = 0; lane < Pack<T>::PACK; lane++) to[lane] = pack.get(lane);
 }
 
-/* Narrows two at a time, which is one instruction for the 16-bit types. */
+/* Converts in pairs, each of which is one instruction for the 16-bit types. */
 __device__ static __forceinline__ void narrow(const float (&from)[4], Pack<float> *to) { memcpy(to, from, sizeof *to); }
 
 __device__ static __forceinline__ void narrow(const float (&from)[8], Pack<__half> *to) {
@@ -222,7 +222,7 @@ template <typename T> __device__ __forceinline__ void store_floats(T *to, const 
     store_pack(to, pack);
 }
 
-/* ---- functions of the special units, to about 2 ulp; tiny values count as zero ---- */
+/* ---- special function unit: accurate to about 2 ulp; subnormals are flushed to zero ---- */
 
 #ifdef CGXFFCV_EMULATED
 __device__ static __forceinline__ float fast_exp2(float value) { return exp2f(value); }
@@ -240,7 +240,7 @@ __device__ static __forceinline__ float fast_reciprocal(float value) {
 }
 #endif
 
-/* Starts to bring the 128 bytes around an address of device memory nearer, for a read later on. */
+/* Starts to load the 128 bytes around an address of device memory into the L2 cache, for a later read. */
 #ifdef CGXFFCV_EMULATED
 __device__ static __forceinline__ void prefetch(const void *) {}
 #else
@@ -249,7 +249,7 @@ __device__ static __forceinline__ void prefetch(const void *address) {
 }
 #endif
 
-/* ---- reductions: all threads of the warp or block call them, all get the result; the order is fixed ---- */
+/* ---- reductions: all threads of the warp or block call them and get the result; the order is fixed ---- */
 
 template <typename T> __device__ __forceinline__ T warp_sum(T value) {
 #pragma unroll

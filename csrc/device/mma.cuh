@@ -1,11 +1,11 @@
-/* Matrix products of a warp on the tensor cores, and copies into shared memory that run beside them, for .cu files.
+/* Matrix products of a warp on the tensor cores, and asynchronous copies into shared memory, for .cu files.
  *
  * All lanes of a warp call these together. Elements are __half or __nv_bfloat16, two to a register; sums are float32.
  * With g = lane / 4 and t = lane % 4 a lane holds
- *   of A (16 rows): a[0] row g, a[1] row g + 8, each columns 2 t and 2 t + 1; a[2], a[3] the same 8 columns on;
- *   of B (8 columns): b0 rows 2 t and 2 t + 1 of column g; b1 the same 8 rows on;
+ *   of A (16 rows): a[0] row g, a[1] row g + 8, each columns 2 t and 2 t + 1; a[2], a[3] the same 8 columns later;
+ *   of B (8 columns): b0 rows 2 t and 2 t + 1 of column g; b1 the same 8 rows later;
  *   of C: c[0], c[1] row g, columns 2 t and 2 t + 1; c[2], c[3] the same of row g + 8.
- * On GPUs before compute capability 8.0 the kernels that use them must not be started. */
+ * Kernels that use them must not be launched on GPUs below compute capability 8.0. */
 #ifndef CGXFFCV_DEVICE_MMA_CUH
 #define CGXFFCV_DEVICE_MMA_CUH
 
@@ -13,7 +13,7 @@
 
 #define MMA_LEAST_CAPABILITY 80 /* 10 major + minor */
 
-#ifndef CGXFFCV_EMULATED /* whose own stand in emulator/matrix.h */
+#ifndef CGXFFCV_EMULATED /* the emulator's are in emulator/matrix.h */
 
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
 #define MMA_ASM(...) asm(__VA_ARGS__)
@@ -94,7 +94,7 @@ __device__ __forceinline__ void mma_1688<__nv_bfloat16>(float (&c)[4], uint32_t 
             : "r"(a0), "r"(a1), "r"(b0));
 }
 
-/* Turns an 8 x 8 matrix of 16-bit elements: lanes give and get columns 2 t and 2 t + 1 of row g. */
+/* Transposes an 8 x 8 matrix of 16-bit elements: lanes give and get columns 2 t and 2 t + 1 of row g. */
 __device__ static __forceinline__ uint32_t turn_matrix(uint32_t pair) {
     uint32_t turned = 0;
     MMA_ASM("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(turned) : "r"(pair));
@@ -102,17 +102,17 @@ __device__ static __forceinline__ uint32_t turn_matrix(uint32_t pair) {
 }
 
 /* Starts to copy 16 bytes from device to shared memory, both at multiples of 16, or to clear them (`from` must be a
- * valid address all the same). The thread sees them after cp_async_wait, the others after a barrier behind that. */
+ * valid address even then). The thread sees them after cp_async_wait, other threads after a barrier that follows it. */
 __device__ static __forceinline__ void cp_async_16(void *shared, const void *from, bool clear) {
     MMA_ASM_MEMORY("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)),
                    "l"(__cvta_generic_to_global(from)), "r"(clear ? 0 : 16)
                    : "memory");
 }
 
-/* Ends a group of the thread's copies, empty or not. */
+/* Closes a group of the thread's copies, which may be empty. */
 __device__ static __forceinline__ void cp_async_commit(void) { MMA_ASM_MEMORY("cp.async.commit_group;" ::: "memory"); }
 
-/* Until all of the thread's groups but the last `PENDING` have arrived. */
+/* Waits until all of the thread's groups but the last `PENDING` have arrived. */
 template <int PENDING> __device__ __forceinline__ void cp_async_wait(void) {
     MMA_ASM_MEMORY("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
 }

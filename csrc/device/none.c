@@ -1,4 +1,4 @@
-/* The device room of a build without CUDA. */
+/* The device interface of a build without CUDA. */
 #include "device/device.h"
 
 #define WHY "this build has no CUDA"

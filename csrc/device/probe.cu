@@ -1,5 +1,5 @@
-/* An empty kernel, which is never started, only asked about: all kernels are compiled for the same architectures, so
- * what holds for it holds for all. */
+/* An empty kernel, which is never launched, only queried: all kernels are compiled for the same architectures, so what
+ * holds for it holds for all. */
 #include "device/kernel.cuh"
 
 #include <stdlib.h>
@@ -27,7 +27,7 @@ static bool waits_in_kernels(void) {
     return code.ptxVersion >= EARLY_CAPABILITY;
 }
 
-/* Found once: 1 no, 2 yes. Threads that find it at the same time find the same. */
+/* Determined once per device: 0 unknown, 1 no, 2 yes. Threads that race here compute the same value. */
 extern "C" bool device_probe_early(void) {
     static int known[MOST_DEVICES];
     int device = 0;

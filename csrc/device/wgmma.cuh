@@ -1,9 +1,9 @@
-/* Matrix products of a warp group (128 threads, from a multiple of 128 on) whose factors lie in shared memory, and
+/* Matrix products of a warp group (128 threads, the first a multiple of 128) whose factors are in shared memory, and
  * barriers that copies into it arrive at, for .cu files and compute capability 9.0. Code for other capabilities must
- * not be started: HAS_WGMMA tells the code that has them.
+ * not be launched: HAS_WGMMA is 1 in the code that has them.
  *
- * A factor lies in rows of 64 elements of 16 bits, 128 bytes, from a multiple of 1,024 on. The 16 bytes that would be
- * the i-th of row r are the (i ^ r % 8)-th: so are 8 consecutive rows' i-th in different banks. */
+ * A factor is stored in rows of 64 elements of 16 bits (128 bytes), at a multiple of 1,024 bytes. The i-th 16 bytes of
+ * row r are stored in place (i ^ r % 8) of the row, so that the i-th of 8 consecutive rows are in different banks. */
 #ifndef CGXFFCV_DEVICE_WGMMA_CUH
 #define CGXFFCV_DEVICE_WGMMA_CUH
 
@@ -14,10 +14,10 @@
 #define FACTOR_ROW 128      /* bytes */
 #define FACTOR_ALIGNMENT 1024
 
-/* Where in a row, in bytes. */
+/* The offset in the row, in bytes, of its `sixteen`-th 16 bytes. */
 __device__ static __forceinline__ int factor_offset(int row, int sixteen) { return (sixteen ^ row % 8) * 16; }
 
-#ifndef CGXFFCV_EMULATED /* whose own stand in emulator/wgmma.h */
+#ifndef CGXFFCV_EMULATED /* the emulator's are in emulator/wgmma.h */
 
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
 #define HAS_WGMMA 1
@@ -29,8 +29,8 @@ __device__ static __forceinline__ int factor_offset(int row, int sixteen) { retu
 
 /* ---- barriers ---- */
 
-/* In shared memory; a __syncthreads stands between its beginning and its first use. A phase ends with the `count`-th
- * arrival. */
+/* In shared memory; a __syncthreads must separate its initialisation from its first use. A phase ends with the
+ * `count`-th arrival. */
 typedef uint64_t CopyBarrier;
 
 __device__ static __forceinline__ void copy_barrier_init(CopyBarrier *barrier, int count) {
@@ -41,7 +41,7 @@ __device__ static __forceinline__ void copy_barrier_arrive(CopyBarrier *barrier)
     WGMMA_ASM("{ .reg .b64 state; mbarrier.arrive.shared.b64 state, [%0]; }" ::"r"(shared_address(barrier)) : "memory");
 }
 
-/* Until the phase of that parity has ended; the phase before the first counts as one of parity 1. */
+/* Waits until the phase of that parity has ended; the phase before the first counts as one of parity 1. */
 __device__ static __forceinline__ void copy_barrier_wait(CopyBarrier *barrier, int parity) {
     uint32_t done = 0;
     while (done == 0) {
@@ -55,7 +55,7 @@ __device__ static __forceinline__ void copy_barrier_wait(CopyBarrier *barrier, i
 
 /* ---- products ---- */
 
-/* Before the products of a group, behind the barrier that told of their factors; behind them. */
+/* Begin: before a group's products, after the barrier that signals their factors. Commit: after the products. */
 __device__ static __forceinline__ void wgmma_begin(void) {
     WGMMA_ASM("fence.proxy.async.shared::cta; wgmma.fence.sync.aligned;" ::: "memory");
 }
@@ -63,12 +63,12 @@ __device__ static __forceinline__ void wgmma_commit(void) {
     WGMMA_ASM("wgmma.commit_group.sync.aligned;" ::: "memory");
 }
 
-/* Until all of this warp's groups but the last `PENDING` have been added. */
+/* Waits until all of this warp's groups but the last `PENDING` are complete. */
 template <int PENDING> __device__ __forceinline__ void wgmma_wait(void) {
     WGMMA_ASM("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory");
 }
 
-/* A factor that begins in that row of its memory, or 16 bytes times a number further. */
+/* The descriptor of a factor that begins at the start of a row, or a multiple of 16 bytes into one. */
 __device__ static __forceinline__ uint64_t factor_descriptor(const void *begin) {
     const uint64_t unused = 1, eight_rows = 8 * FACTOR_ROW, swizzled = 1;
     return shared_address(begin) >> 4 | unused << 16 | eight_rows >> 4 << 32 | swizzled << 62;
@@ -95,10 +95,10 @@ __device__ static __forceinline__ uint64_t factor_descriptor(const void *begin) 
     "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "                                 \
     "%64, %65, %66, %67, %68, %69, %70, %71"
 
-/* Adds A B to the sums, or sets them to it. A has 64 rows and 16 terms, B 16 terms and N columns. A row of memory holds
- * terms of one row of A, or, `TRANSPOSED`, one term of all rows of A; terms of one column of B.
- * The thread holds, with g = lane / 4 and t = lane % 4 of warp w of the group, in sums[4 i] and on: row 16 w + g,
- * columns 8 i + 2 t and 8 i + 2 t + 1, then the same of row 16 w + g + 8. */
+/* Adds A B to the sums, or sets them to it: A is 64 x 16, B is 16 x N. A row of shared memory holds elements of one row
+ * of A or, if `TRANSPOSED`, of one column of A; and elements of one column of B.
+ * With g = lane / 4 and t = lane % 4 in warp w of the group, a thread's sums[4 i] to sums[4 i + 3] are row 16 w + g,
+ * columns 8 i + 2 t and 8 i + 2 t + 1, then the same columns of row 16 w + g + 8. */
 template <int N, typename T, bool TRANSPOSED> struct WarpGroupProduct;
 
 #define WGMMA_PRODUCT(N, T, NAME, SUMS, A, B, ADD, TURN, ...)                                                          \

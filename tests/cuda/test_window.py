@@ -73,7 +73,7 @@ FAULTS = {
     "dropped": ("peer", f"{PEER}=dropped@1", r"rank 0: nothing that rank 1 wrote into its window arrived within 1.5 s"),
     "partial": ("peer", f"{PEER}=partial@1", r"rank 0: (what|nothing that) rank 1 (wrote|has written) into its window"),
     "switch": ("peer", "CGXFFCV_P2P=0@1", r"rank 1: CGXFFCV_P2P=0$"),
-    "memory": ("peer", "CGXFFCV_EMULATED_MEMORY=1000000@1", r"rank 1: \d+ MiB of GPU memory are needed at once"),
+    "memory": ("peer", "CGXFFCV_EMULATED_MEMORY=1000000@1", r"rank 1: cannot allocate \d+ MiB of GPU memory"),
     "no GPU": ("peer", "CGXFFCV_EMULATED_DEVICES=0@1", r"rank 1: no GPU: no CUDA device"),
     "no GPU either": ("staged", "CGXFFCV_EMULATED_DEVICES=0@0", r"rank 0: no GPU: no CUDA device"),
     "inside": ("mixed", f"{REGISTER}=0@3", r"rank 2: among .* node 1, by local_rank, rank 1: cudaHostRegister.*"),
