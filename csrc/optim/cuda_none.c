@@ -1,4 +1,4 @@
-/* The twin of optim/cuda in a build without CUDA. */
+/* Stands in for optim/cuda in a build without CUDA. */
 #include "optim/private.h"
 
 Status optim_cuda_create(const OptimSpec *spec, DeviceStream *stream, const OptimTable **table, OptimState **out) {

@@ -1,5 +1,5 @@
-/* Tiling of the optimizers' matrix products, and the plain kernels. Rows past the edge of a matrix repeat its last row;
- * what comes out of them is not stored. */
+/* Tiling of the optimizers' matrix products, and the scalar kernels. Rows past the edge of a matrix repeat its last
+ * row; their results are not stored. */
 #include "optim/gemm.h"
 
 #include <string.h>
@@ -50,7 +50,7 @@ const GemmKernels *optim_gemm_kernels(void) {
 static int64_t at_most(int64_t a, int64_t b) { return a < b ? a : b; }
 static int64_t panels(int64_t lines, int width) { return (lines + width - 1) / width; }
 
-/* The addresses of `count` rows from `first` on. */
+/* The addresses of `count` rows starting at `first`. */
 static void take_rows(const float *matrix, int64_t rows, int64_t stride, int64_t first, int count, const float **to) {
     for (int i = 0; i < count; i++) to[i] = matrix + at_most(first + i, rows - 1) * stride;
 }

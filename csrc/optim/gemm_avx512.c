@@ -8,7 +8,7 @@
 #define OUTER_ROWS 12
 #define OUTER_COLUMNS 32
 
-/* Adds 16 (or the masked) terms of every sum. */
+/* Adds 16 terms (fewer if masked) to every sum. */
 static inline __attribute__((always_inline)) void dot_step(__m512 sum[DOT_ROWS][DOT_COLUMNS], const float *const *a,
                                                            const float *const *b, int64_t k, __mmask16 mask) {
     __m512 bj[DOT_COLUMNS];

@@ -1,5 +1,5 @@
-/* The optimizer in host memory: owns the momenta, applies SGD chunk by chunk over all tensors in one parallel loop, and
- * leaves the matrices of Muon groups to muon.c. */
+/* The optimizer in host memory: owns the momentum buffers, applies SGD chunk by chunk over all tensors in one parallel
+ * loop, and leaves the matrices of Muon groups to muon.c. */
 #include <string.h>
 
 #include "base/memory.h"
@@ -15,14 +15,14 @@ struct OptimState {
     Pool *pool;            /* borrowed */
     const OptimSpec *spec; /* borrowed */
     float *momentum;       /* owned */
-    OptimChunk *chunks;    /* owned: all tensors */
+    OptimChunk *chunks;    /* owned: of all tensors */
     bool *chunk_clean;     /* owned: results of gradients_finite */
     size_t chunk_count;
     Muon *muon;            /* owned; NULL without Muon groups */
     int *muon_group;       /* owned: the group of each Muon matrix */
     OptimRate *muon_rates; /* owned */
     int muon_count;
-    const OptimRate *rates; /* borrowed during a call; NULL: all active */
+    const OptimRate *rates; /* borrowed during a call; NULL: all groups are active */
 };
 
 static size_t chunks_of(const OptimTensor *tensor) {
@@ -127,7 +127,7 @@ static Status host_step(OptimState *optim, const OptimRate *rates) {
     return optim_muon_step(optim->muon, optim->muon_rates);
 }
 
-/* Infinities and NaNs are the floats whose bits, without the sign, reach those of infinity. */
+/* Infinities and NaNs are the floats whose bits, without the sign, are at least those of infinity. */
 static Status check_chunk(void *context, size_t item, int thread) {
     (void)thread;
     OptimState *optim = context;

@@ -14,10 +14,10 @@ typedef struct Matrix {
     int64_t m, n, elems;
     float *x;             /* m x n: u, then the iterate */
     float *square, *poly; /* m x m: A = X X', and b A + c A A */
-    double *sums;         /* for each chunk the sums of squares of u and of the weights */
+    double *sums;         /* per chunk: the sums of squares of u and of the weights */
     float weight_scale;
     float update_scale; /* of u; folded into the first iteration */
-    int iteration;      /* the one under way */
+    int iteration;      /* the current one */
     OptimRate rate;
 } Matrix;
 
@@ -33,7 +33,7 @@ struct Muon {
     Matrix *matrices; /* owned */
     int count;
     float *scratch;        /* owned: the matrices' */
-    float *thread_scratch; /* owned: thread_elems for each thread */
+    float *thread_scratch; /* owned: thread_elems per thread */
     size_t thread_elems;
     double *sums; /* owned */
     const Stage *stage;
@@ -52,7 +52,7 @@ static int64_t matrix_place(const Matrix *x, int64_t i) {
     return i % x->given.columns * x->n + i / x->given.columns;
 }
 
-/* Sums of squares in eight lanes, each in index order. */
+/* Updates the momentum and stores u; accumulates sums of squares in eight lanes, each in index order. */
 static void momentum_chunk(const Muon *muon, Matrix *x, int64_t item, int thread) {
     (void)muon;
     (void)thread;
@@ -165,7 +165,7 @@ static Status run_item(void *context, size_t item, int thread) {
     return STATUS_OK;
 }
 
-/* `iteration` leaves out the matrices that need fewer; 0 is for the stages outside the iterations. */
+/* Matrices that need no more than `iteration` iterations are left out; 0 is for the stages outside the iterations. */
 static Status run_stage(Muon *muon, const Stage *stage, int iteration) {
     muon->stage = stage;
     for (int i = 0; i < muon->count; i++) {
@@ -196,7 +196,7 @@ Status optim_muon_step(Muon *muon, const OptimRate *rates) {
     return run_stage(muon, &update_stage, 0);
 }
 
-/* Cuts one matrix's scratch memory; with `base` NULL only counts. */
+/* Carves one matrix's scratch memory out of `base`; only counts if it is NULL. */
 static size_t cut_scratch(Matrix *x, float *base) {
     size_t at = 0, m = (size_t)x->m, n = (size_t)x->n;
     float **const parts[] = {&x->x, &x->square, &x->poly};

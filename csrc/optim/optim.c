@@ -1,4 +1,4 @@
-/* The optimizer: checks what it is given, keeps it, and hands the work to the implementation for its kind of memory. */
+/* The optimizer: checks and copies its description, and dispatches to the implementation for its kind of memory. */
 #include "optim/optim.h"
 
 #include <math.h>
@@ -138,7 +138,7 @@ double optim_step_flops(const Optim *optim) {
 
 static Status need_device(const Optim *optim) {
     if (optim->table->step_scheduled != NULL) return STATUS_OK;
-    FAIL(STATUS_ARGUMENT, "scheduled steps are for optimizers on a GPU; in host memory use optim_step");
+    FAIL(STATUS_ARGUMENT, "scheduled steps are only for optimizers on a GPU; in host memory use optim_step");
 }
 
 Status optim_load_rates(Optim *optim, const OptimRate *rates, int64_t steps) {

@@ -1,6 +1,6 @@
 /* Optimizers over a model's parameters, in host memory or on a GPU: SGD in the two forms that the recipes use, and
- * Muon. The rates come in with every step, or all before the first one; what an optimizer keeps between steps is its
- * momentum buffers and nothing else. */
+ * Muon. The learning rates are passed with every step, or all before the first one; the only state that an optimizer
+ * keeps between steps is its momentum buffers. */
 #ifndef CGXFFCV_OPTIM_OPTIM_H
 #define CGXFFCV_OPTIM_OPTIM_H
 
@@ -25,7 +25,7 @@ typedef enum OptimRule {
     OPTIM_MUON = 2
 } OptimRule;
 
-/* "sgd", "nesterov", "muon"; NULL if no rule has the number. */
+/* "sgd", "nesterov", "muon"; NULL if no rule has that number. */
 const char *optim_rule_name(int rule);
 
 typedef struct OptimGroup {
@@ -38,7 +38,7 @@ typedef struct OptimGroup {
     float epsilon;
 } OptimGroup;
 
-/* One parameter tensor; `rows` is the number of output channels, `columns` all the rest, row-major. */
+/* One parameter tensor, row-major; `rows` is the number of output channels, `columns` the product of the rest. */
 typedef struct OptimTensor {
     float *value;          /* borrowed until optim_destroy */
     const float *gradient; /* borrowed until optim_destroy */
@@ -49,47 +49,47 @@ typedef struct OptimTensor {
 /* What one step does to one group. */
 typedef struct OptimRate {
     float rate;
-    bool active;  /* false: the group's tensors and momenta are not touched at all */
+    bool active;  /* false: the group's tensors and momentum buffers are not touched */
     bool project; /* Muon: scale each matrix to the norm sqrt(rows) before the update */
 } OptimRate;
 
 typedef struct Optim Optim;
 
-/* With `stream` NULL the tensors are host memory and `pool` runs the steps. Otherwise they are memory of the stream's
- * device, and so are the momenta; steps are put on the stream, behind the work that is there; Muon's iterations
- * multiply in float16 and add in float32. Both are borrowed until optim_destroy. The momenta start at 0. */
+/* If `stream` is NULL, the tensors are in host memory and `pool` runs the steps. Otherwise the tensors and the momentum
+ * buffers are in memory of the stream's device; steps are enqueued on the stream; Muon's iterations multiply in float16
+ * and add in float32. `pool` and `stream` are borrowed until optim_destroy. The momentum starts at 0. */
 Status optim_create(const OptimGroup *groups, int group_count, const OptimTensor *tensors, int tensor_count, Pool *pool,
                     DeviceStream *stream, Optim **out);
 void optim_destroy(Optim *optim);
 
-/* Applies one step to all tensors; `rates` has an entry for each group. The same for any number of threads. */
+/* Applies one step to all tensors; `rates` has one entry per group. The number of threads does not affect results. */
 Status optim_step(Optim *optim, const OptimRate *rates);
 
-/* Whether every gradient of the groups that are active in `rates` (NULL: of all) is finite. Waits for the stream. */
+/* Whether every gradient of the groups active in `rates` (NULL: of all groups) is finite. Waits for the stream. */
 Status optim_gradients_finite(Optim *optim, const OptimRate *rates, bool *out);
 
 /* slow = value = keep * slow + (1 - keep) * value over `elems` floats, in the optimizer's memory and on its stream. */
 Status optim_pull(Optim *optim, float *slow, float *value, size_t elems, float keep);
 
-/* The momentum buffers, one after another in the tensors' order: borrowed until optim_destroy. */
+/* The momentum buffers, concatenated in the tensors' order; borrowed until optim_destroy. */
 float *optim_momentum(Optim *optim, int64_t *elems);
 
-/* Multiplications and additions of one step's matrix products, counted as two operations each pair; symmetric
- * products by half. */
+/* Multiplications and additions of one step's matrix products, each counted as one operation; symmetric products count
+ * half. */
 double optim_step_flops(const Optim *optim);
 
 /* On a GPU only, for steps that are recorded once and replayed (device_capture_begin).
  *
- * The rates of all steps of a training, (steps, groups), in device memory from now on. Not while a recorded step, which
- * knows the table that was there when it was recorded, may still be replayed. */
+ * Copies the rates of all steps of a run, (steps, groups), to device memory. Not allowed while a recorded step may
+ * still be replayed: it uses the table from when it was recorded. */
 Status optim_load_rates(Optim *optim, const OptimRate *rates, int64_t steps);
 
-/* *flag (device memory) becomes 1 if a gradient of a group that is active in row *step is not finite, else stays. */
+/* Sets *flag (device memory) to 1 if any gradient of a group that is active in row *step is not finite. */
 Status optim_check_scheduled(Optim *optim, const int32_t *step, uint32_t *flag);
 
-/* One step with the rates of row *step (device memory, read when the kernels run); nothing is touched where *flag is
- * not 0, where the table has no such row, or in a group that is not active there. `enabled`: one for each group,
- * whether it may be active in any of the steps that will be replayed; the others cost nothing and are not touched. */
+/* One step with the rates of row *step (device memory, read when the kernels run). Nothing is changed if *flag is not 0
+ * or the table has no such row, nor in groups that are not active there. `enabled` says for each group whether it may
+ * be active in any of the steps that will be replayed; the others cost nothing and are not touched. */
 Status optim_step_scheduled(Optim *optim, const int32_t *step, const uint32_t *flag, const bool *enabled);
 
 #endif

@@ -7,15 +7,15 @@
 /* Elements that one item of an element-wise loop takes. */
 #define OPTIM_CHUNK 16384
 
-/* What was given to optim_create, checked. */
+/* The arguments of optim_create, checked and copied. */
 typedef struct OptimSpec {
     OptimGroup *groups;   /* owned, like the other arrays */
-    OptimTensor *tensors; /* the memory they name is borrowed */
+    OptimTensor *tensors; /* the memory they point to is borrowed */
     int64_t *offsets;     /* tensor_count + 1: where each tensor's momentum starts */
     int group_count, tensor_count;
 } OptimSpec;
 
-/* What an implementation keeps; each defines its own. */
+/* An implementation's state; each defines its own. */
 typedef struct OptimState OptimState;
 
 /* The functions of optim/optim.h, after the checks that both implementations need. */
@@ -52,7 +52,7 @@ typedef struct MuonMatrix {
 Status optim_muon_create(const MuonMatrix *matrices, int count, Pool *pool, Muon **out);
 void optim_muon_destroy(Muon *muon);
 
-/* `rates` has an entry for each matrix. */
+/* `rates` has one entry per matrix. */
 Status optim_muon_step(Muon *muon, const OptimRate *rates);
 
 #endif

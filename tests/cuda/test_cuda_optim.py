@@ -218,7 +218,7 @@ def test_a_gradient_that_is_not_finite_in_a_group_that_rests():
 def test_a_step_outside_the_table_touches_nothing():
     optimizer, values, gradients, _ = make(GROUPS, SHAPES)
     fill(gradients, 0)
-    with pytest.raises(ValueError, match="load_rates comes first"):
+    with pytest.raises(ValueError, match="call load_rates first"):
         optimizer.step_scheduled(0)
     optimizer.load_rates(TABLE)
     state = bytes_of(optimizer, values)

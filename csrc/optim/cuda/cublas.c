@@ -1,6 +1,6 @@
-/* Matrix products by cublasLt, whose library is opened when the first handle is made. A handle owns its workspace, and
- * a choice (descriptors and the algorithm that the library thinks best) for each shape it has seen. Algorithms are
- * taken by the library's rules, never by timing, and without reductions in the output's type, so that a shape's sums
+/* Matrix products by cublasLt, which is loaded when the first handle is created. A handle owns its workspace, and a
+ * choice (descriptors and the algorithm that the library's heuristic prefers) for each shape it has seen. Algorithms
+ * are chosen by that heuristic, never by timing, and without reductions in the output's type, so that a shape's sums
  * are always taken in the same order. */
 #include "optim/cuda/gemm.h"
 
@@ -17,7 +17,7 @@
 typedef struct GemmChoice {
     CudaGemmShape shape;
     cublasLtMatmulDesc_t product;   /* owned, like all descriptors */
-    cublasLtMatrixLayout_t a, b, d; /* of the library's operands: it thinks in columns, so its A is our B */
+    cublasLtMatrixLayout_t a, b, d; /* the library's operands: it is column-major, so its A is our B */
     cublasLtMatmulAlgo_t algorithm;
 } GemmChoice;
 
@@ -54,7 +54,7 @@ static struct {
 #undef CUBLAS_MEMBER
 } blas;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
-static char load_why[LIBRARY_WHY_BYTES]; /* "" if it is open */
+static char load_why[LIBRARY_WHY_BYTES]; /* why it is not loaded; "" if it is */
 
 static void cublas_load(void) {
     static const LibraryWish wish = {.variable = "CGXFFCV_CUBLASLT_LIBRARY",
@@ -111,7 +111,7 @@ static cudaDataType_t data_type(CudaGemmType type) {
     return type == CUDA_GEMM_BFLOAT16 ? CUDA_R_16BF : type == CUDA_GEMM_FLOAT16 ? CUDA_R_16F : CUDA_R_32F;
 }
 
-/* Rows of `row` stored elements, `rows` of them: to the library as many columns. */
+/* `rows` rows, `row` elements apart, which are columns to the library. */
 static Status make_layout(CudaGemmType type, int64_t rows, int64_t columns, int64_t row, int batch, int64_t stride,
                           cublasLtMatrixLayout_t *out) {
     TRY_CUBLAS(blas.cublasLtMatrixLayoutCreate(out, data_type(type), (uint64_t)columns, (uint64_t)rows, row));
@@ -122,7 +122,7 @@ static Status make_layout(CudaGemmType type, int64_t rows, int64_t columns, int6
     return STATUS_OK;
 }
 
-/* D' = B' A': the operands change places, and each keeps its own transposition. */
+/* D' = B' A': the operands are swapped, and each keeps its own transposition. */
 static Status describe_choice(GemmChoice *choice) {
     const CudaGemmShape *s = &choice->shape;
     int32_t transpose_a = s->transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N;
@@ -205,7 +205,7 @@ Status optim_cuda_gemm_create(DeviceStream *stream, CudaGemm **out) {
     gemm->stream = stream;
     TRY_CUBLAS_GOTO(blas.cublasLtCreate(&gemm->library));
     TRY_GOTO(device_alloc(WORKSPACE_BYTES, &gemm->workspace));
-    TRY_GOTO(device_fill(gemm->workspace, 0, WORKSPACE_BYTES, stream)); /* products may read what they ignore */
+    TRY_GOTO(device_fill(gemm->workspace, 0, WORKSPACE_BYTES, stream)); /* products may read parts that they ignore */
     *out = gemm;
     gemm = NULL;
 done:

@@ -1,8 +1,8 @@
 /* Muon on the GPU. Matrices of one group and one size form a batch, whose Newton-Schulz iterations are three strided
- * products each: A = X X', P = c A A + b A, next X = P X + a X, with the sums in the products' C operand, so that
- * nothing but products runs between the kernels that make the first X and take the last. A tall matrix is not
- * transposed in memory: A = X' X, next X = X P + a X. Each batch runs in one of a few lanes, each a stream with a
- * library handle of its own. Owns all scratch memory. */
+ * batched products each: A = X X', P = c A A + b A, next X = P X + a X, where the additions use the products' C
+ * operand, so that nothing but products runs between the kernels that make the first X and consume the last. A tall
+ * matrix is not transposed in memory: A = X' X, next X = X P + a X. Each batch runs in one of a few lanes, each of
+ * which is a stream with its own library handle. Owns all scratch memory. */
 #include <string.h>
 
 #include "base/checked.h"
@@ -140,7 +140,7 @@ Status optim_cuda_muon_step(CudaMuon *muon, CudaOptimSchedule schedule) {
     return optim_cuda_muon_launch_end(muon->matrices, muon->tiles, muon->tile_count, muon->groups, schedule, stream);
 }
 
-/* ---- making it ---- */
+/* ---- creation ---- */
 
 static bool belongs(const OptimTensor *t, const Batch *b) {
     return b->group_index == t->group && b->rows == t->rows && b->columns == t->columns;
@@ -160,7 +160,7 @@ static Batch *find_batch(CudaMuon *muon, const OptimSpec *spec, const OptimTenso
     return b;
 }
 
-/* Batches by falling work; those of equal work stay in the tensors' order. */
+/* Sorts the batches by decreasing work; those of equal work stay in the tensors' order. */
 static void sort_batches(CudaMuon *muon) {
     for (int i = 1; i < muon->batch_count; i++) {
         Batch b = muon->batches[i];
@@ -203,7 +203,7 @@ static Status make_lanes(CudaMuon *muon, DeviceStream *stream) {
     return STATUS_OK;
 }
 
-/* Takes `bytes` of the arena; with `base` NULL only counts. */
+/* Takes `bytes` of the arena; only counts if `base` is NULL. */
 static void *muon_cut(uint8_t *base, size_t *at, size_t bytes) {
     void *part = base == NULL ? NULL : base + *at;
     *at += round_up(bytes, BUFFER_ALIGNMENT);
@@ -241,7 +241,7 @@ static CudaMuonMatrix describe_matrix(const Batch *b, int in_batch, const OptimT
                             .group = b->group_index};
 }
 
-/* The tables, batch by batch. */
+/* Fills the tables, batch by batch. */
 static void fill_tables(const CudaMuon *muon, const OptimSpec *spec, const float *momentum, const float *sums,
                         const int64_t *first_chunk, CudaMuonMatrix *matrices, CudaMuonTile *tiles) {
     int matrix = 0;

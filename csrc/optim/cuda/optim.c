@@ -1,5 +1,5 @@
-/* The optimizer on a GPU: owns the momenta, the tables that the kernels read, and the rates; puts the kernels on the
- * stream, and leaves Muon's iterations to muon.c. Nothing is allocated and nothing waited for in a scheduled step. */
+/* The optimizer on a GPU: owns the momentum buffers, the tables that the kernels read, and the rates; launches the
+ * kernels on the stream, and leaves Muon's iterations to muon.c. A scheduled step neither allocates nor waits. */
 #include "optim/cuda/optim.h"
 
 #include "base/memory.h"
@@ -11,8 +11,8 @@ struct OptimState {
     int64_t chunk_count;
     float *momentum;        /* owned, device memory, like all that follows */
     OptimGroup *groups;     /* as in spec */
-    CudaOptimChunk *chunks; /* all tensors */
-    float *sums;            /* two for each chunk */
+    CudaOptimChunk *chunks; /* of all tensors */
+    float *sums;            /* two per chunk */
     OptimRate *row;         /* the rates of a step that is not scheduled */
     uint32_t *flag;         /* of gradients_finite */
     OptimRate *rates;       /* those of load_rates, or NULL */
@@ -89,7 +89,7 @@ static Status cuda_load_rates(OptimState *optim, const OptimRate *rates, int64_t
 
 static Status need_rates(const OptimState *optim) {
     if (optim->rates != NULL) return STATUS_OK;
-    FAIL(STATUS_ARGUMENT, "a scheduled step needs the rates of all steps: load_rates comes first");
+    FAIL(STATUS_ARGUMENT, "a scheduled step needs the rates of all steps: call load_rates first");
 }
 
 static Status cuda_check_scheduled(OptimState *optim, const int32_t *step_number, uint32_t *flag) {

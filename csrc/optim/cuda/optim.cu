@@ -1,11 +1,11 @@
-/* The optimizer's kernels. Each launch runs over a table of equal pieces of all tensors, so that small tensors cost no
- * launches of their own; a block looks its piece's rate up when it runs, and leaves at once where there is nothing to
- * do. Everything is bound by memory: 16-byte accesses where the addresses allow, one pass over what is there.
+/* The optimizer's kernels. Each launch covers a table of equal pieces of all tensors, so that small tensors need no
+ * launches of their own; a block looks up its piece's rate when it runs, and returns at once if there is nothing to do.
+ * Everything is memory-bound: 16-byte accesses where the alignment allows, a single pass over the data.
  *
  * Block x of step and check: chunks[x], at most 4096 elements of one tensor; thread t: elements 4 t to 4 t + 3, then
- * 1024 further on. Block x of Muon's kernels: tiles[x], 4096 elements of one X; thread t: elements 8 t to 8 t + 7, then
- * 2048 further on. Buffers: values, gradients, momenta, as large as their tensor, float32; sums, two for each chunk;
- * rates (steps, group_count); X (rows and columns, each padded with zeros to a multiple of 8) of float16. */
+ * every 1024. Block x of Muon's kernels: tiles[x], 4096 elements of one X; thread t: elements 8 t to 8 t + 7, then
+ * every 2048. Buffers: values, gradients, momenta, as large as their tensor, float32; sums, two per chunk, float32;
+ * rates (steps, group_count); X (rows and columns, each padded with zeros to a multiple of 8), float16. */
 #include "device/kernel.cuh"
 
 extern "C" {
@@ -15,7 +15,7 @@ extern "C" {
 #define BLOCK 256
 #define LANES 4 /* floats in 16 bytes */
 
-/* Whether the group takes part, and its rate. The same for all threads of a block. */
+/* Whether the group takes part, and its rate in *out. The same for all threads of a block. */
 static __device__ __forceinline__ bool find_rate(const CudaOptimSchedule &schedule, int group, OptimRate *out) {
     if (schedule.flag != nullptr && *schedule.flag != 0) return false;
     if ((schedule.enabled >> group & 1) == 0) return false;
@@ -29,7 +29,7 @@ static __device__ __forceinline__ bool aligned(const void *pointer) { return (ui
 
 /* ---- the first stage: SGD, momentum of Muon ---- */
 
-/* One element's step, and what it adds to the two sums of squares. */
+/* One element's step, and its terms of the two sums of squares. */
 struct Element {
     OptimRule rule;
     float momentum, decay, rate;
@@ -96,7 +96,7 @@ extern "C" Status optim_cuda_launch_step(const CudaOptimChunk *chunks, int64_t c
 
 /* ---- gradients that are not finite ---- */
 
-/* Infinities and NaNs are the floats whose bits, without the sign, reach those of infinity. */
+/* Infinities and NaNs are the floats whose bits, without the sign, are at least those of infinity. */
 static __device__ __forceinline__ bool finite_bits(float value) {
     return (__float_as_uint(value) & 0x7FFFFFFFu) < 0x7F800000u;
 }
@@ -149,7 +149,7 @@ extern "C" Status optim_cuda_launch_pull(float *slow, float *value, size_t elems
 
 /* ---- Muon: into and out of the iterations ---- */
 
-typedef __half Storage; /* as CUDA_MUON_TYPE says */
+typedef __half Storage; /* must match CUDA_MUON_TYPE */
 #define PACK (Pack<Storage>::PACK)
 
 /* The matrix's sum number `which`, the same for all threads; every block adds the same parts in the same order. */
@@ -159,8 +159,8 @@ static __device__ __forceinline__ double matrix_sum(const CudaMuonMatrix &matrix
     return block_sum(sum);
 }
 
-/* A pack of X lies in one row, since rows are padded to whole packs: the first of its elements in the parameter, and
- * how many there are; the others are padding. */
+/* Where a pack of X is in the parameter: its first element, and how many there are; the others are padding. A pack is
+ * always in one row, since rows are padded to whole packs. */
 struct PackPlace {
     int64_t first;
     int count;
