@@ -1,11 +1,11 @@
-/* Testing on a set in device memory, or on what a loader gives. */
+/* Evaluation on a set in device memory, or on a loader's batches. */
 #include <string.h>
 
 #include "train/source.h"
 #include "train/step_kernels.h"
 #include "train/step_stream.h"
 
-#define FED_BATCHES 16 /* of a loader, between two looks at the results */
+#define FED_BATCHES 16 /* of a loader, between two reads of the results */
 
 /* ---- of a set ---- */
 
@@ -36,7 +36,7 @@ static Status reserve_evaluation(TrainRunner *r, int64_t count) {
     return STATUS_OK;
 }
 
-/* The images of one batch of the test, from position `first` on. */
+/* The images of one batch, starting at position `first`. */
 static Status evaluation_images_at(TrainRunner *r, const GatherSet *set, bool chosen, int64_t first, int count,
                                    NnImages *out) {
     size_t bytes = (size_t)set->height * (size_t)set->width * 3;
@@ -46,7 +46,7 @@ static Status evaluation_images_at(TrainRunner *r, const GatherSet *set, bool ch
     return augment_gather_plain(set, r->positions + first, count, r->evaluation_images, r->stream);
 }
 
-/* The views of a batch; their logits' sum goes to position `first` of the sums. */
+/* Evaluates the views of a batch; the sum of their logits goes to position `first` of the sums. */
 static Status put_views(TrainRunner *r, NnImages images, int64_t first, int count, const TrainerView *views,
                         int view_count) {
     NnPlan *plan;
@@ -75,7 +75,7 @@ static Status put_evaluation(TrainRunner *r, const GatherSet *set, bool chosen, 
     return STATUS_OK;
 }
 
-/* One batch, so that plans are there and libraries have set up what they set up late, before the clock runs. */
+/* Runs one batch, so that plans exist and libraries have done their lazy initialisation before the clock starts. */
 static Status warm_up_evaluation(TrainRunner *r, const GatherSet *set, const TrainerView *view) {
     int64_t count = r->trainer->config.test_batch;
     count = count < r->evaluation_room ? count : r->evaluation_room;
@@ -93,7 +93,7 @@ Status train_runner_evaluate(TrainRunner *r, TrainSet which, const int32_t *posi
     size_t elems = (size_t)count * trainer_classes(r->trainer);
     TRY(train_runner_need(r, which, &set));
     if (count < 0 || count > set.count || view_count < 1) {
-        FAIL(STATUS_ARGUMENT, "a test takes 0 to %lld images and at least one view, not %lld and %d",
+        FAIL(STATUS_ARGUMENT, "an evaluation takes 0 to %lld images and at least one view, not %lld and %d",
              (long long)set.count, (long long)count, view_count);
     }
     if (count == 0) return STATUS_OK;
@@ -109,15 +109,15 @@ Status train_runner_evaluate(TrainRunner *r, TrainSet which, const int32_t *posi
     return STATUS_OK;
 }
 
-/* ---- of what a loader gives ---- */
+/* ---- of a loader's batches ---- */
 
 static Status check_test_batch(const TrainerConfig *config, int count, int64_t left) {
     if (count >= 1 && count <= left && count <= config->test_batch) return STATUS_OK;
-    FAIL(STATUS_ARGUMENT, "the loader gave %d images at once where a test takes %d and %lld are left", count,
-         config->test_batch, (long long)left);
+    FAIL(STATUS_ARGUMENT, "the loader gave a batch of %d images; an evaluation takes %d at a time, and %lld are left",
+         count, config->test_batch, (long long)left);
 }
 
-/* On the CPU, where each batch lies. */
+/* On the CPU, each batch in place. */
 static Status evaluate_on_host(TrainSource *source, int64_t count, const TrainerView *views, int view_count,
                                float *logits, int64_t *labels) {
     Trainer *trainer = source->r->trainer;
@@ -133,7 +133,7 @@ static Status evaluate_on_host(TrainSource *source, int64_t count, const Trainer
     return STATUS_OK;
 }
 
-/* The next batch, to position `at`; *here are its images. */
+/* Evaluates the next batch, whose results go to position `at`; *here is its number of images. */
 static Status put_fed_batch(TrainRunner *r, Loader *loader, int64_t at, int64_t left, const TrainerView *views,
                             int view_count, int64_t *labels, int *here) {
     const TrainerConfig *config = &r->trainer->config;
@@ -150,7 +150,7 @@ static Status put_fed_batch(TrainRunner *r, Loader *loader, int64_t at, int64_t 
     return STATUS_OK;
 }
 
-/* Some batches, up to `room` images or the last. */
+/* Evaluates batches until the room for results is used up or no images are left; *done counts the images. */
 static Status put_fed_part(TrainRunner *r, Loader *loader, int64_t left, const TrainerView *views, int view_count,
                            int64_t *labels, int64_t *done) {
     const TrainerConfig *config = &r->trainer->config;
@@ -185,8 +185,8 @@ Status train_runner_evaluate_fed(TrainRunner *r, Loader *loader, int64_t count, 
     const TrainerConfig *config = &r->trainer->config;
     LoaderFeedBatch blank;
     if (count < 0 || view_count < 1) {
-        FAIL(STATUS_ARGUMENT, "a test takes images and at least one view, not %lld and %d", (long long)count,
-             view_count);
+        FAIL(STATUS_ARGUMENT, "an evaluation takes 0 or more images and at least one view, not %lld and %d",
+             (long long)count, view_count);
     }
     if (r->stream == NULL) {
         TrainSource source;

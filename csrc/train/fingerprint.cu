@@ -1,8 +1,8 @@
-/* The hash of a replica on the GPU: every word is mixed with its index, and the sum taken in whatever order.
+/* The hash of a replica on the GPU: every word is mixed with its index, and the results are summed in any order.
  *
- * Blocks of 256 threads, at most 1,024 of them. A thread mixes the words (count, uint32: the bits of the values) whose
- * indices are its own in the grid plus multiples of the grid's size; a block adds up what its threads have, and thread
- * 0 adds that to the one sum (uint64). */
+ * Blocks of 256 threads, at most 1,024 of them. A thread mixes the words (count, uint32: the bits of the values) at its
+ * index in the grid and at every grid's size from there; a block adds up its threads' results, and thread 0 adds that
+ * to the global sum (uint64). */
 #include "device/kernel.cuh"
 
 extern "C" {
@@ -13,7 +13,7 @@ extern "C" {
 #define MOST_BLOCKS 1024
 #define MOST_WORDS ((uint64_t)1 << 32)
 
-typedef unsigned long long Word; /* as atomicAdd takes it */
+typedef unsigned long long Word; /* the type that atomicAdd takes */
 
 __device__ static __forceinline__ Word mix(Word x) {
     x += 0x9e3779b97f4a7c15ull;

@@ -1,4 +1,4 @@
-/* Makes the layer table of the flat gradient buffer. The gaps between layers travel as layers of their own,
+/* Builds the layer table of the flat gradient buffer. The gaps between layers are sent as layers of their own,
  * unquantised, so that they stay zero. */
 #include "train/gradients.h"
 
@@ -24,7 +24,7 @@ static Status check_names(const NnModel *model, const TrainerLayerBits *bits, in
         }
         if (known) continue;
         FAIL(STATUS_ARGUMENT,
-             "bits are given for layer \"%s\", which the network does not have; its first layer is \"%s\"",
+             "bits are given for layer \"%s\", but the network has no such layer; its first layer is \"%s\"",
              bits[b].name, layers[0].name);
     }
     return STATUS_OK;
@@ -48,8 +48,8 @@ static const char *spell_shape(const NnLayer *layer, ShapeText *text) {
     return text->text;
 }
 
-/* The trained layers and the gaps before `end`, with room for the shapes of all layers; the number of entries in
- * `table`. */
+/* Fills `table` with the trained layers and the gaps before `end`, and `shapes` with their shapes; returns the number
+ * of entries. */
 static int make_table(const NnModel *model, size_t end, const TrainerLayerBits *bits, int bits_count,
                       AllreduceLayer *table, ShapeText *shapes) {
     int count, entries = 0;

@@ -1,5 +1,5 @@
-/* Runs: many steps on batches of a set or of a loader's. Owns a graph for each phase, whose memory never moves while it
- * lives. */
+/* Runs: many steps on batches of a set or of a loader. Owns a graph for each phase; the memory that a graph uses does
+ * not move while the graph exists. */
 #include <string.h>
 
 #include "train/source.h"
@@ -35,7 +35,8 @@ Status train_runner_reserve(TrainRunner *r, int64_t images, bool fed) {
 
 /* ---- recorded steps ---- */
 
-/* With their batches, if those can be recorded; else from `batch` on, which is where they come to lie. */
+/* Records the steps with the gathering of their batches if that can be recorded; else without it, on the memory of
+ * `batch`, where every batch is put. */
 static Status record_steps(TrainRunner *r, const StepSource *source, StepBatch batch, int phase, int steps,
                            DeviceGraph **out) {
     Status status = STATUS_OK;
@@ -51,8 +52,8 @@ static Status record_steps(TrainRunner *r, const StepSource *source, StepBatch b
     return error_adopt(&cause);
 }
 
-/* A step of a phase that counts as skipped from the start, without other ranks, changes nothing; but after it plans are
- * there, libraries have set up what they set up late, and the real step can be recorded. */
+/* A step that counts as skipped from the start, without other ranks, changes nothing; but after it plans exist,
+ * libraries have done their lazy initialisation, and the real step can be recorded. */
 static Status warm_up_phase(TrainRunner *r, const TrainSource *source, int phase) {
     const TrainerConfig *config = &r->trainer->config;
     StepBatch batch;
@@ -71,7 +72,7 @@ static Status warm_up_phase(TrainRunner *r, const TrainSource *source, int phase
     return STATUS_OK;
 }
 
-/* For the phases from the next step on, as far as there are more steps in them. */
+/* Warms up the current phase and those to come, except for phases without steps left. */
 static Status warm_up_phases(TrainRunner *r, const TrainSource *source) {
     const TrainerConfig *config = &r->trainer->config;
     for (int i = 0; i < config->phase_count; i++) {
@@ -87,7 +88,7 @@ static Status warm_up_phases(TrainRunner *r, const TrainSource *source) {
 static Status check_steps(const TrainRunner *r, int steps, int64_t most) {
     int64_t left = r->trainer->config.steps - r->trainer->step;
     if (steps >= 1 && steps <= most && steps <= left) return STATUS_OK;
-    FAIL(STATUS_ARGUMENT, "%d steps at once, but a pass over the set has %lld, and %lld are left of the training",
+    FAIL(STATUS_ARGUMENT, "%d steps at once, but a pass over the set has %lld, and %lld are left in this training run",
          steps, (long long)most, (long long)left);
 }
 
@@ -143,7 +144,7 @@ Status train_runner_look(TrainRunner *r, const TrainBatches *from, int count, ui
     bool fed = from->loader != NULL;
     TRY(train_runner_need_device(r));
     if (count < 1 || count > config->batch || (fed && count != config->batch)) {
-        FAIL(STATUS_ARGUMENT, "a look at %d images, but a batch has %d", count, config->batch);
+        FAIL(STATUS_ARGUMENT, "cannot look at %d images: a batch has %d", count, config->batch);
     }
     TRY(fed ? train_source_open_feed(r, from->loader, count, epoch, &source)
             : train_source_open_set(r, from->positions, count, epoch, &source));

@@ -1,5 +1,5 @@
-/* Owns, for a trainer on a GPU, device memory for the sets, for one batch, and what its runs (run.c) and tests
- * (evaluate.c) keep there. */
+/* Owns, for a trainer on a GPU, the device memory of the data sets, of one batch, and of its runs (run.c) and
+ * evaluations (evaluate.c). */
 #include "train/runner_private.h"
 
 #include "base/memory.h"
@@ -23,11 +23,11 @@ static Status create_batch(TrainRunner *r) {
 Status train_runner_create(Trainer *trainer, const TrainRunnerConfig *config, TrainRunner **out) {
     Status status = STATUS_OK;
     TrainRunner *r = NULL;
-    if (trainer->taken) FAIL(STATUS_ARGUMENT, "this trainer has a Runner already: close that first");
+    if (trainer->taken) FAIL(STATUS_ARGUMENT, "this trainer already has a Runner: close that first");
     if (trainer->stream != NULL) {
         TRY(augment_gather_check(config->ops, config->op_count, trainer->config.side, trainer->config.side));
     } else if (config->op_count > 0) {
-        FAIL(STATUS_ARGUMENT, "a trainer on the CPU takes images as its loader augments them: give it no operations");
+        FAIL(STATUS_ARGUMENT, "for a trainer on the CPU the loader augments the images: give the Runner no operations");
     }
     TRY(memory_calloc(1, sizeof *r, &r));
     r->trainer = trainer;
@@ -75,7 +75,7 @@ void train_runner_destroy(TrainRunner *r) {
 Status train_runner_need_device(const TrainRunner *r) {
     if (r->stream != NULL) return STATUS_OK;
     FAIL(STATUS_ARGUMENT,
-         "data sets lie in a GPU's memory, and this trainer is on the CPU: give it a Loader's batches");
+         "data sets are kept in GPU memory, and this trainer is on the CPU: give it a Loader's batches");
 }
 
 Status train_runner_drop(TrainRunner *r, TrainSet which) {
@@ -89,7 +89,7 @@ Status train_runner_drop(TrainRunner *r, TrainSet which) {
 Status train_runner_begin_load(TrainRunner *r, TrainSet which, int64_t count) {
     SetMemory *set = &r->sets[which];
     if (count < 1 || count > INT32_MAX) {
-        FAIL(STATUS_ARGUMENT, "a resident set has 1 to %d images, not %lld", INT32_MAX, (long long)count);
+        FAIL(STATUS_ARGUMENT, "a data set in GPU memory has 1 to %d images, not %lld", INT32_MAX, (long long)count);
     }
     TRY(train_runner_drop(r, which));
     Status status = device_alloc((size_t)count * runner_image_bytes(r), &set->images);

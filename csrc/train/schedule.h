@@ -6,8 +6,8 @@
 
 #include "base/status.h"
 
-/* The factor is linear between points, constant before the first and after the last; of two points at the same step
- * the later one counts from that step on. */
+/* The factor is linear between points, constant before the first and after the last; of two points at the same step,
+ * the later one applies from that step on. */
 typedef struct SchedulePoint {
     double step, factor;
 } SchedulePoint;
@@ -17,22 +17,22 @@ typedef struct SchedulePoint {
 typedef struct Schedule {
     double base;
     SchedulePoint points[SCHEDULE_MAX_POINTS];
-    int count;          /* of points; 0 gives the factor 1 */
+    int count;          /* of points; with 0 the factor is 1 */
     int64_t first_step; /* the group is active in steps [first_step, end_step) */
     int64_t end_step;
 } Schedule;
 
-/* Refuses points that are not finite or not in order. */
+/* Fails if points are not finite or not in order. */
 Status train_schedule_check(const Schedule *schedule);
 
-/* The rate of a step, computed in double precision. */
+/* The learning rate of a step, computed in double precision. */
 double train_schedule_rate(const Schedule *schedule, int64_t step);
 
 /* When Muon scales its weights to their norm before the update. */
 typedef enum ScheduleProject {
     SCHEDULE_PROJECT_NEVER = 0,
     SCHEDULE_PROJECT_ALWAYS = 1,
-    SCHEDULE_PROJECT_THINNING = 2 /* in step k, counted from 1, iff k - last >= 2 + int(15 k / steps) */
+    SCHEDULE_PROJECT_THINNING = 2 /* in step k, counted from 1, iff k - last such step >= 2 + int(15 k / steps) */
 } ScheduleProject;
 
 /* "never", "always", "thinning"; NULL if there is no such number. */

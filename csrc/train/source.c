@@ -30,7 +30,7 @@ static Status check_step_batch(int count, int batch) {
     FAIL(STATUS_ARGUMENT, "the loader gave %d images where a step takes %d", count, batch);
 }
 
-/* The batch is uploaded while earlier steps go on. */
+/* The batch is uploaded while earlier steps run. */
 static Status next_of_feed(void *context, StepBatch *out) {
     TrainSource next = *(const TrainSource *)context;
     const TrainerConfig *config = &next.r->trainer->config;
@@ -76,7 +76,7 @@ Status train_source_open_host(TrainRunner *r, Loader *loader, float *losses, Tra
 
 /* ---- on a stream ---- */
 
-/* Without positions the batches are used in their own order. */
+/* Without positions, each batch is used in its own order. */
 static Status upload_order(TrainRunner *r, const int32_t *positions, int64_t images) {
     int batch = r->trainer->config.batch;
     for (int64_t i = 0; i < images; i++) r->host_order[i] = positions == NULL ? (int32_t)(i % batch) : positions[i];

@@ -1,9 +1,9 @@
-/* The sequence of a step, and of many; averaging, which comes after steps. */
+/* The sequence of one step, and of many; averaging after steps. */
 #include "train/step.h"
 
 #define CHECK_EVERY 8
 
-_Static_assert(STEP_MANY % CHECK_EVERY == 0, "what comes between steps comes between graphs");
+_Static_assert(STEP_MANY % CHECK_EVERY == 0, "work between steps must fall between graphs");
 
 Status train_step_save_statistics(Trainer *trainer) {
     return trainer_copy(trainer, trainer->backup, nn_model_statistic_data(trainer->model),
@@ -29,7 +29,7 @@ static Status pull_average(Trainer *trainer, float keep) {
     return train_step_save_statistics(trainer);
 }
 
-/* When trainer->step of the steps are done. */
+/* Averages if that is due after trainer->step steps. */
 static Status average_when_due(Trainer *trainer) {
     const TrainerConfig *config = &trainer->config;
     if (trainer->slow == NULL) return STATUS_OK;
@@ -78,7 +78,7 @@ static Status put_parts(Trainer *trainer, int number, const StepBatch *batch, bo
     }
     Status status = nn_plan_step(plan, &images, batch->labels, batch->count, &options);
     ErrorRecord cause = *error_record();
-    Status counted = way->count(trainer, plan); /* also what a part of a step has added */
+    Status counted = way->count(trainer, plan); /* even of a step that failed halfway: the totals must be cleared */
     if (status != STATUS_OK) return error_adopt(&cause);
     TRY(counted);
     if (exchange) TRY(exchange_gradients(trainer, phase->first_block));
@@ -101,7 +101,7 @@ static int phase_at(const Trainer *trainer, int64_t step) {
     return (int)(trainer_phase(trainer, step) - trainer->config.phases);
 }
 
-/* Steps of the one graph that begins after `done` steps of a run. */
+/* The number of steps that are launched at once after `done` steps of a run. */
 static int steps_at_once(const Trainer *trainer, const StepGraphs *graphs, int done, int steps) {
     int phase = phase_at(trainer, trainer->step);
     bool many = graphs != NULL && graphs[phase].many != NULL && done % STEP_MANY == 0 && steps - done >= STEP_MANY;
@@ -144,7 +144,7 @@ Status train_steps_run(Trainer *trainer, const StepSource *source, const StepGra
     Status status = put_steps(trainer, source, graphs, steps, done);
     ErrorRecord cause = *error_record();
     Status finished = trainer->way->finish(trainer, first, *done, out, losses);
-    if (finished != STATUS_OK) { /* the device or a rank is lost: nobody knows how far the steps came */
+    if (finished != STATUS_OK) { /* the device or a rank is lost: it is unknown how many steps were done */
         trainer->step = first;
         *done = 0;
     }

@@ -1,10 +1,10 @@
-/* What closes a step, in one small launch, and the sum over a test's views.
+/* The end of a step, in one small launch, and the sum over an evaluation's views.
  *
  * train_close_step_kernel is one block of 1,024 threads. Thread t copies elements t, t + 1,024, ... of the running
  * statistics (elems, float32) to the backup or back, and of the losses (batch, float32) to their place among those of
- * the run (steps x batch, float32); thread 0 then writes the step's entry of `skipped` (steps, uint32) and moves the
- * clock on. train_add_view_kernel gives each of its threads elements of the logits and of their sums, both (images,
- * classes), float32, a grid's size apart. */
+ * the run (steps x batch, float32); thread 0 then writes the step's entry of `skipped` (steps, uint32) and advances the
+ * clock. train_add_view_kernel loops over the logits and their sums, both (images, classes), float32, each thread in
+ * strides of the grid's size. */
 #include "device/kernel.cuh"
 
 extern "C" {
@@ -14,7 +14,7 @@ extern "C" {
 #define CLOSING_BLOCK 1024
 #define VIEW_BLOCK 256
 
-/* One block: everyone reads flag and clock before one thread changes them. */
+/* One block, so that all threads read the flag and the clock before one thread changes them. */
 static __global__ void train_close_step_kernel(TrainStepClosing c) {
     grid_begin();
     const uint32_t skip = *c.flag;

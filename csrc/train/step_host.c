@@ -1,4 +1,4 @@
-/* A step in host memory: done when it returns, and its record written. */
+/* A step in host memory: when it returns, it is done and its record is written. */
 #include <math.h>
 
 #include "augment/shrink.h"

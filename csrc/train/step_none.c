@@ -1,7 +1,7 @@
-/* The twin of step.cu in a build without CUDA. */
+/* Stands in for step.cu in a build without CUDA. */
 #include "train/step_kernels.h"
 
-static Status steps_absent(void) { FAIL(STATUS_NOT_BUILT, "this build has no CUDA: nothing can be trained on a GPU"); }
+static Status steps_absent(void) { FAIL(STATUS_NOT_BUILT, "this build has no CUDA: it cannot train on a GPU"); }
 
 Status train_step_close(const TrainStepClosing *closing, DeviceStream *stream) {
     (void)closing, (void)stream;

@@ -1,4 +1,4 @@
-/* A step on a stream. Owns the device memory that its kernels read and write beside the model's. */
+/* A step on a stream. Owns the device memory that its kernels use in addition to the model's. */
 #include "train/step_stream.h"
 
 #include <string.h>
@@ -7,13 +7,13 @@
 #include "base/memory.h"
 #include "train/step_kernels.h"
 
-/* Steps between two looks at how far the device is, at least; twice as many may be under way. */
+/* The least number of steps between two checks of the device's progress; up to twice as many may be in flight. */
 #define STEPS_UNSEEN 32
-#define STEPS_UNSEEN_OF_RANKS 2 /* of recorded steps with exchanges; of others 1 */
+#define STEPS_UNSEEN_OF_RANKS 2 /* for recorded steps with exchanges; 1 if they are not recorded */
 
 /* ---- memory ---- */
 
-/* The rates of all steps, and in which phases each group may be active. */
+/* Uploads the rates of all steps, and finds in which phases each group may be active. */
 static Status load_rates(const Trainer *trainer, StepStream *s) {
     Status status = STATUS_OK;
     const TrainerConfig *config = &trainer->config;
@@ -141,9 +141,9 @@ static Status stream_begin(Trainer *trainer, const StepSource *source, int steps
     return train_stream_set(trainer, source, steps, false);
 }
 
-/* Keeps the device at most twice STEPS_UNSEEN steps behind, so that an interruption is noticed. Ranks keep it closer:
- * where the device waits for a lost rank, its queue must never be so full that a launch waits, too, since that wait
- * would have no deadline. */
+/* Keeps the host at most twice STEPS_UNSEEN steps ahead of the device, so that an interruption is noticed. With several
+ * ranks it is kept closer: while the device waits for a lost rank, its queue must never be so full that a launch
+ * blocks, too, since that wait would have no deadline. */
 static Status stream_throttle(Trainer *trainer, int steps, bool recorded) {
     StepStream *s = trainer->on_stream;
     s->unmarked += steps;

@@ -1,4 +1,4 @@
-/* The trainer, and the test on batches in host memory. Owns the plans, the optimizer, the averages, and a copy of the
+/* The trainer, and evaluation on batches in host memory. Owns the plans, the optimizer, the averages, and a copy of the
  * running statistics from before the step, in case the step must be undone. */
 #include <string.h>
 
@@ -36,7 +36,7 @@ Status trainer_copy(const Trainer *trainer, float *to, const float *from, size_t
 
 static Status check_phases(const TrainerConfig *config) {
     if (config->phase_count < 1 || config->phase_count > TRAINER_MAX_PHASES || config->phases[0].first_step != 0) {
-        FAIL(STATUS_ARGUMENT, "a training has 1 to %d phases, the first from step 0 on", TRAINER_MAX_PHASES);
+        FAIL(STATUS_ARGUMENT, "a training run has 1 to %d phases, the first from step 0 on", TRAINER_MAX_PHASES);
     }
     for (int i = 0; i < config->phase_count; i++) {
         const TrainerPhase *p = &config->phases[i];
@@ -83,14 +83,14 @@ static Status find_group(const TrainerConfig *config, const NnLayer *layer, int 
         bool member = (group->kinds & (1u << layer->kind)) != 0 && layer->block >= group->first_block &&
                       layer->block < group->end_block;
         if (!member) continue;
-        if (*out >= 0) FAIL(STATUS_ARGUMENT, "layer %s belongs to the groups %d and %d", layer->name, *out, g);
+        if (*out >= 0) FAIL(STATUS_ARGUMENT, "layer %s belongs to both group %d and group %d", layer->name, *out, g);
         *out = g;
     }
-    if (*out < 0) FAIL(STATUS_ARGUMENT, "layer %s belongs to no group of the optimizer", layer->name);
+    if (*out < 0) FAIL(STATUS_ARGUMENT, "layer %s does not belong to any group of the optimizer", layer->name);
     return STATUS_OK;
 }
 
-/* The trained layers in the buffer's order, as the optimizer wants them. */
+/* Creates the optimizer of the trained layers, in the flat buffer's order. */
 static Status create_optimizer(Trainer *trainer) {
     Status status = STATUS_OK;
     OptimTensor *tensors = NULL;
@@ -212,7 +212,7 @@ size_t trainer_classes(const Trainer *trainer) {
     return (size_t)desc->nodes[desc->count - 1].out_channels;
 }
 
-/* On a GPU, where the plans for training stay, one of them serves if it is large enough. */
+/* On a GPU, where training plans are kept, one of them is reused if it is large enough. */
 Status trainer_evaluation_plan(Trainer *trainer, NnPlan **out) {
     const TrainerConfig *config = &trainer->config;
     bool shared = false;
@@ -254,7 +254,8 @@ Status trainer_evaluate(Trainer *trainer, const NnImages *images, int count, con
     size_t classes = trainer_classes(trainer), room = (size_t)trainer->config.test_batch * classes;
     NnPlan *plan;
     if (count < 0 || view_count < 1) {
-        FAIL(STATUS_ARGUMENT, "a test takes 0 or more images and at least one view, not %d and %d", count, view_count);
+        FAIL(STATUS_ARGUMENT, "an evaluation takes 0 or more images and at least one view, not %d and %d", count,
+             view_count);
     }
     TRY(trainer_evaluation_plan(trainer, &plan));
     if (trainer->view_logits == NULL) TRY(memory_alloc(room, sizeof(float), &trainer->view_logits));
@@ -292,7 +293,7 @@ float *trainer_buffer(Trainer *trainer, TrainerBuffer which, size_t *elems) {
     return which == TRAINER_SLOW_PARAMETERS ? trainer->slow : trainer->slow + parameters;
 }
 
-/* Only the hash itself comes back from the GPU. */
+/* Only the hash itself is copied back from the GPU. */
 static Status hash_on_device(Trainer *trainer, const float *momentum, size_t momenta, uint64_t *out) {
     size_t parameters = nn_model_parameter_elems(trainer->model);
     if (trainer->hash == NULL) TRY(device_alloc(sizeof *trainer->hash, &trainer->hash));

@@ -1,8 +1,8 @@
-/* What a training consists of besides the model: plans, optimizer, schedules, averages; and the test. Its steps are
- * taken by a runner (runner.h).
+/* A training run except for its model: plans, optimizer, schedules, averages; and evaluation. A runner (runner.h) takes
+ * its steps.
  *
- * A trainer owns plans and optimizer; the model is borrowed. Everything that a resumed run needs besides the model's
- * parameters and statistics stands in the buffers of trainer_buffer and in the step number. */
+ * A trainer owns its plans and optimizer; the model is borrowed. Everything that a resumed run needs besides the
+ * model's parameters and statistics is in the buffers of trainer_buffer and the step number. */
 #ifndef CGXFFCV_TRAIN_TRAINER_H
 #define CGXFFCV_TRAIN_TRAINER_H
 
@@ -27,7 +27,7 @@ typedef struct TrainerGroup {
     int first_block, end_block;
 } TrainerGroup;
 
-/* From a step on: images of side x side pixels, the blocks below first_block frozen. */
+/* From first_step on: images of side x side pixels, with the blocks below first_block frozen. */
 typedef struct TrainerPhase {
     int64_t first_step;
     int side;
@@ -37,22 +37,22 @@ typedef struct TrainerPhase {
 typedef struct TrainerConfig {
     TrainerGroup groups[TRAINER_MAX_GROUPS];
     int group_count;
-    TrainerPhase phases[TRAINER_MAX_PHASES]; /* the first begins with step 0; in order */
+    TrainerPhase phases[TRAINER_MAX_PHASES]; /* in order; the first begins with step 0 */
     int phase_count;
     int64_t steps;
-    int side;       /* of the images that come in; phases may shrink them */
-    int batch;      /* images of a step */
-    int test_batch; /* the largest of trainer_evaluate */
+    int side;       /* of the incoming images; phases may shrink them */
+    int batch;      /* images per step */
+    int test_batch; /* the largest batch of an evaluation */
     double label_smoothing;
     LossReduction reduction;
     ScheduleProject project;
-    /* Averaging: after each `lookahead_every` steps slow = d slow + (1 - d) p, p = slow, over parameters and running
+    /* Averaging: after every `lookahead_every` steps slow = d slow + (1 - d) p, p = slow, for parameters and running
      * statistics, d = lookahead_base (steps done / steps)^3; after the last step p = slow. 0: none. */
     int lookahead_every;
     double lookahead_base;
     Allreduce *allreduce; /* of the gradients (train/gradients.h); borrowed until trainer_destroy; NULL: one rank */
-    /* Called now and then during a step; a failure (an interruption, say) ends the step, which then has not happened:
-     * the trainer stands where it did. NULL: none. */
+    /* Called now and then during a step; a failure (an interruption, say) abandons the step and leaves the trainer as
+     * it was before it. NULL: none. */
     Status (*check)(void *context);
     void *check_context;
 } TrainerConfig;
@@ -64,7 +64,7 @@ Status trainer_create(const TrainerConfig *config, NnModel *model, Trainer **out
 /* NULL does nothing. */
 void trainer_destroy(Trainer *trainer);
 
-/* The step number rises also when the update is left out; a step that fails has changed nothing. */
+/* The result of one step. A skipped step also counts as a step; a step that fails has changed nothing. */
 typedef struct TrainerStep {
     int64_t step; /* the number of this step */
     double loss;  /* sum over this rank's images */
@@ -88,7 +88,7 @@ int64_t trainer_steps_done(const Trainer *trainer);
 /* For a resumed run, before the next step. */
 Status trainer_set_step(Trainer *trainer, int64_t step);
 
-/* What a step does to a group (rates are rounded to float32 once). */
+/* The rate of a group in a step (rounded to float32 once). */
 OptimRate trainer_rate(const Trainer *trainer, int group, int64_t step);
 const TrainerPhase *trainer_phase(const Trainer *trainer, int64_t step);
 
@@ -99,18 +99,19 @@ typedef enum TrainerBuffer {
     TRAINER_BUFFERS
 } TrainerBuffer;
 
-/* Borrowed until trainer_destroy; memory of the model's backend, for nn_model_read and nn_model_write between steps. */
+/* Borrowed until trainer_destroy; in memory of the model's backend, for nn_model_read and nn_model_write between steps.
+ */
 float *trainer_buffer(Trainer *trainer, TrainerBuffer which, size_t *elems);
 
-/* A hash of parameters and momenta, equal on ranks that are equal: XXH64 on the CPU, on a GPU the sum of
- * train/fingerprint.h, made there. */
+/* A hash of the parameters and momentum buffers, to compare ranks: XXH64 on the CPU; on a GPU the sum of
+ * train/fingerprint.h, computed there. */
 Status trainer_hash(Trainer *trainer, uint64_t *out);
 
-/* The plans made so far that are still there, the i-th and the side of its images; NULL behind the last. Borrowed until
- * the next step or test. */
+/* The index-th of the plans that exist, and the side of its images; NULL past the last. Borrowed until the next step or
+ * evaluation. */
 const NnPlan *trainer_plan_at(const Trainer *trainer, int index, int *side);
 
-/* Floating-point operations of one optimizer step's matrix products. */
+/* The number of floating-point operations in one optimizer step's matrix products. */
 double trainer_optimizer_flops(const Trainer *trainer);
 
 #endif

@@ -20,11 +20,11 @@ struct Trainer {
     const StepWay *way;
     Optim *optim;          /* owned */
     StepStream *on_stream; /* owned; NULL on the CPU */
-    /* For training at each resolution: on a GPU all that were needed so far, for graphs hold their memory; on the CPU
-     * the current one. */
+    /* For training at each resolution: on a GPU all that were needed so far, since graphs use their memory; on the CPU
+     * only the current one. */
     SidePlan plans[TRAINER_MAX_PHASES];
     int plan_count;
-    NnPlan *evaluation;    /* owned unless it is one of the above; made by the first test */
+    NnPlan *evaluation;    /* owned unless it is one of the above; made by the first evaluation */
     bool evaluation_owned; /* whether it is owned */
     float *shrunk;         /* owned, host: the batch at a lower resolution */
     size_t shrunk_room;    /* elements */
@@ -34,8 +34,8 @@ struct Trainer {
     uint64_t *hash;        /* owned, device memory; NULL on the CPU and before the first hash */
     uint64_t *host_hash;   /* owned, page-locked; likewise */
     int64_t step;          /* steps done */
-    TrainerStep *record;   /* on the CPU, borrowed during a run: what becomes of the step under way */
-    bool taken;            /* a runner works with it */
+    TrainerStep *record;   /* on the CPU, borrowed during a run: receives the current step's results */
+    bool taken;            /* a runner uses it */
 };
 
 /* Zeroed memory of the model's backend, and copies within it (on the model's stream). */
@@ -43,12 +43,12 @@ Status trainer_alloc(const Trainer *trainer, size_t elems, float **out);
 void trainer_free(const Trainer *trainer, float *memory);
 Status trainer_copy(const Trainer *trainer, float *to, const float *from, size_t elems);
 
-/* The plan for training at a resolution, and the one for tests; borrowed, on a GPU until trainer_destroy. */
+/* The plan for training at a resolution, and the one for evaluation; borrowed, on a GPU until trainer_destroy. */
 Status trainer_plan(Trainer *trainer, int side, NnPlan **out);
 Status trainer_evaluation_plan(Trainer *trainer, NnPlan **out);
 
-/* For what the stream (NULL: the CPU, where nothing is to be waited for) holds, or held when the event was recorded
- * (NULL: none), exchanges included. */
+/* Waits for all work on the stream or, with `event` not NULL, for the work before the event, exchanges included. Does
+ * nothing on the CPU (`stream` NULL). */
 Status trainer_wait(const Trainer *trainer, DeviceStream *stream, DeviceEvent *event);
 
 size_t trainer_classes(const Trainer *trainer);

@@ -1,4 +1,4 @@
-/* The whitening's filters from a set in device memory. */
+/* The whitening filters of a set in device memory. */
 #include "augment/moments.h"
 #include "base/clock.h"
 #include "nn/whiten.h"
@@ -20,7 +20,7 @@ static void normalise_moments(const TrainRunner *r, const double *sums, double p
     }
 }
 
-/* Memory for the moments, and a first measurement, before the clock runs. */
+/* Allocates memory for the moments and measures once as a warm-up, before the clock starts. */
 static Status prepare_moments(TrainRunner *r, const GatherSet *set) {
     const size_t bytes = (size_t)AUGMENT_MOMENT_PARTS * AUGMENT_MOMENTS * sizeof(uint64_t);
     int used;
@@ -44,7 +44,7 @@ static Status measure_moments(TrainRunner *r, const GatherSet *set, int64_t coun
     return STATUS_OK;
 }
 
-/* The frozen layer; its filters are (row, column, channel), those of whiten.h (channel, row, column). */
+/* Finds the frozen layer; its filters are (row, column, channel), those of whiten.h (channel, row, column). */
 static Status find_frozen(const TrainRunner *r, const NnLayer **out) {
     int count;
     const NnLayer *layers = nn_model_layers(r->model, &count);

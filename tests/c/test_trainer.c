@@ -463,12 +463,12 @@ static void test_refusals(void) {
     TrainerConfig config = config_of();
     config.group_count = 1;
     CHECK(trainer_create(&config, &model, &trainer) == STATUS_ARGUMENT);
-    CHECK(strstr(error_record()->message, "conv.weight belongs to no group") != NULL);
+    CHECK(strstr(error_record()->message, "conv.weight does not belong to any group") != NULL);
     config = config_of();
     config.groups[1].kinds |= 1u << LAYER_LINEAR;
     config.groups[1].end_block = 2;
     CHECK(trainer_create(&config, &model, &trainer) == STATUS_ARGUMENT);
-    CHECK(strstr(error_record()->message, "belongs to the groups 0 and 1") != NULL);
+    CHECK(strstr(error_record()->message, "belongs to both group 0 and group 1") != NULL);
     config.phases[0].first_block = 1;
     CHECK(trainer_create(&config, &model, &trainer) == STATUS_ARGUMENT);
     CHECK(strstr(error_record()->message, "below and above block 1") != NULL);

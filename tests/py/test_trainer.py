@@ -337,9 +337,9 @@ def test_what_the_core_takes_no_batches_of(files):
             lambda: core.look(np.zeros(50, np.int32), 0),
             lambda: core.seconds(),
         ):
-            with pytest.raises(ValueError, match="data sets lie in a GPU's memory, and this trainer is on the CPU"):
+            with pytest.raises(ValueError, match="data sets are kept in GPU memory, and this trainer is on the CPU"):
                 call()
-        with pytest.raises(ValueError, match="has a Runner already"):
+        with pytest.raises(ValueError, match="already has a Runner"):
             _cgxffcv.Runner(trainer._core, (), 0, False)
         for batch, chosen, match in (
             (50, pipelines | {"label": None}, "gives uint8 images of 32 x 32 x 3 and int64 labels, and nothing else"),
