@@ -1,7 +1,7 @@
-/* JPEG through libjpeg-turbo's libjpeg, but for the entropy decoding of sequential streams, which takes most of the
- * time: that is done here, and left to the library where the stream has a fault. The library leaves by longjmp, from
- * its error and its warning handler; what is below a call of it here owns nothing. Each handle owns one instance and a
- * buffer. */
+/* JPEG through libjpeg-turbo's libjpeg, except for the entropy decoding of sequential streams, which takes most of the
+ * time: that is done here, and left to the library if the stream has a fault. Errors and warnings leave the library by
+ * longjmp, so functions between setjmp and a library call own nothing. Each handle owns one instance of the library and
+ * its buffers. */
 #include "image/jpeg.h"
 
 #include <limits.h>
@@ -16,31 +16,31 @@
 
 #define CHANNELS 3
 #define MAX_SCANS 500     /* a small image of thousands of scans would take minutes */
-#define STRIP_ROWS 16     /* that are given at a time: the rows of a row of blocks */
-#define MARGIN 4          /* columns beside a region that its edge pixels depend on: one chroma sample, however wide */
-#define EDGE 64           /* pixels: more than the largest group of blocks */
+#define STRIP_ROWS 16     /* rows passed on at a time: those of one row of blocks */
+#define MARGIN 4          /* columns next to a region that its edge pixels depend on: the widest chroma sample */
+#define EDGE 64           /* pixels: more than the largest MCU */
 #define HEADER_BYTES 2048 /* more than an encoder's markers */
-#define NUM_STANDARD 2    /* Huffman tables of a kind that T.81, annex K.3, has: of luminance, of chrominance */
+#define NUM_STANDARD 2    /* standard Huffman tables of each kind in T.81, annex K.3: luminance, chrominance */
 
 typedef struct Failure {
-    struct jpeg_error_mgr manager; /* first: the library hands on its address */
+    struct jpeg_error_mgr manager; /* first: the library passes its address */
     jmp_buf back;
     char message[JMSG_LENGTH_MAX];
 } Failure;
 
-/* The beginning of the library's own declaration, the same in all of its versions. */
+/* The beginning of the library's own declaration, which is the same in all of its versions. */
 struct jpeg_entropy_decoder {
     void (*start_pass)(j_decompress_ptr library);
     boolean (*decode_mcu)(j_decompress_ptr library, JBLOCKROW *blocks);
 };
 
-/* What decodes the one scan of a sequential stream in place of the library's decoder. */
+/* Decodes the only scan of a sequential stream in place of the library's decoder. */
 typedef struct Entropy {
     JpegHuffmanTable dc[NUM_HUFF_TBLS], ac[NUM_HUFF_TBLS];
     JpegHuffmanReader reader;
-    const uint8_t *marker, *end; /* borrowed: what ends the interval, and all that there is room for */
+    const uint8_t *marker, *end; /* borrowed: what ends the interval, and the end of the data that there is room for */
     int32_t predictions[MAX_COMPS_IN_SCAN];
-    uint64_t left;       /* groups of blocks until the scan's end ... */
+    uint64_t left;       /* MCUs until the scan's end ... */
     uint32_t to_restart; /* ... and until the next restart marker, which is number `restart` */
     unsigned restart;
 } Entropy;
@@ -51,11 +51,11 @@ struct JpegDecoder {
     Failure failure;
     Entropy entropy;
     JHUFF_TBL standard[2][NUM_STANDARD]; /* of DC, of AC */
-    bool by_library;                     /* entropy decoding */
+    bool by_library;                     /* the library does the entropy decoding */
     uint8_t *interval;                   /* owned: data between two markers, for `entropy` */
-    uint8_t *strip;                      /* owned: rows on their way */
+    uint8_t *strip;                      /* owned: decoded rows to pass on */
     size_t interval_bytes, strip_bytes;
-    uint32_t given; /* rows of the region that have gone on their way */
+    uint32_t given; /* rows of the region that have been passed on */
 };
 
 struct JpegEncoder {
@@ -74,7 +74,7 @@ static void leave(j_common_ptr library) {
     longjmp(failure->back, 1);
 }
 
-/* Below 0 are warnings: the data are corrupt. */
+/* Levels below 0 are warnings: the data is corrupt. */
 static void hear(j_common_ptr library, int level) {
     if (level < 0) leave(library);
 }
@@ -103,28 +103,28 @@ static void begin_interval(JpegDecoder *decoder, const uint8_t *at) {
     memset(entropy->predictions, 0, sizeof entropy->predictions);
 }
 
-/* The restart marker that must come now. */
+/* Expects a restart marker, and begins the interval after it. */
 static void go_past_restart(JpegDecoder *decoder) {
     Entropy *entropy = &decoder->entropy;
     const uint8_t *marker = entropy->marker;
     if (!jpeg_huffman_ends(&entropy->reader) || entropy->end - marker < 2 ||
         marker[1] != JPEG_RST0 + entropy->restart) {
-        leave_saying(&decoder->failure, "a restart marker is not where it belongs");
+        leave_saying(&decoder->failure, "a restart marker is misplaced");
     }
     entropy->restart = (entropy->restart + 1) % 8;
     begin_interval(decoder, marker + 2);
 }
 
-/* The library goes on behind the scan. */
+/* Lets the library continue after the scan. */
 static void hand_back(JpegDecoder *decoder) {
     const Entropy *entropy = &decoder->entropy;
-    if (!jpeg_huffman_ends(&entropy->reader)) leave_saying(&decoder->failure, "more data than the scan takes");
+    if (!jpeg_huffman_ends(&entropy->reader)) leave_saying(&decoder->failure, "more data than the scan needs");
     struct jpeg_source_mgr *source = decoder->library.src;
     source->bytes_in_buffer -= (size_t)(entropy->marker - source->next_input_byte);
     source->next_input_byte = entropy->marker;
 }
 
-/* In the library's place: decodes a group of blocks, or, without `blocks`, goes past it. */
+/* In place of the library's function: decodes an MCU, or skips it if `blocks` is NULL. */
 static boolean decode_group(j_decompress_ptr library, JBLOCKROW *blocks) {
     JpegDecoder *decoder = library->client_data;
     Entropy *entropy = &decoder->entropy;
@@ -145,7 +145,7 @@ static boolean decode_group(j_decompress_ptr library, JBLOCKROW *blocks) {
     return TRUE;
 }
 
-/* Behind jpeg_start_decompress, which has checked the tables. */
+/* Called after jpeg_start_decompress, which has checked the tables. */
 static void take_over_entropy(JpegDecoder *decoder) {
     j_decompress_ptr library = &decoder->library;
     Entropy *entropy = &decoder->entropy;
@@ -180,7 +180,7 @@ static bool fill_standard_tables(JpegDecoder *decoder, struct jpeg_compress_stru
     return true;
 }
 
-/* An encoder has them by itself. */
+/* Takes the standard tables from an encoder, which creates them. */
 static bool take_standard_tables(JpegDecoder *decoder) {
     struct jpeg_compress_struct encoder = {.err = failure_init(&decoder->failure)};
     const bool filled = fill_standard_tables(decoder, &encoder);
@@ -188,9 +188,9 @@ static bool take_standard_tables(JpegDecoder *decoder) {
     return filled;
 }
 
-/* The library keeps tables from stream to stream, so that one without its own would be decoded with those of whatever
- * came before it. Here every stream begins with the standard Huffman tables, which frames of Motion JPEG rely on, with
- * no other ones, and with quantization tables of zeros, which mean that there are none. */
+/* The library keeps tables from stream to stream, so that a stream without its own would be decoded with those of the
+ * previous one. Here every stream begins with the standard Huffman tables, which frames of Motion JPEG rely on, no
+ * others, and quantization tables of zeros, which mean that there are none. */
 static void renew_tables(JpegDecoder *decoder) {
     j_decompress_ptr library = &decoder->library;
     for (int i = 0; i < NUM_QUANT_TBLS; i++) {
@@ -210,7 +210,7 @@ static void renew_tables(JpegDecoder *decoder) {
     }
 }
 
-/* Behind jpeg_start_decompress, when the components that have data have their tables. */
+/* Called after jpeg_start_decompress, when all components with data have their tables. */
 static void check_quantization(JpegDecoder *decoder) {
     static const JQUANT_TBL none;
     j_decompress_ptr library = &decoder->library;
@@ -265,7 +265,7 @@ size_t jpeg_decoder_bytes(const JpegDecoder *decoder) {
 
 void jpeg_decoder_leave_to_library(JpegDecoder *decoder) { decoder->by_library = true; }
 
-/* What is decoded: all of it into `rgb`, or a region to `take`. */
+/* What to decode: the whole image into `rgb`, or a region passed to `take`. */
 typedef struct Job {
     const void *data;
     size_t size;
@@ -289,7 +289,7 @@ static void decoder_start(JpegDecoder *decoder, const Job *job) {
     jpeg_start_decompress(library);
     if (library->output_width != jpeg_shrunk(wish->width, wish->shrink) ||
         library->output_height != jpeg_shrunk(wish->height, wish->shrink)) {
-        leave_saying(&decoder->failure, "its header changes");
+        leave_saying(&decoder->failure, "its header changed while it was being read");
     }
     check_quantization(decoder);
     take_over_entropy(decoder);
@@ -306,8 +306,8 @@ static void read_rows(struct jpeg_decompress_struct *library, uint8_t *rgb, size
     }
 }
 
-/* Has the library make the region's columns only, with a margin; the first column that it makes. Of images in several
- * scans it makes all, since what it smoothes of those looks farther. */
+/* Has the library produce only the region's columns, with a margin; returns the first column that it produces. For
+ * images in several scans it produces all, since its block smoothing depends on pixels farther away. */
 static uint32_t crop_columns(struct jpeg_decompress_struct *library, const JpegRegion *region) {
     const uint32_t end = region->x + region->width, width = library->output_width;
     JDIMENSION first = region->x > MARGIN ? region->x - MARGIN : 0;
@@ -344,13 +344,13 @@ static bool decodes(JpegDecoder *decoder, const Job *job) {
     else
         read_region(decoder, job);
     if (library->output_scanline == library->output_height)
-        jpeg_finish_decompress(library); /* also looks for the end marker */
+        jpeg_finish_decompress(library); /* also checks for the end marker */
     else
         jpeg_abort_decompress(library);
     return true;
 }
 
-/* The data of a scan that may come: a coefficient, of blocks that reach beyond the edges, takes less than 4 bytes. */
+/* The most bytes that a scan can need: less than 4 for each coefficient, including blocks that overlap the edges. */
 static size_t most_bytes(const Job *job) {
     const uint64_t pixels = ((uint64_t)job->wish->width + EDGE) * ((uint64_t)job->wish->height + EDGE);
     const uint64_t bytes = pixels * CHANNELS * 4;
@@ -369,7 +369,7 @@ static Status decoder_run(JpegDecoder *decoder, const Job *job) {
     TRY(memory_reserve(&decoder->interval, &decoder->interval_bytes, most_bytes(job) + JPEG_HUFFMAN_BEYOND, 1));
     decoder->given = 0;
     if (decodes(decoder, job)) return STATUS_OK;
-    if (!decoder->by_library) { /* whose word is the last on streams with faults */
+    if (!decoder->by_library) { /* the library has the last word on streams with faults */
         decoder->by_library = true;
         const bool sound = decodes(decoder, job);
         decoder->by_library = false;
@@ -399,7 +399,7 @@ Status jpeg_decode_region(JpegDecoder *decoder, const void *data, size_t size, c
         FAIL(STATUS_ARGUMENT, "a region of %u x %u pixels at (%u, %u) is not within %u x %u", region->width,
              region->height, region->x, region->y, width, height);
     }
-    /* The library looks for the end only behind the last row. */
+    /* The library looks for the end only after the last row. */
     if (!jpeg_has_end(data, size)) FAIL(STATUS_FORMAT, "corrupt JPEG data: it has no end marker");
     TRY(memory_reserve(&decoder->strip, &decoder->strip_bytes, STRIP_ROWS * (size_t)width * CHANNELS, 1));
     return decoder_run(decoder, &(Job){.data = data, .size = size, .wish = wish, .take = take, .context = context});
@@ -410,7 +410,7 @@ Status jpeg_decode_region(JpegDecoder *decoder, const void *data, size_t size, c
 static void begin_target(j_compress_ptr library) { (void)library; }
 
 static boolean overflow_target(j_compress_ptr library) {
-    leave_saying((Failure *)library->err, "the data are larger than JPEG's can be");
+    leave_saying((Failure *)library->err, "the encoded data is larger than any JPEG of this size");
     return FALSE;
 }
 
@@ -443,7 +443,7 @@ void jpeg_encoder_destroy(JpegEncoder *encoder) {
     memory_free(encoder);
 }
 
-/* Of 4:2:0 the library's first component has two samples each way for one of the others: its default. */
+/* 4:2:0 (the first component has twice the samples of the others in each direction) is the library's default. */
 static bool encodes(JpegEncoder *encoder, const uint8_t *rgb, size_t stride, int quality) {
     struct jpeg_compress_struct *library = &encoder->library;
     if (setjmp(encoder->failure.back) != 0) {
@@ -472,7 +472,7 @@ Status jpeg_encode(JpegEncoder *encoder, const uint8_t *rgb, size_t stride, uint
         FAIL(STATUS_ARGUMENT, "an image of %u x %u pixels cannot be a JPEG; sides are 1 to %d", width, height,
              JPEG_MAX_SIDE);
     }
-    TRY(jpeg_check_pixels(width, height)); /* what is written here is to be read here, too */
+    TRY(jpeg_check_pixels(width, height)); /* what is written here must be readable here, too */
     if (quality < 1 || quality > 100) FAIL(STATUS_ARGUMENT, "JPEG quality %d is not in 1..100", quality);
     if (stride < (size_t)width * CHANNELS || stride > INT_MAX) {
         FAIL(STATUS_ARGUMENT, "rows of %u pixels do not fit a stride of %zu bytes", width, stride);

@@ -1,5 +1,5 @@
-/* The markers of a JPEG stream up to its frame header, from ITU-T T.81 annex B, and the limit of pixels; no library
- * needed. */
+/* The markers of a JPEG stream up to its frame header, from ITU-T T.81 annex B, and the pixel limit; needs no
+ * library. */
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -16,14 +16,14 @@
 #define MARKER_SOF2 0xC2 /* progressive */
 #define MARKER_DHT 0xC4
 #define MARKER_JPG 0xC8
-#define MARKER_SOF9 0xC9 /* from here on with arithmetic coding, which not every build of libjpeg-turbo knows */
+#define MARKER_SOF9 0xC9 /* from here on with arithmetic coding, which not every build of libjpeg-turbo supports */
 #define MARKER_DAC 0xCC
 #define MARKER_SOF15 0xCF
-#define DECODERS_SCANS 500 /* libjpeg-turbo itself refuses more */
+#define DECODERS_SCANS 500 /* the decoder refuses more (MAX_SCANS in jpeg.c) */
 #define FRAME_BYTES 8      /* length, precision, height, width, components */
 
 static _Atomic uint64_t max_pixels = JPEG_DEFAULT_PIXELS;
-static char not_a_number[64]; /* what the variable says in place of one */
+static char not_a_number[64]; /* the variable's value, if it is not a number */
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 static void read_variable(void) {
@@ -42,7 +42,7 @@ static void read_variable(void) {
 Status jpeg_limit_get(uint64_t *pixels) {
     pthread_once(&once, read_variable);
     if (not_a_number[0] != '\0') {
-        FAIL(STATUS_ARGUMENT, "%s is '%s'; a whole number of pixels was expected (0: no limit)", JPEG_LIMIT_VARIABLE,
+        FAIL(STATUS_ARGUMENT, "%s is '%s'; expected a whole number of pixels (0: no limit)", JPEG_LIMIT_VARIABLE,
              not_a_number);
     }
     *pixels = atomic_load(&max_pixels);
@@ -60,7 +60,7 @@ Status jpeg_check_pixels(uint64_t width, uint64_t height) {
     TRY(jpeg_limit_get(&limit));
     if (limit == 0 || width == 0 || height <= limit / width) return STATUS_OK;
     FAIL(STATUS_FORMAT,
-         "an image of %llu x %llu pixels, over the limit of %llu in all; if it is to be trusted, set %s or call "
+         "an image of %llu x %llu pixels is over the limit of %llu pixels in total; if you trust it, set %s or call "
          "cgxffcv.set_max_image_pixels",
          (unsigned long long)width, (unsigned long long)height, (unsigned long long)limit, JPEG_LIMIT_VARIABLE);
 }
@@ -92,15 +92,15 @@ static Status parse_frame(const unsigned char *body, size_t left, unsigned marke
         FAIL(STATUS_FORMAT, "JPEG of an unsupported kind (frame marker 0x%02X: %s)", marker,
              marker < MARKER_SOF9 ? "lossless or hierarchical" : "arithmetic coding");
     }
-    if (left < FRAME_BYTES || be16(body) < FRAME_BYTES) FAIL(STATUS_FORMAT, "JPEG data that ends in its header");
+    if (left < FRAME_BYTES || be16(body) < FRAME_BYTES) FAIL(STATUS_FORMAT, "JPEG data that ends inside its header");
     unsigned precision = body[2], height = be16(body + 3), width = be16(body + 5), components = body[7];
-    if (precision != 8) FAIL(STATUS_FORMAT, "JPEG of %u bits a sample; only 8 are supported", precision);
+    if (precision != 8) FAIL(STATUS_FORMAT, "JPEG of %u bits per sample; only 8 are supported", precision);
     if (width == 0 || height == 0 || width > JPEG_MAX_SIDE || height > JPEG_MAX_SIDE) {
         FAIL(STATUS_FORMAT, "JPEG of %u x %u pixels; sides are 1 to %d", width, height, JPEG_MAX_SIDE);
     }
     TRY(jpeg_check_pixels(width, height));
     if (components != 1 && components != 3) {
-        FAIL(STATUS_FORMAT, "JPEG of %u components (CMYK or YCCK?); only 1 and 3 are supported: convert it to RGB",
+        FAIL(STATUS_FORMAT, "JPEG with %u components (CMYK or YCCK?); only 1 and 3 are supported: convert it to RGB",
              components);
     }
     *out = (JpegInfo){width, height, (int)components, marker == MARKER_SOF2};
@@ -126,7 +126,7 @@ Status jpeg_parse_header(const void *data, size_t size, JpegInfo *out) {
         if (length < 2 || length > size - at) FAIL(STATUS_FORMAT, "corrupt JPEG data: a segment of %zu bytes", length);
         at += length;
     }
-    FAIL(STATUS_FORMAT, "JPEG data that ends in its header");
+    FAIL(STATUS_FORMAT, "JPEG data that ends inside its header");
 }
 
 bool jpeg_has_end(const void *data, size_t size) {

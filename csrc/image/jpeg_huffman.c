@@ -1,5 +1,6 @@
-/* Bits come from 64 of them, which are filled up by whole words where no byte is 0xFF. One look-up of the next bits
- * gives most coefficients as a whole: the zeros before it, its value, and how many bits that took. */
+/* Bits come from a 64-bit buffer, which is refilled by whole words, since stuffed bytes have been removed. For most
+ * coefficients one look-up of the next bits gives everything: the zeros before it, the size of its value, and the
+ * number of bits used. */
 #include "image/jpeg_huffman.h"
 
 #include <string.h>
@@ -8,11 +9,11 @@
 
 #define LOOK JPEG_HUFFMAN_LOOK
 #define LONGEST JPEG_HUFFMAN_LONGEST
-#define MARK 0xFF    /* begins a marker; 0 behind it is stuffed, and means this very byte */
-#define NO_CODE 1000 /* coefficients: no block has so many */
+#define MARK 0xFF    /* begins a marker; followed by a stuffed 0, it stands for itself */
+#define NO_CODE 1000 /* more coefficients than a block has */
 
-/* An entry's parts: the code's bits and those of the value, together and alone; the symbol's zeros and the value's
- * bits. */
+/* An entry's parts: the number of bits of the code and the value together; of the code alone; the symbol's run of
+ * zeros; the number of bits of the value. */
 #define ENTRY(symbol, length)                                                                                          \
     ((uint32_t)((length) + ((symbol)&15u)) | (uint32_t)(length) << 8 | ((uint32_t)(symbol) >> 4) << 16 |               \
      ((uint32_t)(symbol)&15u) << 24)
@@ -21,8 +22,8 @@
 #define ZEROS(entry) ((entry) >> 16 & 0xFF)
 #define SIZE(entry) ((entry) >> 24)
 
-/* Where coefficient k of the stream's order stands in a block by rows. What corrupt streams have beyond its last is put
- * there, as libjpeg does. */
+/* The place of coefficient k of the stream's zigzag order in a row-major block. Coefficients past the last, in corrupt
+ * streams, go to the last place, as in libjpeg. */
 static const uint8_t natural_order[JPEG_HUFFMAN_BLOCK + 16] = {
     0,  1,  8,  16, 9,  2,  3,  10, 17, 24, 32, 25, 18, 11, 4,  5,  12, 19, 26, 33, 40, 48, 41, 34, 27, 20, 13,
     6,  7,  14, 21, 28, 35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51, 58, 59, 52, 45, 38, 31,
@@ -51,7 +52,7 @@ void jpeg_huffman_make(JpegHuffmanTable *table, const uint8_t *counts, const uin
     table->made = true;
 }
 
-/* The entry of a code that the look-up does not hold; 0: there is no such code. */
+/* The entry of a code that is too long for the look-up table; 0: there is no such code. */
 static __attribute__((noinline)) uint32_t long_entry(uint64_t bits, const JpegHuffmanTable *table) {
     const uint32_t ahead = (uint32_t)(bits >> (64 - LONGEST));
     unsigned length = LOOK + 1;
@@ -63,7 +64,7 @@ static __attribute__((noinline)) uint32_t long_entry(uint64_t bits, const JpegHu
 
 /* ---- bits ---- */
 
-/* At least 57 bits, whatever there was; what lies below `count` are the next byte's first bits. */
+/* Refills the buffer to at least 57 bits, however many there were; those below `count` are the next byte's first. */
 static inline __attribute__((always_inline)) void fill(JpegHuffmanReader *reader) {
     reader->bits |= __builtin_bswap64(load_u64(reader->at)) >> reader->count;
     reader->at += (63 - reader->count) >> 3;
@@ -92,7 +93,7 @@ const uint8_t *jpeg_huffman_begin(JpegHuffmanReader *reader, const uint8_t *at, 
     return at;
 }
 
-/* Bytes none of whose bits was taken; below 0: more was taken than there was. */
+/* The number of bytes of which no bit was consumed; below 0, more was consumed than there was. */
 static inline ptrdiff_t untouched(const JpegHuffmanReader *reader) {
     return reader->end - reader->at + (reader->count >> 3);
 }
@@ -101,8 +102,8 @@ bool jpeg_huffman_ends(const JpegHuffmanReader *reader) { return untouched(reade
 
 /* ---- blocks ---- */
 
-/* The entry of the next bits, or 0. It is looked up before bits are filled in, which then costs no time: of 57 bits a
- * code and a value leave 26, more than a look-up takes. */
+/* The entry of the next bits, or 0. It is looked up before the refill, which then costs no time: of 57 bits, a code and
+ * a value leave 26, more than a look-up needs. */
 static inline __attribute__((always_inline)) uint32_t look_up(JpegHuffmanReader *reader,
                                                               const JpegHuffmanTable *table) {
     const uint32_t entry = table->entries[reader->bits >> (64 - LOOK)];
@@ -110,7 +111,7 @@ static inline __attribute__((always_inline)) uint32_t look_up(JpegHuffmanReader 
     return entry;
 }
 
-/* The number that the entry's bits behind its code stand for, of which there are some: a first bit 0 is negative. */
+/* The value in the bits after the entry's code, of which there is at least one: if the first is 0, it is negative. */
 static inline __attribute__((always_inline)) int32_t value_of(uint64_t bits, uint32_t entry) {
     const int32_t value = (int32_t)(bits << LENGTH(entry) >> (64 - SIZE(entry)));
     return value < (1 << SIZE(entry) >> 1) ? value - (1 << SIZE(entry)) + 1 : value;
@@ -126,7 +127,7 @@ static inline __attribute__((always_inline)) bool add_dc(JpegHuffmanReader *read
     return SIZE(entry) == 0 || !__builtin_add_overflow(*prediction, value_of(bits, entry), prediction);
 }
 
-/* Reads coefficient k, or one behind it; what comes next. */
+/* Reads the next coefficient, number k or, after zeros, a later one; returns the number to continue with. */
 static inline __attribute__((always_inline)) int add_ac(JpegHuffmanReader *reader, const JpegHuffmanTable *table, int k,
                                                         int16_t *block) {
     uint32_t entry = look_up(reader, table);
@@ -148,7 +149,7 @@ static inline __attribute__((always_inline)) int add_ac(JpegHuffmanReader *reade
 static inline __attribute__((always_inline)) bool read_block(JpegHuffmanReader *reader, const JpegHuffmanTable *dc,
                                                              const JpegHuffmanTable *ac, int32_t *prediction,
                                                              int16_t *block) {
-    JpegHuffmanReader own = *reader; /* which stays in registers */
+    JpegHuffmanReader own = *reader; /* a copy that stays in registers */
     int k = 1;
     if (!add_dc(&own, dc, prediction)) return false;
     if (block != NULL) block[0] = (int16_t)*prediction;

@@ -1,4 +1,4 @@
-/* The twin of jpeg.c in a build without libjpeg-turbo: says what is missing. */
+/* Stands in for jpeg.c in a build without libjpeg-turbo: says what is missing. */
 #include "image/jpeg.h"
 
 #define MISSING "this build has no libjpeg-turbo: apt install libjpeg-dev, then rebuild"

@@ -1,6 +1,6 @@
-/* Rows that arrive are added into the output rows that they belong to, in float32; an output row that has all of its
- * source is then added up along its columns, in float64, and rounded. By area all of these sums are exact: weights and
- * values are whole numbers, a row's sums stay below 2^24 and all of it below 2^40. */
+/* Incoming rows are added to the output rows that they belong to, in float32; once an output row has all of its source
+ * rows, it is summed along its columns, in float64, and rounded. For AREA all of these sums are exact: weights and
+ * values are whole numbers, sums of rows stay below 2^24 and totals below 2^40. */
 #include <string.h>
 
 #include "base/cpu.h"
@@ -8,7 +8,7 @@
 #include "base/names.h"
 #include "image/resize_private.h"
 
-#define ALIGN_FLOATS 16 /* of a row of sums: 64 bytes */
+#define ALIGN_FLOATS 16 /* a row of sums is aligned to 64 bytes */
 
 NAMES_DEFINE(resize_filter_name, "area", "bilinear_antialias", "nearest")
 
@@ -18,18 +18,18 @@ typedef struct Block {
 } Block;
 
 struct Resizer {
-    Block places, weights, sums; /* what the pointers below point into */
+    Block places, weights, sums; /* the memory that the pointers below point into */
     const ResizeKernels *kernels;
     ImageSize from, to;
     uint8_t *out; /* borrowed until the last row */
     size_t out_stride;
-    bool copies; /* nothing changes, but what `mirrored` does */
+    bool copies; /* the size does not change: rows are copied, or mirrored */
     bool mirrored;
     ResizeAxis rows;
-    float *row_weights; /* those of `rows` */
+    float *row_weights; /* those of `rows`, as float32 */
     ResizeColumns columns;
-    uint32_t given, done; /* source rows that came, output rows that went */
-    /* Rows of sums: one for output rows that come into being at once, `live` for those that wait for more. */
+    uint32_t given, done; /* source rows received, output rows finished */
+    /* Rows of sums: one for output rows that are completed at once, `live` for those that wait for more. */
     float *passing, *waiting;
     size_t sums_floats;
     uint32_t live;
@@ -118,14 +118,14 @@ static Status resizer_weigh(Resizer *resizer, ResizeFilter filter) {
     resize_axis_weigh(&columns->axis, filter);
     if (resizer->mirrored) {
         resize_axis_turn(&columns->axis);
-        /* Blocks of lanes begin at other pixels now, and may need more sums than a window has. */
+        /* Blocks of lanes now begin at other pixels, and may need more sums than a window has. */
         if (lanes > 0 && kernels->lanes_bytes(&columns->axis) == 0) columns->lanes = NULL;
     }
     if (columns->lanes != NULL) kernels->make_lanes(columns);
     return STATUS_OK;
 }
 
-/* The most output rows that can have begun while the first of them is not finished. */
+/* The largest number of output rows that can be unfinished at the same time. */
 static uint32_t count_live(const ResizeAxis *rows) {
     uint32_t most = 0;
     for (uint32_t y = 0, next = 0; y < rows->to; y++) {
@@ -165,8 +165,8 @@ Status resizer_begin_reduced(Resizer *resizer, ResizeFilter filter, ResizeGrid g
     resizer->given = resizer->done = 0;
     resizer->copies = grid.unit == 1 && from.width == to.width && from.height == to.height;
     if (resizer->copies) return STATUS_OK;
-    /* An exact average's nudge is far above the error of the product and far below the distance of any value short of a
-     * half. */
+    /* The 1e-11 is far above the rounding error of the product, and far below the distance from one half of any smaller
+     * exact average. */
     resizer->columns.exact = filter == RESIZE_AREA;
     resizer->columns.factor = filter == RESIZE_AREA ? 1.0 / ((double)from.width * from.height) : 1.0;
     resizer->columns.half = filter == RESIZE_AREA ? 0.5 + 1e-11 : 0.5;
@@ -198,8 +198,8 @@ static void resizer_copy_rows(const Resizer *resizer, const uint8_t *rgb, size_t
     }
 }
 
-/* Adds what source rows [given, end), the first of which is at `rgb`, have of output row y; whether that was all of
- * it. */
+/* Adds the part of output row y that is in source rows [given, end), the first of which is at `rgb`; returns whether
+ * the output row is finished. */
 static bool resizer_add_part(Resizer *resizer, uint32_t y, uint32_t end, const uint8_t *rgb, size_t stride) {
     const ResizeAxis *rows = &resizer->rows;
     const uint32_t first = rows->first[y], last = first + rows->count[y], given = resizer->given;

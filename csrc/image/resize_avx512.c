@@ -1,6 +1,6 @@
-/* Resampling for AVX-512. Sixteen neighbouring values of an output row, whatever pixel and channel they are, are
- * picked out of a window of the row of sums, tap after tap, where the image is not reduced so far that they lie
- * farther apart. */
+/* Resampling for AVX-512. Sixteen neighbouring values of an output row, whatever their pixels and channels, are picked
+ * out of a window of the row of sums, tap after tap, unless the image is reduced so far that they do not fit into a
+ * window. */
 #if defined(__x86_64__)
 
 #include <immintrin.h>
@@ -11,7 +11,7 @@
 #define NARROW 32 /* sums in a window: two registers, or four */
 #define WIDE 64
 
-/* The kernels' form of an axis: weights[(block * taps + tap) * LANES + lane], first_index[block * LANES + lane] within
+/* The kernels' layout of an axis: weights[(block * taps + tap) * LANES + lane], first_index[block * LANES + lane] in
  * the window, which begins at sums[window[block]]. */
 typedef struct Lanes {
     double *weights;
@@ -22,7 +22,8 @@ typedef struct Lanes {
 
 static size_t blocks_of(const ResizeAxis *axis) { return ((size_t)axis->to * RESIZE_CHANNELS + LANES - 1) / LANES; }
 
-/* The first source pixel of a block of lanes, and how many follow it to the first one of its last pixel. */
+/* The first source pixel of a block of lanes, and its distance from the first source pixel of the block's last pixel.
+ */
 static uint32_t block_begin(const ResizeAxis *axis, size_t block, uint32_t *pixels) {
     const size_t count = (size_t)axis->to * RESIZE_CHANNELS, end = (block + 1) * LANES;
     const uint32_t one = axis->first[block * LANES / RESIZE_CHANNELS];
@@ -31,7 +32,7 @@ static uint32_t block_begin(const ResizeAxis *axis, size_t block, uint32_t *pixe
     return one < other ? one : other;
 }
 
-/* The sums that the windows need to have. */
+/* The size that the windows need to have, in sums. */
 static uint64_t widest(const ResizeAxis *axis) {
     uint64_t most = 0;
     uint32_t pixels;
@@ -48,7 +49,7 @@ static size_t lanes_bytes(const ResizeAxis *axis) {
     return sizeof(double) * LANES + lanes * (axis->taps * sizeof(double) + 2 * sizeof(int32_t));
 }
 
-/* The first place holds what all blocks have in common. */
+/* The first LANES doubles hold what all blocks have in common. */
 static Lanes lanes_at(const ResizeColumns *columns) {
     const size_t lanes = blocks_of(&columns->axis) * LANES;
     Lanes found = {.weights = (double *)columns->lanes + LANES, .wide = *(const double *)columns->lanes != 0};
@@ -81,7 +82,7 @@ INLINE __m512 pick(const __m512 *window, __m512i index, bool wide) {
     return _mm512_mask_blend_ps(_mm512_test_epi32_mask(index, _mm512_set1_epi32(NARROW)), low, high);
 }
 
-/* Where nothing is rounded, a product and a sum at once are the same. */
+/* Where nothing is rounded, a fused multiply-add gives the same. */
 INLINE __m512d add_product(__m512d total, __m256 sums, const double *weights, bool first, bool exact) {
     const __m512d wide = _mm512_cvtps_pd(sums), weight = _mm512_loadu_pd(weights);
     if (first) return _mm512_mul_pd(wide, weight);
@@ -115,7 +116,7 @@ INLINE void sum_lanes(const float *sums, const ResizeColumns *columns, uint32_t 
     }
 }
 
-/* Of the usual numbers of taps, each has its loop unrolled. */
+/* The loops of the usual numbers of taps are unrolled. */
 INLINE void sum_some_lanes(const float *sums, const ResizeColumns *columns, bool wide, bool exact, uint8_t *out) {
     switch (columns->axis.taps) {
     case 2:

@@ -1,9 +1,9 @@
-/* Which source pixels an output pixel is made of, and how much of each. */
+/* Which source pixels an output pixel is made of, and their weights. */
 #include <math.h>
 
 #include "image/resize_private.h"
 
-/* By area, source pixel j covers [j, j + 1) * unit * to and output pixel x covers offset * to + [x, x + 1) * from, so
+/* For AREA, source pixel j covers [j, j + 1) * unit * to and output pixel x covers offset * to + [x, x + 1) * from, so
  * that all overlaps are whole numbers. */
 static uint64_t pixel_of(const ResizeAxis *axis) { return (uint64_t)axis->unit * axis->to; }
 

@@ -1,11 +1,12 @@
-/* Rows are added up along the columns, in float64, and the sums along the rows: of a row at a time, by plain loops. */
+/* Resampling of other formats, one output row at a time, by plain loops in float64: first the source rows are added up,
+ * then their sums along the row. */
 #include <math.h>
 #include <string.h>
 
 #include "base/memory.h"
 #include "image/resize_private.h"
 
-/* What one image needs; the pointers lie in `memory`. */
+/* The state of one image's resampling; the pointers point into the memory at the end. */
 typedef struct General {
     const ResizeImage *image;
     ResizeFilter filter;
@@ -30,12 +31,12 @@ static double load(ResizeValue type, const uint8_t *at) {
     return (double)number;
 }
 
-/* Of a total of values, each as often as its weight says. */
+/* Stores the rounded average, given the weighted total. */
 static void store(const General *general, double total, uint8_t *at) {
     const ResizeValue type = general->image->type;
     const double mean = total / general->whole;
     const float number = (float)mean;
-    /* Totals of whole numbers are exact, and so is this comparison with the half. */
+    /* Totals of whole numbers are exact, and so is this comparison with one half. */
     double rounded = floor(mean);
     if (2 * (total - rounded * general->whole) >= general->whole) rounded += 1;
     if (general->filter != RESIZE_AREA) rounded = floor(mean + 0.5);

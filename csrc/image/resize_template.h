@@ -1,5 +1,5 @@
-/* The loops of resampling, which the compiler turns into vectors: included once for each instruction set. No sum is
- * contracted or reordered, so that all of them give the same values. */
+/* The loops of resampling, which the compiler vectorises: included once for each instruction set. No sum is contracted
+ * or reordered, so that all of them give the same values. */
 #include <string.h>
 
 #include "image/resize_private.h"
@@ -9,7 +9,7 @@
 typedef float Floats __attribute__((vector_size(RESIZE_LANES * sizeof(float))));
 typedef double Doubles __attribute__((vector_size(RESIZE_LANES * sizeof(double))));
 
-/* `taps` is a constant where this is called, 4 at most. */
+/* `taps` is a compile-time constant at each call, at most 4. */
 INLINE void add_rows(float *restrict sums, const uint8_t *rgb, size_t stride, const float *weights, int taps,
                      size_t count, bool add) {
     const uint8_t *restrict row[4];
@@ -55,7 +55,7 @@ static void sum_rows(float *sums, const uint8_t *rgb, size_t stride, const float
     }
 }
 
-/* By address, since a vector of this width is no value that every processor's functions can give. */
+/* The total is passed by address, since not every processor's ABI can return a vector of this width. */
 INLINE void add_pixel(Doubles *total, const float *from, double weight, bool first) {
     Floats floats;
     memcpy(&floats, from, sizeof floats);
@@ -63,7 +63,7 @@ INLINE void add_pixel(Doubles *total, const float *from, double weight, bool fir
     *total = first ? product : *total + product;
 }
 
-/* Of each pixel a fourth value goes along, which the next pixel overwrites. */
+/* Each pixel carries a fourth value, which the next pixel overwrites. */
 INLINE void add_columns(const float *sums, const ResizeAxis *axis, uint32_t taps, double *totals) {
     const double *weight = axis->weights;
     for (uint32_t x = 0; x < axis->to; x++, weight += taps) {

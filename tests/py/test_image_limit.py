@@ -195,10 +195,10 @@ def test_the_limit_is_the_users(limit, tmp_path):
         ("600", "fine"),
         ("0", "fine"),
         ("", "fine"),
-        ("many", "'many'; a whole number"),
-        ("-1", "'-1'; a whole number"),
-        ("1e9", "'1e9'; a whole number"),
-        ("9" * 30, "; a whole number"),
+        ("many", "'many'; expected a whole number"),
+        ("-1", "'-1'; expected a whole number"),
+        ("1e9", "'1e9'; expected a whole number"),
+        ("9" * 30, "; expected a whole number"),
     ],
 )
 def test_the_environment_sets_the_limit(text, said):
