@@ -1,5 +1,5 @@
-/* A chain of operations: checked, cut into passes that one frame and some holes express, drawn for each sample. Between
- * passes lie uint8 images in scratch memory. Owns the passes, keeps nothing between images. */
+/* A chain of operations: checked, split into passes that each consist of one frame and some holes, drawn for each
+ * sample. Images between passes are uint8, in scratch memory. Owns the passes, keeps nothing between images. */
 #include <math.h>
 #include <string.h>
 
@@ -14,14 +14,14 @@
 struct Augment {
     AugmentSpec spec;
     AugmentSize sizes[AUGMENT_MAX_OPS + 1]; /* of the image before each operation, and of the output */
-    int count, mixing;                      /* passes, and the one whose image is mixed; -1: none */
-    int first[MAX_PASSES + 1];              /* operation of each pass, which ends where the next begins */
+    int count, mixing;                      /* passes, and the one whose result is mixed; -1: none */
+    int first[MAX_PASSES + 1];              /* first operation of each pass, which ends where the next begins */
     size_t scratch_at[MAX_PASSES];
     AugmentPass *passes; /* owned: `count` */
     size_t image_bytes;  /* of the largest image between two passes */
-    size_t rows_at;      /* in scratch memory, of what an operation after moves and fills needs */
+    size_t rows_at;      /* offset in scratch memory of what an operation after moves and fills needs */
     size_t scratch_bytes;
-    AugmentGeneral *general; /* owned: does it all instead, where the source is not three channels of uint8 */
+    AugmentGeneral *general; /* owned: does everything instead, if the source is not three channels of uint8 */
 };
 
 size_t augment_type_bytes(ImageType type) { return type == IMAGE_U8 ? 1 : type == IMAGE_F32 ? 4 : 2; }
@@ -37,8 +37,8 @@ static size_t chain_image_bytes(AugmentSize size) {
     return (size_t)size.height * (size_t)size.width * AUGMENT_CHANNELS;
 }
 
-/* Scratch memory holds the images between passes; of a chain that mixes, the last two images before that, and which of
- * them is the older; then each pass's own, and what one operation after moves and fills needs. */
+/* Scratch memory contains the images between passes; for a chain that mixes, the last two images before mixing, and
+ * which of them is older; then each pass's own scratch memory, and that of one operation after moves and fills. */
 size_t augment_scratch_bytes(const Augment *a) { return a->scratch_bytes; }
 
 void augment_scratch_init(const Augment *a, void *scratch) {
@@ -53,11 +53,11 @@ bool augment_mixes(const Augment *a) {
 
 /* ---- checks ---- */
 
-/* `count` numbers, 0 for the same one everywhere, are for images of so many channels. */
+/* Checks that there is one number per channel, or one for all (`count` 0). */
 static Status check_count(const char *name, int count, int32_t channels) {
     if (count == 0 || count == channels) return STATUS_OK;
-    FAIL(STATUS_ARGUMENT, "%s must be one number, or one a channel, of images of %d %s, not %d numbers", name, channels,
-         channels == 1 ? "channel" : "channels", count);
+    FAIL(STATUS_ARGUMENT, "%s must be one number, or one per channel, for images of %d %s, not %d numbers", name,
+         channels, channels == 1 ? "channel" : "channels", count);
 }
 
 /* Checks an operation on images of *size and updates the size. */
@@ -84,11 +84,12 @@ static Status check_ops(const AugmentSpec *spec, AugmentSize *sizes) {
         sizes[i + 1] = sizes[i];
         TRY(check_op(op, spec->format, &sizes[i + 1]));
         if (augment_phase(op) > AUGMENT_MIX) FAIL(STATUS_ARGUMENT, "%s is for labels", augment_entry(op->kind)->name);
-        if (mixes && augment_phase(op) == AUGMENT_MIX) FAIL(STATUS_ARGUMENT, "images can be mixed once only");
+        if (mixes && augment_phase(op) == AUGMENT_MIX) FAIL(STATUS_ARGUMENT, "images can be mixed only once");
         mixes = mixes || augment_phase(op) == AUGMENT_MIX;
-        if (normalized && !op->normalized) FAIL(STATUS_ARGUMENT, "operations after normalisation come last");
+        if (normalized && !op->normalized) FAIL(STATUS_ARGUMENT, "operations after the normalisation must come last");
         normalized = op->normalized;
-        if (normalized && augment_phase(op) != AUGMENT_FILL) FAIL(STATUS_ARGUMENT, "only a hole follows normalisation");
+        if (normalized && augment_phase(op) != AUGMENT_FILL)
+            FAIL(STATUS_ARGUMENT, "only fills may follow the normalisation");
     }
     return STATUS_OK;
 }
@@ -122,7 +123,7 @@ static Status check_types(const AugmentSpec *spec) {
              AUGMENT_MAX_CHANNELS, format.channels, augment_type_name((int)format.type));
     }
     if (is_whole(spec->type) && spec->type != format.type) {
-        FAIL(STATUS_ARGUMENT, "images of %s can become floats, not %s", augment_type_name((int)format.type),
+        FAIL(STATUS_ARGUMENT, "images of %s can be converted to floats, not to %s", augment_type_name((int)format.type),
              augment_type_name((int)spec->type));
     }
     return spec->normalize ? check_normalization(spec) : STATUS_OK;
@@ -135,7 +136,7 @@ static Status check_spec(const AugmentSpec *spec, AugmentSize *sizes) {
         FAIL(STATUS_ARGUMENT, "an image must be 1x1 to 65535x65535, not %dx%d", height, width);
     }
     if (spec->op_count < 0 || spec->op_count > AUGMENT_MAX_OPS) {
-        FAIL(STATUS_ARGUMENT, "at most %d image operations fit one pipeline, not %d", AUGMENT_MAX_OPS, spec->op_count);
+        FAIL(STATUS_ARGUMENT, "a pipeline has at most %d image operations, not %d", AUGMENT_MAX_OPS, spec->op_count);
     }
     TRY(check_types(spec));
     return check_ops(spec, sizes);
@@ -143,14 +144,14 @@ static Status check_spec(const AugmentSpec *spec, AugmentSize *sizes) {
 
 /* ---- passes ---- */
 
-/* What one pass performs in one order comes first. */
+/* The operation's place in a pass, in which moves come first; colours and filters share one. */
 static AugmentPhase turn_of(const AugmentOp *op) {
     const AugmentPhase phase = augment_phase(op);
     return phase > AUGMENT_COLOUR && phase < AUGMENT_MIX ? AUGMENT_COLOUR : phase;
 }
 
-/* In a pass moves come before fills, those before colours and filters, and mixing last; one of the moves at most pads.
- * The last pass converts, with nothing after that but fills. */
+/* In a pass moves come before fills, fills before colours and filters, and mixing last; at most one of the moves pads.
+ * The last pass converts, and only fills follow that. */
 static void chain_cut(Augment *a) {
     bool padded = false;
     AugmentPhase before = AUGMENT_MOVE;
@@ -246,7 +247,7 @@ void augment_draw(const Augment *a, const AugmentKey *key, bool evaluate, Augmen
     }
 }
 
-/* What a window's indices *first... reach of `size` pixels along one axis. */
+/* Replaces a window along one axis by the range of the `size` pixels that it uses. */
 static void reach(int32_t *first, int32_t *count, int32_t size, bool reflect) {
     int32_t begin = *first, last = *first + *count - 1, low, high;
     if (reflect) {
@@ -261,7 +262,7 @@ static void reach(int32_t *first, int32_t *count, int32_t size, bool reflect) {
     *count = high < low ? 0 : high - low + 1;
 }
 
-/* The first pass alone may leave out pixels: it makes all of the image that the others begin with. */
+/* Only the first pass may leave out pixels: it makes the whole image that the others begin with. */
 AugmentPart augment_part(const Augment *a, const AugmentDrawn *drawn) {
     if (a->general != NULL) return (AugmentPart){0, 0, a->spec.height, a->spec.width};
     const AugmentSize *size = &a->sizes[a->first[1]];
@@ -321,7 +322,7 @@ static uint32_t mean_grey(const AugmentPixel *pixels, size_t count) {
     return (uint32_t)(sum * AUGMENT_ONE / count);
 }
 
-/* What treats each value by itself, whatever its channel, is tried on all 256 once. */
+/* An operation that treats each value alone, in the same way in all channels, is evaluated once for all 256 values. */
 static void change_levels(const AugmentOp *op, const AugmentDrawn *drawn, uint8_t *values, size_t count) {
     uint8_t table[UINT8_MAX + 1];
     for (int v = 0; v <= UINT8_MAX; v++) {
@@ -359,7 +360,7 @@ static void change_places(const AugmentOp *op, AugmentSize size, AugmentPixel *p
     for (size_t i = 0; i < count; i++) pixels[i] = augment_op_placed(op, i, pixels[i]);
 }
 
-/* What comes after moves and fills, but for mixing. */
+/* Applies an operation that comes after moves and fills, except mixing. */
 static void change(const Augment *a, int op, const AugmentDrawn *drawn, uint8_t *pixels, uint8_t *scratch) {
     const AugmentOp *it = &a->spec.ops[op];
     const AugmentSize size = a->sizes[op];
@@ -389,7 +390,7 @@ static void change(const Augment *a, int op, const AugmentDrawn *drawn, uint8_t 
     }
 }
 
-/* Passes [first, end), the last of which writes to `out`. */
+/* Runs passes [first, end), the last of which writes to `out`. */
 static void run_passes(const Augment *a, const AugmentDrawn *drawn, AugmentImage now, int first, int end,
                        const uint8_t *next, void *out, uint8_t *scratch) {
     for (int i = first; i < end; i++) {
@@ -401,7 +402,7 @@ static void run_passes(const Augment *a, const AugmentDrawn *drawn, AugmentImage
     }
 }
 
-/* The image that is to be mixed, in the place of the older of the two that are kept. */
+/* Makes the image that is to be mixed, in place of the older of the two that are kept. */
 static uint8_t *run_until_mixed(const Augment *a, const AugmentDrawn *drawn, const AugmentImage *image,
                                 const uint8_t *next, uint8_t *scratch) {
     uint8_t *kept = scratch + 2 * a->image_bytes, *older = kept + 2 * kept_bytes(a);
@@ -419,7 +420,7 @@ void augment_begin(const Augment *a, const AugmentDrawn *drawn, const AugmentIma
     (void)run_until_mixed(a, drawn, image, NULL, scratch);
 }
 
-/* `own`, with the drawn rectangle of it mixed. */
+/* Writes `own` to `to`, with its drawn rectangle mixed. */
 static void mix(const AugmentOp *op, const AugmentDrawn *drawn, AugmentSize size, const uint8_t *own,
                 const uint8_t *previous, uint8_t *to) {
     const size_t row = (size_t)size.width * AUGMENT_CHANNELS;
@@ -436,7 +437,7 @@ static void mix(const AugmentOp *op, const AugmentDrawn *drawn, AugmentSize size
 
 void augment_run(const Augment *a, const AugmentDrawn *drawn, const AugmentImage *image, const uint8_t *next, void *out,
                  void *scratch) {
-    if (a->count == 1) { /* most chains have nothing but this pass */
+    if (a->count == 1) { /* most chains have only one pass */
         augment_pass_run(a->passes, drawn, image, next, out, scratch);
         return;
     }

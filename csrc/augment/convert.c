@@ -1,4 +1,4 @@
-/* The table of a conversion: what the CPU's chain makes of an image that has each value once. */
+/* The table of a conversion: the result of the CPU's chain for an image that has each value once. */
 #include "augment/convert.h"
 
 #include "base/memory.h"

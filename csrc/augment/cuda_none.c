@@ -1,10 +1,10 @@
-/* The twin of cuda/ in a build without CUDA. */
+/* Stands in for cuda/ in a build without CUDA. */
 #include "augment/convert.h"
 #include "augment/gather.h"
 #include "augment/moments.h"
 #include "augment/shrink.h"
 
-static Status augment_absent(void) { FAIL(STATUS_NOT_BUILT, "this build has no CUDA: no batches from device memory"); }
+static Status augment_absent(void) { FAIL(STATUS_NOT_BUILT, "this build has no CUDA: it cannot augment on a GPU"); }
 
 Status augment_gather_check(const AugmentOp *ops, int op_count, int height, int width) {
     (void)ops, (void)op_count, (void)height, (void)width;

@@ -1,6 +1,6 @@
-/* Batches from a data set of uint8 images that lies in device memory: gathered by an order, augmented by the draws of
- * draw.h, so that the pixels are those of the CPU's augmentation. cuda/gather.cu; cuda_none.c is its twin in a build
- * without CUDA. All of them only put work on the stream, and may be recorded. */
+/* Batches from a data set of uint8 images in device memory: gathered in a given order and augmented by the draws of
+ * draw.h, so that the pixels are the same as from the CPU's augmentation. In cuda/gather.cu, or cuda_none.c in a build
+ * without CUDA. All functions only enqueue work on the stream, and may be captured. */
 #ifndef CGXFFCV_AUGMENT_GATHER_H
 #define CGXFFCV_AUGMENT_GATHER_H
 
@@ -12,28 +12,28 @@
 typedef struct GatherSet {
     const uint8_t *images; /* device, (count, height, width, 3) */
     const int64_t *labels; /* device, (count) */
-    const int64_t *ids;    /* device, (count): the samples' numbers in the file, which the draws are keyed by */
+    const int64_t *ids;    /* device, (count): the samples' indices in the file, which key the draws */
     int64_t count;
     int height, width;
 } GatherSet;
 
-/* Which batch it is, in device memory: read when the kernel runs, so that one recorded launch serves them all. */
+/* Which batch to gather, in device memory: read when the kernel runs, so that one recorded launch serves for all. */
 typedef struct GatherClock {
     uint64_t seed;  /* for the draws */
     uint32_t epoch; /* likewise */
     int32_t first;  /* where the batch's images begin in `order` */
 } GatherClock;
 
-/* Refuses operations that change the size or follow the normalisation, more than GATHER_MAX_OPS, images of 2 GiB, and
- * what augment_create refuses. */
+/* Fails for operations that change the size or follow the normalisation, for more than GATHER_MAX_OPS, for images of 2
+ * GiB, and where augment_create fails. */
 Status augment_gather_check(const AugmentOp *ops, int op_count, int height, int width);
 
-/* to (batch, height, width, 3) and to_labels (batch): the images order[clock->first + i], augmented by operations that
- * augment_gather_check took; labels are not mixed. `to` is aligned to 16 bytes. */
+/* Fills to (batch, height, width, 3) and to_labels (batch) with the images order[clock->first + i], augmented by
+ * operations that augment_gather_check accepts; labels are not mixed. `to` is aligned to 16 bytes. */
 Status augment_gather_batch(const GatherSet *set, const int32_t *order, const GatherClock *clock, int batch,
                             const AugmentOp *ops, int op_count, uint8_t *to, int64_t *to_labels, DeviceStream *stream);
 
-/* to (count, height, width, 3): the images places[i] (device), as they are; aligned likewise. */
+/* Fills to (count, height, width, 3), aligned likewise, with the images places[i] (device), unchanged. */
 Status augment_gather_plain(const GatherSet *set, const int32_t *places, int count, uint8_t *to, DeviceStream *stream);
 
 #endif

@@ -1,20 +1,20 @@
-/* Patch moments, summed image group by image group in a fixed order. Owns nothing that outlives a call. */
+/* Patch moments, summed by groups of images in a fixed order. Owns nothing that outlives a call. */
 #include "augment/moments.h"
 
 #include "base/memory.h"
 
-/* Images in an item of the parallel loop; a group's sums are added in the groups' order. */
+/* Images per item of the parallel loop; the sums of the groups are added in order. */
 #define GROUP_IMAGES 64
 
 typedef struct Moments {
     const float *images; /* borrowed */
     int64_t count, height, width;
     const int64_t *strides; /* borrowed */
-    double *sums;           /* owned by augment_moments: 12 x 12 for each group, upper triangles */
-    float *rows;            /* owned by augment_moments: for each thread 12 rows of width - 1 */
+    double *sums;           /* owned by augment_moments: 12 x 12 per group, upper triangles */
+    float *rows;            /* owned by augment_moments: 12 rows of width - 1 per thread */
 } Moments;
 
-/* Adds the outer products of one row of patches: row e of `rows` holds element e of each of them. */
+/* Adds the outer products of one row of patches: row e of `rows` holds element e of every patch. */
 static void add_row(const float *rows, int64_t patches, double *sums) {
     for (int i = 0; i < AUGMENT_PATCH; i++) {
         for (int j = i; j < AUGMENT_PATCH; j++) {

@@ -1,4 +1,4 @@
-/* Types and layouts of images as users spell them. */
+/* The names of image types and layouts. */
 #include "base/names.h"
 #include "augment/augment.h"
 

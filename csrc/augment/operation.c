@@ -1,4 +1,4 @@
-/* The table of image operations, and what can be said of any from its description. */
+/* The table of image operations, and checks based on their descriptions. */
 #include "augment/operation.h"
 
 #include <math.h>
@@ -60,7 +60,8 @@ static Status check_limits(const AugmentParameter *p, const AugmentLimits *limit
     TRY(check_number(p, limits->low, p->least, p->most));
     TRY(check_number(p, limits->high, p->least, p->most));
     if (limits->low <= limits->high) return STATUS_OK;
-    FAIL(STATUS_ARGUMENT, "the limits of %s must be in order, not %g and %g", p->name, limits->low, limits->high);
+    FAIL(STATUS_ARGUMENT, "the limits of %s must be in ascending order, not %g and %g", p->name, limits->low,
+         limits->high);
 }
 
 static Status check_parameter(const AugmentOp *op, const AugmentParameter *p, AugmentFormat format) {

@@ -1,26 +1,25 @@
 /* The image operations as one type: what ops/table.h lists, for the host and for kernels.
  *
- * A file of ops/ ends in AUGMENT_OP_MOVE(name, Type, ...), or the like of another phase, where Type holds its
- * parameters, the rest describes it (AugmentEntry), and the phase says which formulas it has:
+ * A file of ops/ ends in AUGMENT_OP_MOVE(name, Type, ...), or the macro of another phase, where Type holds its
+ * parameters, the rest describes it (AugmentEntry), and the phase determines which formulas it has:
  *
- *   all     augment_NAME_draw(op, random, size): what it does to an image of this size; random NULL: the neutral form,
- *           for evaluation. Of those that are not random (PLACED, VALUE) augment_NAME_chosen(op, sample): whether it
- *           is done to the sample
- *   MOVE    where pixels come from: mirrors, or a window with a border that is filled
+ *   all     augment_NAME_draw(op, random, size): what it does to an image of this size; if random is NULL, its neutral
+ *           form, for evaluation. Those that are not random (PLACED, VALUE) have augment_NAME_chosen(op, sample)
+ *           instead: whether it applies to the sample
+ *   MOVE    where pixels come from: mirroring, or a window with a border that is filled
  *   FILL    a hole of one colour
- *   COLOUR  augment_NAME_pixel(op, drawn, pixel): each pixel by itself, and the image's mean grey (AugmentEntry.mean)
- *   PLACED  augment_NAME_placed(op, at, pixel): each pixel by itself and by its number, row by row
- *   LOCAL   augment_NAME_taps(op, drawn, weights): each pixel and its neighbours, summed along the rows and then along
- *           the columns by weights of the distance, whose sum is AUGMENT_ONE; gives the last distance that counts
- *   WARP    every pixel is that of another place, or filled: turned, sheared or shifted; the draw says it all
- *   AROUND  augment_NAME_around(op, drawn, pixel, sums): each pixel but those at the edges, by the sums of the nine
- *           pixels in whose middle it is
- *   COUNTED augment_NAME_table(op, drawn, counts, table): the new values of a channel from how often it has each
- *   MIX     augment_NAME_mix(op, drawn, own, previous): each pixel of a rectangle and its like in the image before it
- *           in the batch, cyclic; one in a chain at most
- *   VALUE   augment_NAME_value(op, label): another label
- *   LABEL   augment_NAME_label(op, drawn, own, previous, to): the label and the one before it in the batch, cyclic;
- *           comes last */
+ *   COLOUR  augment_NAME_pixel(op, drawn, pixel): from each pixel alone, and the image's mean grey (AugmentEntry.mean)
+ *   PLACED  augment_NAME_placed(op, at, pixel): from each pixel alone and its row-major index
+ *   LOCAL   augment_NAME_taps(op, drawn, weights): from each pixel and its neighbours, summed along the rows and then
+ *           along the columns with weights by distance, which add up to AUGMENT_ONE; returns the largest distance used
+ *   WARP    each pixel comes from another place, or is filled: rotated, sheared or shifted; the draw says everything
+ *   AROUND  augment_NAME_around(op, drawn, pixel, sums): from each pixel except those at the edges, and the sums of the
+ *           3 x 3 pixels around it
+ *   COUNTED augment_NAME_table(op, drawn, counts, table): the new values of a channel, from its histogram
+ *   MIX     augment_NAME_mix(op, drawn, own, previous): from each pixel of a rectangle and the same pixel of the
+ * previous image in the batch, cyclically; at most one in a chain VALUE   augment_NAME_value(op, label): another label
+ *   LABEL   augment_NAME_label(op, drawn, own, previous, to): from the label and the previous one in the batch,
+ *           cyclically; comes last */
 #ifndef CGXFFCV_AUGMENT_OPERATION_H
 #define CGXFFCV_AUGMENT_OPERATION_H
 
@@ -35,13 +34,13 @@ typedef enum AugmentKind {
     AUGMENT_KINDS
 } AugmentKind;
 
-/* In the order in which one pass over an image can perform them. */
+/* In the order in which one pass over an image can apply them. */
 typedef enum AugmentPhase {
     AUGMENT_MOVE,
     AUGMENT_FILL,
     AUGMENT_COLOUR,
-    AUGMENT_PLACED, /* among colours, in any order ... */
-    AUGMENT_LOCAL,  /* ... likewise */
+    AUGMENT_PLACED, /* up to COUNTED: among COLOUR, in any order */
+    AUGMENT_LOCAL,
     AUGMENT_WARP,
     AUGMENT_AROUND,
     AUGMENT_COUNTED,
@@ -59,7 +58,7 @@ typedef enum ImageType {
     IMAGE_TYPES
 } ImageType;
 
-/* What pixels are; all zero: three channels of uint8. */
+/* The format of pixels; all zero: three channels of uint8. */
 typedef struct AugmentFormat {
     int32_t channels; /* 1 to AUGMENT_MAX_CHANNELS; 0: 3 */
     ImageType type;   /* IMAGE_U8, IMAGE_U16, IMAGE_F32 */
@@ -68,7 +67,7 @@ typedef struct AugmentFormat {
 typedef struct AugmentOp {
     AugmentKind kind;
     uint32_t draw;   /* from augment_draw_index */
-    bool normalized; /* it follows the normalisation: its fill is in those units */
+    bool normalized; /* it follows the normalisation: its fill is in normalised units */
     union {
 #define AUGMENT_OPERATION(name, Type, phase, ...) Type name;
 #include "augment/ops/table.h"
@@ -83,15 +82,15 @@ typedef enum AugmentParameterType {
     AUGMENT_LIMITS,  /* AugmentLimits */
     AUGMENT_ODD,     /* int32_t */
     AUGMENT_COUNT,   /* int32_t */
-    AUGMENT_ROUNDS,  /* int32_t: how often the operation is done, each time with draws of its own */
-    AUGMENT_PADDING, /* int32_t: pixels by which a MOVE may uncover what lies around the image */
+    AUGMENT_ROUNDS,  /* int32_t: how often the operation is applied, each time with its own draws */
+    AUGMENT_PADDING, /* int32_t: pixels by which a MOVE may reach beyond the image */
     AUGMENT_SIZE,    /* AugmentSize, of 1 to 65,535 */
     AUGMENT_RGB,     /* AugmentFill, not reflecting */
     AUGMENT_BORDER,  /* AugmentFill */
     AUGMENT_WHOLE,   /* int64_t */
     AUGMENT_SAMPLES, /* AugmentSamples */
-    AUGMENT_PLANE,   /* AugmentPlane: one value a pixel */
-    AUGMENT_IMAGE    /* AugmentPlane: one value a channel */
+    AUGMENT_PLANE,   /* AugmentPlane: one value per pixel */
+    AUGMENT_IMAGE    /* AugmentPlane: one value per channel of each pixel */
 } AugmentParameterType;
 
 typedef struct AugmentParameter {
@@ -100,8 +99,8 @@ typedef struct AugmentParameter {
     size_t offset;      /* in the operation's Type */
     bool required;      /* has no default */
     double value;       /* the default, of each part */
-    double other;       /* of the upper limit */
-    double least, most; /* of NUMBER, LIMITS, ODD, COUNT, ROUNDS */
+    double other;       /* the default of the upper limit */
+    double least, most; /* the range of NUMBER, LIMITS, ODD, COUNT, ROUNDS */
 } AugmentParameter;
 
 /* For AugmentEntry.parameters: AUGMENT_PARAMETER(Type, member, NUMBER, .value = 0.5, .most = 1). */
@@ -112,30 +111,30 @@ typedef struct AugmentParameter {
 #define AUGMENT_MAX_PADDING 1024
 #define AUGMENT_MAX_RADIUS 15 /* of a LOCAL operation */
 
-/* COLOUR in images of other formats (cpu/general.h): with what the factor that was drawn blends values. An operation of
- * AUGMENT_NOTHING takes three channels of uint8 only or, where it has `levels`, uint8 of any channels. */
+/* COLOUR in images of other formats (cpu/general.h): what the drawn factor blends values with. An operation with
+ * AUGMENT_NOTHING takes only three channels of uint8 or, if it has `levels`, uint8 with any channels. */
 typedef enum AugmentOther {
     AUGMENT_NOTHING,
     AUGMENT_BLACK,
-    AUGMENT_MEAN, /* the image's mean grey: of three channels, or of one, which is grey */
-    AUGMENT_GREY, /* the pixel's own: of three channels */
-    AUGMENT_TURN  /* nothing, but it turns the hue: of three channels */
+    AUGMENT_MEAN, /* the image's mean grey: for three channels, or one, which is grey */
+    AUGMENT_GREY, /* the pixel's own grey: for three channels */
+    AUGMENT_TURN  /* does not blend, but rotates the hue: for three channels */
 } AugmentOther;
 
 typedef struct AugmentEntry {
     const char *name; /* in Python */
     const char *doc;  /* NULL: a part of another (`then`), which users do not see */
     AugmentPhase phase;
-    uint32_t number; /* whose draws they are: part of what a seed means, never to be changed */
-    int columns;     /* LABEL: float32 values that it makes of a label */
-    bool mean;       /* COLOUR: the formula asks for the image's mean grey */
-    bool levels;     /* COLOUR: the formula treats every value alike, by itself */
+    uint32_t number; /* identifies its draws: part of what a seed means, must never change */
+    int columns;     /* LABEL: number of float32 values that it makes from a label */
+    bool mean;       /* COLOUR: the formula needs the image's mean grey */
+    bool levels;     /* COLOUR: the formula treats each value alone, in the same way in all channels */
     AugmentOther other;
-    /* The part that follows this one, with the same Type, values and number, so that it draws the same; 0: none. */
+    /* The part that follows this one, with the same Type, values and number, and so the same draws; 0: none. */
     AugmentKind then;
-    /* Refuses parameters that are in their ranges, but do not go together; NULL: all do. */
+    /* Fails for parameters that are in their ranges, but do not go together; may be NULL. */
     Status (*agree)(const void *parameters);
-    /* Refuses images of a size that the operation cannot do; NULL: it can do any. */
+    /* Fails for images of a size that the operation does not support; may be NULL. */
     Status (*fits)(const void *parameters, AugmentSize size);
     AugmentParameter parameters[AUGMENT_MAX_PARAMETERS + 1];
 } AugmentEntry;
@@ -146,13 +145,13 @@ static inline AugmentPhase augment_phase(const AugmentOp *op) { return augment_e
 /* AUGMENT_KINDS if there is none. */
 AugmentKind augment_find(const char *name);
 
-/* Refuses parameters that are out of their ranges, and fills that are none of that format's pixels. */
+/* Fails for parameters that are out of range, and for fills that are not valid pixels of that format. */
 Status augment_op_check(const AugmentOp *op, AugmentFormat format);
 
 /* Whether pixels are three channels of uint8. */
 bool augment_format_rgb(AugmentFormat format);
 
-/* The operation's parameter of that type; NULL if it has none. augment_op_fill: of either type that fills. */
+/* The operation's parameter of that type; NULL if it has none. augment_op_fill: RGB or BORDER. */
 const int32_t *augment_op_padding(const AugmentOp *op);
 const int32_t *augment_op_rounds(const AugmentOp *op);
 const AugmentFill *augment_op_fill(const AugmentOp *op);
@@ -201,7 +200,7 @@ HOST_DEVICE AugmentPixel augment_op_placed(const AugmentOp *op, size_t at, Augme
     }
 }
 
-/* The last distance that counts, at most AUGMENT_MAX_RADIUS; weights[0..] of the distances up to it. */
+/* Returns the largest distance used, at most AUGMENT_MAX_RADIUS; fills weights[0..] for the distances up to it. */
 HOST_DEVICE int32_t augment_op_taps(const AugmentOp *op, const AugmentDrawn *drawn, uint32_t *weights) {
     switch (op->kind) {
 #define AUGMENT_OP_LOCAL(name, ...)                                                                                    \
@@ -214,11 +213,11 @@ HOST_DEVICE int32_t augment_op_taps(const AugmentOp *op, const AugmentDrawn *dra
     }
 }
 
-/* What sums along a row, and what those along a column are worth, in units of 1 / AUGMENT_ONE of their weights. */
+/* Round sums along a row to 1 / 256, then sums along a column to values; weights are in units of 1 / AUGMENT_ONE. */
 HOST_DEVICE uint32_t augment_local_row(uint32_t sum) { return (sum + 128) >> 8; }
 HOST_DEVICE uint8_t augment_local_value(uint32_t sum) { return (uint8_t)((sum + (1u << 23)) >> 24); }
 
-/* `sums` of the pixel and its eight neighbours. */
+/* `sums`: of the pixel and its eight neighbours. */
 HOST_DEVICE AugmentPixel augment_op_around(const AugmentOp *op, const AugmentDrawn *drawn, AugmentPixel pixel,
                                            const uint32_t sums[AUGMENT_CHANNELS]) {
     switch (op->kind) {
@@ -231,7 +230,7 @@ HOST_DEVICE AugmentPixel augment_op_around(const AugmentOp *op, const AugmentDra
     }
 }
 
-/* Of one channel. */
+/* For one channel. */
 HOST_DEVICE void augment_op_table(const AugmentOp *op, const AugmentDrawn *drawn, const uint32_t *counts,
                                   uint8_t *table) {
     switch (op->kind) {

@@ -1,6 +1,6 @@
-/* Random rectangles within an image: a share of its area and the logarithm of a ratio of width to height, both uniform,
- * as torchvision's RandomResizedCrop and RandomErasing draw them. Sides are whole, so that machines differ only where
- * they round one that lies within 1e-10 of a half. */
+/* Random rectangles within an image: the share of its area and the logarithm of the ratio of width to height are
+ * uniform, as in torchvision's RandomResizedCrop and RandomErasing. Sides are rounded to integers, so machines can
+ * differ only if a side is within 1e-10 of a half. */
 #ifndef CGXFFCV_AUGMENT_RECTANGLE_H
 #define CGXFFCV_AUGMENT_RECTANGLE_H
 
@@ -15,7 +15,7 @@ typedef struct AugmentRectangle {
     AugmentSize size;
 } AugmentRectangle;
 
-/* One try; false where what was drawn does not fit into `size`. */
+/* One attempt; false if the drawn rectangle does not fit into `size`. */
 HOST_DEVICE bool augment_rectangle(Philox4 words, const AugmentLimits *scale, const AugmentLimits *ratio,
                                    AugmentSize size, AugmentRectangle *to) {
     const double area = (double)size.height * size.width * augment_between(words.word[0], scale->low, scale->high);

@@ -9,23 +9,23 @@
 
 #define CHANNELS 3
 
-/* Along one axis: output pixel o is the sum over its `taps` inputs from first[o] on. */
+/* Along one axis: output pixel o is the weighted sum of `taps` inputs starting at first[o]. */
 typedef struct Filter {
     int taps;
     int *first;     /* owned */
-    float *weights; /* owned: `taps` for each output pixel */
+    float *weights; /* owned: `taps` per output pixel */
 } Filter;
 
 typedef struct Shrink {
     const AugmentShrunk *images; /* borrowed */
     int64_t height, width, side;
     float scale[CHANNELS], offset[CHANNELS]; /* output = mean * scale + offset */
-    float *lines;                            /* owned: for each thread a line of sums, and an image as floats */
+    float *lines;                            /* owned: per thread, a line of sums and an image as floats */
     Filter down, across;
     float *to; /* borrowed */
 } Shrink;
 
-/* Line y of an image as floats, channels last. */
+/* Reads line y of an image as floats, channels last. */
 static void read_line(const Shrink *s, int64_t image, int64_t y, float *line) {
     int64_t width = s->width, plane = s->height * width;
     bool planes = s->images->planes;

@@ -6,7 +6,7 @@
 #include <math.h>
 #include <stdint.h>
 
-/* The inputs that an output pixel sums when `size` pixels become `side`. */
+/* The number of inputs that an output pixel sums when `size` pixels become `side`. */
 static inline int triangle_taps(int64_t size, int64_t side) {
     int64_t taps = (int64_t)ceil(2 * ((double)size / (double)side)) + 1;
     return (int)(taps < size ? taps : size);
@@ -18,7 +18,7 @@ static inline double triangle_height(double distance, double ratio) {
 }
 
 /* Output pixel `out`, centred at (out + 1/2) ratio, is the sum over the inputs first, first + 1..., centred at first +
- * 1/2..., with `taps` weights that fall linearly to 0 at the distance `ratio` and add up to 1. */
+ * 1/2..., with `taps` weights that fall linearly to 0 at the distance `ratio` and add up to 1. Returns first. */
 static inline int triangle_weights(int64_t size, int64_t side, int64_t out, int taps, float *weights) {
     double ratio = (double)size / (double)side, centre = ((double)out + 0.5) * ratio, total = 0;
     int64_t first = (int64_t)floor(centre - ratio), last = size - taps;

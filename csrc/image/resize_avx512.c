@@ -22,8 +22,7 @@ typedef struct Lanes {
 
 static size_t blocks_of(const ResizeAxis *axis) { return ((size_t)axis->to * RESIZE_CHANNELS + LANES - 1) / LANES; }
 
-/* The first source pixel of a block of lanes, and its distance from the first source pixel of the block's last pixel.
- */
+/* The first source pixel of a block of lanes, and its distance to the first source pixel of the block's last pixel. */
 static uint32_t block_begin(const ResizeAxis *axis, size_t block, uint32_t *pixels) {
     const size_t count = (size_t)axis->to * RESIZE_CHANNELS, end = (block + 1) * LANES;
     const uint32_t one = axis->first[block * LANES / RESIZE_CHANNELS];

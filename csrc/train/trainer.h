@@ -99,8 +99,7 @@ typedef enum TrainerBuffer {
     TRAINER_BUFFERS
 } TrainerBuffer;
 
-/* Borrowed until trainer_destroy; in memory of the model's backend, for nn_model_read and nn_model_write between steps.
- */
+/* Borrowed until trainer_destroy; in the model backend's memory, for nn_model_read and nn_model_write between steps. */
 float *trainer_buffer(Trainer *trainer, TrainerBuffer which, size_t *elems);
 
 /* A hash of the parameters and momentum buffers, to compare ranks: XXH64 on the CPU; on a GPU the sum of

@@ -234,7 +234,7 @@ def test_what_is_wrong_anywhere_is_refused_as_before(small):
         with pytest.raises(ValueError, match=re.escape(str(expected.value))):
             Loader(small, 4, pipelines=wrong)
     mixes = [SimpleRGBImageDecoder(), tf.ToDevice(0), tf.ImageMixup(1, True), tf.CutMix(1, True)]
-    with pytest.raises(ValueError, match="images can be mixed once only"):
+    with pytest.raises(ValueError, match="images can be mixed only once"):
         Loader(small, 4, pipelines=only(small, {"even": mixes}))
 
 

@@ -213,7 +213,7 @@ def test_operations_without_a_meaning_are_refused(path, shape, dtype, step, said
             "2 channels",
             "uint8",
             tf.Cutout(2, (1, 2, 3)),
-            "Cutout.*fill must be one number, or one a channel.*2 channels",
+            "Cutout.*fill must be one number, or one per channel.*2 channels",
         ),
         ("flat", "uint8", tf.RandomTranslate(2, (1, 2)), "fill must be one number.* of 1 channel, not 2 numbers"),
         ("flat", "uint8", tf.RandomTranslate(2, 256), "fill must be whole numbers in 0..255, not 256"),

@@ -1,5 +1,5 @@
-/* Separable filters in place: each row is summed along itself once and waits, in a circular buffer as high as the
- * filter, until the sums along the columns have used it. */
+/* Separable filters in place: each row is summed horizontally once and kept, in a circular buffer as high as the
+ * filter, until the vertical sums have used it. */
 #include "augment/cpu/filter.h"
 
 #include <string.h>
@@ -16,7 +16,7 @@ typedef struct Filter {
     uint8_t *pixels;
     uint32_t *sums;
     uint16_t *summed; /* circular, MOST_ROWS rows */
-    uint8_t *row;     /* one, with its mirrored ends */
+    uint8_t *row;     /* one row, with its mirrored ends */
 } Filter;
 
 static size_t values_of(int32_t width) { return (size_t)width * AUGMENT_CHANNELS; }

@@ -1,4 +1,4 @@
-/* The loops of filters, which the compiler turns into vectors: included once for each instruction set. */
+/* The loops of filters, which the compiler vectorises: included once for each instruction set. */
 #include "augment/cpu/filter_private.h"
 
 static void sum_across(const FilterTaps *taps, const uint8_t *row, uint32_t *restrict sums, uint16_t *restrict to) {

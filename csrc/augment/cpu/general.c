@@ -1,5 +1,5 @@
-/* Chains for images of any channels and values: an image is copied to scratch memory, changed there by one operation
- * after the other, and converted on its way out. */
+/* Chains for images with any channels and values: an image is copied to scratch memory, changed there by one operation
+ * after another, and converted as it is written to the output. */
 #include "augment/cpu/general.h"
 
 #include <string.h>
@@ -10,7 +10,7 @@
 
 #define ALIGNMENT 16
 
-/* Scratch memory holds two images, the one before in the batch (if images are mixed) and what a blur needs. */
+/* Scratch memory contains two images, the previous one in the batch (if images are mixed), and what a blur needs. */
 struct AugmentGeneral {
     const AugmentSpec *spec;  /* borrowed */
     const AugmentSize *sizes; /* borrowed */
@@ -29,7 +29,7 @@ typedef struct Work {
     AugmentSize size;
 } Work;
 
-/* ---- what is taken ---- */
+/* ---- supported formats ---- */
 
 static Status refuse(AugmentFormat format, const char *what) {
     const int32_t channels = augment_channels(format);
@@ -132,7 +132,7 @@ static void store_pixel(const AugmentGeneral *g, uint8_t *to, const uint32_t *bi
     for (int32_t c = 0; c < g->channels; c++, to += g->value_bytes) augment_store(to, bits[c], g->value_bytes);
 }
 
-/* Pixels [first, last) of a row of the result, from one row of the source, all of which lie in it. */
+/* Makes pixels [first, last) of a row of the result, which all come from one row of the source. */
 static void move_row(const AugmentGeneral *g, const AugmentDrawn *by, const uint8_t *row, int32_t width, int32_t first,
                      int32_t last, uint8_t *to) {
     const size_t bytes = g->pixel_bytes;
@@ -144,7 +144,7 @@ static void move_row(const AugmentGeneral *g, const AugmentDrawn *by, const uint
     for (int32_t x = first; x < last; x++, to += bytes) memcpy(to, row + (size_t)(width - 1 - x) * bytes, bytes);
 }
 
-/* What lies beside the row: mirrored, or filled. */
+/* Makes the pixels outside the source: mirrored, or filled. */
 static void pad_row(const AugmentGeneral *g, int op, const AugmentDrawn *by, const uint8_t *row, int32_t width,
                     int32_t first, int32_t last, uint8_t *to) {
     const AugmentFill *fill = augment_op_fill(&g->spec->ops[op]);
@@ -194,7 +194,7 @@ static AugmentValues values_of(const AugmentGeneral *g, const Work *work) {
     return (AugmentValues){work->now, (size_t)work->size.height * (size_t)work->size.width, g->channels};
 }
 
-/* What treats each value of uint8 by itself is tried on all of them. */
+/* An operation that treats each uint8 value alone is evaluated once for all of them. */
 static void change_levels(const AugmentOp *op, const AugmentDrawn *drawn, const AugmentValues *image) {
     uint8_t table[AUGMENT_LEVELS], *values = image->data;
     for (int v = 0; v < AUGMENT_LEVELS; v++) {
@@ -218,7 +218,7 @@ static void change(const AugmentGeneral *g, int op, const AugmentDrawn *drawn, W
     }
 }
 
-/* Operations [first, end), none of which mixes. */
+/* Runs operations [first, end), none of which mixes. */
 static void run_ops(const AugmentGeneral *g, const AugmentDrawn *drawn, int first, int end, Work *work,
                     uint8_t *scratch) {
     for (int i = first; i < end && !g->spec->ops[i].normalized; i++) {
@@ -248,14 +248,14 @@ static Work work_on(const AugmentGeneral *g, const AugmentImage *image, uint8_t 
     return work;
 }
 
-/* The drawn rectangle of each image is mixed with its like in the one before, which this one then replaces. */
+/* Mixes the drawn rectangle of the image with the same rectangle of the previous one, which this one then replaces. */
 static void mix(const AugmentGeneral *g, const AugmentDrawn *drawn, Work *work, uint8_t *before) {
     const size_t bytes = bytes_of(g, work->size), row = (size_t)work->size.width * g->pixel_bytes;
     memcpy(work->other, work->now, bytes);
     for (int32_t y = drawn->y; drawn->acts && y < drawn->y + drawn->height; y++) {
         const size_t at = (size_t)y * row + (size_t)drawn->x * g->pixel_bytes;
         const size_t values = (size_t)drawn->width * (size_t)g->channels;
-        if (drawn->amount == 0) { /* nothing of its own is left */
+        if (drawn->amount == 0) { /* nothing of its own pixels is kept */
             memcpy(work->other + at, before + at, values * g->value_bytes);
         } else {
             g->kernels->mix(drawn->amount, work->now + at, before + at, values, work->other + at);

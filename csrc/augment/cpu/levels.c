@@ -1,6 +1,6 @@
 /* The value of each level of each channel in the output's type, rounded as the spec says, and the affine map that
  * reproduces it: vector kernels compute (v - shift) * factor, which is as exact as the table because all 256 levels are
- * tried here. */
+ * checked here. */
 #include "augment/cpu/levels.h"
 
 #include <math.h>
@@ -45,7 +45,7 @@ uint32_t augment_level(const AugmentSpec *spec, int channel, double level) {
     return augment_bits(rounded(value, spec->normalized_type), spec->type);
 }
 
-/* What a vector kernel makes of a level. */
+/* The result of a vector kernel for a level. */
 static uint32_t affine_bits(ImageType type, double shift, double factor, int level) {
     if (type == IMAGE_F32) return augment_bits(((double)level - shift) * factor, type);
     float value = ((float)level - (float)shift) * (float)factor;
@@ -67,7 +67,7 @@ static double nudged(double value, int steps) {
     return (double)out;
 }
 
-/* Float32 arithmetic rounds twice where the table rounds once; neighbours of the constants mend that. */
+/* Float32 arithmetic rounds twice where the table rounds once; neighbours of the constants can compensate for that. */
 static bool find_affine(AugmentPass *a, int channel) {
     static const int steps[] = {0, 1, -1, 2, -2, 3, -3, 4, -4};
     const int count = (int)(sizeof steps / sizeof *steps);

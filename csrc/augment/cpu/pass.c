@@ -1,5 +1,5 @@
-/* One pass over one image: the draws become one frame (where each output pixel comes from) and a few holes, a kernel
- * converts the rows (from a padded copy where padding can show), holes are painted over. Keeps nothing between
+/* One pass over one image: the draws become one frame (where each output pixel comes from) and a few holes; a kernel
+ * converts the rows (from a padded copy if padding can be visible), then the holes are filled. Keeps nothing between
  * images. */
 #include "augment/cpu/pass.h"
 
@@ -30,7 +30,7 @@ void augment_pass_scratch_init(const AugmentPass *a, void *scratch) {
     }
 }
 
-/* ---- preparing ---- */
+/* ---- preparation ---- */
 
 static void make_shuffles(AugmentShuffles *s) {
     memset(s, 0x80, sizeof *s); /* which gives zero */
@@ -116,7 +116,7 @@ static unsigned char *at(const AugmentPass *a, unsigned char *out, int32_t y, in
     return out + (size_t)y * a->row_stride + (size_t)x * a->pixel_stride;
 }
 
-/* One value in a rectangle of a plane; inlined with a constant item size. */
+/* Fills a rectangle of a plane with one value; inlined with a constant item size. */
 static inline __attribute__((always_inline)) void paint_plane(unsigned char *to, size_t stride, AugmentPart r,
                                                               uint32_t value, size_t item_bytes) {
     const uint64_t repeat = item_bytes == 1   ? 0x0101010101010101u
@@ -147,7 +147,7 @@ static inline __attribute__((always_inline)) void paint_as(const AugmentPass *a,
     }
 }
 
-/* Fills a rectangle with one value a channel. */
+/* Fills a rectangle with one value per channel. */
 static void paint(const AugmentPass *a, unsigned char *out, AugmentPart r, const uint32_t *value) {
     unsigned char *corner = at(a, out, r.y, r.x);
     if (a->item_bytes == 1) {
@@ -174,7 +174,7 @@ static void convert(const AugmentPass *a, const uint8_t *source, ptrdiff_t strid
     a->kernel(a, &strip);
 }
 
-/* Short rows, without calls. */
+/* Copies rows, which are short, without function calls. */
 static inline void copy_rows(uint8_t *to, size_t stride, const uint8_t *from, size_t from_stride, size_t bytes,
                              int32_t rows) {
     enum { STEP = 32 };
@@ -195,7 +195,7 @@ static void reflect_sides(uint8_t *row, int32_t width, int32_t margin) {
     }
 }
 
-/* Puts what the frame needs into the padded image, whose fill stands there already; the place of in(0, 0). */
+/* Copies what the frame needs into the padded image, which already has its fill; returns the address of in(0, 0). */
 static const uint8_t *pad_rows(const AugmentPass *a, const Frame *f, const AugmentImage *image, uint8_t *scratch) {
     const AugmentPart part = image->part;
     const size_t row_bytes = (size_t)part.width * AUGMENT_CHANNELS, stride = padded_stride(a);

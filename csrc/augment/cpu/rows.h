@@ -1,6 +1,6 @@
 /* Private to augment/: the prepared form of a spec, and the kernels' contract. A kernel turns strips of pixel rows
- * (uint8, interleaved) into rows of the output: mirrored or not, converted, in either layout. Its results are those of
- * the table, in every instruction set. */
+ * (uint8, interleaved) into rows of the output: mirrored or not, converted, in either layout. Its results equal the
+ * table's, with every instruction set. */
 #ifndef CGXFFCV_AUGMENT_CPU_ROWS_H
 #define CGXFFCV_AUGMENT_CPU_ROWS_H
 
@@ -8,10 +8,10 @@
 #include "base/bytes.h"
 
 #define AUGMENT_LEVELS 256
-#define AUGMENT_BLOCK 16 /* pixels that a vector kernel takes at once */
+#define AUGMENT_BLOCK 16 /* pixels that a vector kernel processes at once */
 
-/* Rows of one image. Row r reads width * 3 bytes at source + r * source_stride, in rising order of address also where
- * `mirror` turns them around. The stride is negative where the image is turned upside down. */
+/* Rows of one image. Row r reads width * 3 bytes at source + r * source_stride, in ascending order of address even if
+ * `mirror` reverses them. The stride is negative if the image is flipped vertically. */
 typedef struct AugmentStrip {
     const uint8_t *source;
     ptrdiff_t source_stride;
@@ -27,29 +27,29 @@ typedef struct AugmentStrip {
 typedef struct AugmentPass AugmentPass;
 typedef void (*AugmentKernel)(const AugmentPass *pass, const AugmentStrip *strip);
 
-/* pshufb patterns for a block of 48 bytes in three vectors; [mirror]. */
+/* pshufb patterns for a block of 48 bytes in three vectors; the first index of `planes` is whether to mirror. */
 typedef struct AugmentShuffles {
     _Alignas(16) uint8_t planes[2][AUGMENT_CHANNELS][3][16]; /* channel from vector: 16 values of one channel */
     uint8_t mirror[3][3][16];                                /* vector from vector: the pixels in reverse */
 } AugmentShuffles;
 
-/* One pass over an image, prepared: where its pixels come from, one colour a hole, the conversion. */
+/* One pass over an image, prepared: where its pixels come from, the colour of each hole, the conversion. */
 struct AugmentPass {
-    AugmentSpec spec; /* this part of the chain, and what it makes of the pixels */
-    int moves;        /* of its operations; the others fill holes */
+    AugmentSpec spec; /* this part of the chain, and its output's format */
+    int moves;        /* the first of its operations; the others fill holes */
     int32_t out_height, out_width;
     size_t item_bytes, pixel_stride, row_stride, plane_stride; /* of the output, in bytes */
-    size_t next_stride; /* bytes of a source for each row of the output, as in AugmentStrip */
+    size_t next_stride; /* bytes of a source per row of the output, as in AugmentStrip */
     bool affine; /* (v - shift) * factor, in float32 (float64 for IMAGE_F32), equals the table for all 256 levels */
     double shift[AUGMENT_CHANNELS], factor[AUGMENT_CHANNELS];
     /* The output for each level; 16-bit types and uint8 use the low bits. */
     uint32_t table[AUGMENT_CHANNELS][AUGMENT_LEVELS];
     uint32_t fill[AUGMENT_MAX_OPS][AUGMENT_CHANNELS]; /* of each operation, in the output's type */
-    int pad;                                          /* the operation that pads; -1: none does */
+    int pad;                                          /* the operation that pads; -1: none */
     int32_t margin;                                   /* its padding ... */
     bool reflect;                                     /* ... and whether that mirrors the image */
     AugmentShuffles shuffles;
-    AugmentKernel kernel; /* from the best instruction set */
+    AugmentKernel kernel; /* for the best instruction set */
 };
 
 /* One kernel for each type and layout: [type][layout]. The vector ones need `affine` for all but IMAGE_U8. */
@@ -69,8 +69,8 @@ static inline void augment_store(unsigned char *out, uint32_t value, size_t item
     }
 }
 
-/* Pixels [first, last) of one row by table: the tails of the vector kernels, and all of the scalar ones. Inlined with
- * constant type and layout. */
+/* Converts pixels [first, last) of one row by table: all of the scalar kernels, and the narrow rows of the vector
+ * kernels. Inlined with constant type and layout. */
 static inline __attribute__((always_inline)) void augment_row_by_table(const AugmentPass *a, const AugmentStrip *s,
                                                                        size_t row, size_t first, size_t last,
                                                                        size_t item_bytes, ImageLayout layout) {

@@ -1,4 +1,4 @@
-/* Kernels for AVX2 and F16C: 16 values convert in two vectors of float32, or four of float64 for exact float32. */
+/* Kernels for AVX2 and F16C: 16 values are converted in two vectors of float32, or four of float64 if that is exact. */
 #if defined(__x86_64__)
 
 #include <immintrin.h>

@@ -1,4 +1,4 @@
-/* Kernels for AVX-512: 16 values convert in one vector of float32, or two of float64 for exact float32 results. */
+/* Kernels for AVX-512: 16 values are converted in one vector of float32, or two of float64 for exact float32. */
 #if defined(__x86_64__)
 
 #include <immintrin.h>

@@ -1,4 +1,4 @@
-/* The reference kernels: one table look-up a value. */
+/* The reference kernels: one table look-up per value. */
 #include "augment/cpu/rows.h"
 
 #define DEFINE(name, item_bytes, layout)                                                                               \

@@ -1,10 +1,10 @@
 /* Private to rows_avx2.c and rows_avx512.c. They define, before they include it,
  *   Constants                          what a strip keeps in registers
- * and, before they use DEFINE_KERNELS, for all types but uint8
- *   constants_TYPE(augment, layout)    prepares them
- *   put_TYPE(out, values, k, which)    16 uint8 values converted by constant set `which` and stored
+ * and, before they use DEFINE_KERNELS, for all types except uint8
+ *   constants_TYPE(augment, layout)    prepares the constants
+ *   put_TYPE(out, values, k, which)    converts 16 uint8 values with constant set `which` and stores them
  * A block is 16 pixels. HWC: three vectors in the order of the output, whose values cycle through the channels.
- * CHW: one vector a channel. The last block of a row overlaps its neighbour instead of running past the end. */
+ * CHW: one vector per channel. The last block of a row overlaps its neighbour instead of running past the end. */
 #ifndef CGXFFCV_AUGMENT_CPU_ROWS_VECTOR_H
 #define CGXFFCV_AUGMENT_CPU_ROWS_VECTOR_H
 
@@ -61,14 +61,14 @@ INLINE Block block_mirror(Block b, const AugmentShuffles *shuffles) {
     return out;
 }
 
-/* Asks for a row of the image that comes next: its lines arrive while this one is converted. */
+/* Prefetches a row of the next image: its cache lines arrive while this one is converted. */
 INLINE void prefetch_row(const AugmentStrip *s, size_t row) {
     const size_t line = 64;
     if (s->next == NULL) return;
     for (size_t i = 0; i < s->next_stride; i += line) __builtin_prefetch(s->next + row * s->next_stride + i, 0, 3);
 }
 
-/* Where the 16 pixels that end up at x.. begin in the source row. */
+/* Where the 16 pixels that end up at x in the output begin in the source row. */
 INLINE const uint8_t *block_source(const uint8_t *row, size_t width, size_t x, bool mirror) {
     return row + AUGMENT_CHANNELS * (mirror ? width - AUGMENT_BLOCK - x : x);
 }
@@ -100,7 +100,7 @@ INLINE const uint8_t *block_source(const uint8_t *row, size_t width, size_t x, b
         }                                                                                                              \
     }
 
-/* The kernel of a type and layout: rows narrower than a block go by table. */
+/* The kernel of a type and layout: rows narrower than a block are converted by table. */
 #define DEFINE_KERNEL(type_name, item_bytes, layout_name, layout_)                                                     \
     DEFINE_STRIP(type_name##_##layout_name##_forward, type_name, item_bytes, layout_, false)                           \
     DEFINE_STRIP(type_name##_##layout_name##_mirror, type_name, item_bytes, layout_, true)                             \

@@ -1,4 +1,4 @@
-/* The formulas for each type of values, and what they share. */
+/* The formulas for each value type, and what they share. */
 #include "augment/cpu/values.h"
 
 #include <math.h>
@@ -6,7 +6,7 @@
 
 #define SUMMED_ROWS (2 * AUGMENT_MAX_RADIUS + 1)
 
-/* Of each value of a row: its sums along the rows that are still needed. */
+/* For each value of a row, its horizontal sums in all rows that are still needed. */
 size_t augment_values_blur_bytes(size_t values) { return SUMMED_ROWS * values * sizeof(int64_t); }
 
 #define VALUE uint8_t

@@ -1,6 +1,6 @@
-/* Private to augment/: the formulas of operations on images of any channels, for each type of values. Whole numbers are
- * exact: the formulas are those of ops/, in 64 bits. Floats are computed in float64 and rounded once, or for a blur
- * once a pass; they are not cut off. */
+/* Private to augment/: the formulas of operations on images with any channels, for each value type. Integers are exact:
+ * the formulas are those of ops/, in 64 bits. Floats are computed in float64 and rounded once, or for a blur once per
+ * pass; they are not clamped. */
 #ifndef CGXFFCV_AUGMENT_CPU_VALUES_H
 #define CGXFFCV_AUGMENT_CPU_VALUES_H
 
@@ -14,19 +14,19 @@ typedef struct AugmentValues {
 } AugmentValues;
 
 typedef struct AugmentValueKernels {
-    /* By factor drawn->amount: what AugmentEntry.other says. */
+    /* Blends values with `other` (AugmentEntry.other) by the drawn factor. */
     void (*colour)(AugmentOther other, uint32_t amount, const AugmentValues *image);
-    /* `count` values of one image with those of another one, at the same places. */
+    /* Mixes `count` values of one image with those of another, at the same places. */
     void (*mix)(uint32_t amount, const void *own, const void *previous, size_t count, void *to);
     /* In place. */
     void (*blur)(const AugmentValues *image, AugmentSize size, const uint32_t *weights, int32_t radius, void *scratch);
     double (*load)(const void *value);
 } AugmentValueKernels;
 
-/* Scratch memory of a blur for rows of so many values, aligned to 8. */
+/* Scratch memory of a blur for rows of that many values, in bytes, aligned to 8. */
 size_t augment_values_blur_bytes(size_t values);
 
-/* Of IMAGE_U8, IMAGE_U16, IMAGE_F32. */
+/* For IMAGE_U8, IMAGE_U16, IMAGE_F32. */
 const AugmentValueKernels *augment_value_kernels(ImageType type);
 
 #endif

@@ -1,4 +1,4 @@
-/* Included once for each type of values, with
+/* Included once for each value type, with
  *   VALUE, SUM   the type, and that of sums and products
  *   MOST         its largest value; not defined for floats
  *   OF(name)     the name for that type
@@ -12,7 +12,7 @@ static SUM OF(nearest)(SUM sum, SUM by) { return (sum + by / 2) / by; }
 static VALUE OF(cut)(SUM sum) { return (VALUE)(sum < 0 ? 0 : sum > MOST ? MOST : sum); }
 static SUM OF(average)(SUM sum, SUM count) { return sum / count * AUGMENT_ONE + sum % count * AUGMENT_ONE / count; }
 
-/* Of sums of weights whose sum is AUGMENT_ONE: along a row, and along a column. */
+/* Round weighted sums along a row, and along a column; the weights add up to AUGMENT_ONE. */
 static SUM OF(row)(SUM sum) { return (sum + 128) >> 8; }
 static VALUE OF(column)(SUM sum) { return (VALUE)((sum + (1 << 23)) >> 24); }
 
@@ -51,7 +51,7 @@ static SUM OF(mean)(const AugmentValues *image) {
     return OF(average)(sum, (SUM)image->pixels);
 }
 
-/* In sixths of a turn, in units of 1 / AUGMENT_ONE, from red on; `range` is the largest value less the smallest. */
+/* In sixths of a turn from red, in units of 1 / AUGMENT_ONE; `range` is the largest value minus the smallest. */
 static SUM OF(hue)(const VALUE *pixel, SUM largest, SUM range) {
     const SUM r = (SUM)pixel[0], g = (SUM)pixel[1], b = (SUM)pixel[2];
     if (r == largest) return OF(rest)(OF(part)((6 * range + g - b) * AUGMENT_ONE, range), 6 * AUGMENT_ONE);
@@ -59,7 +59,7 @@ static SUM OF(hue)(const VALUE *pixel, SUM largest, SUM range) {
     return OF(part)((4 * range + r - g) * AUGMENT_ONE, range);
 }
 
-/* As ops/hue.h has it. */
+/* The same as in ops/hue.h. */
 static void OF(turn)(uint32_t amount, VALUE *pixel) {
     VALUE largest = pixel[0], smallest = pixel[0];
     for (int c = 1; c < AUGMENT_CHANNELS; c++) {
@@ -69,7 +69,7 @@ static void OF(turn)(uint32_t amount, VALUE *pixel) {
     const SUM range = (SUM)largest - (SUM)smallest;
     if (!(range > 0)) return;
     const SUM hue = OF(rest)(OF(hue)(pixel, (SUM)largest, range) + 6 * (SUM)amount, 6 * AUGMENT_ONE);
-    if (!(hue >= 0)) return; /* of what is no number */
+    if (!(hue >= 0)) return; /* NaN */
     const uint32_t sixth = (uint32_t)(hue / AUGMENT_ONE);
     const SUM part = OF(nearest)(range * (hue - (SUM)sixth * AUGMENT_ONE), AUGMENT_ONE);
     const VALUE third = (VALUE)(sixth % 2 == 0 ? (SUM)smallest + part : (SUM)largest - part);
@@ -118,7 +118,7 @@ static void OF(sum_row)(const AugmentValues *image, AugmentSize size, int32_t y,
     }
 }
 
-/* Each row is summed along itself once and waits in circular memory until the sums along the columns have used it. */
+/* Each row is summed horizontally once and kept in a circular buffer until the vertical sums have used it. */
 static void OF(blur)(const AugmentValues *image, AugmentSize size, const uint32_t *weights, int32_t radius,
                      void *scratch) {
     const size_t values = (size_t)size.width * (size_t)image->channels;

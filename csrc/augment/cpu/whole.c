@@ -1,5 +1,5 @@
-/* Pixels from other places, from their neighbours, and by tables that are made of what the image holds. The image is
- * copied to scratch memory where it must be read after it was written. */
+/* Pixels from other places, from their neighbours, and through tables made from the image's histograms. The image is
+ * copied to scratch memory if it must be read after it has been overwritten. */
 #include "augment/cpu/whole.h"
 
 #include <string.h>

@@ -1,10 +1,10 @@
-/* Private to augment/: operations that make a pixel of any of the image's pixels, or of what is counted of them. */
+/* Private to augment/: operations that compute a pixel from any of the image's pixels, or from their histogram. */
 #ifndef CGXFFCV_AUGMENT_CPU_WHOLE_H
 #define CGXFFCV_AUGMENT_CPU_WHOLE_H
 
 #include "augment/operation.h"
 
-/* Scratch memory for WARP and AROUND, aligned to 4. */
+/* Scratch memory for WARP and AROUND, in bytes, aligned to 4. */
 size_t augment_whole_bytes(AugmentSize size);
 
 /* In place. */

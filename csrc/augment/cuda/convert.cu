@@ -1,7 +1,7 @@
-/* Pixels of uint8 by a table of all their values. Block: BLOCK threads, with the table in shared memory; a thread makes
- * PACK neighbouring values of the result at a time, those of all blocks together as many groups as there are, in turns.
- * Buffers: images (count, height, width, 3), uint8; table (3, 256), T; the result (count, height, width, 3) or, PLANAR,
- * (count, 3, height, width), T, whose PACK values are of one plane. */
+/* Converts uint8 pixels by a table of all their values. Block: BLOCK threads, with the table in shared memory; a thread
+ * makes groups of PACK neighbouring values of the result, in a grid-stride loop over the groups.
+ * Buffers: images (count, height, width, 3), uint8; table (3, 256), T; the result (count, height, width, 3) or, if
+ * PLANAR, (count, 3, height, width), T, where the PACK values are in one plane. */
 #include "device/kernel.cuh"
 
 extern "C" {
@@ -11,7 +11,7 @@ extern "C" {
 #define BLOCK 256
 #define CHANNELS AUGMENT_CHANNELS
 #define LEVELS AUGMENT_LEVELS
-#define TURNS 8 /* groups that a thread makes, at least, so that the table is worth its loading */
+#define TURNS 8 /* groups per thread if there are enough, to make loading the table worthwhile */
 
 template <typename T, int PACK> struct alignas(sizeof(T) * PACK) Packed { T value[PACK]; };
 

@@ -1,15 +1,15 @@
-/* Batches from a resident data set. A thread makes 16 neighbouring pixels of an image: it walks from each pixel's place
- * in the result back through the operations to its place in the source, or to the colour that one of them filled it
- * with. An operation that needs more than one pixel (of the image before, or of the neighbourhood) is a barrier: the
- * walk is taken up below it once for each of them. The draws are made once for each image and operation, by the
- * functions that the CPU's augmentation uses, and the mean greys, and the tables of what counts values, by a block's
- * threads together.
+/* Batches from a data set in device memory. A thread makes 16 neighbouring pixels of an image: it walks from each
+ * pixel's place in the result back through the operations to its place in the source, or to the colour that one of them
+ * filled it with. An operation that needs more than one pixel (of the previous image, or of the neighbourhood) is a
+ * barrier: below it, the walk continues once for each of them. The draws are made once per image and operation, by the
+ * functions that the CPU's augmentation uses; mean greys, and the tables of operations that count values, are computed
+ * by all threads of a block together.
  *
  * Block x of augment_gather_kernel: images block_images x to block_images (x + 1) - 1 of the batch; thread t: the units
  * t, t + BLOCK, ... of these images, each PIXELS pixels. Block x of augment_copy_image_kernel: image x of the result.
  * Buffers: the set's images (count, height, width, 3), uint8, labels and ids (count), int64; order and places, int32,
- * numbers of images in the set; the result (images, height, width, 3), uint8, and its labels (images), int64. Shared:
- * `Shared`, and, where values are counted, counts [3][256], uint32, and tables [slot][table][3][256], uint8. */
+ * indices of images in the set; the result (images, height, width, 3), uint8, and its labels (images), int64. Shared
+ * memory: `Shared` and, if values are counted, counts [3][256], uint32, and tables [slot][table][3][256], uint8. */
 #include "device/kernel.cuh"
 
 extern "C" {
@@ -23,30 +23,30 @@ extern "C" {
 #define BARRIERS 3 /* at most */
 #define TAPS (AUGMENT_MAX_RADIUS + 1)
 #define TABLE (CHANNELS * AUGMENT_LEVELS)
-#define TABLES 4   /* for each image, at most */
-#define PLAIN (-1) /* of LEVELS: no barrier, no colour is changed, and nothing is turned or sheared */
+#define TABLES 4   /* per image, at most */
+#define PLAIN (-1) /* value of LEVELS: no barriers, and only moves and fills */
 
-/* An operation as the kernel takes it. */
+/* An operation in the form that the kernel uses. */
 struct Op {
     AugmentOp op;
     AugmentPhase phase;
-    bool mean;       /* it asks for the image's mean grey */
-    bool reflect;    /* of moved pixels */
-    uint32_t colour; /* of those that are filled: three bytes */
-    int table;       /* the number of its tables, if it counts values */
+    bool mean;       /* it needs the image's mean grey */
+    bool reflect;    /* moves mirror the image at its edges */
+    uint32_t colour; /* of filled pixels: three bytes */
+    int table;       /* the index of its tables, if it counts values */
 };
 
 struct Ops {
     Op op[GATHER_MAX_OPS];
     int count;
-    int mixing;            /* the operation that mixes; GATHER_MAX_OPS: none does */
+    int mixing;            /* the operation that mixes; GATHER_MAX_OPS: none */
     int barrier[BARRIERS]; /* operations that need more than one pixel, in order */
-    int levels;            /* so many are there; or PLAIN */
-    int tables;            /* operations that count values */
+    int levels;            /* the number of barriers, or PLAIN */
+    int tables;            /* the number of operations that count values */
 };
 
-/* An image of the set, what was drawn for it, the weights of its filters, TAPS for each barrier, and the TABLE values
- * of each operation that counts. */
+/* An image of the set, its draws, the weights of its filters (TAPS per barrier), and the TABLE values of each operation
+ * that counts. */
 struct Sample {
     const uint8_t *image;
     const AugmentDrawn *drawn;
@@ -69,8 +69,8 @@ static __device__ __forceinline__ uint32_t packed(AugmentPixel pixel) {
     return (uint32_t)pixel.value[0] | (uint32_t)pixel.value[1] << 8 | (uint32_t)pixel.value[2] << 16;
 }
 
-/* From the result of operation end - 1 to where operation `first` finds the pixel, or to the one that has filled it,
- * whose number it gives; else first - 1. */
+/* Walks from a pixel of the result of operation end - 1 back to its place in the input of operation `first`, and
+ * returns first - 1; or returns the operation that filled the pixel. */
 template <int LEVELS>
 static __device__ __forceinline__ int walk_back(const Ops &ops, const AugmentDrawn *drawn, int first, int end,
                                                 int height, int width, int *row, int *column) {
@@ -112,7 +112,7 @@ static __device__ __attribute__((noinline)) uint32_t look_up(const uint8_t *tabl
     return packed(pixel);
 }
 
-/* What operations [first, end) make of a colour. */
+/* Applies operations [first, end) to a colour. */
 template <int LEVELS>
 static __device__ __forceinline__ uint32_t change(const Ops &ops, const Sample &of, int first, int end,
                                                   uint32_t colour) {
@@ -125,12 +125,12 @@ static __device__ __forceinline__ uint32_t change(const Ops &ops, const Sample &
     return colour;
 }
 
-/* The three bytes of pixel (y, x) of what operations [0, end) make of an image, LEVELS of which are barriers. */
+/* The three bytes of pixel (y, x) in the result of operations [0, end), LEVELS of which are barriers. */
 template <int LEVELS>
 static __device__ __forceinline__ uint32_t look(const Ops &ops, const Pair &pair, const Sample &of, int end, int y,
                                                 int x);
 
-/* A pixel and its neighbours, summed. */
+/* The weighted sum of a pixel and its neighbours (LOCAL). */
 template <int LEVELS>
 static __device__ __attribute__((noinline)) uint32_t look_around(const Ops &ops, const Pair &pair, const Sample &of,
                                                                  int barrier, int y, int x) {
@@ -151,7 +151,7 @@ static __device__ __attribute__((noinline)) uint32_t look_around(const Ops &ops,
     return packed(out);
 }
 
-/* A pixel and the sums of the nine in whose middle it is. */
+/* The result from a pixel and the sums of the 3 x 3 pixels around it (AROUND). */
 template <int LEVELS>
 static __device__ __attribute__((noinline)) uint32_t look_beside(const Ops &ops, const Pair &pair, const Sample &of,
                                                                  int op, int y, int x) {
@@ -166,7 +166,7 @@ static __device__ __attribute__((noinline)) uint32_t look_beside(const Ops &ops,
     return packed(augment_op_around(&ops.op[op].op, &of.drawn[op], own, sums));
 }
 
-/* What barrier `barrier` makes of pixel (y, x), with LEVELS others below it. */
+/* The result of barrier `barrier` at pixel (y, x), with LEVELS others below it. */
 template <int LEVELS>
 static __device__ __attribute__((noinline)) uint32_t look_through(const Ops &ops, const Pair &pair, const Sample &of,
                                                                   int barrier, int y, int x) {
@@ -196,7 +196,7 @@ static __device__ __forceinline__ uint32_t look(const Ops &ops, const Pair &pair
     return change<LEVELS>(ops, of, first, end, colour);
 }
 
-/* Of so many levels as are before operation `end`. */
+/* Calls `look` with the number of barriers before operation `end`. */
 static __device__ uint32_t look_before(const Ops &ops, const Pair &pair, const Sample &of, int end, int y, int x) {
     int below = 0;
     while (below < ops.levels && ops.barrier[below] < end) below++;
@@ -205,7 +205,7 @@ static __device__ uint32_t look_before(const Ops &ops, const Pair &pair, const S
     return below == 2 ? look<2>(ops, pair, of, end, y, x) : look<3>(ops, pair, of, end, y, x);
 }
 
-/* PIXELS neighbouring pixels from `first` on. */
+/* Makes PIXELS neighbouring pixels starting at `first`. */
 template <int PIXELS, int LEVELS>
 static __device__ void make_pixels(const Pair &pair, const Ops &ops, int first, uint8_t *to) {
     uint32_t words[PIXELS * CHANNELS / 4 + 1] = {0};
@@ -234,7 +234,7 @@ static __device__ void make_pixels(const Pair &pair, const Ops &ops, int first, 
     }
 }
 
-/* What the images of a block share. Slot 0 is the image before the block's first, if images are mixed. */
+/* A block's shared memory, with slots for its images; slot 0 is the image before the first, if images are mixed. */
 struct Shared {
     AugmentDrawn drawn[(BLOCK_IMAGES + 1) * GATHER_MAX_OPS];
     uint32_t taps[(BLOCK_IMAGES + 1) * BARRIERS * TAPS];
@@ -264,8 +264,7 @@ static __device__ void draw(const GatherSet &set, const Ops &ops, const GatherCl
     to->width = augment_op_taps(&ops.op[op].op, &drawn, shared->taps + (slot * BARRIERS + barrier) * TAPS);
 }
 
-/* If values are counted, dynamic shared memory holds the counts of one image and then all tables: those of a slot stand
- * together. */
+/* If values are counted, dynamic shared memory contains the counts of one image and then all tables, slot by slot. */
 static __device__ uint32_t *counts_of(void) {
     DYNAMIC_SHARED(uint32_t, counts);
     return counts;
@@ -290,7 +289,7 @@ static __device__ Pair pair_of(const GatherSet &set, const Ops &ops, const Share
     return pair;
 }
 
-/* The mean greys that operation `op` asks for, of the images in slots [first, last]. */
+/* Computes the mean greys that operation `op` needs, for the images in slots [first, last]. */
 static __device__ void measure(const GatherSet &set, const Ops &ops, int op, int first, int last, Shared *shared) {
     const int pixels = set.height * set.width;
     for (int slot = first + (int)threadIdx.x; slot <= last; slot += BLOCK) shared->greys[slot] = 0;
@@ -311,7 +310,7 @@ static __device__ void measure(const GatherSet &set, const Ops &ops, int op, int
     __syncthreads();
 }
 
-/* The tables of operation `op`, which counts values, of the images in slots [first, last]. */
+/* Computes the tables of operation `op`, which counts values, for the images in slots [first, last]. */
 static __device__ void count(const GatherSet &set, const Ops &ops, int op, int first, int last, Shared *shared) {
     const int pixels = set.height * set.width;
     uint32_t *counts = counts_of();
@@ -334,7 +333,7 @@ static __device__ void count(const GatherSet &set, const Ops &ops, int op, int f
     }
 }
 
-/* How many blocks should fit beside each other, by their registers: GPUs of capability 7.5 take fewer threads. */
+/* How many blocks should be resident per multiprocessor, given their registers: capability 7.5 has fewer threads. */
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
 #define GATHER_NEIGHBOURS (1024 / BLOCK)
 #else
@@ -342,7 +341,7 @@ static __device__ void count(const GatherSet &set, const Ops &ops, int op, int f
 #endif
 
 /* The images of a block share its threads; each image's draws are made by as many threads as there are operations. If
- * images are mixed, a block also has the image before its first: slot 0 in what it shares, its own are from 1 on. */
+ * images are mixed, a block also has the image before its first, in slot 0; its own are in slots 1 and up. */
 template <int PIXELS, int LEVELS>
 static __global__ void __launch_bounds__(BLOCK, GATHER_NEIGHBOURS)
     augment_gather_kernel(GatherSet set, const int32_t *order, const GatherClock *clock, int batch,
@@ -393,12 +392,12 @@ static bool is_barrier(AugmentPhase phase) {
 static Status check_op(const AugmentOp *op, AugmentSize size) {
     const AugmentKey key = {};
     const AugmentDrawn drawn = augment_op_draw(op, &key, true, size);
-    if (op->normalized) FAIL(STATUS_ARGUMENT, "on the GPU nothing can be filled after the normalisation");
+    if (op->normalized) FAIL(STATUS_ARGUMENT, "on the GPU, nothing can be filled after the normalisation");
     const AugmentEntry *entry = augment_entry(op->kind);
     if (entry->phase == AUGMENT_PLACED) FAIL(STATUS_ARGUMENT, "%s cannot be done on the GPU", entry->name);
     if (entry->phase != AUGMENT_MOVE) return STATUS_OK;
     if (drawn.height == size.height && drawn.width == size.width) return STATUS_OK;
-    FAIL(STATUS_ARGUMENT, "a crop on the GPU keeps the size %d x %d, it cannot give %d x %d", size.height, size.width,
+    FAIL(STATUS_ARGUMENT, "a crop on the GPU keeps the size %d x %d; it cannot give %d x %d", size.height, size.width,
          drawn.height, drawn.width);
 }
 
@@ -425,11 +424,11 @@ extern "C" Status augment_gather_check(const AugmentOp *ops, int op_count, int h
         tables += augment_entry(ops[i].kind)->phase == AUGMENT_COUNTED;
     }
     if (tables > TABLES) {
-        FAIL(STATUS_ARGUMENT, "on the GPU at most %d operations may count an image's values, not %d", TABLES, tables);
+        FAIL(STATUS_ARGUMENT, "on the GPU, at most %d operations may count an image's values, not %d", TABLES, tables);
     }
     if (barriers <= BARRIERS) return STATUS_OK;
     FAIL(STATUS_ARGUMENT,
-         "on the GPU at most %d operations may mix, blur or sharpen images, as each round of RandAugment does, not %d",
+         "on the GPU, at most %d operations may mix, blur or sharpen images, as each round of RandAugment does, not %d",
          BARRIERS, barriers);
 }
 

@@ -1,6 +1,6 @@
-/* Patch moments: each thread of 256 in at most AUGMENT_MOMENT_PARTS blocks sums its share of the patches of images
- * (count, height, width, 3), bytes, in registers; a block's sums are a row of the result (parts, AUGMENT_MOMENTS),
- * uint64. */
+/* Patch moments, by at most AUGMENT_MOMENT_PARTS blocks of 256 threads: each thread sums its share of the patches of
+ * images (count, height, width, 3), bytes, in registers; a block's sums are a row of the result (parts,
+ * AUGMENT_MOMENTS), uint64. */
 #include "device/kernel.cuh"
 
 extern "C" {
@@ -10,9 +10,9 @@ extern "C" {
 #define BLOCK 256
 #define CHANNELS 3
 
-/* The bytes are whole numbers, so the sums are exact in any order. A thread's own fit 32 bits up to 66,051 patches. */
+/* The bytes are integers, so the sums are exact in any order. A thread's sums fit 32 bits up to 66,051 patches. */
 #define MOST_OF_THREAD 65536
-#define FEW_OF_THREAD 16 /* of a thread, before another block is worth its closing sums */
+#define FEW_OF_THREAD 16 /* patches per thread before another block is worth the cost of its final sums */
 
 static __global__ void augment_moments_kernel(const uint8_t *images, int64_t count, int height, int width,
                                               uint64_t *to) {
@@ -50,7 +50,7 @@ extern "C" Status augment_moments_on_device(const GatherSet *set, int64_t count,
                                             DeviceStream *stream) {
     int64_t patches = count * (set->height - 1) * (set->width - 1);
     if (count < 1 || count > set->count || patches > (int64_t)MOST_OF_THREAD * AUGMENT_MOMENT_PARTS * BLOCK) {
-        FAIL(STATUS_ARGUMENT, "the moments of 1 to %lld images can be taken, not of %lld", (long long)set->count,
+        FAIL(STATUS_ARGUMENT, "moments can be computed of 1 to %lld images, not of %lld", (long long)set->count,
              (long long)count);
     }
     size_t blocks = ceil_div((size_t)patches, BLOCK * FEW_OF_THREAD);

@@ -1,5 +1,5 @@
-/* Shrinks images, normalised: a block has an image (size, size, 3), bytes; its 256 threads sum lines into shared memory
- * (side, size, 3), float32, then across into the result (side, side, 3), float32. */
+/* Shrinks and normalises images: a block processes one image (size, size, 3), bytes; its 256 threads sum along the
+ * columns into shared memory (side, size, 3), float32, then along the rows into the result (side, side, 3), float32. */
 #include "device/kernel.cuh"
 
 extern "C" {
@@ -11,7 +11,7 @@ extern "C" {
 #define CHANNELS 3
 #define MAX_WEIGHTS 768
 
-/* Along one axis, both being alike. */
+/* Of one axis; both are the same. */
 struct Filter {
     int taps;
     int16_t first[AUGMENT_MAX_SHRUNK];
@@ -22,8 +22,8 @@ struct Affine {
     float scale[CHANNELS], offset[CHANNELS];
 };
 
-/* One image a block: sums of lines into shared memory, (side, size, 3), then across. The weights are read from there,
- * too: threads of a warp that look at different ones would wait for each other at the kernel's arguments. */
+/* The weights are copied to shared memory, too: as kernel arguments, in constant memory, reads of different weights by
+ * a warp's threads would be serialised. */
 static __global__ void augment_shrink_kernel(const uint8_t *images, int size, int side, Filter filter, Affine affine,
                                              float *to) {
     grid_begin();
@@ -62,13 +62,14 @@ extern "C" Status augment_shrink_on_device(const uint8_t *images, int count, int
     Filter filter = {};
     Affine affine;
     if (height != width || side < 1 || side > height || side > AUGMENT_MAX_SHRUNK) {
-        FAIL(STATUS_ARGUMENT, "images of %d x %d cannot be shrunk to %d x %d on the GPU, only squares to at most %d",
+        FAIL(STATUS_ARGUMENT,
+             "images of %d x %d cannot be shrunk to %d x %d on the GPU: only square images, to sides of at most %d",
              height, width, side, side, AUGMENT_MAX_SHRUNK);
     }
     filter.taps = triangle_taps(height, side);
     if (side * filter.taps > MAX_WEIGHTS) {
-        FAIL(STATUS_ARGUMENT, "shrinking %d pixels to %d needs %d weights, more than the %d that the GPU's filter has",
-             height, side, side * filter.taps, MAX_WEIGHTS);
+        FAIL(STATUS_ARGUMENT, "shrinking %d pixels to %d needs %d weights; on the GPU there can be at most %d", height,
+             side, side * filter.taps, MAX_WEIGHTS);
     }
     for (int o = 0; o < side; o++) {
         float *weights = filter.weights + o * filter.taps;

@@ -7,7 +7,7 @@ typedef struct AugmentAlternate {
     int none;
 } AugmentAlternate;
 
-/* A bit fixed for the run, xor the epoch's parity: each image is seen both ways in any two epochs. */
+/* A bit fixed for the run, xor the epoch's parity: each image is seen both ways in any two successive epochs. */
 HOST_DEVICE AugmentDrawn augment_alternate_draw(const AugmentAlternate *op, const AugmentRandom *random,
                                                 AugmentSize size) {
     (void)op;
@@ -18,6 +18,6 @@ HOST_DEVICE AugmentDrawn augment_alternate_draw(const AugmentAlternate *op, cons
 #endif
 
 AUGMENT_OP_MOVE(alternate, AugmentAlternate, .name = "AlternatingFlip", .number = 2,
-                .doc = "Mirrors each image in every other epoch: in odd ones those whose random bit, fixed for the\n"
-                       "seed, is 0, in even ones the others. Source: Jordan, \"94% on CIFAR-10 in 3.29 Seconds on a\n"
+                .doc = "Mirrors each image in every other epoch: images whose random bit (fixed by the seed) is 0 in\n"
+                       "odd epochs, the others in even epochs. Source: Jordan, \"94% on CIFAR-10 in 3.29 Seconds on a\n"
                        "Single GPU\" (2024), section 3.6.")

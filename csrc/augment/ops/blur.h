@@ -12,7 +12,7 @@ typedef struct AugmentBlur {
     double p;
 } AugmentBlur;
 
-/* The deviation, in units of 1 / AUGMENT_ONE, plus AUGMENT_ONE. */
+/* The amount is the standard deviation, in units of 1 / AUGMENT_ONE, plus AUGMENT_ONE. */
 HOST_DEVICE AugmentDrawn augment_blur_draw(const AugmentBlur *op, const AugmentRandom *random, AugmentSize size) {
     AugmentDrawn drawn = augment_amount(AUGMENT_ONE, size);
     if (random == NULL) return drawn;
@@ -22,8 +22,8 @@ HOST_DEVICE AugmentDrawn augment_blur_draw(const AugmentBlur *op, const AugmentR
     return augment_amount(AUGMENT_ONE + 1u + (uint32_t)(sigma * AUGMENT_ONE), size);
 }
 
-/* In steps of 1 / AUGMENT_ONE, whose sum is AUGMENT_ONE, so that machines differ only where they round a weight that
- * lies within 1e-10 of the middle of two steps. */
+/* Weights are multiples of 1 / AUGMENT_ONE that add up to 1, so machines can differ only if a weight is within 1e-10 of
+ * the middle between two multiples. */
 HOST_DEVICE int32_t augment_blur_taps(const AugmentBlur *op, const AugmentDrawn *drawn, uint32_t *weights) {
     const int32_t radius = op->kernel_size / 2;
     const double sigma = (double)(drawn->amount - AUGMENT_ONE) / AUGMENT_ONE;
@@ -42,7 +42,7 @@ static inline Status augment_blur_fits(const void *parameters, AugmentSize size)
     const AugmentBlur *op = (const AugmentBlur *)parameters;
     const int32_t shorter = size.height < size.width ? size.height : size.width;
     if (op->kernel_size / 2 < shorter) return STATUS_OK;
-    FAIL(STATUS_ARGUMENT, "a kernel of %d needs images of %d pixels a side, not %dx%d", op->kernel_size,
+    FAIL(STATUS_ARGUMENT, "a kernel of %d needs images with sides of at least %d pixels, not %dx%d", op->kernel_size,
          op->kernel_size / 2 + 1, size.height, size.width);
 }
 
@@ -50,12 +50,12 @@ static inline Status augment_blur_fits(const void *parameters, AugmentSize size)
 
 AUGMENT_OP_LOCAL(
     blur, AugmentBlur, .name = "GaussianBlur", .number = 15, .fits = augment_blur_fits,
-    .doc = "With probability `p` blurs an image by a Gaussian whose deviation is uniform in `sigma`; at the\n"
-           "edges the image is mirrored, the edge pixel not repeated. Values are rounded to nearest, along the\n"
-           "rows to 1 / 256 and then along the columns.\n\n"
+    .doc = "With probability `p` blurs an image with a Gaussian whose standard deviation is uniform in `sigma`;\n"
+           "at the edges the image is mirrored without repeating the edge pixel. Sums are rounded to nearest:\n"
+           "along the rows to 1 / 256, then along the columns to whole values.\n\n"
            "Args:\n"
-           "    kernel_size: the pixels, in both directions, that one is made of: odd, 1 to 31.\n"
-           "    sigma: limits of the deviation, in pixels.",
+           "    kernel_size: size of the kernel in both directions, in pixels: odd, 1 to 31.\n"
+           "    sigma: limits of the standard deviation, in pixels.",
     .parameters = {AUGMENT_PARAMETER(AugmentBlur, kernel_size, ODD, .required = true, .least = 1, .most = 31),
                    AUGMENT_PARAMETER(AugmentBlur, sigma, LIMITS, .value = 0.1, .other = 2, .least = 1e-2, .most = 100),
                    AUGMENT_PARAMETER(AugmentBlur, p, NUMBER, .value = 0.5, .most = 1)})

@@ -26,8 +26,8 @@ HOST_DEVICE AugmentPixel augment_brightness_pixel(const AugmentBrightness *op, c
 
 AUGMENT_OP_COLOUR(brightness, AugmentBrightness, .name = "RandomBrightness", .number = 6, .levels = true,
                   .other = AUGMENT_BLACK,
-                  .doc = "With probability `p` multiplies each image by a factor that is uniform in\n"
-                         "max(0, 1 - magnitude)..1 + magnitude, cut off at 255 (65,535 of uint16) and rounded down;\n"
-                         "float32 is neither cut off nor made whole.",
+                  .doc = "With probability `p` multiplies an image by a factor that is uniform in\n"
+                         "max(0, 1 - magnitude)..1 + magnitude. Values are clipped to 255 (65,535 for uint16) and\n"
+                         "rounded down; float32 is neither clipped nor rounded.",
                   .parameters = {AUGMENT_PARAMETER(AugmentBrightness, magnitude, NUMBER, .required = true, .most = 100),
                                  AUGMENT_PARAMETER(AugmentBrightness, p, NUMBER, .value = 0.5, .most = 1)})

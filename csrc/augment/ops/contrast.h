@@ -25,10 +25,9 @@ HOST_DEVICE AugmentPixel augment_contrast_pixel(const AugmentContrast *op, const
 
 AUGMENT_OP_COLOUR(contrast, AugmentContrast, .name = "RandomContrast", .number = 9, .mean = true, .levels = true,
                   .other = AUGMENT_MEAN,
-                  .doc =
-                      "With probability `p` moves each image away from its mean grey, or towards it:\n"
-                      "factor x value + (1 - factor) x mean, cut off at 0 and 255 and rounded down. The factor is\n"
-                      "uniform in max(0, 1 - magnitude)..1 + magnitude; grey is 0.2989 R + 0.587 G + 0.114 B,\n"
-                      "rounded down. Images of one channel are grey. Limits and rounding as RandomBrightness has them.",
+                  .doc = "With probability `p` moves an image away from its mean grey, or towards it:\n"
+                         "factor x value + (1 - factor) x mean, clipped to 0..255 and rounded down. The factor is\n"
+                         "uniform in max(0, 1 - magnitude)..1 + magnitude; grey is 0.2989 R + 0.587 G + 0.114 B,\n"
+                         "rounded down. Images with one channel are grey. Other types as in RandomBrightness.",
                   .parameters = {AUGMENT_PARAMETER(AugmentContrast, magnitude, NUMBER, .required = true, .most = 100),
                                  AUGMENT_PARAMETER(AugmentContrast, p, NUMBER, .value = 0.5, .most = 1)})

@@ -10,7 +10,7 @@ typedef struct AugmentCrop {
     AugmentFill fill;
 } AugmentCrop;
 
-/* A window fully inside the padded image; the central one if neutral. */
+/* A window fully inside the padded image; the central one in the neutral form. */
 HOST_DEVICE AugmentDrawn augment_crop_draw(const AugmentCrop *op, const AugmentRandom *random, AugmentSize size) {
     const int32_t rows = size.height + 2 * op->padding - op->size.height;
     const int32_t columns = size.width + 2 * op->padding - op->size.width;
@@ -30,7 +30,7 @@ static inline Status augment_crop_fits(const void *parameters, AugmentSize size)
     if (op->size.height <= size.height + 2 * op->padding && op->size.width <= size.width + 2 * op->padding) {
         return STATUS_OK;
     }
-    FAIL(STATUS_ARGUMENT, "a crop of %dx%d does not fit an image of %dx%d padded by %d", op->size.height,
+    FAIL(STATUS_ARGUMENT, "a crop of %dx%d does not fit into an image of %dx%d padded by %d", op->size.height,
          op->size.width, size.height, size.width, op->padding);
 }
 
@@ -38,12 +38,12 @@ static inline Status augment_crop_fits(const void *parameters, AugmentSize size)
 
 AUGMENT_OP_MOVE(crop, AugmentCrop, .name = "RandomCrop", .number = 4, .fits = augment_crop_fits,
                 .doc = "Pads the image by `padding` on all sides, then cuts out a window of `size`, uniform over all\n"
-                       "places.\n\n"
+                       "positions.\n\n"
                        "Args:\n"
                        "    size: side, or (height, width), in pixels.\n"
-                       "    padding: pixels; at most the shorter side less 1 for \"reflect\".\n"
-                       "    fill: what the padding holds: 0..255 a channel, or \"reflect\" (mirrors, the edge pixel\n"
-                       "        is not repeated).",
+                       "    padding: in pixels; for \"reflect\", less than the shorter side.\n"
+                       "    fill: content of the padding: 0..255 per channel, or \"reflect\" (mirrors the image\n"
+                       "        without repeating the edge pixel).",
                 .parameters = {AUGMENT_PARAMETER(AugmentCrop, size, SIZE, .required = true),
                                AUGMENT_PARAMETER(AugmentCrop, padding, PADDING),
                                AUGMENT_PARAMETER(AugmentCrop, fill, BORDER)})

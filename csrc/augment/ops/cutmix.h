@@ -6,10 +6,10 @@
 typedef struct AugmentCutmix {
     double alpha;
     bool same_lambda;
-    AugmentSize size; /* of labels' images; the images know theirs */
+    AugmentSize size; /* for labels: of their images; unused for images */
 } AugmentCutmix;
 
-/* A rectangle of the image's own ratio, fully inside it, whose share of the area is nearly 1 - lambda. */
+/* A rectangle with the image's aspect ratio, fully inside it, whose share of the area is about 1 - lambda. */
 HOST_DEVICE AugmentDrawn augment_image_cutmix_draw(const AugmentCutmix *op, const AugmentRandom *random,
                                                    AugmentSize size) {
     if (random == NULL) return augment_amount(AUGMENT_ONE, size);
@@ -47,24 +47,24 @@ HOST_DEVICE void augment_label_cutmix_label(const AugmentCutmix *op, const Augme
 
 AUGMENT_OP_MIX(
     image_cutmix, AugmentCutmix, .name = "CutMix", .number = 16,
-    .doc = "Puts a rectangle of the image before it in the batch (before the first comes the last) into each\n"
-           "image, at the same place, fully inside and uniform over all places. It has the image's shape and\n"
+    .doc = "Replaces a rectangle of each image by that of the previous image in the batch (of the last one, for\n"
+           "the first), fully inside and uniform over all positions. It has the image's aspect ratio and\n"
            "1 - lambda of its area, rounded to whole pixels; lambda is drawn from Beta(alpha, alpha). Source: Yun\n"
-           "and others, \"CutMix\" (ICCV 2019).\n\n"
+           "et al., \"CutMix\" (ICCV 2019).\n\n"
            "Args:\n"
            "    alpha: 0.001 to 1,000.\n"
-           "    same_lambda: one rectangle for the whole batch, else one an image.",
+           "    same_lambda: one rectangle for the whole batch, else one per image.",
     .parameters = {AUGMENT_PARAMETER(AugmentCutmix, alpha, NUMBER, .value = 1, .least = 1e-3, .most = 1e3),
                    AUGMENT_PARAMETER(AugmentCutmix, same_lambda, FLAG, .value = 1)})
 
 AUGMENT_OP_LABEL(
     label_cutmix, AugmentCutmix, .name = "LabelCutMix", .number = 16, .columns = 3,
-    .doc = "Whole numbers (N, 1) become float32 (N, 3): the label, the label before it in the batch, and the\n"
-           "share of its own pixels that an image keeps in CutMix with the same arguments.\n\n"
+    .doc = "Turns integer labels (N, 1) into float32 (N, 3): the label, the previous label in the batch, and\n"
+           "the share of its own pixels that the image keeps in CutMix with the same arguments.\n\n"
            "Args:\n"
-           "    size: side, or (height, width), of the images at that place in their pipeline.\n"
+           "    size: side, or (height, width), of the images at CutMix's place in their pipeline.\n"
            "    alpha: 0.001 to 1,000.\n"
-           "    same_lambda: one rectangle for the whole batch, else one an image.",
+           "    same_lambda: one rectangle for the whole batch, else one per image.",
     .parameters = {AUGMENT_PARAMETER(AugmentCutmix, size, SIZE, .required = true),
                    AUGMENT_PARAMETER(AugmentCutmix, alpha, NUMBER, .value = 1, .least = 1e-3, .most = 1e3),
                    AUGMENT_PARAMETER(AugmentCutmix, same_lambda, FLAG, .value = 1)})

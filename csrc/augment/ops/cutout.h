@@ -20,15 +20,15 @@ HOST_DEVICE AugmentDrawn augment_cutout_draw(const AugmentCutout *op, const Augm
 static inline Status augment_cutout_fits(const void *parameters, AugmentSize size) {
     const AugmentCutout *op = (const AugmentCutout *)parameters;
     if (op->crop_size.height <= size.height && op->crop_size.width <= size.width) return STATUS_OK;
-    FAIL(STATUS_ARGUMENT, "a hole of %dx%d does not fit an image of %dx%d", op->crop_size.height, op->crop_size.width,
-         size.height, size.width);
+    FAIL(STATUS_ARGUMENT, "a hole of %dx%d does not fit into an image of %dx%d", op->crop_size.height,
+         op->crop_size.width, size.height, size.width);
 }
 
 #endif
 
 AUGMENT_OP_FILL(cutout, AugmentCutout, .name = "Cutout", .number = 5, .fits = augment_cutout_fits,
-                .doc = "Fills a hole of `crop_size` (side, or (height, width)) that lies fully inside, uniform over\n"
-                       "all places.\n\n"
+                .doc = "Fills a hole of `crop_size` (side, or (height, width)), fully inside the image and uniform\n"
+                       "over all positions.\n\n"
                        "`fill` is in the units of its place in the pipeline: 0..255 before NormalizeImage, normalised\n"
                        "after it.",
                 .parameters = {AUGMENT_PARAMETER(AugmentCutout, crop_size, SIZE, .required = true),

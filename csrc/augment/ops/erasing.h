@@ -9,7 +9,7 @@ typedef struct AugmentErasing {
     AugmentFill fill;
 } AugmentErasing;
 
-/* The first word of all says whether; tries begin with 1. */
+/* The first word of the image's stream decides whether; attempts count from 1. */
 HOST_DEVICE AugmentDrawn augment_erasing_draw(const AugmentErasing *op, const AugmentRandom *random, AugmentSize size) {
     const AugmentDrawn none = augment_hole(false, 0, 0, size);
     if (random == NULL || !augment_happens(augment_words(random).word[0], op->p)) return none;
@@ -24,12 +24,12 @@ HOST_DEVICE AugmentDrawn augment_erasing_draw(const AugmentErasing *op, const Au
 #endif
 
 AUGMENT_OP_FILL(erasing, AugmentErasing, .name = "RandomErasing", .number = 14,
-                .doc = "With probability `p` fills a rectangle that lies fully inside the image.\n\n"
+                .doc = "With probability `p` fills a rectangle fully inside the image.\n\n"
                        "Args:\n"
                        "    scale: limits of its share of the image's area.\n"
-                       "    ratio: limits of its width over its height, the logarithm of which is uniform.\n"
-                       "    fill: in the units of its place in the pipeline, as Cutout's.\n\n"
-                       "After ten tries that do not fit nothing is filled.",
+                       "    ratio: limits of its width divided by its height; the logarithm is uniform.\n"
+                       "    fill: in the units of its place in the pipeline, like Cutout's.\n\n"
+                       "If none of ten random rectangles fits, nothing is filled.",
                 .parameters = {
                     AUGMENT_PARAMETER(AugmentErasing, p, NUMBER, .value = 0.5, .most = 1),
                     AUGMENT_PARAMETER(AugmentErasing, scale, LIMITS, .value = 0.02, .other = 0.33, .most = 1),

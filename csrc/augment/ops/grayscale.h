@@ -24,6 +24,6 @@ HOST_DEVICE AugmentPixel augment_grayscale_pixel(const AugmentGrayscale *op, con
 #endif
 
 AUGMENT_OP_COLOUR(grayscale, AugmentGrayscale, .name = "RandomGrayscale", .number = 12, .other = AUGMENT_GREY,
-                  .doc = "With probability `p` makes all three channels of an image 0.2989 R + 0.587 G + 0.114 B,\n"
+                  .doc = "With probability `p` sets all three channels of an image to 0.2989 R + 0.587 G + 0.114 B,\n"
                          "rounded down.",
                   .parameters = {AUGMENT_PARAMETER(AugmentGrayscale, p, NUMBER, .value = 0.1, .most = 1)})

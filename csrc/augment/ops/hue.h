@@ -7,7 +7,7 @@ typedef struct AugmentHue {
     double magnitude, p;
 } AugmentHue;
 
-/* By how much of a turn, above AUGMENT_ONE. */
+/* The amount is AUGMENT_ONE plus the share of a full turn. */
 HOST_DEVICE AugmentDrawn augment_hue_draw(const AugmentHue *op, const AugmentRandom *random, AugmentSize size) {
     if (random == NULL) return augment_amount(AUGMENT_ONE, size);
     const Philox4 words = augment_words(random);
@@ -16,7 +16,7 @@ HOST_DEVICE AugmentDrawn augment_hue_draw(const AugmentHue *op, const AugmentRan
     return augment_amount(AUGMENT_ONE - most + philox_below(words.word[1], 2 * most + 1), size);
 }
 
-/* In sixths of a turn, in units of 1 / AUGMENT_ONE, from red on; `range` is the largest value less the smallest. */
+/* In sixths of a turn from red, in units of 1 / AUGMENT_ONE; `range` is the largest value minus the smallest. */
 HOST_DEVICE uint32_t augment_hue_of(AugmentPixel pixel, uint32_t largest, uint32_t range) {
     const uint32_t r = pixel.value[0], g = pixel.value[1], b = pixel.value[2];
     if (r == largest) return (6 * range + g - b) * AUGMENT_ONE / range % (6 * AUGMENT_ONE);
@@ -24,8 +24,8 @@ HOST_DEVICE uint32_t augment_hue_of(AugmentPixel pixel, uint32_t largest, uint32
     return (4 * range + r - g) * AUGMENT_ONE / range;
 }
 
-/* Hue, saturation, value: the largest and the smallest value stay, the hue says which channel has them and where
- * between them the third one lies. */
+/* In HSV, the largest and the smallest value stay; the hue determines which channels have them, and where the third one
+ * is between them. */
 HOST_DEVICE AugmentPixel augment_hue_pixel(const AugmentHue *op, const AugmentDrawn *drawn, AugmentPixel pixel) {
     const uint8_t *v = pixel.value;
     const uint32_t largest = v[0] > v[1] ? (v[0] > v[2] ? v[0] : v[2]) : (v[1] > v[2] ? v[1] : v[2]);
@@ -46,7 +46,7 @@ HOST_DEVICE AugmentPixel augment_hue_pixel(const AugmentHue *op, const AugmentDr
 #endif
 
 AUGMENT_OP_COLOUR(hue, AugmentHue, .name = "RandomHue", .number = 11, .other = AUGMENT_TURN,
-                  .doc = "With probability `p` turns the hue of each image (HSV) by a share of a full turn that is\n"
-                         "uniform in -magnitude..magnitude; largest and smallest value of a pixel stay.",
+                  .doc = "With probability `p` rotates the hue (HSV) of an image by a fraction of a full turn that is\n"
+                         "uniform in -magnitude..magnitude; each pixel keeps its largest and smallest value.",
                   .parameters = {AUGMENT_PARAMETER(AugmentHue, magnitude, NUMBER, .required = true, .most = 0.5),
                                  AUGMENT_PARAMETER(AugmentHue, p, NUMBER, .value = 0.5, .most = 1)})

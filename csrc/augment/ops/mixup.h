@@ -8,8 +8,8 @@ typedef struct AugmentMixup {
     bool same_lambda;
 } AugmentMixup;
 
-/* The share of an image's own pixels, and of its own label. In so coarse steps no two machines differ but where they
- * round a share that lies within 1e-10 of the middle of two steps. */
+/* The share of an image's own pixels, and of its own label. Steps are so coarse that machines can differ only if a
+ * share is within 1e-10 of the middle between two steps. */
 HOST_DEVICE AugmentDrawn augment_image_mixup_draw(const AugmentMixup *op, const AugmentRandom *random,
                                                   AugmentSize size) {
     if (random == NULL) return augment_amount(AUGMENT_ONE, size);
@@ -43,22 +43,22 @@ HOST_DEVICE void augment_label_mixup_label(const AugmentMixup *op, const Augment
 #endif
 
 AUGMENT_OP_MIX(image_mixup, AugmentMixup, .name = "ImageMixup", .number = 7,
-               .doc = "Mixes each image with the one before it in the batch (the first with the last):\n"
+               .doc = "Mixes each image with the previous one in the batch (the first with the last):\n"
                       "lambda x own + (1 - lambda) x previous, rounded down. Lambda is drawn from Beta(alpha, alpha),\n"
                       "in steps of 1 / 65,536.\n\n"
                       "Args:\n"
                       "    alpha: 0.001 to 1,000.\n"
-                      "    same_lambda: one lambda for the whole batch, else one an image.",
+                      "    same_lambda: one lambda for the whole batch, else one per image.",
                .parameters = {
                    AUGMENT_PARAMETER(AugmentMixup, alpha, NUMBER, .required = true, .least = 1e-3, .most = 1e3),
                    AUGMENT_PARAMETER(AugmentMixup, same_lambda, FLAG, .required = true)})
 
 AUGMENT_OP_LABEL(label_mixup, AugmentMixup, .name = "LabelMixup", .number = 7, .columns = 3,
-                 .doc = "Whole numbers (N, 1) become float32 (N, 3): the label, the label before it in the batch, and\n"
-                        "the lambda that ImageMixup with the same arguments draws for it.\n\n"
+                 .doc = "Turns integer labels (N, 1) into float32 (N, 3): the label, the previous label in the batch,\n"
+                        "and the lambda that ImageMixup with the same arguments draws for it.\n\n"
                         "Args:\n"
                         "    alpha: 0.001 to 1,000.\n"
-                        "    same_lambda: one lambda for the whole batch, else one a label.",
+                        "    same_lambda: one lambda for the whole batch, else one per label.",
                  .parameters = {
                      AUGMENT_PARAMETER(AugmentMixup, alpha, NUMBER, .required = true, .least = 1e-3, .most = 1e3),
                      AUGMENT_PARAMETER(AugmentMixup, same_lambda, FLAG, .required = true)})

@@ -14,7 +14,7 @@ HOST_DEVICE bool augment_poison_chosen(const AugmentPoison *op, uint64_t sample)
     return augment_among(&op->indices, sample);
 }
 
-/* The nudge lets sums that are whole but for the rounding of their parts come out whole, everywhere. */
+/* The 2e-5 makes sums that are integers except for rounding errors come out as those integers, on every machine. */
 HOST_DEVICE AugmentPixel augment_poison_placed(const AugmentPoison *op, size_t at, AugmentPixel pixel) {
     const double alpha = (double)op->alpha.values[at];
     for (size_t c = 0; c < AUGMENT_CHANNELS; c++) {
@@ -41,11 +41,11 @@ static inline Status augment_poison_fits(const void *parameters, AugmentSize siz
 
 AUGMENT_OP_PLACED(poison, AugmentPoison, .name = "Poison", .number = 17, .fits = augment_poison_fits,
                   .doc = "Blends a picture into some samples, the same in every epoch and in evaluation:\n"
-                         "value x (1 - alpha) + mask x alpha, cut off at the limits `clamp` and rounded down.\n\n"
+                         "value x (1 - alpha) + mask x alpha, clipped to the limits `clamp` and rounded down.\n\n"
                          "Args:\n"
-                         "    mask: (height, width, 3), in 0..255 units.\n"
+                         "    mask: (height, width, 3), in units of 0..255.\n"
                          "    alpha: (height, width).\n"
-                         "    indices: numbers of the samples, those of the file.",
+                         "    indices: indices of the samples in the file.",
                   .parameters = {
                       AUGMENT_PARAMETER(AugmentPoison, mask, IMAGE, .required = true),
                       AUGMENT_PARAMETER(AugmentPoison, alpha, PLANE, .required = true),

@@ -6,9 +6,9 @@
 #include "augment/draw.h"
 #include "base/status.h"
 
-/* "RandAugment: practical automated data augmentation with a reduced search space" (Cubuk et al., 2019), with the
- * fourteen changes and the ranges that torchvision gives them. A round is four parts, one for each kind of formula, of
- * which at most one acts: they all draw the same. */
+/* "RandAugment: practical automated data augmentation with a reduced search space" (Cubuk et al., 2019), with
+ * torchvision's fourteen changes and their ranges. A round has four parts, one per kind of formula; they all make the
+ * same draw, and at most one of them acts. */
 typedef struct AugmentRandAugment {
     int32_t num_ops, magnitude, num_magnitude_bins;
     AugmentFill fill;
@@ -32,7 +32,7 @@ typedef enum AugmentRandChange {
     AUGMENT_RAND_CHANGES
 } AugmentRandChange;
 
-/* The round's change, and the direction of those that have two. */
+/* The round's change, and the direction of a change that has two. */
 HOST_DEVICE AugmentRandChange augment_rand_change(const AugmentRandom *random, int32_t *sign) {
     *sign = 1;
     if (random == NULL) return AUGMENT_RAND_IDENTITY;
@@ -41,7 +41,7 @@ HOST_DEVICE AugmentRandChange augment_rand_change(const AugmentRandom *random, i
     return (AugmentRandChange)philox_below(words.word[0], AUGMENT_RAND_CHANGES);
 }
 
-/* The steps from no change to the largest one; `magnitude` counts them. */
+/* The number of steps from no change to the largest; `magnitude` is in these steps. */
 HOST_DEVICE int64_t augment_rand_steps(const AugmentRandAugment *op) { return op->num_magnitude_bins - 1; }
 
 HOST_DEVICE void augment_rand_rotate(const AugmentRandAugment *op, int32_t sign, AugmentSize size,
@@ -49,14 +49,14 @@ HOST_DEVICE void augment_rand_rotate(const AugmentRandAugment *op, int32_t sign,
     const double angle = 0.5235987755982988 * op->magnitude / (double)augment_rand_steps(op); /* 30 degrees */
     const int32_t sine = sign * (int32_t)(sin(angle) * AUGMENT_ONE + 0.5);
     const int32_t cosine = (int32_t)(cos(angle) * AUGMENT_ONE + 0.5);
-    drawn->height = size.height; /* about the image's middle */
+    drawn->height = size.height; /* about the image's centre */
     drawn->width = size.width;
     drawn->matrix[0] = drawn->matrix[3] = cosine;
     drawn->matrix[1] = sine;
     drawn->matrix[2] = -sine;
 }
 
-/* Shears leave the upper left corner where it is; 0.3 at most. Shifts are by 150 / 331 of the image at most. */
+/* Shears are at most 0.3 and keep the upper left corner in place. Shifts are at most 150 / 331 of the image. */
 HOST_DEVICE AugmentDrawn augment_randaugment_draw(const AugmentRandAugment *op, const AugmentRandom *random,
                                                   AugmentSize size) {
     AugmentDrawn drawn = {true, false, 0, 0, 0, 0, AUGMENT_ONE, 0, 0, {AUGMENT_ONE, 0, 0, AUGMENT_ONE}};
@@ -86,7 +86,7 @@ HOST_DEVICE AugmentDrawn augment_randaugment_draw(const AugmentRandAugment *op, 
     return drawn;
 }
 
-/* 1 + or - up to 0.9. */
+/* A factor of 1 plus or minus up to 0.9. */
 HOST_DEVICE uint32_t augment_rand_factor(const AugmentRandAugment *op, int32_t sign) {
     return (uint32_t)(AUGMENT_ONE +
                       sign * (int32_t)(9 * (int64_t)op->magnitude * AUGMENT_ONE / (10 * augment_rand_steps(op))));
@@ -99,7 +99,7 @@ HOST_DEVICE AugmentDrawn augment_randaugment_near_draw(const AugmentRandAugment 
     return augment_amount(acts ? augment_rand_factor(op, sign) : AUGMENT_ONE, size);
 }
 
-/* Away from, or towards, what is smoothed by the weights 1 and, in the middle, 5. */
+/* Moves away from, or towards, the image smoothed by the weights 1 and, in the centre, 5. */
 HOST_DEVICE AugmentPixel augment_randaugment_near_around(const AugmentRandAugment *op, const AugmentDrawn *drawn,
                                                          AugmentPixel pixel, const uint32_t sums[AUGMENT_CHANNELS]) {
     (void)op;
@@ -110,7 +110,7 @@ HOST_DEVICE AugmentPixel augment_randaugment_near_around(const AugmentRandAugmen
     return pixel;
 }
 
-/* The bits that posterisation keeps: 8 less up to 4, rounded to the nearest, halves to even. */
+/* The bits that posterisation keeps: 8 minus up to 4, rounded to nearest, halves to even. */
 HOST_DEVICE uint32_t augment_rand_bits(const AugmentRandAugment *op) {
     const int64_t steps = augment_rand_steps(op), eighths = 8 * (int64_t)op->magnitude + steps;
     const int64_t nearest = eighths / (2 * steps);
@@ -126,7 +126,7 @@ HOST_DEVICE AugmentDrawn augment_randaugment_colour_draw(const AugmentRandAugmen
         drawn = augment_amount(augment_rand_bits(op), size);
     } else if (change == AUGMENT_RAND_SOLARIZE) {
         drawn = augment_amount((uint32_t)(255 * (augment_rand_steps(op) - op->magnitude)), size);
-        drawn.acts = true; /* whatever the number is */
+        drawn.acts = true; /* whatever the amount */
     } else if (change >= AUGMENT_RAND_BRIGHTNESS && change <= AUGMENT_RAND_CONTRAST) {
         drawn = augment_amount(augment_rand_factor(op, sign), size);
     }
@@ -164,14 +164,14 @@ HOST_DEVICE AugmentDrawn augment_randaugment_levels_draw(const AugmentRandAugmen
     return drawn;
 }
 
-/* The least and the largest value that is there become 0 and 255, those between them in proportion. */
+/* The smallest and the largest value in the image become 0 and 255, those between them in proportion. */
 HOST_DEVICE uint8_t augment_rand_stretched(int32_t value, int32_t low, int32_t high) {
     if (high <= low) return (uint8_t)value;
     const int32_t inside = value < low ? low : value > high ? high : value;
     return (uint8_t)(255 * (inside - low) / (high - low));
 }
 
-/* Equalising makes of a value the share of pixels that have less, so that all values come equally often. */
+/* Equalising maps a value to the share of pixels with smaller values, so that all values become equally frequent. */
 HOST_DEVICE void augment_randaugment_levels_table(const AugmentRandAugment *op, const AugmentDrawn *drawn,
                                                   const uint32_t *counts, uint8_t *table) {
     int32_t low = 0, high = AUGMENT_LEVELS - 1;
@@ -195,7 +195,7 @@ HOST_DEVICE void augment_randaugment_levels_table(const AugmentRandAugment *op, 
 static inline Status augment_randaugment_agree(const void *parameters) {
     const AugmentRandAugment *op = (const AugmentRandAugment *)parameters;
     if (op->magnitude < op->num_magnitude_bins) return STATUS_OK;
-    FAIL(STATUS_ARGUMENT, "magnitude must be below num_magnitude_bins, which is %d, not %d", op->num_magnitude_bins,
+    FAIL(STATUS_ARGUMENT, "magnitude must be below num_magnitude_bins (%d), not %d", op->num_magnitude_bins,
          op->magnitude);
 }
 
@@ -211,17 +211,16 @@ static inline Status augment_randaugment_agree(const void *parameters) {
 
 AUGMENT_OP_WARP(randaugment, AugmentRandAugment, .name = "RandAugment", .number = 19, .then = AUGMENT_randaugment_near,
                 .agree = augment_randaugment_agree,
-                .doc =
-                    "Does `num_ops` changes, each drawn from fourteen: none; shear (up to 0.3), shift (up to 45 %),\n"
-                    "each along rows or columns; rotation (up to 30 degrees); brightness, colour, contrast and\n"
-                    "sharpness (factors 1 + or - up to 0.9); posterisation (down to 4 bits); solarisation;\n"
-                    "stretching of the values' range; equalising of their distribution (Cubuk et al., 2019, with\n"
-                    "torchvision's ranges). Pixels that are moved are the nearest ones.\n\n"
-                    "Args:\n"
-                    "    num_ops: 1 to 4.\n"
-                    "    magnitude: how much, in steps of the largest change / (num_magnitude_bins - 1).\n"
-                    "    num_magnitude_bins: 2 to 1,001.\n"
-                    "    fill: what is uncovered gets it (0..255 a channel).",
+                .doc = "Applies `num_ops` changes, each drawn from fourteen: none; shear (up to 0.3) and shift (up to\n"
+                       "45 %), each along rows or columns; rotation (up to 30 degrees); brightness, colour, contrast\n"
+                       "and sharpness (factors of 1 plus or minus up to 0.9); posterisation (down to 4 bits);\n"
+                       "solarisation; autocontrast; histogram equalisation (Cubuk et al., 2019, with torchvision's\n"
+                       "ranges). Moved pixels are interpolated by nearest neighbour.\n\n"
+                       "Args:\n"
+                       "    num_ops: 1 to 4.\n"
+                       "    magnitude: how much, in steps of the largest change / (num_magnitude_bins - 1).\n"
+                       "    num_magnitude_bins: 2 to 1,001.\n"
+                       "    fill: value of uncovered pixels, 0..255 per channel.",
                 .parameters = AUGMENT_RANDAUGMENT_PARAMETERS)
 
 AUGMENT_OP_AROUND(randaugment_near, AugmentRandAugment, .name = "RandAugment", .number = 19,

@@ -21,7 +21,7 @@ HOST_DEVICE int64_t augment_replace_value(const AugmentReplace *op, int64_t labe
 
 AUGMENT_OP_VALUE(replace, AugmentReplace, .name = "ReplaceLabel", .number = 18,
                  .doc =
-                     "Gives the samples numbered `indices` (as in the file) the label `new_label`, in every epoch and\n"
-                     "in evaluation.",
+                     "Gives the samples with these `indices` in the file the label `new_label`, in every epoch and in\n"
+                     "evaluation.",
                  .parameters = {AUGMENT_PARAMETER(AugmentReplace, indices, SAMPLES, .required = true),
                                 AUGMENT_PARAMETER(AugmentReplace, new_label, WHOLE, .required = true)})

@@ -14,7 +14,7 @@ HOST_DEVICE AugmentDrawn augment_saturation_draw(const AugmentSaturation *op, co
 
 HOST_DEVICE AugmentPixel augment_saturation_pixel(const AugmentSaturation *op, const AugmentDrawn *drawn,
                                                   AugmentPixel pixel) {
-    const int32_t factor = (int32_t)drawn->amount; /* at most 101, so that all of it fits 32 bits */
+    const int32_t factor = (int32_t)drawn->amount; /* at most 101 x AUGMENT_ONE, so that the products fit 32 bits */
     const int32_t rest = (AUGMENT_ONE - factor) * (int32_t)augment_grey(pixel);
     (void)op;
     for (int c = 0; c < AUGMENT_CHANNELS; c++) {
@@ -28,8 +28,8 @@ HOST_DEVICE AugmentPixel augment_saturation_pixel(const AugmentSaturation *op, c
 
 AUGMENT_OP_COLOUR(saturation, AugmentSaturation, .name = "RandomSaturation", .number = 10, .other = AUGMENT_GREY,
                   .doc = "With probability `p` moves each pixel away from its grey, or towards it:\n"
-                         "factor x value + (1 - factor) x grey, cut off at 0 and 255 and rounded down. The factor is\n"
+                         "factor x value + (1 - factor) x grey, clipped to 0..255 and rounded down. The factor is\n"
                          "uniform in max(0, 1 - magnitude)..1 + magnitude; grey is 0.2989 R + 0.587 G + 0.114 B,\n"
-                         "rounded down. Limits and rounding as RandomBrightness has them.",
+                         "rounded down. Other types as in RandomBrightness.",
                   .parameters = {AUGMENT_PARAMETER(AugmentSaturation, magnitude, NUMBER, .required = true, .most = 100),
                                  AUGMENT_PARAMETER(AugmentSaturation, p, NUMBER, .value = 0.5, .most = 1)})

@@ -25,6 +25,6 @@ HOST_DEVICE AugmentPixel augment_solarization_pixel(const AugmentSolarization *o
 #endif
 
 AUGMENT_OP_COLOUR(solarization, AugmentSolarization, .name = "Solarization", .number = 13, .levels = true,
-                  .doc = "With probability `p` inverts the values of an image that are `threshold` or more.",
+                  .doc = "With probability `p` inverts all values of an image that are at least `threshold`.",
                   .parameters = {AUGMENT_PARAMETER(AugmentSolarization, threshold, NUMBER, .value = 128, .most = 256),
                                  AUGMENT_PARAMETER(AugmentSolarization, p, NUMBER, .value = 0.5, .most = 1)})

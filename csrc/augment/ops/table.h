@@ -1,6 +1,6 @@
-/* The image operations: a line here and its file are all that one takes. A file defines the operation's parameters and
- * formulas, and ends in the macro of its phase (operation.h). Whoever includes this table defines before what he makes
- * of the operations of some phases, or of all others: AUGMENT_OPERATION. What is not defined leaves them out. */
+/* The image operations: a new one needs only its file and a line here. A file defines the operation's parameters and
+ * formulas, and ends in the macro of its phase (operation.h). Before including this table, define the macros of the
+ * phases of interest, and AUGMENT_OPERATION for all others; without it, the others are left out. */
 #ifndef AUGMENT_OPERATION
 #define AUGMENT_OPERATION(name, Type, phase, ...)
 #endif

@@ -20,7 +20,7 @@ HOST_DEVICE AugmentDrawn augment_translate_draw(const AugmentTranslate *op, cons
 #endif
 
 AUGMENT_OP_MOVE(translate, AugmentTranslate, .name = "RandomTranslate", .number = 3,
-                .doc = "Moves the image by whole pixels, uniform in -padding..padding in both directions; what is\n"
-                       "uncovered gets `fill` (0..255 a channel).",
+                .doc = "Shifts the image by whole pixels, uniform in -padding..padding in both directions; uncovered\n"
+                       "pixels are set to `fill` (0..255 per channel).",
                 .parameters = {AUGMENT_PARAMETER(AugmentTranslate, padding, PADDING, .required = true),
                                AUGMENT_PARAMETER(AugmentTranslate, fill, RGB)})
