@@ -1,4 +1,4 @@
-/* The twin of nn/cuda in a build without CUDA. */
+/* Stands in for nn/cuda in a build without CUDA. */
 #include "device/device.h"
 #include "nn/libraries.h"
 #include "nn/ops.h"

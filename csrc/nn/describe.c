@@ -1,4 +1,5 @@
-/* Checks a description of a network, so that everything behind it may rely on its shape. Knows no memory, no sizes. */
+/* Checks a description of a network, so that later stages may rely on its structure. Knows nothing about memory or
+ * image sizes. */
 #include <string.h>
 
 #include "nn/private.h"
@@ -47,7 +48,7 @@ static Status check_conv(const NnModelDesc *desc, int index) {
         if (node->bias || node->activation != ACTIVATION_NONE || node->frozen_filters) {
             FAIL(STATUS_ARGUMENT,
                  "node \"%s\": only a convolution that reads the images may have a bias, an activation or frozen "
-                 "filters; a norm after it brings both",
+                 "filters; put a norm after it for a bias and an activation",
                  node->name);
         }
         if (index > 1 && source->kind == NODE_CONV) {
@@ -64,7 +65,7 @@ static Status check_residual(const NnModelDesc *desc, int index) {
     TRY(check_range(node, "the node whose output is added", node->residual, 0, index - 1));
     const NnNodeDesc *other = &desc->nodes[node->residual];
     if (other->kind != NODE_NORM) {
-        FAIL(STATUS_ARGUMENT, "node \"%s\" adds the output of \"%s\", which is %s; only a norm's can be added",
+        FAIL(STATUS_ARGUMENT, "node \"%s\" adds the output of \"%s\", which is %s; only a norm's output can be added",
              node->name, other->name, kind_name(other->kind));
     }
     if (nn_desc_channels(desc, index) != nn_desc_channels(desc, node->residual)) {
@@ -72,7 +73,8 @@ static Status check_residual(const NnModelDesc *desc, int index) {
              nn_desc_channels(desc, index), other->name, nn_desc_channels(desc, node->residual));
     }
     if (node->pool_place == POOL_AFTER_ACTIVATION) {
-        FAIL(STATUS_ARGUMENT, "node \"%s\": a residual and a pool after the activation do not go together", node->name);
+        FAIL(STATUS_ARGUMENT, "node \"%s\": a residual cannot be combined with a pool after the activation",
+             node->name);
     }
     return STATUS_OK;
 }
@@ -107,7 +109,7 @@ static Status check_head(const NnModelDesc *desc, int index) {
     return STATUS_OK;
 }
 
-/* The gradient of an output has two addends at most, and every output but the last is used. */
+/* The gradient of an output has at most two addends, and every output except the last is used. */
 static Status check_users(const NnModelDesc *desc) {
     int uses[NN_MAX_NODES] = {0}, adds[NN_MAX_NODES] = {0};
     for (int i = 1; i < desc->count; i++) {
@@ -119,12 +121,13 @@ static Status check_users(const NnModelDesc *desc) {
     }
     for (int i = 0; i < desc->count - 1; i++) {
         const char *name = desc->nodes[i].name;
-        if (uses[i] == 0) FAIL(STATUS_ARGUMENT, "nobody uses the output of node \"%s\"", name);
+        if (uses[i] == 0) FAIL(STATUS_ARGUMENT, "no node uses the output of node \"%s\"", name);
         if (adds[i] > 1) {
-            FAIL(STATUS_ARGUMENT, "the output of node \"%s\" is added by %d nodes; one at most", name, adds[i]);
+            FAIL(STATUS_ARGUMENT, "the output of node \"%s\" is added by %d nodes; at most one may", name, adds[i]);
         }
         if (uses[i] > 2)
-            FAIL(STATUS_ARGUMENT, "the output of node \"%s\" is used %d times; two at most", name, uses[i]);
+            FAIL(STATUS_ARGUMENT, "the output of node \"%s\" is used %d times; at most twice is allowed", name,
+                 uses[i]);
     }
     return STATUS_OK;
 }
@@ -154,7 +157,7 @@ static Status check_node(const NnModelDesc *desc, int index) {
     case NODE_HEAD:
         return check_head(desc, index);
     }
-    FAIL(STATUS_ARGUMENT, "node \"%s\" is of no known kind (%d)", node->name, (int)node->kind);
+    FAIL(STATUS_ARGUMENT, "node \"%s\" is of an unknown kind (%d)", node->name, (int)node->kind);
 }
 
 Status nn_desc_check(const NnModelDesc *desc) {

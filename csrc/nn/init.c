@@ -1,5 +1,5 @@
-/* Initial values: each layer is a pure function of the seed and its own name, so that adding a layer, or another
- * number of ranks, changes no other. */
+/* Initial values: each layer is a pure function of the seed and its own name, so that neither adding a layer nor
+ * changing the number of ranks affects the others. */
 #include <math.h>
 #include <string.h>
 
@@ -18,7 +18,7 @@ static void fill_uniform(const NnLayer *layer, uint64_t seed, double bound, floa
     }
 }
 
-/* Filters 0 .. min(out, in) - 1 copy the channel of their number. */
+/* Filters 0 .. min(out, in) - 1 copy the channel with their number. */
 static void set_identity(const NnLayer *layer, float *to) {
     int64_t out = layer->shape[0], kernel = layer->shape[1], in = layer->shape[3];
     int64_t filter = kernel * kernel * in, centre = (kernel / 2 * kernel + kernel / 2) * in;

@@ -68,7 +68,7 @@ static Status add_head_layers(NnModel *model, int index) {
     return node->bias ? add_layer(model, index, LAYER_BIAS, "bias", true, 1, &classes) : STATUS_OK;
 }
 
-/* In the order in which backward finishes them; then the frozen ones. */
+/* Lays the layers out in the order in which the backward pass finishes them; then the frozen ones. */
 static Status lay_out(NnModel *model) {
     for (int i = model->desc.count - 1; i >= 0; i--) {
         const NnNodeDesc *node = &model->desc.nodes[i];
@@ -114,10 +114,10 @@ static Status check_model_options(const NnModelOptions *options) {
         FAIL(STATUS_ARGUMENT, "threads is %d, but must be within 0 (all) .. 1024", options->threads);
     }
     if (options->precision < PRECISION_AUTO || options->precision > PRECISION_FLOAT16) {
-        FAIL(STATUS_ARGUMENT, "precision %d is none of auto, float32, bfloat16, float16", (int)options->precision);
+        FAIL(STATUS_ARGUMENT, "precision %d is not one of auto, float32, bfloat16, float16", (int)options->precision);
     }
     if (options->convolution < CONVOLUTION_AUTO || options->convolution > CONVOLUTION_WINOGRAD4) {
-        FAIL(STATUS_ARGUMENT, "convolution %d is none of auto, direct, winograd2, winograd4",
+        FAIL(STATUS_ARGUMENT, "convolution %d is not one of auto, direct, winograd2, winograd4",
              (int)options->convolution);
     }
     return STATUS_OK;

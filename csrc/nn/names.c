@@ -1,4 +1,4 @@
-/* How users spell what a description says. */
+/* The names of enum values, for descriptions and messages. */
 #include "base/names.h"
 #include "nn/model.h"
 

@@ -1,11 +1,11 @@
-/* The table of operators that both backends fill (nn/cpu: oneDNN and own loops; nn/cuda: cuDNN and own kernels).
+/* The table of operators that both backends implement (nn/cpu: oneDNN and our own loops; nn/cuda: cuDNN and our own
+ * kernels).
  *
  * A program is an array of operators and a list of phases; a phase is a list of passes (one function of one operator)
- * between two batch-wide barriers, as batch statistics need them. A *ranged* pass looks at each image by itself; a
- * *closing* pass runs once, when all images have gone through the phase. How a phase is walked through is the
- * backend's choice: the CPU sends each thread with small groups of images through all ranged passes of a phase, so
- * that what one pass hands to the next stays in cache; CUDA runs each pass once over the whole batch. Nothing is
- * allocated after context_create.
+ * between two batch-wide barriers, which batch statistics need. A *ranged* pass processes each image independently; a
+ * *closing* pass runs once, after all images of the phase. The backend decides how to run a phase: on the CPU each
+ * thread takes small groups of images through all ranged passes of a phase, so that the data between passes stays in
+ * cache; CUDA runs each pass once over the whole batch. Nothing is allocated after context_create.
  *
  * Tensors are channels-last: (image, row, column, channel). */
 #ifndef CGXFFCV_NN_OPS_H
@@ -20,15 +20,15 @@ typedef enum TensorType {
     TENSOR_TYPES
 } TensorType;
 
-/* A held tensor has room for the whole batch; the others live within one phase, and a backend that walks through it
- * in groups of images needs room for one group in each thread. */
+/* A held tensor has room for the whole batch; the others live within one phase, and a backend that processes images in
+ * groups needs room for one group per thread. */
 typedef struct Tensor {
     TensorType type;
     int height, width, channels;
     size_t image_bytes; /* of one image; images are dense */
     bool held;
     int first_pass, last_pass; /* of a tensor that is not held: the passes between which it lives */
-    size_t offset; /* held: bytes into the arena; else bytes into scratch memory, divided by the images of a group */
+    size_t offset; /* held: in bytes, in the arena; else in scratch memory, to be multiplied by the images of a group */
 } Tensor;
 
 typedef enum PassKind {
@@ -44,18 +44,17 @@ typedef enum PassKind {
     PASS_NORM_BACKWARD_CLOSE, /* closing: sums -> scale and bias gradients */
     PASS_NORM_BACKWARD,       /* activation gradient -> input gradient, through statistics and pool */
     PASS_NORM_RUNNING,        /* closing, evaluation: running statistics -> scale and shift */
-    PASS_NORM_EVALUATE,       /* evaluation: input -> output in one go by scale and shift */
+    PASS_NORM_EVALUATE,       /* evaluation: input -> output in one pass by scale and shift */
     PASS_HEAD_EVALUATE,       /* evaluation: input -> logits of the job */
     PASS_HEAD_TRAIN,          /* input -> logits, loss, input gradient, partial linear gradient and totals */
     PASS_HEAD_CLOSE,          /* closing: linear gradient, totals */
     PASS_KINDS
 } PassKind;
 
-/* "conv forward" and the like. */
+/* For example "conv forward". */
 const char *nn_pass_name(PassKind kind);
 
-/* One operator, with what it reads and writes: indices of tensors (-1: none) and offsets in the flat buffers
- * (SIZE_MAX: none). */
+/* One operator, with its operands: indices of tensors (-1: none) and offsets in the flat buffers (SIZE_MAX: none). */
 typedef struct Op {
     NnNodeDesc node;
     int input, output;
@@ -63,9 +62,9 @@ typedef struct Op {
     int saved;    /* norm: what is normalised; the convolution's output, pooled if POOL_BEFORE_NORM */
     int index;    /* norm with a pool: which element of the window was the first maximum */
     int output_gradient, input_gradient;
-    int skip_gradient;       /* norm: second addend of its output gradient, by way of a residual */
-    int activation_gradient; /* norm: gradient of the activation's argument; -1 where the backend recomputes it */
-    bool add_skip_in_place;  /* norm: output_gradient must become the sum, since a residual hands it on */
+    int skip_gradient;       /* norm: second addend of its output gradient, through a residual or a second reader */
+    int activation_gradient; /* norm: gradient of the activation's argument; -1 if the backend recomputes it */
+    bool add_skip_in_place;  /* norm: output_gradient must become the sum, since a residual passes it on */
     bool train_filters, train_bias;
     size_t weight, bias, scale; /* in the parameter and gradient buffers */
     size_t mean, variance;      /* in the statistics buffer */
@@ -74,14 +73,14 @@ typedef struct Op {
 typedef struct Pass {
     PassKind kind;
     int op;
-    int block; /* skipped in a step whose first_block is above; forward passes: INT_MAX */
+    int block; /* skipped in a step whose first_block is above this; forward passes: INT_MAX */
 } Pass;
 
 typedef struct Phase {
-    int ranged, ranged_count; /* index of the first, number; in the program's passes */
+    int ranged, ranged_count; /* index of the first in the program's passes, and their number */
     int closing, closing_count;
     bool backward;       /* belongs to the backward half */
-    size_t gradient_end; /* after this phase the gradients before this offset are complete; 0: none new */
+    size_t gradient_end; /* after this phase the gradients up to this offset are complete; 0: no new ones */
 } Phase;
 
 typedef struct Program {
@@ -96,11 +95,11 @@ typedef struct Program {
     size_t arena_bytes; /* of held tensors */
 } Program;
 
-/* The tensors that a pass reads or writes, each once; how many. */
+/* Lists the tensors that a pass reads or writes, each once; returns their number. */
 #define PASS_MAX_TENSORS 9
 int nn_program_tensors_of(const Program *program, const Pass *pass, int tensors[PASS_MAX_TENSORS]);
 
-/* What a step or an evaluation works on; constant during it. */
+/* The inputs and outputs of a step or an evaluation; constant during it. */
 typedef struct Job {
     const NnImages *images;
     const int64_t *labels;
@@ -113,13 +112,13 @@ typedef struct Context Context; /* a backend's memory and library objects for on
 
 typedef struct OpsTable {
     const char *name;
-    /* Norms make the gradient before the activation twice, in both passes that need it, instead of keeping it: its
-     * tensor exists only where a residual hands it on. */
+    /* Norms compute the gradient before the activation twice, in both passes that need it, instead of storing it: its
+     * tensor exists only if a residual passes it on. */
     bool recomputes;
-    /* A convolution and its norm may run together when the norm's turn comes: what the one reads lives until then. */
+    /* A convolution may run fused with its norm, in the norm's pass: the convolution's input must live until then. */
     bool fuses;
 
-    /* The precision that AUTO means here, or a refusal of one that this machine cannot run. */
+    /* Resolves AUTO; fails for a precision that this machine does not support. */
     Status (*precision)(Precision wish, Precision *out);
 
     /* Zeroed memory for the flat buffers, and copies between any of them and the host. */
@@ -131,17 +130,17 @@ typedef struct OpsTable {
     void (*context_destroy)(Context *context);
     size_t (*context_bytes)(const Context *context);
 
-    /* Before the first phase of a step or an evaluation: parameters into the form that the operators take. */
+    /* Before the first phase of a step or an evaluation: converts parameters to the form that the operators use. */
     Status (*begin)(Context *context, const Job *job);
-    /* All passes of one phase but those of frozen blocks. */
+    /* Runs all passes of one phase except those of frozen blocks. */
     Status (*run)(Context *context, const Job *job, const Phase *phase);
     Status (*take_totals)(Context *context, NnStepTotals *out);
     Status (*store_totals)(Context *context, NnStepTotals *to, const int32_t *index); /* NULL on the CPU */
 
-    /* Starts to count the time of each pass (seconds NULL), or gives it (pass_count values) and stops. */
+    /* Starts timing each pass (seconds NULL), or gives the times (pass_count values) and stops. */
     Status (*profile)(Context *context, double *seconds);
 
-    /* How a pass computes; false where there is nothing to choose. Texts live as long as the context. */
+    /* How a pass is computed; false if there is nothing to choose. Strings live as long as the context. */
     bool (*algorithm)(const Context *context, const Pass *pass, NnAlgorithm *out);
     void (*library)(const Context *context, NnPlanLibrary *out);
 
@@ -150,7 +149,7 @@ typedef struct OpsTable {
     Status (*write)(Context *context, int tensor, int count, const float *from);
 } OpsTable;
 
-/* The tables; a backend that is not in this build gives STATUS_NOT_BUILT with the remedy. */
+/* The backends' tables; STATUS_NOT_BUILT, with the remedy, if the backend is not in this build. */
 Status nn_ops_cpu(const OpsTable **out);
 Status nn_ops_cuda(const OpsTable **out);
 

@@ -1,4 +1,4 @@
-/* A plan: the programs of one image size and their contexts, and the walk through their phases. */
+/* A plan: the programs of one image size and their contexts, and the loop over their phases. */
 #include <limits.h>
 
 #include "base/memory.h"
@@ -7,13 +7,13 @@
 struct NnPlan {
     NnModel *model; /* borrowed until nn_plan_destroy */
     NnPlanOptions options;
-    Program training, evaluation; /* embedded; evaluation always, training if asked for */
-    Context *train, *evaluate;    /* owned; train may be NULL, evaluate until it is wanted */
+    Program training, evaluation; /* embedded; evaluation always, training if requested */
+    Context *train, *evaluate;    /* owned; train may be NULL, evaluate until it is first needed */
     bool profiled;                /* between nn_plan_profile_begin and nn_plan_profile_end */
     int count;                    /* images of the last forward pass */
 };
 
-/* Where the plan is for training, too, only when the first evaluation comes: most plans never see one. */
+/* For a training plan, this waits for the first evaluation: most of them never evaluate. */
 static Status need_evaluation(NnPlan *plan) {
     const OpsTable *table = plan->model->table;
     if (plan->evaluate != NULL) return STATUS_OK;
@@ -79,7 +79,8 @@ static Status check_images(const NnPlan *plan, const NnImages *images, int count
     }
     if (images->shift_y < -4 || images->shift_y > 4 || images->shift_x < -4 || images->shift_x > 4 ||
         (images->shift_y != 0 && plan->options.height < 5) || (images->shift_x != 0 && plan->options.width < 5)) {
-        FAIL(STATUS_ARGUMENT, "a shift of (%d, %d) pixels, but it must be within -4..4 and images at least 5 wide",
+        FAIL(STATUS_ARGUMENT,
+             "a shift of (%d, %d) pixels: it must be within -4..4, and images at least 5 pixels in that direction",
              images->shift_y, images->shift_x);
     }
     for (int c = 0; images->type == PIXELS_U8 && c < plan->model->desc.image_channels; c++) {
@@ -106,7 +107,7 @@ static Status check_step(const NnPlan *plan, const int64_t *labels, int count, c
     return STATUS_OK;
 }
 
-/* Runs the phases of one half, telling the hook about each gradient prefix. */
+/* Runs the phases of one half, and calls the hook for each new range of complete gradients. */
 static Status run_phases(NnPlan *plan, const Job *job, bool backward) {
     const OpsTable *table = plan->model->table;
     const NnStepOptions *options = job->options;
@@ -144,7 +145,7 @@ Status nn_plan_take_totals(NnPlan *plan, NnStepTotals *out) {
 
 Status nn_plan_store_totals(NnPlan *plan, NnStepTotals *to, const int32_t *index) {
     TRY(check_training(plan));
-    if (plan->model->table->store_totals == NULL) FAIL(STATUS_ARGUMENT, "totals are stored on a GPU only");
+    if (plan->model->table->store_totals == NULL) FAIL(STATUS_ARGUMENT, "totals can be stored only on a GPU");
     return plan->model->table->store_totals(plan->train, to, index);
 }
 
@@ -182,7 +183,7 @@ Status nn_plan_backward(NnPlan *plan, const float *output_gradient, int count, i
     TRY(check_kept(plan));
     if (head_of(plan) != NULL) FAIL(STATUS_ARGUMENT, "this network has a head: use plan_step");
     if (plan->count == 0 || plan->count != count) {
-        FAIL(STATUS_ARGUMENT, "a gradient of %d images, but the forward pass before it had %d", count, plan->count);
+        FAIL(STATUS_ARGUMENT, "a gradient of %d images, but the last forward pass had %d", count, plan->count);
     }
     const Job job = {.count = plan->count, .options = &options};
     const Op *last = &plan->training.ops[plan->training.op_count - 1];
@@ -241,7 +242,7 @@ int nn_plan_batch(const NnPlan *plan) { return plan->options.batch; }
 static Status find_tensor(const NnPlan *plan, int node, NnPlanTensor tensor, int *out) {
     const Program *program = plan->train == NULL ? &plan->evaluation : &plan->training;
     if (node < -1 || node >= program->op_count) {
-        FAIL(STATUS_INDEX, "node %d, but there are nodes -1 (the images) .. %d", node, program->op_count - 1);
+        FAIL(STATUS_INDEX, "there is no node %d: nodes are -1 (the images) .. %d", node, program->op_count - 1);
     }
     const Op *op = &program->ops[node < 0 ? 0 : node];
     int found = node < 0 && tensor == TENSOR_OUTPUT ? op->input
@@ -268,7 +269,7 @@ Status nn_plan_shape(const NnPlan *plan, int node, int64_t shape[3]) {
 Status nn_plan_read(NnPlan *plan, int node, NnPlanTensor tensor, float *to) {
     int found = -1;
     TRY(check_kept(plan));
-    if (plan->count == 0) FAIL(STATUS_ARGUMENT, "nothing to read yet: plan_forward or plan_step comes first");
+    if (plan->count == 0) FAIL(STATUS_ARGUMENT, "nothing to read yet: call plan_forward or plan_step first");
     TRY(find_tensor(plan, node, tensor, &found));
     return plan->model->table->read(plan->train, found, plan->count, to);
 }

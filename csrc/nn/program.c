@@ -1,5 +1,5 @@
 /* Turns a description into a program for one image size: operators, tensors, and the phases of a step (or of an
- * evaluation) between their barriers. Then gives each tensor its place. Knows no backend. */
+ * evaluation) between their barriers. Then assigns memory to each tensor. Independent of the backend. */
 #include <limits.h>
 #include <string.h>
 
@@ -16,7 +16,7 @@ typedef struct Builder {
     const NnModel *model;
     const NnPlanOptions *options;
     const NnModelDesc *desc;
-    int trainable_block[NN_MAX_NODES + 1]; /* of node i at i + 1: the highest block <= i that trains, or -1 */
+    int trainable_block[NN_MAX_NODES + 1]; /* at i + 1: the highest trained block of nodes up to i, or -1 */
     NnUsers users[NN_MAX_NODES];
     Pass closing[2 * NN_MAX_NODES]; /* of the phase under construction */
     int closing_count;
@@ -105,7 +105,7 @@ const char *nn_pass_name(PassKind kind) {
     return names[kind];
 }
 
-/* Without a tensor for the gradient before the activation it is computed again from the output's gradient. */
+/* Without a tensor for the gradient before the activation, it is recomputed from the output's gradient. */
 static int uses_of(const Op *op, PassKind kind) {
     bool again = kind == PASS_NORM_BACKWARD && op->activation_gradient < 0;
     return pass_uses[kind] | (again ? USES_OUTPUT_GRADIENT : 0);
@@ -140,7 +140,7 @@ static void add_closing(Builder *b, PassKind kind, int op, int block) {
     b->closing[b->closing_count++] = (Pass){kind, op, block};
 }
 
-/* Ends the phase whose ranged passes began at `first`; gives where the next one's begin. */
+/* Ends the phase whose ranged passes begin at `first`; returns where the next one's begin. */
 static int end_phase(Builder *b, int first) {
     Program *program = b->program;
     if (program->pass_count == first && b->closing_count == 0) return first;
@@ -176,7 +176,7 @@ static Status refuse_size(const Builder *b, int index) {
          b->options->width, b->desc->nodes[index].name);
 }
 
-/* The convolution's output is held when it is what its norm normalises, in training. */
+/* In training, the convolution's output is held if it is the tensor that its norm normalises. */
 static Status make_conv(Builder *b, int index) {
     Op *op = &b->program->ops[index];
     const NnNodeDesc *node = &op->node;
@@ -253,12 +253,12 @@ static Status make_op(Builder *b, int index) {
     return STATUS_OK;
 }
 
-/* Whether the gradient of this node's output is wanted. */
+/* Whether the gradient of this node's output is needed. */
 static bool wants_gradient(const Builder *b, int index) {
     return index >= 0 && (b->trainable_block[index + 1] >= 0 || b->options->keep_all);
 }
 
-/* The gradient of a node's output: what its first reader makes, or, where nobody reads it, what its adder hands on. The
+/* The gradient of a node's output is computed by its first reader or, if nothing reads it, passed on by its adder. The
  * second reader's or the adder's is the skip gradient. */
 static void make_output_gradients(Builder *b, int index) {
     Op *op = &b->program->ops[index];
@@ -277,7 +277,7 @@ static void make_output_gradients(Builder *b, int index) {
 static void make_gradients(Builder *b, int index) {
     Op *op = &b->program->ops[index];
     make_output_gradients(b, index);
-    /* A residual before the activation hands this gradient on. */
+    /* A residual before the activation passes this gradient on. */
     bool kept = !b->model->table->recomputes || op->node.residual_place == RESIDUAL_BEFORE_ACTIVATION;
     if (op->node.kind == NODE_NORM && wants_gradient(b, index) && kept) {
         op->activation_gradient = add_like(b, op->saved, TENSOR_STORAGE, true);
@@ -369,8 +369,8 @@ static void evaluation_phases(Builder *b) {
     end_phase(b, first);
 }
 
-/* The gradient before a norm's activation takes the place of its output, which is last read by the filter gradient
- * just before: the cache still holds it. */
+/* The gradient before a norm's activation reuses the memory of its output, which is last read by the filter gradient
+ * just before, and so is still in cache. */
 static int place_shared_with(const Builder *b, int tensor) {
     if (b->options->keep_all) return -1;
     for (int i = 0; i < b->desc->count; i++) {
@@ -407,7 +407,7 @@ static bool lives_with(const Tensor *a, const Tensor *b) {
     return a->first_pass <= b->last_pass && b->first_pass <= a->last_pass;
 }
 
-/* The lowest place where no tensor that lives at the same time lies. */
+/* Assigns the lowest offset that overlaps no tensor with an overlapping lifetime. */
 static void place_scratch(Program *program, int index) {
     Tensor *tensor = &program->tensors[index];
     size_t room = round_up(tensor->image_bytes, TENSOR_ALIGNMENT);

@@ -32,7 +32,7 @@ static void whiten_rotate(double *matrix, double *vectors, int n, int p, int q) 
     matrix[p * n + q] = matrix[q * n + p] = 0;
 }
 
-/* One sweep over all planes; gives false when every element beside the diagonal was negligible. */
+/* One sweep over all planes; returns false if every off-diagonal element was negligible. */
 static bool sweep(double *matrix, double *vectors, int n, double negligible) {
     bool rotated = false;
     for (int p = 0; p < n; p++) {
@@ -99,7 +99,7 @@ Status nn_whiten_filters(const double moments[PATCH * PATCH], double epsilon,
     int live = 0;
     while (live < PATCH && values[live] > NN_WHITEN_DEAD * values[0]) live++;
     for (int i = 0; i < PATCH; i++) {
-        int from = live > 0 ? i % live : i; /* the first `live` take their own */
+        int from = live > 0 ? i % live : i; /* the first `live` filters use their own vectors */
         double scale = 1 / sqrt(values[from] + epsilon);
         for (int k = 0; k < PATCH; k++) {
             filters[i * PATCH + k] = (float)(vectors[from * PATCH + k] * scale);

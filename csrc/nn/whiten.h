@@ -15,12 +15,12 @@
  * positive) of a symmetric n x n matrix by cyclic Jacobi rotations; `matrix` is destroyed. n is at most 64. */
 Status nn_whiten_eigen(double *matrix, int n, double *values, double *vectors);
 
-/* An eigenvalue below that share of the largest is rounding: the images have nothing in that direction. */
+/* An eigenvalue below this share of the largest is a rounding error: the images have no variation in its direction. */
 #define NN_WHITEN_DEAD 1e-6
 
-/* 24 filters of 12: vector / sqrt(value + epsilon) in descending order of the eigenvalues, then their negatives. Where
- * the images have nothing in a direction (grey ones in 8 of 12), a filter would only enlarge rounding, which a norm
- * behind it would make as large as the image: it is one of the others again, in turn. */
+/* 24 filters of 12: vector / sqrt(value + epsilon) in descending order of the eigenvalues, then their negatives. In a
+ * direction without variation (8 of 12 for grey images), a filter would only amplify rounding errors, which a norm
+ * after it would make as large as the image: the other filters are repeated there, in turn. */
 Status nn_whiten_filters(const double moments[NN_WHITEN_PATCH * NN_WHITEN_PATCH], double epsilon,
                          float filters[NN_WHITEN_FILTERS * NN_WHITEN_PATCH]);
 

@@ -173,7 +173,7 @@ REFUSED = [
                 nn.Norm("f", residual="d"),
             )
         ),
-        'node "a" is used 3 times; two at most',
+        'node "a" is used 3 times; at most twice is allowed',
     ),
     (lambda: make(NETWORKS["airbench"]()).plan(0, 32), "the batch is 0"),
     (lambda: make(NETWORKS["airbench"]()).plan(4, 8), "too small"),
