@@ -1,5 +1,5 @@
-/* Activation functions and their slopes on vectors of simd.h, to about 3e-7 absolute. GELU (exact, by the normal
- * distribution) is looked up in tables of cubics with AVX-512, else computed from an exponential. */
+/* Activation functions and their derivatives on the vectors of simd.h, with an absolute error of about 3e-7. GELU (the
+ * exact one, by the normal distribution) uses tables of cubics with AVX-512, else an exponential. */
 #ifndef CGXFFCV_NN_CPU_ACTIVATIONS_H
 #define CGXFFCV_NN_CPU_ACTIVATIONS_H
 
@@ -26,15 +26,15 @@ INLINE Vf vf_exp(Vf x) {
 
 #if defined(__AVX512F__)
 
-/* Cubic pieces of a function on 0 .. TABLE_END, one for each of 32 equal intervals, which one instruction looks up. */
+/* A piecewise cubic function on 0 .. TABLE_END with 32 equal intervals, whose coefficients one instruction looks up. */
 #define TABLE_INTERVALS 32
 #define TABLE_END 5.5f
 
 typedef struct Table {
-    float coefficients[4][TABLE_INTERVALS]; /* of 1, u, u^2, u^3; u: where within the interval, 0 .. 1 */
+    float coefficients[4][TABLE_INTERVALS]; /* of 1, u, u^2, u^3; u: the position in the interval, 0 .. 1 */
 } Table;
 
-/* The cubic through the function's values at the Chebyshev points of each interval. */
+/* Fits the cubic through the function's values at the Chebyshev points of each interval. */
 static void table_fit(Table *table, double (*function)(double)) {
     static const double nodes[4] = {0.038060233744356624, 0.30865828381745514, 0.6913417161825449, 0.9619397662556434};
     const double width = (double)TABLE_END / TABLE_INTERVALS;
@@ -56,7 +56,7 @@ INLINE Vf table_pick(const float *coefficients, __m512i interval) {
     return (Vf)_mm512_permutex2var_ps(_mm512_loadu_ps(coefficients), interval, _mm512_loadu_ps(coefficients + LANES));
 }
 
-/* The function at t >= 0; beyond the end its value at the end. */
+/* The function at t >= 0; past the end, its value at the end. */
 INLINE Vf table_at(const Table *table, Vf t) {
     const float last = 31.999998f; /* the largest float below 32 */
     Vf scaled = vf_min(t * (TABLE_INTERVALS / TABLE_END), vf_set(last));
@@ -70,7 +70,7 @@ INLINE Vf table_at(const Table *table, Vf t) {
 
 static Table gelu_tail, gelu_slope_tail;
 
-/* 1 - Phi(t), and the slope of x Phi(x) at -t; both shifted by at most 2e-8 to end at zero. */
+/* 1 - Phi(t), and the derivative of x Phi(x) at -t; both shifted by at most 2e-8 to end at zero. */
 static double normal_tail(double t) { return 0.5 * (erfc(t * M_SQRT1_2) - erfc((double)TABLE_END * M_SQRT1_2)); }
 
 static double slope_tail(double t) { return normal_tail(t) - t * exp(-0.5 * t * t) * 0.39894228040143268; }

@@ -1,4 +1,4 @@
-/* The CPU backend's table: walks through phases with the pool's threads. */
+/* The CPU backend's table: runs phases on the pool's threads. */
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -31,7 +31,7 @@ static const ClosingPass closing_passes[PASS_KINDS] = {
     [PASS_HEAD_CLOSE] = nn_cpu_close_head,
 };
 
-/* The images are read by the one convolution that has loops of its own. */
+/* The convolution that reads the images has its own passes. */
 static RangedPass ranged_pass(const Pass *pass) {
     if (pass->op == 0 && pass->kind == PASS_CONV_FORWARD) return nn_cpu_pass_stem_forward;
     if (pass->op == 0 && pass->kind == PASS_CONV_FILTER) return nn_cpu_pass_stem_backward;
@@ -134,7 +134,7 @@ static const Pass *last_conv(const Walk *walk) {
     return last;
 }
 
-/* One chunk through all ranged passes of the phase, group by group. */
+/* Takes one chunk through all ranged passes of the phase, group by group. */
 static Status walk_chunk(void *argument, size_t item, int thread) {
     const Walk *walk = argument;
     int chunk = (int)item, begin_image = nn_cpu_context_chunk_begin(walk->job->count, chunk);

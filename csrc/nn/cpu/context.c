@@ -1,4 +1,4 @@
-/* Makes and frees the CPU backend's memory for one program, and chooses how the batch is cut. */
+/* Creates and frees the CPU backend's memory for one program, and chooses how the batch is split. */
 #include "nn/cpu/context.h"
 
 #include "base/checked.h"
@@ -6,7 +6,7 @@
 
 #define CHUNK_IMAGES 64
 #define CHUNKS_AT_LEAST 8
-#define GROUP_BYTES (512 * 1024) /* what a group may touch in a phase */
+#define GROUP_BYTES (512 * 1024) /* memory that a group may access in a phase */
 #define GROUP_MOST 32
 
 int nn_cpu_context_chunks(int count) {
@@ -78,7 +78,7 @@ int nn_cpu_context_group_sizes(const Context *context, PassKind kind, int op, in
     return count;
 }
 
-/* Marks the tensors that a phase's ranged passes touch, leaving out passes that `job` (NULL: none) does not run. */
+/* Marks the tensors that a phase's ranged passes access; if `job` is not NULL, only those of passes that it runs. */
 static void mark_tensors(const Program *program, const Phase *phase, const Job *job, bool *used) {
     for (int j = 0; j < phase->ranged_count; j++) {
         const Pass *pass = &program->passes[phase->ranged + j];
@@ -106,7 +106,7 @@ void nn_cpu_context_ahead(const Group *group, ConvAhead *ahead) {
     }
 }
 
-/* Bytes of an image's tensors that a phase touches. */
+/* The bytes per image of the tensors that a phase accesses. */
 static size_t phase_bytes(const Program *program, const Phase *phase) {
     bool used[CONTEXT_MAX_TENSORS] = {false};
     size_t bytes = 0;
@@ -123,7 +123,7 @@ static void choose_rooms(Context *context) {
     }
 }
 
-/* Room for the tensors of the most demanding phase. */
+/* Finds the memory needed for the scratch tensors of the most demanding phase. */
 static Status measure_tensors(Context *context) {
     const Program *program = context->program;
     uint64_t bytes;

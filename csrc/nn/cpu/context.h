@@ -1,8 +1,8 @@
 /* The CPU backend's memory for one program, shared by its passes.
  *
- * The batch is cut into chunks, a chunk into groups: a chunk is what a thread takes, and the unit of partial sums, so
- * that results do not depend on the number of threads; a group is what goes through all passes of a phase while the
- * cache holds it. */
+ * The batch is split into chunks, a chunk into groups: a chunk is the unit of work of a thread and of partial sums, so
+ * that results do not depend on the number of threads; a group goes through all passes of a phase while its data is in
+ * cache. */
 #ifndef CGXFFCV_NN_CPU_CONTEXT_H
 #define CGXFFCV_NN_CPU_CONTEXT_H
 
@@ -10,14 +10,14 @@
 #include "nn/cpu/kernels.h"
 #include "nn/ops.h"
 
-/* The images that a ranged pass works on, and who works. */
+/* The images that a ranged pass works on, and on which thread. */
 typedef struct Group {
     Context *context;
     const Job *job;
     int thread, chunk;
     int first, count;           /* images */
     int next_first, next_count; /* images of the thread's next group, 0 if there is none */
-    const Pass *fetching;       /* the pass that is to fetch its tensors: the last convolution of the phase */
+    const Pass *fetching;       /* the pass that prefetches the next group: the last convolution of the phase */
     const Phase *phase;
     int room;          /* images that a scratch tensor of this phase has room for */
     bool begins, ends; /* the first, the last group of its chunk */
@@ -26,7 +26,7 @@ typedef struct Group {
 typedef Status (*RangedPass)(const Group *group, int op);
 typedef Status (*ClosingPass)(Context *context, const Job *job, int op);
 
-/* What an operator keeps in this backend; which members are set depends on its kind. */
+/* An operator's state in this backend; which members are set depends on its kind. */
 typedef struct OpState {
     Conv *forward, *data, *filter; /* owned */
     float *partials;               /* owned: `chunks` of partial_elems; convolutions use the context's shared ones */
@@ -42,16 +42,16 @@ struct Context {
     NnModel *model;         /* borrowed until nn_cpu_context_destroy */
     const Program *program; /* likewise */
     const Kernels *kernels; /* static */
-    int threads, chunks;    /* chunks: of a full batch, the most there are */
-    int *rooms;             /* owned: the images of a group, by phase */
-    OpState *states;        /* owned, one for each operator */
-    char *arena, *scratch;  /* owned: held tensors; scratch_bytes for each thread */
+    int threads, chunks;    /* chunks: of a full batch, which has the most */
+    int *rooms;             /* owned: the largest number of images in a group, by phase */
+    OpState *states;        /* owned, one per operator */
+    char *arena, *scratch;  /* owned: held tensors; scratch_bytes per thread */
     size_t scratch_bytes;
     size_t tensors_bytes, library_bytes, sum_bytes, row_bytes; /* parts of the scratch memory of a thread */
     float *shared_partials;                                    /* owned; `chunks` of shared_elems */
     size_t shared_elems;
     NnStepTotals *partial_totals, totals; /* owned: by chunk; since take_totals */
-    int64_t *pass_ns;                     /* owned; while a profile runs: threads x passes */
+    int64_t *pass_ns;                     /* owned; while profiling: threads x passes */
     size_t bytes;                         /* allocated */
 };
 
@@ -62,32 +62,32 @@ void nn_cpu_context_destroy(Context *context);
 int nn_cpu_context_chunks(int count);
 int nn_cpu_context_chunk_begin(int count, int chunk);
 
-/* The first image of the group in this tensor. */
+/* The group's first image in this tensor, and the group's maps in it. */
 void *nn_cpu_group_tensor(const Group *group, int tensor);
 Maps nn_cpu_group_maps(const Group *group, int tensor);
 
-/* Parts of the calling thread's scratch memory: for the library, for one partial filter gradient, and for rows and
- * single images of the pass's own. */
+/* Parts of the calling thread's scratch memory: for the library, for one partial filter gradient, and for the pass's
+ * own rows and single images. */
 void *nn_cpu_group_library_scratch(const Group *group);
 float *nn_cpu_group_sum_scratch(const Group *group);
 void *nn_cpu_group_row_scratch(const Group *group);
 
-/* The numbers of images in the groups of a full batch in the phase with this pass, descending; how many there are, 0 if
- * the program has no such pass. */
+/* Lists the numbers of images in the groups of a full batch in the phase with this pass, descending; returns how many
+ * there are, 0 if the program has no such pass. */
 int nn_cpu_context_group_sizes(const Context *context, PassKind kind, int op, int sizes[CONV_MAX_SIZES]);
 
-#define CONTEXT_MAX_TENSORS (8 * NN_MAX_NODES) /* program.c makes at most so many */
+#define CONTEXT_MAX_TENSORS (8 * NN_MAX_NODES) /* program.c makes at most this many */
 
-/* Whether this step runs the pass: not those of frozen blocks. */
+/* Whether this step runs the pass: false for those of frozen blocks. */
 bool nn_cpu_context_enabled(const Job *job, const Pass *pass);
 
-/* The held tensors that the phase touches in the next group. */
+/* Lists the held tensors that the phase accesses in the next group. */
 void nn_cpu_context_ahead(const Group *group, ConvAhead *ahead);
 
-/* Allocates zeroed memory that counts as the context's. */
+/* Allocates zeroed memory and adds it to the context's bytes. */
 Status nn_cpu_context_alloc(Context *context, size_t count, size_t size, void *out);
 
-/* conv_op.c, stem_op.c, norm_op.c, head_op.c: what an operator needs; passes. */
+/* In conv_op.c, stem_op.c, norm_op.c, head_op.c: creation of an operator's state; passes. */
 Status nn_cpu_conv_op_create(Context *context, int op);
 Status nn_cpu_norm_op_create(Context *context, int op);
 Status nn_cpu_stem_op_create(Context *context, int op);

@@ -1,5 +1,5 @@
-/* Convolutions between activations as operators: hands groups of images to conv.h, and sums the partial filter
- * gradients of the chunks. */
+/* Convolutions between activations as operators: runs conv.h on groups of images, and sums the partial filter gradients
+ * of the chunks. */
 #include "base/memory.h"
 #include "nn/cpu/context.h"
 

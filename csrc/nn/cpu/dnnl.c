@@ -1,7 +1,7 @@
-/* Convolutions by oneDNN 3, the one file that sees it. A primitive is made for each number of images that will come,
- * at one thread, and each thread of ours has its own stream and memory objects, so that any number of them run the
- * same primitive at once. Filters keep oneDNN's blocked form between steps only as an index map: packing is a gather
- * from (out, kernel, kernel, in), unpacking a gather from the blocked gradient. */
+/* Convolutions by oneDNN 3; the only file that uses it. A single-threaded primitive is created for each expected number
+ * of images, and each of our threads has its own stream and memory objects, so that any number of them can run the same
+ * primitive at the same time. oneDNN's blocked form of the filters is kept as an index map: packing is a gather from
+ * (out, kernel, kernel, in), unpacking a gather from the blocked gradient. */
 #include <dlfcn.h>
 #include <oneapi/dnnl/dnnl.h>
 #include <pthread.h>
@@ -15,7 +15,7 @@
 typedef struct ConvSize {
     int images;
     dnnl_primitive_t primitive; /* owned */
-    dnnl_exec_arg_t *arguments; /* owned, CONV_MAX_ARGS for each thread; the memory objects are too */
+    dnnl_exec_arg_t *arguments; /* owned, like their memory objects; CONV_MAX_ARGS per thread */
 } ConvSize;
 
 typedef struct DnnlConv {
@@ -26,16 +26,16 @@ typedef struct DnnlConv {
     const Kernels *kernels; /* static */
     int threads;
     dnnl_engine_t engine;       /* owned */
-    dnnl_stream_t *streams;     /* owned, one for each thread */
-    dnnl_memory_desc_t filters; /* owned: the form of the filters, or of their gradient */
+    dnnl_stream_t *streams;     /* owned, one per thread */
+    dnnl_memory_desc_t filters; /* owned: the layout of the filters, or of their gradient */
     ConvSize sizes[CONV_MAX_SIZES];
     int size_count;
     size_t filter_elems, packed_elems; /* packed: with the padding of the blocked form */
     int32_t *map;                      /* owned: forward and data, packed -> flat; filter, flat -> packed */
-    void *packed;                      /* owned; not of the filter gradient */
+    void *packed;                      /* owned; NULL for the filter gradient */
 } DnnlConv;
 
-/* libgomp's switches; NULL where oneDNN was built over something else. */
+/* libgomp's functions; NULL if oneDNN was built on something else. */
 static pthread_once_t threads_once = PTHREAD_ONCE_INIT;
 static int (*threads_get)(void);
 static void (*threads_set)(int);
@@ -49,7 +49,7 @@ static void find_threads(void) {
     __builtin_memcpy(&threads_set, &set, sizeof set);
 }
 
-/* One thread for what the calling thread makes or runs, until single_end gives back what was. */
+/* Limits what the calling thread creates or runs to one thread, until single_end restores the previous number. */
 static int single_begin(void) {
     if (threads_set == NULL) return 0;
     int before = threads_get();
@@ -107,7 +107,7 @@ static dnnl_data_type_t storage_type(const DnnlConv *conv) {
     return conv->precision == PRECISION_BFLOAT16 ? dnnl_bf16 : dnnl_f32;
 }
 
-/* The three descriptions that a convolution of `images` images begins with; the caller destroys what is set. */
+/* The three descriptors of a convolution of `images` images; the caller destroys those that are set. */
 typedef struct ConvDescs {
     dnnl_memory_desc_t input, filters, output;
 } ConvDescs;
@@ -206,7 +206,7 @@ static Status add_size(DnnlConv *conv, int images) {
     TRY_GOTO(make_arguments(conv, size, desc));
     size_t scratch = dnnl_memory_desc_get_size(dnnl_primitive_desc_query_md(desc, dnnl_query_scratchpad_md, 0));
     if (scratch > conv->base.scratch_bytes) conv->base.scratch_bytes = scratch;
-    if (conv->filters == NULL) { /* the first size: a whole group of images */
+    if (conv->filters == NULL) { /* the first size, a whole group of images, determines the layout */
         const char *implementation = "";
         TRY_DNNL_GOTO(dnnl_primitive_desc_query(desc, dnnl_query_impl_info_str, 0, &implementation));
         snprintf(conv->base.name, sizeof conv->base.name, "oneDNN %s", implementation);
@@ -220,7 +220,7 @@ done:
     return status;
 }
 
-/* Where a blocked layout keeps its elements. */
+/* Where a blocked layout stores its elements. */
 typedef struct Blocking {
     const dnnl_dims_t *strides, *blocks, *indices;
     int count;
@@ -243,7 +243,7 @@ static Status query_blocking(const DnnlConv *conv, Blocking *out) {
     dnnl_format_kind_t kind;
     int32_t count;
     TRY_DNNL(dnnl_memory_desc_query(conv->filters, dnnl_query_format_kind, &kind));
-    if (kind != dnnl_blocked) FAIL(STATUS_LIBRARY, "oneDNN chose a form of the filters that is not blocked");
+    if (kind != dnnl_blocked) FAIL(STATUS_LIBRARY, "oneDNN chose a layout of the filters that is not blocked");
     TRY_DNNL(dnnl_memory_desc_query(conv->filters, dnnl_query_strides, &out->strides));
     TRY_DNNL(dnnl_memory_desc_query(conv->filters, dnnl_query_inner_nblks_s32, &count));
     TRY_DNNL(dnnl_memory_desc_query(conv->filters, dnnl_query_inner_blks, &out->blocks));

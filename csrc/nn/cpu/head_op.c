@@ -1,4 +1,4 @@
-/* Global pool, linear layer, softmax cross entropy with label smoothing, and their gradients, image by image. */
+/* Global pooling, linear layer, softmax cross entropy with label smoothing, and their gradients, image by image. */
 #include <math.h>
 #include <string.h>
 
@@ -53,8 +53,8 @@ static void compute_logits(const Group *group, int op, const void *image, const 
         logits[k] += scale * parameters[o->bias + (size_t)k];
 }
 
-/* Adds the parameters' gradients to the chunk's `partial` (weights, then biases); the input's goes to `to`, NULL: it is
- * not wanted. */
+/* Adds the parameters' gradients to the chunk's `partial` (weights, then biases); the input's gradient goes to `to`
+ * (NULL: not wanted). */
 static void head_backward(const Group *group, int op, const HeadRow *row, float *partial, void *to) {
     const Op *o = &group->context->program->ops[op];
     const Tensor *input = &group->context->program->tensors[o->input];
@@ -86,7 +86,7 @@ Status nn_cpu_pass_head_evaluate(const Group *group, int op) {
     return STATUS_OK;
 }
 
-/* Adds one image's loss, which is the result, and hit; gradient = factor * (softmax - target). */
+/* Adds one image to the totals and returns its loss; gradient = factor * (softmax - target). */
 static double cross_entropy(const float *logits, int classes, int64_t label, double smoothing, double factor,
                             float *gradient, NnStepTotals *totals) {
     int best = 0;

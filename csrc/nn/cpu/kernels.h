@@ -1,6 +1,6 @@
 /* The loops over activations, compiled for each instruction set (kernels_*.c from kernels_*.h) and chosen at run time.
- * All tensors are channels-last and dense; `void` pointers to activations are float32 or bfloat16 by the table that
- * was asked for. Arrays over channels have room for the channels rounded up to KERNELS_ROUND. */
+ * All tensors are channels-last and dense; `void` pointers to activations are float32 or bfloat16, depending on the
+ * table. Arrays over channels have room for the channels rounded up to KERNELS_ROUND. */
 #ifndef CGXFFCV_NN_CPU_KERNELS_H
 #define CGXFFCV_NN_CPU_KERNELS_H
 
@@ -21,13 +21,13 @@ static inline size_t maps_pixels(const Maps *maps) {
     return (size_t)maps->images * (size_t)maps->height * (size_t)maps->width;
 }
 
-/* Normalisation of a channel: z = (x - mean) * scale + shift; the gradient at x: scale * dz + tilt * (x - mean) +
+/* Normalisation of a channel: z = (x - mean) * scale + shift. The gradient at x is scale * dz + tilt * (x - mean) +
  * base. */
 typedef struct NormTerms {
     float *mean, *scale, *shift, *tilt, *base;
 } NormTerms;
 
-/* A convolution that reads the images: float32 `input` with its zero border (height and width with it). */
+/* A convolution that reads the images: float32 `input`, whose height and width include its zero border. */
 typedef struct StemShape {
     Maps input;
     int out_height, out_width, out_channels;
@@ -36,10 +36,10 @@ typedef struct StemShape {
 } StemShape;
 
 typedef struct Kernels {
-    /* Maximum of windows of `pool` x `pool`; index (NULL: not wanted): which of the window's elements, row by row, it
-     * was, the first of equal ones. */
+    /* Maximum over windows of `pool` x `pool`; index (NULL: not wanted): the row-major position of the maximum in its
+     * window, the first of equal ones. */
     void (*pool)(const void *input, const Maps *input_maps, int pool, void *output, uint8_t *index);
-    /* The other way: each element of `gradient` to its place, zeros elsewhere, odd rows and columns included. */
+    /* The reverse: each element of `gradient` goes to its place; the rest is zero, odd rows and columns included. */
     void (*unpool)(const void *gradient, const uint8_t *index, const Maps *output_maps, int pool, void *output);
 
     /* Per channel: the mean and the sum of squared deviations from it. */
@@ -48,7 +48,7 @@ typedef struct Kernels {
     void (*normalise)(const void *input, size_t pixels, int channels, const NormTerms *terms, Activation activation,
                       const void *residual, ResidualPlace place, void *output);
     /* dz = (gradient + skip) * activation'(z); sums[c] += dz, products[c] += dz * (input - mean). `skip` and the
-     * `residual` in z may be NULL; `store_sum` puts gradient + skip into gradient. */
+     * `residual` in z may be NULL; `store_sum` stores gradient + skip in gradient. */
     void (*reduce)(const void *input, size_t pixels, int channels, const NormTerms *terms, Activation activation,
                    void *gradient, const void *skip, bool store_sum, const void *residual, void *dz, float *sums,
                    float *products);
@@ -59,14 +59,14 @@ typedef struct Kernels {
      * `row`: scratch memory, out_width x out_channels + KERNELS_ROUND. */
     void (*stem_forward)(const StemShape *shape, const float *input, const float *weights, const float *bias,
                          float *row, void *output);
-    /* Adds to `weight_gradient` and `bias_gradient` (NULL: not wanted), both shaped as above. */
+    /* Adds to `weight_gradient` and `bias_gradient` (NULL: not wanted), with shapes as above. */
     void (*stem_backward)(const StemShape *shape, const float *input, const float *weights, const float *bias,
                           const void *gradient, float *row, float *weight_gradient, float *bias_gradient);
 
-    /* The largest pixel of each channel of one image, and which one it is (the first). */
+    /* The largest pixel of each channel of one image, and its index (the first of equal ones). */
     void (*global_pool)(const void *input, int pixels, int channels, float *pooled, int32_t *index);
     void (*global_unpool)(const float *gradient, const int32_t *index, int pixels, int channels, void *output);
-    /* The mean over the pixels of each channel of one image, and the other way: each pixel gets its share. */
+    /* The mean over the pixels of each channel of one image; and the reverse: each pixel gets an equal share. */
     void (*global_average)(const void *input, int pixels, int channels, float *pooled);
     void (*global_spread)(const float *gradient, int pixels, int channels, void *output);
     /* logits = scale * weights (classes, channels) . pooled */

@@ -1,4 +1,4 @@
-/* Kernels on float32 alone: the linear layer of one image, sums of partial gradients. */
+/* Kernels on float32 only: the linear layer of one image, sums of partial gradients. */
 
 static void linear(const float *pooled, int channels, const float *weights, int classes, float scale, float *logits) {
     for (int k = 0; k < classes; k++) {

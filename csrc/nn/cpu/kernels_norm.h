@@ -1,5 +1,5 @@
-/* Statistics, normalisation with activation, and both halves of its gradient, for one storage type. Pixels are worked
- * through in strips that stay in the first-level cache while each vector of channels passes over them. */
+/* Statistics, normalisation with activation, and both halves of its gradient, for one storage type. Pixels are
+ * processed in strips that stay in the L1 cache while each vector of channels passes over them. */
 
 #ifndef CGXFFCV_NN_CPU_KERNELS_NORM_H
 #define CGXFFCV_NN_CPU_KERNELS_NORM_H
@@ -23,7 +23,7 @@ INLINE Vf activation_slope(Vf z, Activation activation) {
     return vf_set(1.0f);
 }
 
-/* Runs `call` with the activation as a constant, so that each copy has its loop without branches. */
+/* Runs `call` with the activation as a constant, so that the loop of each copy has no branches. */
 #define WITH_ACTIVATION(activation, call)                                                                              \
     switch (activation) {                                                                                              \
     case ACTIVATION_NONE:                                                                                              \

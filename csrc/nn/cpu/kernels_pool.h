@@ -1,6 +1,6 @@
-/* Maximum pools over windows and over whole maps, and their gradients, for one storage type. */
+/* Pooling over windows and over whole maps, and the gradients, for one storage type. */
 
-/* One row of windows: `rows` points at the window row's first input row. */
+/* One row of windows: `rows` points to its first input row. */
 INLINE void NAME(pool_row)(const STORAGE *rows, size_t input_row, int windows, int channels, int pool, int c, int lanes,
                            STORAGE *output, uint8_t *index) {
     for (int w = 0; w < windows; w++) {

@@ -1,6 +1,6 @@
-/* The convolution that reads the images, with its bias and activation, for one storage type of the output: few input
- * channels, so each output is a short sum and float32 arithmetic costs little. A row of results is made in float32
- * (out_width x out_channels, dense), then activated and narrowed; the backward pass makes the row again. */
+/* The convolution that reads the images, with its bias and activation, for one storage type of the output. There are
+ * few input channels, so each output is a short sum and float32 arithmetic costs little. A row of results is computed
+ * in float32 (out_width x out_channels, dense), then activated and narrowed; the backward pass recomputes the row. */
 
 #define STEM_TILE 6
 
@@ -11,7 +11,7 @@ static inline int stem_rounded(const StemShape *shape) {
     return (shape->out_channels + KERNELS_ROUND - 1) / KERNELS_ROUND * KERNELS_ROUND;
 }
 
-/* `pixels` outputs by `vectors` vectors of channels; the last store runs over into what is written next. */
+/* `pixels` outputs by `vectors` vectors of channels; the last store may overrun into what is written next. */
 INLINE void stem_tile(const StemShape *shape, const float *input, const float *weights, const float *bias, int pixels,
                       int vectors, float *row) {
     int run = shape->kernel * shape->input.channels, rounded = stem_rounded(shape);
@@ -37,7 +37,7 @@ INLINE void stem_tile(const StemShape *shape, const float *input, const float *w
     }
 }
 
-/* All channels of the outputs from `x` on: pixel by pixel, since a store may run over into the next pixel. */
+/* All channels of `pixels` outputs; a store may overrun into the next pixel, which is written later. */
 INLINE void stem_tiles(const StemShape *shape, const float *input, const float *weights, const float *bias, int pixels,
                        float *row) {
     for (int c = 0; c < shape->out_channels; c += 2 * LANES) {
@@ -50,7 +50,8 @@ INLINE void stem_tiles(const StemShape *shape, const float *input, const float *
     }
 }
 
-/* One row of pre-activations. Channels beyond a full vector run over: then only tiles of one pixel are right. */
+/* One row of pre-activations. If the channels do not fill whole vectors, stores overrun, and only tiles of one pixel
+ * are correct. */
 static inline void stem_row(const StemShape *shape, const float *input, const float *weights, const float *bias,
                             float *row) {
     int step = shape->stride * shape->input.channels, width = shape->out_width;

@@ -1,5 +1,5 @@
 /* Included once by each kernels_<instruction set>.c, after it has defined KERNELS_TABLE: instantiates all kernels for
- * both storage types and defines the function that gives the tables. */
+ * both storage types and defines the function that returns the tables. */
 #include <pthread.h>
 
 #include "nn/cpu/activations.h"

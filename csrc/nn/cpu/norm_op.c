@@ -1,12 +1,12 @@
 /* Batch norm with its pool, activation and residual. Sums over pixels are float32 within a group of images and double
- * beyond; means and deviations of groups and chunks are combined by Chan's formula, so nothing cancels. */
+ * across groups; means and deviations of groups and chunks are combined by Chan's formula, without cancellation. */
 #include <math.h>
 
 #include "base/checked.h"
 #include "nn/cpu/context.h"
 
-/* Per chunk: the pixels seen, then two rows over the channels (forward: mean and squared deviations; backward: sums of
- * dz and of dz (x - mean)). */
+/* Per chunk: the number of pixels, then two rows over the channels (forward: mean and squared deviations; backward:
+ * sums of dz and of dz (x - mean)). */
 static double *chunk_sums(const OpState *state, int chunk, int channels) {
     return state->doubles + (size_t)chunk * (1 + 2 * (size_t)channels);
 }
@@ -115,7 +115,7 @@ static size_t norm_bytes_of(const Group *group, int tensor) {
     return group->context->program->tensors[tensor].image_bytes;
 }
 
-/* Normalise, activate, then pool image by image. */
+/* Normalises, activates, then pools, image by image. */
 static void apply_then_pool(const Group *group, int op, uint8_t *index) {
     const Op *o = &group->context->program->ops[op];
     const Kernels *kernels = group->context->kernels;
@@ -172,7 +172,7 @@ static void add_sums(double *to, bool begins, size_t channels, const float *sums
     for (size_t c = 0; c < 2 * channels; c++) to[1 + c] = (begins ? 0 : to[1 + c]) + (double)sums[c];
 }
 
-/* With a pool after the activation: the gradient is brought to full size image by image. */
+/* With a pool after the activation: the gradient is unpooled to full size image by image. */
 static void reduce_pooled(const Group *group, int op, float *sums, char *full) {
     const Op *o = &group->context->program->ops[op];
     const Kernels *kernels = group->context->kernels;

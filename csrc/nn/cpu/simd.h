@@ -1,6 +1,6 @@
-/* Vectors of LANES floats for one instruction set, chosen by the flags of the file that includes this: 16 lanes with
- * AVX-512, 8 with AVX2, else 4. Activations are loaded from and stored to float32 or bfloat16 (uint16_t, rounded to
- * nearest even). A partial vector holds the last channels of a row; its other lanes read as zero. */
+/* Vectors of LANES floats for one instruction set, chosen by the compiler flags of the file that includes this: 16
+ * lanes with AVX-512, 8 with AVX2, else 4. Activations are loaded from and stored to float32 or bfloat16 (uint16_t,
+ * rounded to nearest even). A partial vector has the last channels of a row; its other lanes read as zero. */
 #ifndef CGXFFCV_NN_CPU_SIMD_H
 #define CGXFFCV_NN_CPU_SIMD_H
 
@@ -19,8 +19,8 @@
 #define LANES 4
 #endif
 
-/* Fetches what lies FETCH_ELEMS activations further on: the neighbours of a channel are too far apart for the processor
- * to see that it walks through memory in order. */
+/* Prefetches what is FETCH_ELEMS activations ahead: neighbouring pixels of a channel are too far apart for the hardware
+ * prefetcher to recognise the sequential access. */
 #define FETCH_ELEMS 4096
 #define FETCH(pointer, write) __builtin_prefetch((const char *)((pointer) + FETCH_ELEMS), write, 3)
 
@@ -44,7 +44,7 @@ INLINE Vf vf_fma(Vf a, Vf b, Vf c) {
 /* Lanes of `a` where the mask (all ones or zero) is set, else of `b`. */
 INLINE Vf vf_select(Vi mask, Vf a, Vf b) { return (Vf)((mask & (Vi)a) | (~mask & (Vi)b)); }
 
-/* NaN in `a` gives `b`, as the machine's instruction does. */
+/* NaN in `a` gives `b`, like the machine instruction. */
 INLINE Vf vf_max(Vf a, Vf b) {
 #if defined(__AVX512F__)
     return (Vf)_mm512_max_ps((__m512)a, (__m512)b);

@@ -1,5 +1,5 @@
-/* The operator that reads the images: brings them in (type, layout, normalisation, view, zero border), convolves in
- * float32 with bias and activation, and makes the gradients of its filters and bias. */
+/* The operator that reads the images: converts them (type, layout, normalisation, view, zero border), convolves in
+ * float32 with bias and activation, and computes the gradients of its filters and bias. */
 #include <string.h>
 
 #include "base/checked.h"
@@ -51,14 +51,14 @@ Status nn_cpu_stem_op_pack(Context *context, int op) {
     return STATUS_OK;
 }
 
-/* Index within 0..size-1 that a reflection at the edges (which are not repeated) gives; `at` within one size of it. */
+/* Reflects an index into 0..size-1 at the edges, which are not repeated; `at` is less than a size outside. */
 static int reflect(int at, int size) {
     if (size == 1) return 0;
     if (at < 0) at = -at;
     return at < size ? at : 2 * (size - 1) - at;
 }
 
-/* Where element (y, x, c) of an image lies, and how it becomes a float. */
+/* Where element (y, x, c) of an image is, and how it becomes a float. */
 typedef struct Source {
     const char *image;
     size_t row, column, channel; /* distances in elements */
@@ -104,7 +104,7 @@ Status nn_cpu_pass_load(const Group *group, int op) {
     size_t channels = (size_t)maps.channels, pixels = (size_t)(height * width);
     static const size_t item_bytes[] = {[PIXELS_U8] = 1, [PIXELS_F32] = 4, [PIXELS_BF16] = 2};
     bool planar = images->layout == PIXELS_NCHW;
-    /* Never more, as the model was made; gcc 13 and 14 want to see it. */
+    /* The model guarantees that it is not more, but gcc 13 and 14 warn without this. */
     int count = maps.channels < NN_MAX_IMAGE_CHANNELS ? maps.channels : NN_MAX_IMAGE_CHANNELS;
     Source source = {.images = images, .channels = count, .channel = planar ? pixels : 1};
     source.column = planar ? 1 : channels;

@@ -1,5 +1,5 @@
 /* Convolutions by minimal filtering: blocks of tiles are transformed, multiplied matrix by matrix and transformed back,
- * block after block, so that what a block needs stays in the second-level cache. */
+ * block after block, so that a block's data stays in the L2 cache. */
 #include <stdio.h>
 
 #include "nn/cpu/winograd.h"
@@ -11,21 +11,21 @@
 #define BLOCK_BYTES (1024 * 1024)
 #define FILTER_BLOCK_BYTES (1536 * 1024)
 #define MOST_TILES 192
-#define PLANE_GAP 32 /* bytes between the planes: their distance must not be a multiple of 4096 */
+#define PLANE_GAP 32 /* uint16 elements between the planes: their distance must not be a multiple of 4096 bytes */
 
 typedef struct WinogradConv {
     Conv base;
     const Kernels *floats; /* static */
     ConvDirection direction;
     int tile, matrices;   /* m, (m + 2)^2 */
-    int in, out;          /* channels as the filters have them */
-    WinogradMap from, to; /* maps that are read; written, or (filter) of the output gradient */
+    int in, out;          /* channels of the filters */
+    WinogradMap from, to; /* the map that is read, and the one that is written or (filter) the output gradient's */
     int depth, columns;   /* of the product: channels read; channels written, rounded up */
     int block;            /* tiles at a time */
     size_t value_plane;   /* elements from matrix to matrix: transformed inputs, */
     size_t product_plane; /* products or (filter) transformed gradients, */
     size_t filter_plane;  /* transformed filters or (filter) sums */
-    uint16_t *filters;    /* owned; not of the filter gradient */
+    uint16_t *filters;    /* owned; NULL for the filter gradient */
 } WinogradConv;
 
 static bool available(void) {
@@ -111,12 +111,12 @@ static void winograd_pack(Conv *base, const float *filters, int part, int parts)
 
 #define CACHE_LINE 64
 
-/* Walks through what is to be fetched, a share with each product. */
+/* Prefetches the memory that is needed next, a share with each product. */
 typedef struct Fetch {
     const ConvAhead *ahead;
     int index;    /* of the current piece */
-    size_t done;  /* bytes of it */
-    size_t lines; /* with each product */
+    size_t done;  /* bytes of it that have been prefetched */
+    size_t lines; /* cache lines per product */
 } Fetch;
 
 static Fetch fetch_begin(const WinogradConv *conv, const ConvCall *call) {

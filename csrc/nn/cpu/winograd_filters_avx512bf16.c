@@ -1,8 +1,8 @@
-/* Filters into the domain of the products, their gradients back out of it, for AVX-512 with bfloat16. */
+/* Transforms filters into the domain of the products, and their gradients back, for AVX-512 with bfloat16. */
 #include "nn/cpu/winograd.h"
 #include "nn/cpu/winograd_simd.h"
 
-/* values[i][j] = G g G^T for the input channels i0 .. of filter o. */
+/* values[i][j] = G g G^T for the input channels from i0 of filter o. */
 INLINE void filter_values(int m, const float *filters, int in, int o, int i0, int turned, Vf values[MOST][MOST]) {
     int lanes = in - i0 < LANES ? in - i0 : LANES;
     Vf half[MOST][3];
@@ -18,7 +18,7 @@ INLINE void filter_values(int m, const float *filters, int in, int o, int i0, in
     for (int i = 0; i < m + 2; i++) filter_transform(m, half[i], values[i]);
 }
 
-/* Where (depth pair p, column c) of a matrix of `columns` columns lies, in elements. */
+/* The offset, in elements, of (depth pair p, column c) in a matrix of `columns` columns. */
 static inline size_t panel_at(int depth, int columns, int p, int c) {
     int panel = c / WINOGRAD_PANEL, first = panel * WINOGRAD_PANEL;
     int wide = columns - first < WINOGRAD_PANEL ? columns - first : WINOGRAD_PANEL;
@@ -76,7 +76,7 @@ void nn_cpu_winograd_turned_filters(int tile, const float *filters, int in, int 
     }
 }
 
-/* taps[k][o] = the nine taps of input channel i for 16 output channels; `from` points at the first one's sums. */
+/* taps[k][o] = the nine taps of an input channel for 16 output channels; `from` points to the first one's sums. */
 INLINE void finish_taps(int m, const float *from, size_t plane, int lanes, float taps[9][LANES]) {
     Vf half[3][MOST];
     UNROLL
@@ -97,7 +97,7 @@ INLINE void finish_taps(int m, const float *from, size_t plane, int lanes, float
     }
 }
 
-#define FINISH_DEPTH 16 /* input channels that are turned together, so that whole lines are written */
+#define FINISH_DEPTH 16 /* input channels that are transposed together, so that whole cache lines are written */
 #define FINISH_AHEAD 4
 
 INLINE void finish_gradient(int m, const float *sums, size_t plane, int in, int out, float *gradient) {

@@ -61,7 +61,7 @@ void nn_cpu_winograd_multiply(const uint16_t *values, const uint16_t *filters, i
 
 static inline __mmask16 lane_mask(int lanes) { return (__mmask16)((1u << lanes) - 1); }
 
-/* The last vector may be half full: its mask. */
+/* `mask`: of the last vector, which may be half full. */
 INLINE void accumulate_block(int vectors, const uint16_t *left, const uint16_t *right, int pairs, int rows, int columns,
                              __mmask16 mask, float *sums, int fresh) {
     __m512 sum[WINOGRAD_FILTER_ROWS][4];

@@ -1,4 +1,4 @@
-/* The one-dimensional transforms of minimal filtering on vectors of sixteen floats; m is 2 or 4, a constant. */
+/* The one-dimensional transforms of minimal filtering on vectors of 16 floats; m is a constant, 2 or 4. */
 #ifndef CGXFFCV_NN_CPU_WINOGRAD_SIMD_H
 #define CGXFFCV_NN_CPU_WINOGRAD_SIMD_H
 
@@ -64,7 +64,7 @@ INLINE void gradient_transform(int m, const Vf *x, Vf *r) {
     r[5] = x[3];
 }
 
-/* r = G x; the scale of the rows of B^T is made good here. */
+/* r = G x; compensates for the scale of the rows of B^T. */
 INLINE void filter_transform(int m, const Vf *x, Vf *r) {
     if (m == 2) {
         Vf sum = (x[0] + x[2]) * 0.5f, middle = x[1] * 0.5f;

@@ -1,9 +1,9 @@
-/* Tiles of activations into the domain of the products and back, for AVX-512 with bfloat16. A tile is transformed
- * column by column into a buffer, then row by row; its elements go to (m + 2)^2 planes. */
+/* Transforms tiles of activations into the domain of the products and back, for AVX-512 with bfloat16. A tile is
+ * transformed column by column into a buffer, then row by row; its elements go to (m + 2)^2 planes. */
 #include "nn/cpu/winograd.h"
 #include "nn/cpu/winograd_simd.h"
 
-/* Where a tile lies in its map, and whether all of it does. */
+/* Where a tile is in its map, and whether it is completely inside. */
 typedef struct Spot {
     int image, top, left;
     int inside;
@@ -23,7 +23,7 @@ static inline ptrdiff_t corner_of(const WinogradMap *map, const Spot *spot) {
     return (((ptrdiff_t)spot->image * map->height + spot->top) * map->width + spot->left) * map->channels;
 }
 
-/* The elements of a tile: pointers to the first channel of those within the map, and to zeros. */
+/* The elements of a tile: pointers to the first channel, or to zeros for those outside the map. */
 typedef struct TileSource {
     const uint16_t *at[MOST][8];
 } TileSource;
@@ -51,7 +51,7 @@ INLINE void find_source(const WinogradMap *map, const uint16_t *images, int tile
     }
 }
 
-/* The kinds of tile that are brought into the product's domain. */
+/* The kinds of tiles that are transformed into the products' domain. */
 enum { OF_INPUT, OF_GRADIENT };
 
 INLINE void transform(int kind, int m, const Vf *x, Vf *r) {
@@ -64,7 +64,7 @@ INLINE void transform(int kind, int m, const Vf *x, Vf *r) {
 
 INLINE int extent_of(int kind, int m) { return kind == OF_INPUT ? m + 2 : m; }
 
-/* Channels c .. c + 15 of one tile, or (`other` not NULL) c .. c + 7 of each of two. */
+/* Channels c .. c + 15 of one tile or, if `other` is not NULL, c .. c + 7 of each of two. */
 INLINE Vf load_channels(const TileSource *source, const TileSource *other, int i, int j, int c) {
     if (other == NULL) return bf16_widen((Vh)_mm256_loadu_si256((const __m256i *)(source->at[i][j] + c)));
     __m128i low = _mm_loadu_si128((const __m128i *)(source->at[i][j] + c));
@@ -72,7 +72,7 @@ INLINE Vf load_channels(const TileSource *source, const TileSource *other, int i
     return bf16_widen((Vh)_mm256_set_m128i(high, low));
 }
 
-/* The first half of a transform: half[i] is row i of what the second half takes. */
+/* The first half of a transform: half[i] is row i of the input of the second half. */
 INLINE void transform_columns(int kind, int m, const TileSource *source, const TileSource *other, int c,
                               Vf half[MOST][MOST]) {
     int extent = extent_of(kind, m);
@@ -104,7 +104,7 @@ INLINE void input_channels(int m, const TileSource *source, int c, uint16_t *to,
     }
 }
 
-/* 16 channels, or 8 of each of two tiles, the other's `apart` elements on (0: not stored). */
+/* 16 channels, or 8 of each of two tiles; the second tile's go `apart` elements further (0: not stored). */
 INLINE void input_last_channels(int m, const TileSource *source, const TileSource *other, int c, uint16_t *to,
                                 size_t plane, int apart) {
     Vf half[MOST][MOST];
@@ -125,7 +125,7 @@ INLINE void input_last_channels(int m, const TileSource *source, const TileSourc
     }
 }
 
-/* Two tiles at a time, for the sake of half vectors. */
+/* Two tiles at a time, so that half vectors can be paired. */
 INLINE void input_tiles(int m, const WinogradMap *map, const uint16_t *images, int first, int tiles, uint16_t *to,
                         size_t plane) {
     int channels = map->channels;
@@ -157,7 +157,7 @@ void nn_cpu_winograd_input(const WinogradMap *map, const uint16_t *images, int f
     }
 }
 
-/* The two halves of the vector, lane by lane, as bfloat16. */
+/* The two halves of the vector, interleaved lane by lane, as bfloat16. */
 INLINE __m256i interleave_halves(Vf both) {
     const __m256i order = _mm256_setr_epi16(0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15);
     return _mm256_permutexvar_epi16(order, (__m256i)bf16_narrow(both));
