@@ -54,7 +54,7 @@ def test_a_wheel_for_another_cuda_is_refused(program, tmp_path):
     cudnn, cuda = number("CUDNN_MAJOR", "cudnn.h"), number("CUDART_VERSION", "cuda_runtime_api.h") // 1000
     code, said, library = opened(program, tmp_path, cudnn * 10000, (cuda - 1) * 1000 + 90)
     assert code == NOT_BUILT and said.startswith("0 ")
-    assert f"{library} is cuDNN {cudnn} for CUDA {cuda - 1}, and this build needs cuDNN {cudnn} for CUDA {cuda}" in said
+    assert f"{library} is cuDNN {cudnn} for CUDA {cuda - 1}, but this build needs cuDNN {cudnn} for CUDA {cuda}" in said
     assert "pip install 'cgxffcv[cuda13]'" in said
 
 

@@ -293,14 +293,14 @@ static void test_unwritable(const char *path) {
 static void test_no_place(const char *path) {
     CHECK(unlink(path) == 0 && mkdir(path, 0700) == 0);
     ConvPlans *plans = open_plans();
-    CHECK(strstr(report_of(plans).note, "it is no file") != NULL);
+    CHECK(strstr(report_of(plans).note, "it is not a regular file") != NULL);
     CHECK_OK(nn_cuda_plans_store(plans, "a", "1"));
     CHECK_OK(nn_cuda_plans_store(plans, "b", "2"));
     CHECK(holds(plans, "a", "1") && holds(plans, "b", "2"));
     nn_cuda_plans_close(plans);
     CHECK(rmdir(path) == 0 && mkfifo(path, 0600) == 0);
     plans = open_plans();
-    CHECK(strstr(report_of(plans).note, "it is no file") != NULL);
+    CHECK(strstr(report_of(plans).note, "it is not a regular file") != NULL);
     nn_cuda_plans_close(plans);
     CHECK(unlink(path) == 0);
 

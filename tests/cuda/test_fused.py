@@ -166,7 +166,7 @@ def forward_of(run):
 
 def test_only_where_it_fits(monkeypatch):
     """Other shapes, other precisions and plans that keep all tensors go on one by one."""
-    together = {"with its norm's pool in one kernel"}
+    together = {"fused with its norm's pool"}
     assert forward_of(Run(monkeypatch, True, (1, (4, 4), 64), "float16")) == together
     for fused, channels, precision in [(False, 64, "float16"), (True, 64, "float32"), (True, 72, "float16")]:
         assert not forward_of(Run(monkeypatch, fused, (1, (4, 4), channels), precision)) & together

@@ -165,7 +165,7 @@ def test_no_plan_is_sought_for_what_is_not_run(monkeypatch):
         monkeypatch.setenv("CGXFFCV_FUSED", fused)
         plan = make(nodes_of((8, 16)), "float16").plan(2, (4, 4))
         texts.append([text for name, node, text in plan.algorithms if (name, node) == ("conv filter gradient", 1)])
-    assert texts[0] == ["with its norm's gradient in one kernel"]
+    assert texts[0] == ["fused with its norm's gradient"]
     assert len(texts[1]) == 1 and texts[1] != texts[0]
 
 

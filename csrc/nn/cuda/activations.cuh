@@ -1,5 +1,5 @@
-/* Activation functions and their slopes on one float, to 1.2e-6 absolute in at most 16 instructions; GELU is the exact
- * one, by the normal distribution. */
+/* Activation functions and their derivatives on one float, with an absolute error of at most 1.2e-6, in at most 16
+ * instructions; GELU is the exact one, by the normal distribution. */
 #ifndef CGXFFCV_NN_CUDA_ACTIVATIONS_CUH
 #define CGXFFCV_NN_CUDA_ACTIVATIONS_CUH
 
@@ -11,8 +11,8 @@ extern "C" {
 
 #define LOG2_E 1.4426950408889634f
 
-/* x Phi(x) = max(x, 0) - t (1 - Phi(t)) with t = |x|. The logarithm of the normal distribution's tail is all but a
- * parabola; the polynomial's error counts by t (1 - Phi(t)), of which it takes 5.7e-7. */
+/* x Phi(x) = max(x, 0) - t (1 - Phi(t)) with t = |x|. The logarithm of the normal distribution's tail is nearly a
+ * parabola; the polynomial's error is weighted by t (1 - Phi(t)), which keeps it to 5.7e-7. */
 __device__ static __forceinline__ float gelu(float x) {
     float t = fabsf(x);
     float p = fmaf(t, -4.87609880e-4f, 7.19426530e-3f);
@@ -23,7 +23,7 @@ __device__ static __forceinline__ float gelu(float x) {
     return fmaf(-t, fast_exp2(p), fmaxf(x, 0.0f));
 }
 
-/* Phi(x) + x phi(x): at -t it is e^(-t^2 / 2) times a smooth function of t, at t one minus that; to 1.1e-6. */
+/* Phi(x) + x phi(x), to 1.1e-6: at -t it is e^(-t^2 / 2) times a smooth function of t; at t, one minus that. */
 __device__ static __forceinline__ float gelu_slope(float x) {
     float t = fabsf(x);
     float e = fast_exp2(t * t * (-0.5f * LOG2_E));
@@ -35,7 +35,7 @@ __device__ static __forceinline__ float gelu_slope(float x) {
     q = fmaf(t, q, 2.49279190e-1f);
     q = fmaf(t, q, -7.97818119e-1f);
     q = fmaf(t, q, 4.99998995e-1f);
-    q = t < 7.0f ? q : 0.0f; /* the polynomial ends here, before it can grow beyond the exponential */
+    q = t < 7.0f ? q : 0.0f; /* the polynomial is cut off before it outgrows the exponential */
     return x < 0.0f ? e * q : fmaf(-e, q, 1.0f);
 }
 
@@ -48,9 +48,9 @@ __device__ static __forceinline__ float silu_slope(float x) {
     return s * fmaf(x, 1.0f - s, 1.0f);
 }
 
-/* By a compile-time choice, see DISPATCH_ACTIVATION. */
+/* The activation is a compile-time constant, see DISPATCH_ACTIVATION. */
 template <Activation A> __device__ __forceinline__ float activate(float x) {
-    return A == ACTIVATION_RELU   ? (x < 0.0f ? 0.0f : x) /* a NaN stays */
+    return A == ACTIVATION_RELU   ? (x < 0.0f ? 0.0f : x) /* propagates NaN */
            : A == ACTIVATION_GELU ? gelu(x)
            : A == ACTIVATION_SILU ? silu(x)
                                   : x;

@@ -20,8 +20,8 @@ static const CudaPass passes[PASS_KINDS] = {
     [PASS_HEAD_CLOSE] = nn_cuda_pass_head_close,
 };
 
-/* The images are read by the one convolution that has kernels of its own; sums and gradients of norms and filters are
- * finished where they are made, so there is nothing to close. */
+/* The convolution that reads the images has its own kernels; sums and gradients of norms and filters are finished where
+ * they are computed, so there is nothing to close. */
 static CudaPass pass_of(const Pass *pass) {
     if (pass->op == 0 && pass->kind == PASS_CONV_FORWARD) return nn_cuda_pass_stem_forward;
     if (pass->op == 0 && pass->kind == PASS_CONV_FILTER) return nn_cuda_pass_stem_backward;
@@ -29,7 +29,7 @@ static CudaPass pass_of(const Pass *pass) {
 }
 
 static Status cuda_choose_precision(Precision wish, Precision *out) {
-    if (device_count() == 0) FAIL(STATUS_CUDA, "no GPU to compute on: %s", device_why());
+    if (device_count() == 0) FAIL(STATUS_CUDA, "no usable GPU: %s", device_why());
     *out = wish == PRECISION_AUTO ? PRECISION_FLOAT16 : wish;
     return STATUS_OK;
 }
@@ -50,7 +50,7 @@ done:
 
 static void cuda_buffer_destroy(float *buffer) { device_free(buffer); }
 
-/* The default stream does not wait for the model's: whoever copies has waited, or does it here. */
+/* The default stream does not wait for the model's stream, so this waits for the whole device first. */
 static Status cuda_copy(void *to, const void *from, size_t bytes) {
     TRY(device_synchronize());
     TRY(device_copy(to, from, bytes, NULL));
@@ -96,7 +96,7 @@ static Status cuda_begin(Context *context, const Job *job) {
                               context->filters, context->stream);
 }
 
-/* Not those of frozen blocks. */
+/* Whether this step runs the pass: false for those of frozen blocks. */
 static bool enabled(const Job *job, const Pass *pass) {
     return job->options == NULL || pass->block >= job->options->first_block;
 }
@@ -116,7 +116,7 @@ static Status run_pass(Context *context, const Job *job, int index) {
     return STATUS_OK;
 }
 
-/* The call's results, back into the caller's host memory. */
+/* Copies the call's results back to the caller's host memory. */
 static Status cuda_finish(Context *context, const Job *job) {
     size_t count = (size_t)job->count;
     if (job->images == NULL || job->images->on_device) return STATUS_OK;
@@ -198,11 +198,11 @@ done:
     return status;
 }
 
-/* Of a pass that is no plan of cuDNN's; NULL: it is one. */
+/* Describes our own kernel for a pass; NULL if it is a cuDNN plan. */
 static const char *own_kernel(const OpState *state, PassKind pass) {
     const char *narrow = "channels as rows, wgmma";
-    if (pass == PASS_CONV_FORWARD && state->pooled) return "with its norm's pool in one kernel";
-    if (pass == PASS_CONV_FILTER && state->pooled_filter) return "with its norm's gradient in one kernel";
+    if (pass == PASS_CONV_FORWARD && state->pooled) return "fused with its norm's pool";
+    if (pass == PASS_CONV_FILTER && state->pooled_filter) return "fused with its norm's gradient";
     if (pass == PASS_CONV_FORWARD && state->narrow_forward) return narrow;
     return pass == PASS_CONV_DATA && state->narrow_data ? narrow : NULL;
 }

@@ -1,4 +1,4 @@
-/* The memory of a context: one arena for held tensors, one for the others, what the operators ask for. */
+/* The memory of a context: one arena for held tensors, one for the others, and what the operators allocate. */
 #include "nn/cuda/context.h"
 
 #include <stdlib.h>
@@ -7,7 +7,7 @@
 #include "base/checked.h"
 #include "base/memory.h"
 
-#define CHANNEL_MULTIPLE 8 /* of activations: the kernels read 16 bytes at a time */
+#define CHANNEL_MULTIPLE 8 /* for activations: the kernels read 16 bytes at a time */
 
 void *nn_cuda_tensor(const Context *context, int tensor) {
     const Tensor *t = &context->program->tensors[tensor];
@@ -23,7 +23,7 @@ bool nn_cuda_fusion_wanted(const char *what) {
 Status nn_cuda_context_alloc(Context *context, size_t bytes, void *out) {
     void *block = NULL;
     if (context->block_count == context->block_room) {
-        FAIL(STATUS_LIBRARY, "a context with more than %d pieces of memory", context->block_room);
+        FAIL(STATUS_LIBRARY, "a context with more than %d memory blocks", context->block_room);
     }
     TRY(device_alloc(bytes, &block));
     context->blocks[context->block_count++] = block;
@@ -44,7 +44,7 @@ static Status check_channels(const Context *context) {
     return STATUS_OK;
 }
 
-/* Bytes of the tensors that are not held, for one image; places are shared by tensors that live apart. */
+/* Bytes per image of the tensors that are not held; tensors with disjoint lifetimes share memory. */
 static size_t scratch_bytes(const Program *program) {
     size_t most = 0;
     for (int i = 0; i < program->tensor_count; i++) {
@@ -74,7 +74,7 @@ static Status allocate_workspace(Context *context) {
     return nn_cuda_context_alloc(context, most, &context->workspace);
 }
 
-/* Room for what callers have in host memory. */
+/* Allocates device copies for what callers have in host memory. */
 static Status allocate_host_copies(Context *context) {
     const Program *program = context->program;
     const Tensor *input = &program->tensors[program->ops[0].input];

@@ -1,7 +1,7 @@
-/* Between float32 and the storage types, streaming through memory once.
+/* Converts between float32 and the storage types, streaming through memory once.
  *
  * Thread i of the whole grid takes packs i, i + threads, ...: 16 bytes of the storage type T, 4 or 8 elements; then the
- * elements behind the last whole pack one by one. Buffers: `from` and `to`, elems of float32 and of T, either way. */
+ * elements after the last whole pack one by one. Buffers: `from` and `to`, elems of float32 and of T, or vice versa. */
 #include "nn/cuda/storage.cuh"
 
 extern "C" {
@@ -11,7 +11,7 @@ extern "C" {
 #define THREADS 256
 #define MOST_BLOCKS 2048
 
-/* Both round, or widen and scale, pack by pack; `from` may be `to`, for every element stays in its place. */
+/* Both kernels work pack by pack; `from` may be `to`, since every element stays in its place. */
 template <typename T> __global__ void storage_narrow_kernel(const float *from, size_t packs, size_t elems, T *to) {
     grid_begin();
     constexpr int PACK = Pack<T>::PACK;
@@ -45,7 +45,7 @@ __global__ void storage_widen_kernel(const T *from, size_t packs, size_t elems, 
     GRID_LOOP(index, elems - packs * PACK) { to[packs * PACK + index] = to_float(from[packs * PACK + index]) * factor; }
 }
 
-/* No packs where an address is no multiple of 16. */
+/* No packs if an address is not a multiple of 16. */
 static size_t packs_of(const void *from, const void *to, size_t elems, int pack) {
     bool aligned = (reinterpret_cast<size_t>(from) | reinterpret_cast<size_t>(to)) % 16 == 0;
     return aligned ? elems / (size_t)pack : 0;

@@ -1,4 +1,4 @@
-/* Kernels by storage type: what the CUDA backend keeps activations, their gradients and packed filters as. */
+/* Kernels by storage type: that in which the CUDA backend stores activations, their gradients and packed filters. */
 #ifndef CGXFFCV_NN_CUDA_STORAGE_CUH
 #define CGXFFCV_NN_CUDA_STORAGE_CUH
 
@@ -26,7 +26,7 @@ extern "C" {
             __VA_ARGS__                                                                                                \
         } break;                                                                                                       \
         default:                                                                                                       \
-            return error_fail(STATUS_ARGUMENT, "%d is no precision of the CUDA backend", (int)(precision));            \
+            return error_fail(STATUS_ARGUMENT, "%d is not a precision of the CUDA backend", (int)(precision));         \
         }                                                                                                              \
     } while (0)
 

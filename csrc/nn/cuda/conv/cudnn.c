@@ -1,8 +1,7 @@
-/* Convolutions through cuDNN's graph API: with cudnn_graph.c the only file that calls cuDNN. A convolution is a graph
- * of one operation; the heuristics propose engines with settings (knobs), each is timed, and the fastest is remembered
- * as its number and knobs, from which a later process builds the same plan without heuristics and without timing. Owns
- * one library handle for each device, kept until the process ends: to make one loads libraries of hundreds of
- * megabytes. */
+/* Convolutions through cuDNN's graph API; this file and cudnn_graph.c are the only ones that call cuDNN. A convolution
+ * is a graph of one operation; the heuristics propose engines with settings (knobs), each is timed, and the fastest is
+ * cached as its number and knobs, from which a later process builds the same plan without heuristics and timing. Owns
+ * one library handle per device, kept until the process ends: creating one loads libraries of hundreds of megabytes. */
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
@@ -12,27 +11,27 @@
 #include "nn/cuda/conv/cudnn_graph.h"
 
 #define MAX_DEVICES 64
-#define MAX_CONFIGS 64          /* proposals that are looked at, of one heuristic */
-#define MAX_TIMED 16            /* candidates that are timed, for one convolution */
+#define MAX_CONFIGS 64          /* proposals considered per heuristic */
+#define MAX_TIMED 16            /* candidates timed per convolution */
 #define FIRST_TIMED 8           /* the most promising ones, before one of each other engine */
 #define DROP_ABOVE 2.0f         /* times the best: not worth more runs */
 #define COMPILED_MUST_GAIN 0.97 /* of the time of the best that need not be compiled in every process */
-#define MAX_COMPILED 2          /* candidates for one convolution that must be compiled before they run */
+#define MAX_COMPILED 2          /* candidates per convolution that must be compiled before they run */
 #define COMPILE_SECONDS 0.5     /* what a process may spend on compiling candidates, as long as there are others */
 #define SHORT_RUN_MS 0.1f
-#define SMALL_VALUES 0x2c /* bytes of small numbers in all three types, whose products overflow in none */
+#define SMALL_VALUES 0x2c /* gives small numbers in all three types, whose products do not overflow */
 
 typedef struct Library {
-    pthread_mutex_t lock; /* of all that uses the handle */
+    pthread_mutex_t lock; /* protects the handle and everything else here */
     cudnnHandle_t handle;
-    DeviceStream *stream; /* the handle's, */
-    bool stream_set;      /* if this is */
+    DeviceStream *stream; /* the handle's stream, */
+    bool stream_set;      /* if this is true */
     ConvPlans *plans;
     double compile_seconds;
 } Library;
 
 struct CudaConvs {
-    Library *library; /* for the life of the process */
+    Library *library; /* borrowed; lives as long as the process */
     DeviceStream *stream;
 };
 
@@ -42,14 +41,14 @@ struct CudaConv {
     Graph graph;
     Candidate chosen;
     NnAlgorithmSource source;
-    Descriptor pack; /* of these operands and workspace */
+    Descriptor pack; /* for these operands and workspace */
     void *operands[OPERANDS], *workspace;
     char text[CONV_PLANS_VALUE_BYTES + 96];
 };
 
 /* ---- timing ---- */
 
-/* Memory to run candidates on, and where their times come from. */
+/* Memory to run candidates on, and the events that time them. */
 typedef struct Bench {
     char *memory, *workspace; /* owned, device */
     void *operands[OPERANDS];
@@ -134,7 +133,7 @@ static float median_of_three(const float v[3]) {
     return v[2] < low ? low : v[2] > high ? high : v[2];
 }
 
-/* Whether it can be part of a recorded step: an engine that allocates or waits cannot. */
+/* Checks that the candidate can be part of a recorded step: an engine that allocates or waits cannot. */
 static Status record_once(CudaConvs *convs, const Candidate *candidate, Descriptor pack) {
     DeviceGraph *graph = NULL;
     TRY(device_capture_begin(convs->stream));
@@ -145,7 +144,7 @@ static Status record_once(CudaConvs *convs, const Candidate *candidate, Descript
 }
 
 /* Runs the candidate until its time is known, or known to be far above `best` (0: none yet). A failure is the
- * candidate's own unless the stream has failed, which its later use will tell. */
+ * candidate's own, unless the stream has failed, which the next use of the stream will show. */
 static Status time_candidate(CudaConvs *convs, Bench *bench, Candidate *candidate, float best) {
     Status status = STATUS_OK;
     Descriptor pack = NULL;
@@ -172,14 +171,14 @@ typedef struct Search {
     const CudaConvShape *shape;
     const Graph *graph;
     const char *key;
-    Bench bench; /* without memory: nothing is timed, the first candidate that can be built is taken */
-    Candidate list[MAX_CONFIGS], ready, compiled; /* the fastest of those that need no compiling, and of the others */
+    Bench bench; /* without memory: nothing is timed, the first candidate that can be built is used */
+    Candidate list[MAX_CONFIGS], ready, compiled; /* the fastest of those that need no compilation, and of the others */
     int count, tried, timed;
-    int64_t engines[2 * MAX_CONFIGS]; /* that were tried */
+    int64_t engines[2 * MAX_CONFIGS]; /* that have been tried */
     int engine_count;
 } Search;
 
-/* Makes the proposal a candidate unless it may not be used or is known; takes over `config`. */
+/* Makes the proposal a candidate unless it may not be used or is already known; takes ownership of `config`. */
 static void add_proposal(Search *search, Descriptor config) {
     Candidate *candidate = &search->list[search->count];
     bool usable = false;
@@ -201,7 +200,7 @@ static void add_proposal(Search *search, Descriptor config) {
     }
 }
 
-/* What a heuristic proposes, the most promising first. */
+/* Adds a heuristic's proposals, the most promising first. */
 static Status propose(Search *search, cudnnBackendHeurMode_t mode) {
     Status status = STATUS_OK;
     Descriptor heuristic = NULL, configs[MAX_CONFIGS] = {0};
@@ -235,7 +234,7 @@ done:
     return status;
 }
 
-/* The least time so far; 0 if there is none. */
+/* The shortest time so far; 0 if there is none. */
 static float least_time(const Search *search) {
     const Candidate *ready = &search->ready, *compiled = &search->compiled;
     if (ready->plan == NULL) return compiled->plan == NULL ? 0 : compiled->milliseconds;
@@ -243,8 +242,8 @@ static float least_time(const Search *search) {
     return ready->milliseconds < compiled->milliseconds ? ready->milliseconds : compiled->milliseconds;
 }
 
-/* Builds and times one candidate, and keeps it if it is the fastest of its sort. What does not work is passed over; a
- * failure is one of the device. */
+/* Builds and times one candidate, and keeps it if it is the fastest of its kind. Candidates that do not work are
+ * skipped; a failure is the device's. */
 static Status try_candidate(Search *search, Candidate *candidate) {
     CudaConvs *convs = search->convs;
     Candidate *best = candidate->compiled ? &search->compiled : &search->ready;
@@ -273,14 +272,14 @@ static bool engine_was_tried(const Search *search, int64_t index) {
     return false;
 }
 
-/* Compiling takes long: only a few candidates, unless there is no other. */
+/* Compilation is slow: only a few candidates are compiled, unless there are no others. */
 static bool has_enough(const Search *search, bool compiled, int tried) {
     if (search->ready.plan == NULL && search->compiled.plan == NULL) return false;
     if (search->bench.memory == NULL || tried >= (compiled ? MAX_COMPILED : MAX_TIMED)) return true;
     return compiled && search->convs->library->compile_seconds > COMPILE_SECONDS;
 }
 
-/* The heuristics tend to propose the same engine many times before another: first those on top and the best of each
+/* The heuristics tend to propose the same engine many times before another: tries the first few and the best of each
  * engine, then the others. */
 static Status try_all(Search *search, bool compiled) {
     int tried = 0;
@@ -307,13 +306,13 @@ static Status try_proposals(Search *search) {
     return STATUS_OK;
 }
 
-/* The fastest of what the heuristics propose; one that must be compiled in every process must be worth that. */
+/* The fastest of the heuristics' proposals; one that must be compiled in every process must be worth that. */
 static Status find_fastest(Search *search, Candidate *out) {
     (void)propose(search, CUDNN_HEUR_MODE_A);
     if (search->count < MAX_TIMED) (void)propose(search, CUDNN_HEUR_MODE_B);
     TRY(try_proposals(search));
     if (search->ready.plan == NULL && search->compiled.plan == NULL) {
-        search->count = search->tried = 0; /* none of them works */
+        search->count = search->tried = 0; /* none of them worked */
         (void)propose(search, CUDNN_HEUR_MODE_FALLBACK);
         TRY(try_proposals(search));
     }
@@ -321,7 +320,7 @@ static Status find_fastest(Search *search, Candidate *out) {
     if (ready->plan == NULL && compiled->plan == NULL) {
         char why[STATUS_MESSAGE_BYTES / 2];
         snprintf(why, sizeof why, "%.*s", (int)sizeof why - 1, error_record()->message);
-        FAIL(STATUS_LIBRARY, "cuDNN %zu has no engine that may be used for the convolution \"%s\"; last: %s",
+        FAIL(STATUS_LIBRARY, "cuDNN %zu has no usable engine for the convolution \"%s\"; last error: %s",
              nn_cudnn.cudnnGetVersion(), search->key, why);
     }
     bool worth = ready->plan == NULL ||
@@ -367,8 +366,8 @@ done:
     return status;
 }
 
-/* The plan that was found before; run once, to know that it works and to load its kernels now and not in the first
- * step, which may be a recorded one. */
+/* Builds a plan that was found before, and runs it once, to check that it works and to load its kernels now and not in
+ * the first step, which may be recorded. */
 static Status reuse_plan(CudaConv *conv, const CudaConvShape *shape, const char *value, bool own) {
     Status status = STATUS_OK;
     Descriptor pack = NULL;
@@ -378,7 +377,7 @@ static Status reuse_plan(CudaConv *conv, const CudaConvShape *shape, const char 
     float milliseconds = 0;
     TRY_GOTO(nn_cuda_candidate_restore(&conv->graph, value, chosen));
     TRY_GOTO(nn_cuda_candidate_examine(shape, chosen, &usable));
-    if (!usable) FAIL_GOTO(STATUS_FORMAT, "\"%s\" is no plan that may be used for this convolution", value);
+    if (!usable) FAIL_GOTO(STATUS_FORMAT, "the plan \"%s\" may not be used for this convolution", value);
     TRY_GOTO(nn_cuda_candidate_spell(chosen));
     TRY_GOTO(nn_cuda_candidate_build(conv->convs->library->handle, chosen));
     status = bench_init(conv->convs, shape, &bench);
@@ -386,7 +385,7 @@ static Status reuse_plan(CudaConv *conv, const CudaConvShape *shape, const char 
     if (status == STATUS_OK) {
         TRY_GOTO(make_pack(bench.operands, bench.workspace, &pack));
         TRY_GOTO(time_runs(conv->convs, &bench, chosen, pack, 1, &milliseconds));
-    } else if (status == STATUS_MEMORY) { /* no room to try it in */
+    } else if (status == STATUS_MEMORY) { /* no memory to try it in */
         status = STATUS_OK;
     } else {
         goto done;
@@ -399,7 +398,7 @@ done:
     return status;
 }
 
-/* ---- the seam ---- */
+/* ---- the interface ---- */
 
 static Status library_init(int device, Library *library) {
     Status status = STATUS_OK;
@@ -424,7 +423,7 @@ done:
     return status;
 }
 
-/* The calling thread's device's. */
+/* The library of the calling thread's device. */
 static Status library_of_device(Library **out) {
     static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
     static Library libraries[MAX_DEVICES];
@@ -451,7 +450,7 @@ Status nn_cuda_convs_create(DeviceStream *stream, CudaConvs **out) {
 
 void nn_cuda_convs_destroy(CudaConvs *convs) {
     if (convs == NULL) return;
-    /* A later stream may have the same address: the handle must be told of it again. */
+    /* A later stream may have the same address: the handle's stream must then be set again. */
     pthread_mutex_lock(&convs->library->lock);
     convs->library->stream_set = false;
     pthread_mutex_unlock(&convs->library->lock);
@@ -485,13 +484,13 @@ static Status check_shape(const CudaConvs *convs, const CudaConvShape *s) {
     cudaError_t error = cudaStreamIsCapturing((cudaStream_t)convs->stream, &capture);
     if (error != cudaSuccess) FAIL(STATUS_CUDA, "cudaStreamIsCapturing: %s", cudaGetErrorString(error));
     if (capture != cudaStreamCaptureStatusNone) {
-        FAIL(STATUS_CUDA, "a convolution cannot be made while a step is recorded");
+        FAIL(STATUS_CUDA, "a convolution cannot be created while a step is being recorded");
     }
     int height = (s->in_height + 2 * s->padding - s->kernel) / s->stride + 1;
     int width = (s->in_width + 2 * s->padding - s->kernel) / s->stride + 1;
     if (s->images < 1 || s->in_channels < 1 || s->out_channels < 1 || s->out_height != height ||
         s->out_width != width) {
-        FAIL(STATUS_ARGUMENT, "a convolution of %d images of %d x %d x %d to %d x %d x %d by kernels of %d is none",
+        FAIL(STATUS_ARGUMENT, "impossible convolution of %d images of %d x %d x %d to %d x %d x %d by kernels of %d",
              s->images, s->in_height, s->in_width, s->in_channels, s->out_height, s->out_width, s->out_channels,
              s->kernel);
     }
@@ -540,7 +539,7 @@ void nn_cuda_conv_describe(const CudaConv *conv, NnAlgorithm *out) {
                          .workspace_bytes = (size_t)chosen->workspace_bytes};
 }
 
-/* The operands in the plan's terms; the pack is made again only where they have moved. */
+/* Makes the variant pack for the operands, unless they are still those of the last run. */
 static Status point_to(CudaConv *conv, void *const operands[OPERANDS], void *workspace) {
     if (conv->pack != NULL && conv->workspace == workspace &&
         memcmp(conv->operands, operands, sizeof conv->operands) == 0) {

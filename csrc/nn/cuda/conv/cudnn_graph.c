@@ -1,5 +1,5 @@
 /* cuDNN's descriptors for one convolution as a graph of one operation, and the engines with settings (knobs) that the
- * library offers for it. */
+ * library has for it. */
 #include "nn/cuda/conv/cudnn_graph.h"
 
 #include <errno.h>
@@ -19,9 +19,9 @@ Status nn_cuda_conv_failed(cudnnStatus_t error, const char *what) {
     (void)cudaGetLastError();
     const char *remedy = "";
     if (error == CUDNN_STATUS_NOT_INITIALIZED) {
-        remedy = "; is the driver new enough for this CUDA, and is device memory left?";
+        remedy = "; is the driver new enough for this CUDA, and is there free GPU memory?";
     } else if (error == CUDNN_STATUS_SUBLIBRARY_LOADING_FAILED || error == CUDNN_STATUS_SUBLIBRARY_VERSION_MISMATCH) {
-        remedy = "; all libcudnn*.so.9 must be installed, of one version (apt install --reinstall libcudnn9-cuda-13)";
+        remedy = "; all libcudnn*.so.9 must be installed, in one version (apt install --reinstall libcudnn9-cuda-13)";
     }
     Status code = CUDNN_STATUS_CATEGORY(error) == CUDNN_STATUS_EXECUTION_FAILED ? STATUS_CUDA : STATUS_LIBRARY;
     return error_fail(code, "cuDNN %zu: %s: %s%s%s%s", nn_cudnn.cudnnGetVersion(), what,
@@ -179,7 +179,7 @@ void nn_cuda_candidate_fini(Candidate *candidate) {
     *candidate = (Candidate){0};
 }
 
-/* Sums are to be plain float32 sums of products, of full float32 factors where that is the precision. */
+/* Sums must be plain float32 sums of products, of full float32 factors if that is the precision. */
 static bool refused(const CudaConvShape *shape, cudnnBackendNumericalNote_t note) {
     switch (note) {
     case CUDNN_NUMERICAL_NOTE_STRICT_NAN_PROP:
@@ -189,7 +189,7 @@ static bool refused(const CudaConvShape *shape, cudnnBackendNumericalNote_t note
     case CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC:
         return shape->deterministic;
     default:
-        return true; /* inputs or sums of less precision, transforms, and what this file does not know */
+        return true; /* inputs or sums of lower precision, transforms, and notes unknown to this file */
     }
 }
 
@@ -220,7 +220,7 @@ Status nn_cuda_candidate_build(cudnnHandle_t handle, Candidate *candidate) {
     TRY(nn_cuda_descriptor_get_one(candidate->plan, CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, CUDNN_TYPE_INT64,
                                    &candidate->workspace_bytes));
     if (candidate->workspace_bytes < 0 || candidate->workspace_bytes > MAX_WORKSPACE_BYTES) {
-        FAIL(STATUS_LIBRARY, "a plan wants a workspace of %" PRId64 " bytes", candidate->workspace_bytes);
+        FAIL(STATUS_LIBRARY, "a plan needs a workspace of %" PRId64 " bytes", candidate->workspace_bytes);
     }
     return STATUS_OK;
 }
@@ -251,7 +251,7 @@ done:
     return status;
 }
 
-/* The word and the number behind it; false, and nowhere further, if they do not stand there. */
+/* Parses the word and the number after it; returns false, without advancing, if they are not there. */
 static bool candidate_parse(const char **at, const char *word, int64_t least, int64_t most, int64_t *out) {
     size_t length = strlen(word);
     char *end = NULL;

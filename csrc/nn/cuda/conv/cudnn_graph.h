@@ -1,5 +1,5 @@
 /* What cudnn.c and cudnn_graph.c share: descriptors, the graph of one convolution, the engines that can run it.
- * Failures of the library carry its own words. */
+ * Failures of the library include its own message. */
 #ifndef CGXFFCV_NN_CUDA_CONV_CUDNN_GRAPH_H
 #define CGXFFCV_NN_CUDA_CONV_CUDNN_GRAPH_H
 
@@ -22,7 +22,7 @@ typedef struct Candidate {
     Descriptor config, engine, plan;
     int64_t index; /* of the engine */
     int64_t workspace_bytes;
-    bool compiled; /* when its plan is made */
+    bool compiled; /* its plan must be compiled when it is built */
     float milliseconds;
     char text[CONV_PLANS_VALUE_BYTES]; /* engine and knobs */
 } Candidate;
@@ -41,26 +41,26 @@ Status nn_cuda_descriptor_finalize(Descriptor descriptor, const char *what);
 Status nn_cuda_descriptor_set(Descriptor descriptor, cudnnBackendAttributeName_t name, cudnnBackendAttributeType_t type,
                               int64_t count, const void *values);
 
-/* Up to `room` values; how many were written goes to *count, negative if the library does not say. For descriptors the
- * places hold created ones. */
+/* Gets up to `room` values; *count is how many were written, negative if the library does not say. If the values are
+ * descriptors, `values` must contain created ones. */
 Status nn_cuda_descriptor_get(Descriptor descriptor, cudnnBackendAttributeName_t name, cudnnBackendAttributeType_t type,
                               int64_t room, int64_t *count, void *values);
 Status nn_cuda_descriptor_get_one(Descriptor descriptor, cudnnBackendAttributeName_t name,
                                   cudnnBackendAttributeType_t type, void *value);
 
-/* What was made before a failure stays in the graph, for fini. */
+/* After a failure, what has been created stays in the graph, for fini. */
 Status nn_cuda_conv_graph_init(cudnnHandle_t handle, const CudaConvShape *shape, Graph *graph);
 void nn_cuda_conv_graph_fini(Graph *graph);
 
 void nn_cuda_candidate_fini(Candidate *candidate);
-/* By the notes of the candidate's engine: whether it may be used, and whether it must be compiled. */
+/* Determines from the notes of the candidate's engine whether it may be used, and whether it must be compiled. */
 Status nn_cuda_candidate_examine(const CudaConvShape *shape, Candidate *candidate, bool *usable);
-/* Makes the plan; compilation happens here. */
+/* Builds the plan; compilation happens here. */
 Status nn_cuda_candidate_build(cudnnHandle_t handle, Candidate *candidate);
 /* Sets index and text: "engine E knobs N", then N times " type=value". */
 Status nn_cuda_candidate_spell(Candidate *candidate);
-/* Engine and configuration from such a text with " ns T" behind it, T being the time. It may come from a file with
- * anything in it. */
+/* Restores engine and configuration from such a text followed by " ns T", where T is the time. The text may come from a
+ * file, and so may contain anything. */
 Status nn_cuda_candidate_restore(const Graph *graph, const char *text, Candidate *candidate);
 
 #endif

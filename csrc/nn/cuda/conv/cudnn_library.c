@@ -1,5 +1,5 @@
-/* Opens cuDNN. The wheels nvidia-cudnn-cu12 and -cu13 lay theirs at the same place, so what was found is asked which
- * CUDA it is made for. */
+/* Opens cuDNN. The wheels nvidia-cudnn-cu12 and -cu13 install theirs in the same place, so the library is asked which
+ * CUDA it was built for. */
 #include "nn/cuda/conv/cudnn_library.h"
 
 #include <cuda_runtime_api.h>
@@ -13,7 +13,7 @@
 NnCudnn nn_cudnn;
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
-static char load_why[LIBRARY_WHY_BYTES]; /* "" if it is open */
+static char load_why[LIBRARY_WHY_BYTES]; /* why it is not loaded; "" if it is */
 static int version;
 
 static void cudnn_find_all(void *library, const char *path) {
@@ -39,8 +39,8 @@ static void cudnn_load(void) {
     int found = (int)nn_cudnn.cudnnGetVersion(), cuda = (int)nn_cudnn.cudnnGetCudartVersion();
     if (found / 10000 != CUDNN_MAJOR || cuda / 1000 != CUDART_VERSION / 1000) {
         snprintf(load_why, sizeof load_why,
-                 "%.300s is cuDNN %d for CUDA %d, and this build needs cuDNN %d for CUDA %d: " REMEDY
-                 " (and pip uninstall one for another CUDA first)",
+                 "%.300s is cuDNN %d for CUDA %d, but this build needs cuDNN %d for CUDA %d: " REMEDY
+                 " (first pip uninstall the one for another CUDA)",
                  path, found / 10000, cuda / 1000, CUDNN_MAJOR, CUDART_VERSION / 1000);
         return;
     }

@@ -1,4 +1,4 @@
-/* cuDNN's functions, found in its library when the first convolution is made, so that this module loads without it. */
+/* cuDNN's functions, looked up when the first convolution is created, so that this module loads without cuDNN. */
 #ifndef CGXFFCV_NN_CUDA_CONV_CUDNN_LIBRARY_H
 #define CGXFFCV_NN_CUDA_CONV_CUDNN_LIBRARY_H
 
@@ -29,8 +29,8 @@ typedef struct NnCudnn {
 /* Filled by nn_cudnn_open. */
 extern NnCudnn nn_cudnn;
 
-/* Opens it once in this process. NOT_BUILT, with the reason and the remedy, if it is not there or not of this build's
- * versions of cuDNN and CUDA. */
+/* Opens cuDNN once per process. NOT_BUILT, with the reason and the remedy, if it is missing or does not match this
+ * build's versions of cuDNN and CUDA. */
 Status nn_cudnn_open(void);
 
 #endif

@@ -1,17 +1,17 @@
 /* Convolutions to 64 channels with the channels as the rows of products, so that a product has as many columns as a map
- * has positions: where the positions are the rows, a product of 64 columns waits for shared memory, not for the tensor
- * cores.
+ * has positions: with the positions as rows, a product of 64 columns would be limited by shared memory, not by the
+ * tensor cores.
  *
- * A block takes two images at a time, one for each of two warp groups; a third one copies. A map lies in shared memory
- * within zeros, 64 of its channels at a time: in a row of it one column of zeros ends this row and begins the next one,
- * so the positions under a tap are those of the output, moved by a constant. So one copy serves all nine taps, and the
- * filters of a tap both images. The columns of zeros are computed, too, and not stored.
+ * A block takes two images at a time, one for each of two warp groups; a third group copies. A map is in shared memory,
+ * surrounded by zeros, 64 of its channels at a time: one column of zeros both ends a row and begins the next one, so
+ * the positions under a tap are those of the output, shifted by a constant. So one copy serves all nine taps, and the
+ * filters of a tap serve both images. The columns of zeros are computed, too, but not stored.
  *
- * Block x: images 2 x and 2 x + 1, then 2 gridDim.x further on. Warp group 0 or 1: the first or the second of them; its
- * warp w the output channels 16 w to 16 w + 15, all positions. Warp group 2: copies, 8 threads a position or filter.
+ * Block x: images 2 x and 2 x + 1, then every 2 gridDim.x. Warp group 0 or 1: the first or the second of them; its warp
+ * w the output channels 16 w to 16 w + 15, all positions. Warp group 2: copies, 8 threads per position or filter.
  * Buffers, of type T, where n = 64 slabs: from (images, height, width, n), to (images, height, width, 64), filters
- * (64, 3, 3, n), or for data gradients (n, 3, 3, 64). Shared: maps [2 stages][2 images][position][64 channels] and
- * filters [9 taps][64][64], rows of 128 bytes in the order of factor_offset. */
+ * (64, 3, 3, n), or for data gradients (n, 3, 3, 64). Shared memory: maps [2 stages][2 images][position][64 channels]
+ * and filters [9 taps][64][64], rows of 128 bytes in the order of factor_offset. */
 #include "device/wgmma.cuh"
 #include "nn/cuda/norm/grid.cuh"
 
@@ -19,14 +19,14 @@ extern "C" {
 #include "nn/cuda/conv/narrow.h"
 }
 
-#define CHANNELS 64 /* of the output; and of the input at a time */
+#define CHANNELS 64 /* of the output, and of the input at a time */
 #define EIGHTS (CHANNELS / 8)
 #define TAPS 9
-#define GROUPS 2 /* that multiply */
+#define GROUPS 2 /* of warps that multiply */
 #define THREADS ((GROUPS + 1) * WARP_GROUP)
 #define STAGES 2   /* of maps */
-#define SLOTS TAPS /* of a tap's filters; those of 64 input channels stay */
-#define LATE 4     /* taps between the start of a copy and its arrival, at least */
+#define SLOTS TAPS /* for the filters of one tap each; the filters for 64 input channels stay */
+#define LATE 4     /* the least number of taps between the start of a copy and its arrival */
 #define SLOT_BYTES (CHANNELS * FACTOR_ROW)
 
 __host__ __device__ constexpr int map_rows(int pitch, int columns) { return columns + 2 * pitch + 2; }
@@ -40,15 +40,15 @@ __host__ __device__ constexpr int shared_bytes(int pitch, int columns) {
 typedef struct Narrow {
     const void *from, *filters;
     void *to;
-    int images, height; /* the width is the kernel's pitch less 1 */
-    int slabs;          /* times 64 channels of `from` */
+    int images, height; /* the width is the kernel's pitch minus 1 */
+    int slabs;          /* of 64 channels of `from` */
 } Narrow;
 
 typedef struct Barriers {
-    CopyBarrier there[SLOTS], read[SLOTS]; /* a tap's filters, with the first one's the maps */
+    CopyBarrier there[SLOTS], read[SLOTS]; /* a tap's filters have arrived, have been read; tap 0 includes the maps */
 } Barriers;
 
-/* Goes round COUNT places, with the parity of the round. */
+/* Cycles through COUNT places, with the parity of the round. */
 struct Turn {
     int place, parity;
 
@@ -62,11 +62,11 @@ struct Turn {
 
 /* ---- copies ---- */
 
-/* Of a map 8 channels for each 8th of a warp's threads; where they come from is found once. */
+/* Copies maps: each thread 8 channels of every STEP-th position; where they come from is computed once. */
 template <typename T, int PITCH, int COLUMNS> struct MapCopy {
     static constexpr int WIDTH = PITCH - 1, STEP = WARP_GROUP / EIGHTS, ROWS = map_rows(PITCH, COLUMNS);
     static constexpr int TURNS = (ROWS + STEP - 1) / STEP;
-    int offsets[TURNS]; /* in elements; negative: outside of the map */
+    int offsets[TURNS]; /* in elements; negative: outside the map */
     int row, eight;
 
     __device__ __forceinline__ MapCopy(const Narrow &args) {
@@ -95,8 +95,8 @@ template <typename T, int PITCH, int COLUMNS> struct MapCopy {
     }
 };
 
-/* Forward: filters (64, taps, input channels), 8 input channels of each of the 64 together. For data gradients: filters
- * (input channels, taps, 64) of the mirrored tap, 8 of the 64 together. */
+/* Forward: filters (64, taps, input channels), in pieces of 8 input channels. For data gradients: filters (input
+ * channels, taps, 64) of the mirrored tap, in pieces of 8 of the 64. */
 template <typename T, bool DATA>
 __device__ __forceinline__ void copy_filters(const Narrow &args, int slab, int tap, char *to) {
     constexpr int STEP = WARP_GROUP / EIGHTS;
@@ -110,7 +110,7 @@ __device__ __forceinline__ void copy_filters(const Narrow &args, int slab, int t
         cp_async_16(to + i * STEP * FACTOR_ROW, from + i * STEP * row_elems, false);
 }
 
-/* A warp's copies of a tap arrive `LATE` taps after they were started. */
+/* A warp's copies of a tap arrive `LATE` taps after they are started. */
 struct Arrivals {
     Turn slot = {0, 0};
     int pending = 0;
@@ -135,7 +135,7 @@ struct Arrivals {
     }
 };
 
-/* The maps of a stage are free again when the last tap before those of the stage after it has been read. */
+/* A stage's maps may be overwritten once its last tap has been read; waiting for the slot of tap 0 ensures that. */
 template <typename T, int PITCH, int COLUMNS, bool DATA>
 __device__ __forceinline__ void copy_all(const Narrow &args, char *maps, char *slots, Barriers &barriers) {
     Turn slot = {0, 0}, stage = {0, 0};
@@ -181,7 +181,7 @@ template <typename T> __device__ __forceinline__ uint32_t pair_of(float first, f
     return bits;
 }
 
-/* Four lanes store 16 channels of a position: the even ones 4 of the lower 8, the odd ones of the upper. */
+/* Four lanes store 16 channels of a position: the even ones 4 each of the lower 8, the odd ones of the upper 8. */
 template <typename T, int PITCH, int COLUMNS>
 __device__ __forceinline__ void store(const Narrow &args, int image, const float (&sums)[COLUMNS / 2]) {
     constexpr int WIDTH = PITCH - 1;
@@ -226,7 +226,7 @@ __device__ __forceinline__ void multiply_all(const Narrow &args, const char *map
     }
 }
 
-/* Code without these products has no barriers: that is how nn_cuda_conv_narrow_fits knows it. */
+/* Code without these products has no barriers, by which nn_cuda_conv_narrow_fits recognises it. */
 template <typename T, int PITCH, int COLUMNS, bool DATA>
 __global__ void __launch_bounds__(THREADS, 1) conv_narrow_kernel(Narrow args) {
 #if HAS_WGMMA
@@ -252,7 +252,7 @@ __global__ void __launch_bounds__(THREADS, 1) conv_narrow_kernel(Narrow args) {
 
 /* ---- launchers ---- */
 
-/* The kernels: maps of 15 columns and up to 15 rows (images of 32 pixels), of 11 and up to 12 (24 pixels). */
+/* The kernels: for maps of 15 columns and up to 15 rows (images of 32 pixels), and of 11 and up to 12 (24 pixels). */
 #define WIDE 16, 240
 #define SMALL 12, 144
 

@@ -1,6 +1,6 @@
-/* Convolutions between activations as operators. Every plan is for the whole batch. A smaller one runs through the same
- * plans, so that it costs no search and can be recorded: the images behind it are of no interest, and for the sum over
- * the images that a filter gradient is they are made zero. */
+/* Convolutions between activations as operators. Every plan is for the whole batch. A smaller batch uses the same
+ * plans, so that it needs no search and can be recorded: the remaining images are ignored, and for filter gradients,
+ * which sum over the images, they are set to zero. */
 #include "nn/cuda/context.h"
 #include "nn/cuda/conv/narrow.h"
 
@@ -28,7 +28,7 @@ static bool has_pass(const Program *program, PassKind kind, int op) {
     return false;
 }
 
-/* `narrow`: whether it may be narrow.cu's, and then whether it is; NULL: it may not. */
+/* *narrow: set to whether the pass uses narrow.cu; `narrow` NULL: it may not. */
 static Status create_pass(Context *context, int op, PassKind kind, CudaConvPass pass, bool *narrow, CudaConv **out) {
     if (!has_pass(context->program, kind, op)) return STATUS_OK;
     CudaConvShape shape = conv_shape_of(context, &context->program->ops[op], pass);
@@ -68,7 +68,7 @@ const void *nn_cuda_filters(const Context *context, const Op *op) {
     return (const char *)context->filters + op->weight * element_bytes(context);
 }
 
-/* Zeros in place of the images that the batch lacks. */
+/* Sets the images that a smaller batch lacks to zero. */
 static Status clear_rest(Context *context, const Job *job, int tensor) {
     size_t image_bytes = nn_cuda_shape(context, tensor)->image_bytes;
     size_t used = (size_t)job->count * image_bytes, all = (size_t)context->program->batch * image_bytes;

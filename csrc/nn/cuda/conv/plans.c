@@ -1,5 +1,5 @@
-/* The cache of plans as a text file: a line that names the format, one for the device and the library, then key, tab,
- * value, and at the end the hash of all before it. Owns the entries; whatever is wrong with the file becomes a note. */
+/* The cache of plans as a text file: a line that names the format, a line for the device and the library, then lines of
+ * key, tab, value, and at the end the hash of everything before. Owns the entries; problems with the file are noted. */
 #include "nn/cuda/conv/plans.h"
 
 #include <fcntl.h>
@@ -16,7 +16,7 @@
 
 #define FORMAT_LINE "cgxffcv convolution plans 1\n"
 #define END_WORD "end "
-#define END_BYTES (sizeof END_WORD - 1 + 16 + 1) /* the word, the hash, a line end */
+#define END_BYTES (sizeof END_WORD - 1 + 16 + 1) /* the word, the hash, a newline */
 #define MAX_FILE_BYTES (4u << 20)
 #define IDENTITY_BYTES 320
 #define NAME_BYTES 160
@@ -25,7 +25,7 @@
 
 typedef struct Entry {
     char key[CONV_PLANS_KEY_BYTES], value[CONV_PLANS_VALUE_BYTES];
-    bool own; /* found by this process: newer than what is on disk */
+    bool own; /* found by this process: newer than the one on disk */
 } Entry;
 
 typedef struct Entries {
@@ -62,7 +62,7 @@ static Entry *find_entry(const Entries *entries, const char *key) {
 }
 
 static Status plans_make_room(Entries *entries) {
-    if (entries->count == CONV_PLANS_MAX_ENTRIES) { /* the oldest gives way */
+    if (entries->count == CONV_PLANS_MAX_ENTRIES) { /* drop the oldest */
         entries->count--;
         memmove(entries->list, entries->list + 1, (size_t)entries->count * sizeof *entries->list);
     }
@@ -74,7 +74,7 @@ static Status plans_make_room(Entries *entries) {
     return STATUS_OK;
 }
 
-/* Key and value fit. */
+/* The caller has checked that key and value fit. */
 static Status put_entry(Entries *entries, const char *key, const char *value, bool own) {
     Entry *entry = find_entry(entries, key);
     if (entry == NULL) {
@@ -87,14 +87,14 @@ static Status put_entry(Entries *entries, const char *key, const char *value, bo
     return STATUS_OK;
 }
 
-/* ---- where ---- */
+/* ---- location ---- */
 
 static bool choose_directory(char out[DIRECTORY_BYTES]) {
     const char *own = getenv("CGXFFCV_CACHE"), *xdg = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
     int length = -1;
     if (own != NULL && own[0] != '\0') {
         length = snprintf(out, DIRECTORY_BYTES, "%s", own);
-    } else if (xdg != NULL && xdg[0] == '/') { /* its specification: relative paths are to be ignored */
+    } else if (xdg != NULL && xdg[0] == '/') { /* the specification says to ignore relative paths */
         length = snprintf(out, DIRECTORY_BYTES, "%s/cgxffcv", xdg);
     } else if (home != NULL && home[0] != '\0') {
         length = snprintf(out, DIRECTORY_BYTES, "%s/.cache/cgxffcv", home);
@@ -104,7 +104,7 @@ static bool choose_directory(char out[DIRECTORY_BYTES]) {
     return false;
 }
 
-/* Letters and digits of the identity, the rest as underscores. */
+/* Replaces everything but letters, digits and dots of the identity by underscores. */
 static void file_name(const char *identity, char out[NAME_BYTES]) {
     size_t used = 0;
     for (; identity[used] != '\0' && used + 1 < NAME_BYTES; used++) {
@@ -130,7 +130,7 @@ static void choose_path(ConvPlans *plans, const char *device, const char *librar
     note(plans, "not kept", "no directory is known or its name is too long; set CGXFFCV_CACHE");
 }
 
-/* The directory and those above it; errors show when the file is created. */
+/* Makes the directory and its parents; errors will show when the file is created. */
 static void make_directories(const char *directory) {
     char path[DIRECTORY_BYTES];
     snprintf(path, sizeof path, "%s", directory);
@@ -144,7 +144,7 @@ static void make_directories(const char *directory) {
 
 /* ---- reading ---- */
 
-/* The whole file with a zero behind; *out NULL if there is none. */
+/* Reads the whole file and appends a zero; *out is NULL if there is no file. */
 static Status read_file(const char *path, char **out, size_t *size) {
     Status status = STATUS_OK;
     struct stat about;
@@ -155,7 +155,7 @@ static Status read_file(const char *path, char **out, size_t *size) {
     if (descriptor < 0 && (errno == ENOENT || errno == ENOTDIR)) return STATUS_OK;
     if (descriptor < 0) FAIL_ERRNO("open");
     if (fstat(descriptor, &about) != 0) FAIL_ERRNO_GOTO("stat");
-    if (!S_ISREG(about.st_mode)) FAIL_GOTO(STATUS_FORMAT, "it is no file");
+    if (!S_ISREG(about.st_mode)) FAIL_GOTO(STATUS_FORMAT, "it is not a regular file");
     if (about.st_size > (off_t)MAX_FILE_BYTES) FAIL_GOTO(STATUS_FORMAT, "it is too long");
     TRY_GOTO(memory_calloc((size_t)about.st_size + 1, 1, &text));
     while (*size < (size_t)about.st_size) {
@@ -173,7 +173,7 @@ done:
     return status;
 }
 
-/* Whether the text begins with this line; steps over it. */
+/* Whether the text begins with this line; if so, steps over it. */
 static bool take_line(const char **at, const char *end, const char *line) {
     size_t length = strlen(line);
     if ((size_t)(end - *at) < length || memcmp(*at, line, length) != 0) return false;
@@ -181,7 +181,7 @@ static bool take_line(const char **at, const char *end, const char *line) {
     return true;
 }
 
-/* Everything is checked before the first entry is believed: the hash at the end covers all. */
+/* Everything is checked before the first entry is used: the hash at the end covers the whole file. */
 static Status parse(const char *text, size_t size, const char *identity, Entries *entries) {
     char first[IDENTITY_BYTES + 8], last[END_BYTES + 1];
     snprintf(first, sizeof first, "for %s\n", identity);
@@ -196,7 +196,7 @@ static Status parse(const char *text, size_t size, const char *identity, Entries
         const char *tab = line_end == NULL ? NULL : memchr(at, '\t', (size_t)(line_end - at));
         if (tab == NULL || !printable(at, (size_t)(tab - at), sizeof key) ||
             !printable(tab + 1, (size_t)(line_end - tab - 1), sizeof value)) {
-            FAIL(STATUS_FORMAT, "it has a line that is not understood");
+            FAIL(STATUS_FORMAT, "it has a malformed line");
         }
         snprintf(key, sizeof key, "%.*s", (int)(tab - at), at);
         snprintf(value, sizeof value, "%.*s", (int)(line_end - tab - 1), tab + 1);
@@ -206,7 +206,7 @@ static Status parse(const char *text, size_t size, const char *identity, Entries
     return STATUS_OK;
 }
 
-/* What is on disk; nothing, with a note, if that is unusable. Fails only for lack of memory. */
+/* Loads the entries on disk; none, with a note, if the file is unusable. Fails only if memory runs out. */
 static Status load_file(ConvPlans *plans, Entries *entries) {
     char *text = NULL;
     size_t size = 0;
@@ -258,7 +258,7 @@ done:
     return status;
 }
 
-/* Takes up what other processes have written since: theirs, but for what this one found itself. */
+/* Merges in what other processes have written since; entries that this process found itself take precedence. */
 static Status merge_file(ConvPlans *plans) {
     Status status = STATUS_OK;
     Entries fresh = {0};

@@ -1,19 +1,19 @@
-/* Convolution and pool in one, on the tensor cores: the rows of a product are positions of the map, its columns output
- * channels, and the terms of its sums taps and input channels.
+/* Convolution fused with its pool, on the tensor cores: the rows of a product are positions of the map, its columns are
+ * output channels, and its sums run over taps and input channels.
  *
- * A block keeps the filters of its channels and takes image after image into shared memory, the next one while it works
- * on this one. A warp takes windows of the pool 8 at a time as the rows of products, those of their left columns above
- * those of the right ones, so that a thread ends with all four members of its windows in its own registers. The two
- * rows and columns of windows share most of what they read: each register of the map serves up to six products.
+ * A block keeps the filters of its channels and loads image after image into shared memory, the next one while it works
+ * on the current one. A warp takes windows of the pool 8 at a time as the rows of products, those of their left columns
+ * above those of the right ones, so that a thread ends up with all four elements of its windows in its own registers.
+ * The two rows and columns of windows share most of what they read: each register of the map serves up to six products.
  *
- * In shared memory 16 bytes behind each second column of a map are free: the windows of a load lie at a distance of an
- * odd number of 16 bytes, in different banks.
+ * In shared memory there are 16 bytes of padding after every second column of a map, so that the windows of a load are
+ * an odd number of 16 bytes apart, in different banks.
  *
- * Block (x, y): output channels 64 y to 64 y + 63 of image images - 1 - x, then gridDim.x images before. Warp w:
- * windows 16 w to 16 w + 15 of the image, then 128 further on. A lane holds sums of window lane / 4 of each 8, channels
+ * Block (x, y): output channels 64 y to 64 y + 63 of image images - 1 - x, then every gridDim.x images before. Warp w:
+ * windows 16 w to 16 w + 15 of the image, then every 128. A lane has sums of window lane / 4 of each 8, channels
  * 2 (lane % 4) and the next of each 8. Buffers: input (images, height, width, 24), filters (channels, 3, 3, 24), pooled
  * or output (images, height / 2, width / 2, channels), of type T; index, uint8, like pooled; terms and partial sums as
- * norm.h and grid.cuh say. Shared: filters [64][3][3][24], for each warp [16 windows][64] of T and of indices, maps
+ * in norm.h and grid.cuh. Shared memory: filters [64][3][3][24], per warp [16 windows][64] of T and of indices, maps
  * [2 images][row][column][24] with their border. */
 #include "device/mma.cuh"
 #include "nn/cuda/norm/close.cuh"
@@ -27,9 +27,9 @@ extern "C" {
 #define THREADS (WARPS * WARP)
 #define BLOCK_CHANNELS 64 /* of the output */
 #define TILES (BLOCK_CHANNELS / 8)
-#define EIGHTS 2 /* times 8 windows for a warp at a time */
+#define EIGHTS 2 /* groups of 8 windows that a warp processes at a time */
 #define UNIT (8 * EIGHTS)
-#define POOLED_STRIDE (2 * BLOCK_CHANNELS + 16) /* bytes of a window in a warp's exchange */
+#define POOLED_STRIDE (2 * BLOCK_CHANNELS + 16) /* bytes per window in a warp's exchange buffer */
 #define INDEX_STRIDE (BLOCK_CHANNELS + 16)
 #define EXCHANGE_BYTES (UNIT * (POOLED_STRIDE + INDEX_STRIDE))
 #define MERGE_FLOATS 17 /* count, means, deviations of 8 channels */
@@ -42,19 +42,19 @@ __host__ __device__ constexpr int filter_bytes(int packs) { return odd(9 * packs
 typedef struct PoolMaps {
     int images, channels;            /* channels of the whole output */
     Divisor row_packs;               /* packs of a row that are read */
-    uint32_t image_packs, all_packs; /* packs of an image that are read, and of all of it */
+    uint32_t image_packs, all_packs; /* packs of an image that are read, and all of its packs */
     uint32_t skipped;                /* packs at the end of a row that no window reads */
     Divisor across;                  /* windows in a row */
     uint32_t windows;                /* in an image */
-    int row_bytes, bytes;            /* in shared memory: a row; an image */
+    int row_bytes, bytes;            /* in shared memory: of a row, of an image */
 } PoolMaps;
 
-/* From an unsigned number: fewer instructions. */
+/* Computed from an unsigned number, which takes fewer instructions. */
 __device__ static __forceinline__ int lane_of_thread(void) { return (int)(threadIdx.x % WARP); }
 
 /* ---- into shared memory ---- */
 
-/* Within its border of zeros, which stays. */
+/* Copies a map into its border of zeros, which stays. */
 template <typename T, int PACKS>
 __device__ __forceinline__ void copy_map(const T *input, const PoolMaps &maps, int image, char *to) {
     const T *from = input + (size_t)image * maps.all_packs * 8;
@@ -75,26 +75,26 @@ template <typename T, int PACKS> __device__ __forceinline__ void copy_filters(co
 
 /* ---- products ---- */
 
-/* Sums of 8 windows: of their upper and lower rows, for each 8 channels. */
+/* Sums of 8 windows: of their upper and lower rows, per 8 channels. */
 typedef float Sums[2][TILES][4];
 
 /* Terms of a row of the filters, in packs: two at a time, and one at the end if their number is odd. */
 __host__ __device__ constexpr int terms_of(int packs) { return 3 * packs; }
 
-/* Where in a row of the map a lane reads from for its 8 windows: of term `k`, and the next one for the upper half of
- * the warp, what the left and the right columns of windows multiply. */
+/* Where in a row of the map a lane reads from for its 8 windows: the factors of term `k` (of the next term, in the
+ * upper half of the warp) for the left and the right columns of windows. */
 template <int PACKS> __device__ __forceinline__ int lane_offset(int k) {
     int eight = lane_of_thread() / 8, right = eight % 2, term = k + eight / 2;
     return (term + right * PACKS + (term / PACKS + right) / 2) * 16;
 }
 
-/* What 8 windows read of one row of the map, as left factors. */
+/* What 8 windows read from one row of the map, as left factors. */
 template <int PACKS> struct MapRow {
     static constexpr int STEPS = terms_of(PACKS) / 2;
     uint32_t steps[STEPS][4], last[2];
 };
 
-/* How the lanes of a warp walk: place of each one's window, its offsets there, its places in the filters. */
+/* Where a lane reads: the place of its windows, the offsets there, its places in the filters. */
 template <int PACKS> struct Lanes {
     static constexpr int STEPS = MapRow<PACKS>::STEPS;
     const char *windows[EIGHTS];
@@ -105,15 +105,15 @@ template <int PACKS> struct Lanes {
         int lane = lane_of_thread();
 #pragma unroll
         for (int i = 0; i < STEPS; i++) offsets[i] = lane_offset<PACKS>(2 * i);
-        /* of one term; the upper half of the warp is not asked */
+        /* of one term; the addresses of the upper half of the warp are ignored */
         offsets[STEPS] = lane_offset<PACKS>(2 * STEPS) - lane / 16 * 16;
         filters = filter_rows + (lane / 16 * 8 + lane % 8) * filter_bytes(PACKS) + lane / 8 % 2 * 16;
         last_filters = filter_rows + lane * filter_bytes(PACKS);
     }
 };
 
-/* Adds what row Y of the filters makes of the map. The lower row of windows reads the map's row Y + 1, which is kept:
- * with the next row of the filters it is the upper one's. */
+/* Adds the products of row Y of the filters. The lower row of windows reads the map's row Y + 1, which is kept: with
+ * the next row of the filters, it is the upper row's. */
 template <typename T, int PACKS, int Y>
 __device__ __forceinline__ void add_filter_row(Sums (&sums)[EIGHTS], MapRow<PACKS> (&upper)[EIGHTS],
                                                MapRow<PACKS> (&lower)[EIGHTS], const Lanes<PACKS> &lanes,
@@ -162,7 +162,7 @@ __device__ __forceinline__ void add_filter_row(Sums (&sums)[EIGHTS], MapRow<PACK
     }
 }
 
-/* The windows' sums. */
+/* Computes the windows' sums. */
 template <typename T, int PACKS>
 __device__ __forceinline__ void convolve(Sums (&sums)[EIGHTS], const Lanes<PACKS> &lanes, int row_bytes) {
     MapRow<PACKS> even[EIGHTS], odd[EIGHTS];
@@ -173,7 +173,7 @@ __device__ __forceinline__ void convolve(Sums (&sums)[EIGHTS], const Lanes<PACKS
 
 /* ---- the pool ---- */
 
-/* Two values, rounded; what is larger in which of the two. */
+/* Rounds two values to a pair of T. */
 __device__ static __forceinline__ __half2 round_pair(float x, float y, __half) { return __floats2half2_rn(x, y); }
 __device__ static __forceinline__ __nv_bfloat162 round_pair(float x, float y, __nv_bfloat16) {
     return __floats2bfloat162_rn(x, y);
@@ -190,7 +190,7 @@ template <typename Pair> __device__ __forceinline__ Pair pair_of_bits(uint32_t b
     return pair;
 }
 
-/* The largest of the four, the first of equal ones, and in 16 bits for each which it is. */
+/* The largest of the four, the first of equal ones, for two channels; `where` is its index, in 16 bits per channel. */
 template <typename T>
 __device__ __forceinline__ uint32_t pool_pair(const float (&upper)[4], const float (&lower)[4], uint32_t *where) {
     auto best = round_pair(upper[0], upper[1], T());
@@ -208,8 +208,8 @@ __device__ __forceinline__ uint32_t pool_pair(const float (&upper)[4], const flo
     return bits_of_pair(best);
 }
 
-/* From the threads' registers into the warp's exchange. Indices of 16 channels are interleaved: word t holds those of
- * channels 2 t, 2 t + 1, 2 t + 8, 2 t + 9. */
+/* Pools from the threads' registers into the warp's exchange buffer. Indices of 16 channels are interleaved: word t has
+ * those of channels 2 t, 2 t + 1, 2 t + 8, 2 t + 9. */
 template <typename T> __device__ __forceinline__ void pool_sums(const Sums (&sums)[EIGHTS], char *exchange) {
     int lane = lane_of_thread(), g = lane / 4, t = lane % 4;
     char *pooled = exchange + g * POOLED_STRIDE + t * 4;
@@ -230,7 +230,7 @@ template <typename T> __device__ __forceinline__ void pool_sums(const Sums (&sum
     }
 }
 
-/* 16 indices for each thread of the warp at a time. */
+/* Stores indices, 16 per thread of the warp at a time. */
 __device__ static __forceinline__ void store_index(const char *exchange, uint8_t *to, uint32_t first,
                                                    const PoolMaps &maps) {
     constexpr int ACROSS = BLOCK_CHANNELS / 16, DOWN = WARP / ACROSS;
@@ -249,7 +249,7 @@ __device__ static __forceinline__ void store_index(const char *exchange, uint8_t
 
 /* ---- statistics ---- */
 
-/* Count, means and squared deviations of two sets of values (Chan, Golub, LeVeque). */
+/* Merges count, means and squared deviations of two sets of values (Chan, Golub, LeVeque). */
 __device__ static __forceinline__ void merge(float (&to)[MERGE_FLOATS], const float (&other)[MERGE_FLOATS]) {
     if (other[0] <= 0) return;
     float total = to[0] + other[0], share = other[0] / total;
@@ -262,7 +262,7 @@ __device__ static __forceinline__ void merge(float (&to)[MERGE_FLOATS], const fl
     to[0] = total;
 }
 
-/* The block's partial sums; all threads call it and are done with shared memory. Means count from zero. */
+/* Stores the block's partial sums; all threads call it and are done with shared memory. Means are relative to 0. */
 __device__ static __forceinline__ void store_partials(const Moments<8> &moments, float *shared, float *partials,
                                                       int channels) {
     int thread = (int)threadIdx.x, lane = lane_of_thread();
@@ -300,9 +300,9 @@ __device__ static __forceinline__ void store_partials(const Moments<8> &moments,
     if (lane == 0) *partial_count(partials, channels, gridDim.x, blockIdx.y * gridDim.x + blockIdx.x) = own[0];
 }
 
-/* ---- what becomes of the pooled values ---- */
+/* ---- what is done with the pooled values ---- */
 
-/* Keeps them, and sums for statistics. A thread sees the same 8 channels all its life. */
+/* Stores them, and sums for statistics. A thread always sees the same 8 channels. */
 template <typename T> struct KeepStatistics {
     Moments<8> moments;
 
@@ -331,11 +331,11 @@ template <typename T> struct KeepStatistics {
     }
 };
 
-/* Normalises and activates them. */
+/* Normalises, activates and stores them. */
 template <typename T> struct MakeOutput {
     Normalise<T> norm;
 
-    /* Each time: while products are summed there is no register for these. */
+    /* Called for every unit: while products are summed there are no registers for the terms. */
     __device__ __forceinline__ void begin(const ConvPool &args, const PoolMaps &maps, int channel) {
         norm.load(args.terms, maps.channels, channel);
     }
@@ -350,7 +350,7 @@ template <typename T> struct MakeOutput {
     __device__ __forceinline__ void end(const ConvPool &, const PoolMaps &, char *) {}
 };
 
-/* Pooled values from the warp's exchange, 8 channels of a window for each thread at a time. */
+/* Takes pooled values from the warp's exchange buffer, 8 channels of a window per thread at a time. */
 template <typename T, typename Taker>
 __device__ __forceinline__ void take_pooled(Taker &taker, const ConvPool &args, const PoolMaps &maps, int image,
                                             uint32_t first, const char *exchange) {
@@ -371,7 +371,7 @@ __device__ __forceinline__ void take_pooled(Taker &taker, const ConvPool &args, 
     }
 }
 
-/* One unit of the warp: windows `first` and on of an image whose map is in shared memory. */
+/* One unit of the warp: the windows from `first` of an image whose map is in shared memory. */
 template <typename T, int PACKS, typename Taker>
 __device__ __forceinline__ void do_unit(Taker &taker, const ConvPool &args, const PoolMaps &maps, int image,
                                         uint32_t first, const char *map, Lanes<PACKS> &lanes, char *exchange) {
@@ -391,7 +391,7 @@ __device__ __forceinline__ void do_unit(Taker &taker, const ConvPool &args, cons
     __syncwarp();
 }
 
-/* Images from the last to the first: where the convolution before ended, the cache still holds them. */
+/* Images go from the last to the first: the last ones are still in cache from the previous kernel. */
 template <typename T, int PACKS, template <typename> class Taker>
 __global__ void __launch_bounds__(THREADS, 1) conv_pool_kernel(ConvPool args, PoolMaps maps) {
     DYNAMIC_SHARED(char, filters);
@@ -412,7 +412,7 @@ __global__ void __launch_bounds__(THREADS, 1) conv_pool_kernel(ConvPool args, Po
     cp_async_commit();
     for (; image >= 0; image -= (int)gridDim.x, place ^= 1) {
         cp_async_wait<0>();
-        __syncthreads(); /* this map is there, and all are done with the one before */
+        __syncthreads(); /* this map has arrived, and all threads are done with the previous one */
         int next = image - (int)gridDim.x;
         if (next >= 0) copy_map<T, PACKS>(input, maps, next, shared_maps + (place ^ 1) * maps.bytes);
         cp_async_commit();
@@ -450,7 +450,7 @@ static size_t shared_bytes(const PoolMaps &maps, int packs) {
     return filters + (size_t)WARPS * EXCHANGE_BYTES + 2 * (size_t)maps.bytes;
 }
 
-/* Also of the code that this build has for it. */
+/* Checks the device, and the code that this build has for it. */
 static bool device_fits(size_t shared) {
     struct cudaFuncAttributes code;
     DeviceInfo info;

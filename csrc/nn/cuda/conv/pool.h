@@ -1,4 +1,4 @@
-/* A 3 x 3 convolution, the 2 x 2 pool behind it, and what its norm does with that, in one kernel: the convolution's
+/* A 3 x 3 convolution, the 2 x 2 pool after it, and its norm's use of the result, in one kernel: the convolution's
  * output, four times as large as the pool's, never goes through device memory. For 16-bit storage. */
 #ifndef CGXFFCV_NN_CUDA_CONV_POOL_H
 #define CGXFFCV_NN_CUDA_CONV_POOL_H
@@ -14,16 +14,16 @@ typedef struct ConvPoolShape {
     int in_channels, out_channels;
 } ConvPoolShape;
 
-/* Stride and padding are 1. Whether there is a kernel for this shape that runs on the current device. */
+/* Whether there is a kernel for this shape that runs on the current device. Stride and padding are 1. */
 bool nn_cuda_conv_pool_fits(const ConvPoolShape *shape);
 
 typedef struct ConvPool {
     const void *input, *filters;
-    /* Statistics: the largest of each window, which it was, and what nn_cuda_norm_statistics makes of them. */
+    /* Statistics: the largest value of each window, its index, and the same as from nn_cuda_norm_statistics. */
     void *pooled;
     uint8_t *index;
     NormClose close;
-    /* Output: the largest of each window, normalised by the terms (see norm.h) and activated. */
+    /* Output: the largest value of each window, normalised by the terms (see norm.h) and activated. */
     const float *terms;
     void *output;
     Activation activation;

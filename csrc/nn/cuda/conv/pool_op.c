@@ -1,5 +1,5 @@
-/* Convolutions whose norm pools first, both in one kernel: which these are, and their passes. The convolution's own
- * pass does nothing, and its output is nowhere. */
+/* Convolutions whose norm pools first, both in one kernel: which ones, and their passes. The convolution's own pass
+ * does nothing, and its output is never stored. */
 #include "nn/cuda/context.h"
 #include "nn/cuda/conv/pool.h"
 
@@ -21,7 +21,7 @@ static bool read_by_others(const Program *program, int tensor, int reader) {
     return program->tensors[tensor].held || program->ops[reader].residual == tensor;
 }
 
-/* In training the residual is added by another pass. */
+/* A residual is allowed only in training, where another pass adds it. */
 static bool can_pool(const Context *context, int conv) {
     const Program *program = context->program;
     const Op *o = &program->ops[conv], *norm = o + 1;

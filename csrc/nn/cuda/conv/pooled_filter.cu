@@ -1,20 +1,19 @@
 /* The filter gradient of a 3 x 3 convolution whose output goes through a 2 x 2 pool into a norm, on the tensor cores.
  *
  * A matrix product: output channels by taps and input channels, summed over positions. The left factor is never in
- * memory. The two positions side by side of a window are what one register of the factor holds; so each thread makes
- * the gradients of two channels of two windows, puts each where the pool's index says, and has its part of the factor
- * for two rows of positions. The right factor is the input, in shared memory with its zero border; a tap is an offset
- * into it, and since a row of it is multiplied by the gradients of three rows for the three rows of taps, it is loaded
- * once for all of them.
+ * memory. One register of it has the two adjacent positions of a window; so each thread computes the gradients of two
+ * channels of two windows, puts each where the pool's index says, and has its part of the factor for two rows of
+ * positions. The right factor is the input, in shared memory with its zero border; a tap is an offset into it. A row of
+ * it is multiplied by the gradients of three rows, for the three rows of taps, and is loaded once for all of them.
  *
  * A block keeps the sums of all its images in registers: each warp those of 16 channels and 8 windows' columns; four
- * warps stand side by side along the channels, and there are two groups of them along the columns.
+ * warps are arranged along the channels, and two groups of them along the columns.
  *
- * Block (x, y): output channels 64 y to 64 y + 63 of images x, x + gridDim.x, ... Warp w: of these channels 16 (w % 4)
+ * Block (x, y): output channels 64 y to 64 y + 63 of images x, x + gridDim.x, ... Warp w: of these, channels 16 (w % 4)
  * to 16 (w % 4) + 15; strips of 8 windows across w / 4, w / 4 + 2, ... A lane: channels 2 (lane / 4) and the next;
  * windows lane % 4 and lane % 4 + 4 of the strip. Buffers: input (images, height, width, IN), saved and gradient
- * (images, height / 2, width / 2, channels), of type T; index, uint8, like saved; terms as norm.h says; partials
- * (gridDim.x, channels, 3, 3, IN) and filter_gradient (channels, 3, 3, IN), float32. Shared: maps [2
+ * (images, height / 2, width / 2, channels), of type T; index, uint8, like saved; terms as in norm.h; partials
+ * (gridDim.x, channels, 3, 3, IN) and filter_gradient (channels, 3, 3, IN), float32. Shared memory: maps [2
  * images][row][column][IN] with their border. */
 #include "device/mma.cuh"
 #include "nn/cuda/norm/slopes.cuh"
@@ -32,10 +31,10 @@ extern "C" {
 #define GROUPS 2
 #define FILTER_THREADS (GROUPS * GROUP_THREADS)
 #define FILTER_WARPS (FILTER_THREADS / WARP)
-#define STRIP_WINDOWS 8                             /* across, that a warp works on at a time */
+#define STRIP_WINDOWS 8                             /* in a row, that a warp processes at a time */
 #define STRIP_POSITIONS (STRIP_WINDOWS * POOL_SIDE) /* the depth of one product */
 #define MAPS 2                                      /* in shared memory: one is read while the next arrives */
-#define MOST_IN 24 /* input channels: a multiple of 8; more would not leave registers for their sums */
+#define MOST_IN 24 /* input channels: a multiple of 8; there are no registers for the sums of more */
 #define CLOSE_ELEMENTS 32
 #define CLOSE_SLICES 8
 
@@ -48,19 +47,19 @@ typedef struct FilterSizes {
 
 /* ---- the left factor ---- */
 
-/* What a thread reads of a row of windows: channels c and c + 1 of windows t and t + 4 of its strip. */
+/* What a thread reads from a row of windows: channels c and c + 1 of windows t and t + 4 of its strip. */
 struct Windowed {
     uint32_t saved[2], gradient[2], index[2];
 };
 
-#define NO_WINDOW 0x0404u /* two indices of none of a window's elements */
+#define NO_WINDOW 0x0404u /* two indices that match no element of a window */
 
 /* The left factor of the two rows of positions of a row of windows. */
 struct Factor {
     uint32_t upper[4], lower[4];
 };
 
-/* The rows of windows that a thread goes through: down each strip of its group, strip by strip, image by image. */
+/* Iterates over a thread's rows of windows: down each strip of its group, strip by strip, image by image. */
 struct Cursor {
     size_t mine; /* element of image 0, row 0, strip 0: the thread's channel, window t */
     int group, column;
@@ -128,8 +127,8 @@ __device__ __forceinline__ Factor make_factor(const Slopes<T, 2> &terms, const W
 
 /* ---- the right factor ---- */
 
-/* One row of positions for the three taps of a row, TILES times 8 columns: tap by tap, the input channels. These lie
- * 16 bytes apart, whatever the tap, since positions lie side by side. */
+/* One row of positions for the three taps of a row, TILES times 8 columns: tap by tap, the input channels. Columns are
+ * 16 bytes apart, across taps, too, since positions are contiguous. */
 template <int TILES> struct Right { uint32_t b[TILES][2]; };
 
 template <typename T, int TILES> __device__ __forceinline__ Right<TILES> load_right(const T *from) {
@@ -143,7 +142,7 @@ template <typename T, int TILES> __device__ __forceinline__ Right<TILES> load_ri
     }
     if (TILES % 2 == 1) {
         uint32_t r[2];
-        ldmatrix_x2_trans(r, from + (TILES - 1) * 8); /* the upper lanes' addresses do not count */
+        ldmatrix_x2_trans(r, from + (TILES - 1) * 8); /* the upper lanes' addresses are ignored */
         right.b[TILES - 1][0] = r[0], right.b[TILES - 1][1] = r[1];
     }
     return right;
@@ -156,7 +155,7 @@ __device__ __forceinline__ void multiply(float (&sums)[TILES][4], const uint32_t
     for (int tile = 0; tile < TILES; tile++) mma_16816<T>(sums[tile], left, right.b[tile][0], right.b[tile][1]);
 }
 
-/* Starts the copy of an image's map into the border that is there. */
+/* Starts to copy an image's map into its border. */
 template <typename T, int IN>
 __device__ __forceinline__ void fetch_map(const FilterSizes &sizes, const T *input, int image, T *map) {
     int warp = thread_index() / WARP, lane = thread_index() % WARP;
@@ -169,7 +168,7 @@ __device__ __forceinline__ void fetch_map(const FilterSizes &sizes, const T *inp
     cp_async_commit();
 }
 
-/* Sends for what the block will read of an image's pooled tensors. */
+/* Prefetches what the block will read from an image's pooled tensors. */
 template <typename T>
 __device__ __forceinline__ void send_for(const FilterSizes &sizes, const PooledFilter &args, int image) {
     int windows = sizes.pooled_height * sizes.pooled_width;
@@ -184,14 +183,14 @@ __device__ __forceinline__ void send_for(const FilterSizes &sizes, const PooledF
 
 /* ---- the kernel ---- */
 
-/* A warp's work from one row of windows to the next. */
+/* A warp's state from one row of windows to the next. */
 template <typename T, Activation ACTIVATION, int IN> struct Warp {
     static constexpr int TILES = TAPS * IN / 8;
     float sums[TAPS][TILES][4];
     Slopes<T, 2> terms;
-    Cursor cursor;    /* of the row behind `windows` */
-    Windowed windows; /* on their way */
-    Factor next;      /* of the row before that */
+    Cursor cursor;    /* of the row after `windows` */
+    Windowed windows; /* being loaded */
+    Factor next;      /* of the row before `windows` */
 
     __device__ __forceinline__ void load(const PooledFilter &args, const FilterSizes &sizes) {
         windows = load_windows<T>(args, sizes, cursor);
@@ -204,8 +203,8 @@ template <typename T, Activation ACTIVATION, int IN> struct Warp {
         load(args, sizes);
     }
 
-    /* The rows 2 r and 2 r + 1 of the bordered map with the gradients of the rows 2 r - 2 to 2 r + 1: those of the row
-     * of windows before, and of this one. `first` is the former row of the map, and becomes that of the next step. */
+    /* Multiplies rows 2 r and 2 r + 1 of the bordered map by the gradients of rows 2 r - 2 to 2 r + 1: those of the
+     * previous row of windows, and of this one. `first` is row 2 r of the map, and becomes that of the next step. */
     template <bool BEFORE, bool THIS>
     __device__ __forceinline__ void step(const PooledFilter &args, const FilterSizes &sizes, const Factor &before,
                                          const Factor &now, Right<TILES> &first, const T *from, int map_row) {
@@ -239,8 +238,8 @@ template <typename T, Activation ACTIVATION, int IN> struct Warp {
     }
 };
 
-/* The second group's sums to the first, through shared memory that nobody uses any more; then to the block's partial
- * sums, in the order of the filters. */
+/* Adds the second group's sums to the first's, through shared memory that is no longer in use; then stores the block's
+ * partial sums, in the order of the filters. */
 template <int TILES>
 __device__ __forceinline__ void store_filter_sums(float (&sums)[TAPS][TILES][4], float *shared, float *partials,
                                                   int channels, int channel, int column) {
@@ -274,17 +273,17 @@ __global__ void __launch_bounds__(FILTER_THREADS, 1) pooled_filter_kernel(Pooled
     for (int i = thread * 8; i < MAPS * map_elems; i += FILTER_THREADS * 8) {
         store_pack(maps + i, pack_of_bits<T>(make_uint4(0, 0, 0, 0)));
     }
-    __syncthreads(); /* the border is there */
+    __syncthreads(); /* the border has been written */
     fetch_map<T, IN>(sizes, input, (int)blockIdx.x, maps);
     Warp<T, ACTIVATION, IN> warp = {};
     warp.cursor = {(size_t)(channel + column * sizes.channels), group, column, (int)blockIdx.x, group, 0};
     if (works) warp.begin(args, sizes, channel);
-    /* Lanes give the rows of matrices: positions 0 to 7 and 8 to 15 of one tile, then of the next. */
+    /* Lanes give the addresses of matrix rows: positions 0 to 7 and 8 to 15 of one tile, then of the next. */
     const T *mine = maps + lane % 16 * IN + lane / 16 * 8;
     for (int image = (int)blockIdx.x; image < sizes.images; image += (int)gridDim.x) {
         int next = image + (int)gridDim.x;
         cp_async_wait<0>();
-        __syncthreads(); /* this map is there, the other one has been read */
+        __syncthreads(); /* this map has arrived, and the other one has been read */
         if (next < sizes.images) {
             fetch_map<T, IN>(sizes, input, next, maps + other);
             send_for<T>(sizes, args, next);
@@ -297,7 +296,7 @@ __global__ void __launch_bounds__(FILTER_THREADS, 1) pooled_filter_kernel(Pooled
     store_filter_sums(warp.sums, reinterpret_cast<float *>(maps), args.partials, sizes.channels, channel, column);
 }
 
-/* The blocks' partial sums together. Thread (x, y) of block b: element 32 b + x, the partial sums y, y + 8, ...; then
+/* Adds up the blocks' partial sums. Thread (x, y) of block b: element 32 b + x, the partial sums y, y + 8, ...; then
  * the first row of threads adds the 8 slices. */
 __global__ void __launch_bounds__(CLOSE_ELEMENTS *CLOSE_SLICES)
     pooled_filter_close_kernel(const float *partials, int blocks, int elems, float factor, float *to) {
@@ -337,7 +336,7 @@ static FilterSizes filter_sizes_of(const NormShape *shape) {
     return sizes;
 }
 
-/* For the maps, and in the end for a group's sums. */
+/* For the maps and, at the end, for a group's sums. */
 static size_t shared_bytes_of(const FilterSizes *sizes, int in_channels) {
     size_t maps = (size_t)MAPS * (size_t)sizes->map_width * (size_t)sizes->map_height * (size_t)in_channels * 2;
     size_t sums = (size_t)(TAPS * TAPS) * (size_t)(in_channels / 8) * 4 * GROUP_THREADS * sizeof(float);

@@ -1,10 +1,10 @@
-/* The filter gradient of a convolution and the backward pass of the norm behind it as one operator: the gradient
- * between them is made only where the convolution's data gradient wants it. What the norm's pass reads is there in the
- * convolution's, too: both are in the same phase, and no tensor begins to live between them. */
+/* The filter gradient of a convolution fused with the backward pass of the norm after it: the gradient between them is
+ * computed only if the convolution's data gradient needs it. What the norm's pass reads is still valid in the
+ * convolution's pass: both are in the same phase, and no tensor's lifetime begins between them. */
 #include "nn/cuda/context.h"
 #include "nn/cuda/conv/pooled_filter.h"
 
-/* A gradient that is held has other readers: a test. */
+/* A held gradient has other readers: it is a test's plan. */
 Status nn_cuda_pooled_filter_op_create(Context *context, int op) {
     const Program *program = context->program;
     const Op *o = &program->ops[op];

@@ -1,18 +1,18 @@
 /* The head: a warp takes one image through the global pool, the linear layer and, in training, the loss and the
- * gradient of its input. What the weights' gradient needs is a few floats an image: it is summed by a second kernel.
+ * gradient of its input. The weights' gradient needs only a few floats per image: a second kernel sums it.
  *
- * Warp w of block x: image x warps + w. A lane: channels PACK lane to PACK lane + PACK - 1, then 32 PACK further on, of
- * all pixels; classes lane, lane + 32, ... Buffers: input and its gradient (images, pixels, channels) of type T;
- * weights (classes, channels), bias (classes), pooled (images, channels), logits and gradients (images, classes),
- * losses (images), float32; labels and records (images). Shared, for each warp: maxima or means [channels], the
- * maxima's pixels [channels], logits [classes]. */
+ * Warp w of block x: image x warps + w. A lane: channels PACK lane to PACK lane + PACK - 1, then every 32 PACK, of all
+ * pixels; classes lane, lane + 32, ... Buffers: input and its gradient (images, pixels, channels) of type T; weights
+ * (classes, channels), bias (classes), pooled (images, channels), logits and gradients (images, classes), losses
+ * (images), float32; labels and records (images). Shared memory, per warp: maxima or means [channels], the maxima's
+ * pixels [channels], logits [classes]. */
 #include "nn/cuda/storage.cuh"
 
 extern "C" {
 #include "nn/cuda/head/head.h"
 }
 
-#define WARPS 4 /* of a block, at most */
+#define WARPS 4 /* per block, at most */
 #define SHARED_BYTES (40u << 10)
 #define SUM_LANES 32
 #define SUM_SLICES 32
@@ -56,7 +56,7 @@ template <int COUNT> __device__ __forceinline__ void store_vector(const float (&
     }
 }
 
-/* The first maximum of every channel; a lane keeps to the same channels throughout. */
+/* The first maximum of every channel; a lane always processes the same channels. */
 template <typename T>
 __device__ __forceinline__ void pool_maxima(const HeadShape &shape, const T *input, int lane, Row row) {
     constexpr int PACK = Pack<T>::PACK;
@@ -130,7 +130,7 @@ __device__ __forceinline__ void compute_logits(const HeadShape &shape, const flo
     __syncwarp();
 }
 
-/* Loss and hit; logits become the loss's gradient by them. */
+/* Returns the loss and whether the image is correct; replaces the logits by the gradient with respect to them. */
 __device__ static __forceinline__ HeadRecord cross_entropy(const HeadShape &shape, int64_t label, double smoothing,
                                                            int lane, float *logits) {
     double share = smoothing / shape.classes, sum = 0, expected = 0;
@@ -155,7 +155,7 @@ __device__ static __forceinline__ HeadRecord cross_entropy(const HeadShape &shap
     return {log(sum) - expected, best == label ? 1 : 0};
 }
 
-/* Through the linear layer and the pool: zeros but at the maxima, or the same everywhere. */
+/* The gradient through the linear layer and the pool: zero except at the maxima, or the same everywhere. */
 template <typename T>
 __device__ __forceinline__ void input_gradient(const HeadShape &shape, const float *weights, int lane, Row row, T *to) {
     constexpr int PACK = Pack<T>::PACK;
@@ -226,7 +226,7 @@ __global__ void __launch_bounds__(WARPS *WARP)
     input_gradient(shape, buffers.weights, lane, row, (T *)buffers.input_gradient + first);
 }
 
-/* The totals of all images in a fixed order; one block. */
+/* Adds the totals of all images, in a fixed order; by one block. */
 __device__ static void add_totals(int images, const HeadRecord *records, NnStepTotals *totals) {
     double loss = 0;
     int64_t correct = 0;
@@ -242,7 +242,7 @@ __device__ static void add_totals(int images, const HeadRecord *records, NnStepT
     totals->images += images;
 }
 
-/* The bias's gradient of one class, summed over the images in a fixed order; one block. */
+/* The bias gradient of one class, summed over the images in a fixed order; by one block. */
 __device__ static void add_biases(const HeadShape &shape, const float *gradients, int k, float factor,
                                   float *bias_gradient) {
     double sum = 0;
@@ -253,7 +253,7 @@ __device__ static void add_biases(const HeadShape &shape, const float *gradients
     if (thread_index() == 0) bias_gradient[k] = factor * shape.scale * (float)sum;
 }
 
-/* Block (x, class): SUM_LANES channels of one class, SUM_SLICES images at a time. The block beyond the channels sums
+/* Block (x, class): SUM_LANES channels of one class, SUM_SLICES images at a time. The block past the last channels sums
  * the class's bias gradient, if there is a bias, and that of class 0 adds the totals. */
 __global__ void head_close_kernel(HeadShape shape, HeadBuffers buffers, float factor, float *weight_gradient,
                                   float *bias_gradient, NnStepTotals *totals) {

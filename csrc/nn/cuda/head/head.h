@@ -1,4 +1,4 @@
-/* Kernels of the head (head.cu): global pool, linear layer, softmax cross entropy. */
+/* Kernels of the head (head.cu): global pooling, linear layer, softmax cross entropy. */
 #ifndef CGXFFCV_NN_CUDA_HEAD_HEAD_H
 #define CGXFFCV_NN_CUDA_HEAD_HEAD_H
 
@@ -11,7 +11,7 @@ typedef struct HeadShape {
     Precision precision; /* of the input and its gradient */
 } HeadShape;
 
-/* What is kept of each image until the closing pass. */
+/* What is kept per image until the closing pass. */
 typedef struct HeadRecord {
     double loss;
     int64_t correct;
@@ -25,8 +25,8 @@ typedef struct HeadBuffers {
     const int64_t *labels;
     void *input_gradient; /* of the summed loss; overwritten; NULL: not wanted */
     float *losses;        /* of the images; NULL: not wanted */
-    float *pooled;        /* (images, channels), for the closing pass like the next two */
-    float *gradients;     /* of the summed loss by the logits: (images, classes) */
+    float *pooled;        /* (images, channels); like the next two, for the closing pass */
+    float *gradients;     /* of the summed loss with respect to the logits: (images, classes) */
     HeadRecord *records;
 } HeadBuffers;
 

@@ -1,4 +1,4 @@
-/* Global pool, linear layer, softmax cross entropy with label smoothing, and their gradients. */
+/* Global pooling, linear layer, softmax cross entropy with label smoothing, and their gradients. */
 #include "nn/cuda/context.h"
 #include "nn/cuda/head/head.h"
 
@@ -14,7 +14,7 @@ static HeadShape head_shape_of(const Context *context, int op, int images) {
                        .precision = context->program->precision};
 }
 
-/* Where the operator's bias lies in a flat buffer; NULL: it has none. */
+/* The operator's bias in a flat buffer; NULL if it has none. */
 static float *bias_in(const Op *op, float *flat) { return op->bias == SIZE_MAX ? NULL : flat + op->bias; }
 
 static HeadBuffers buffers_of(const Context *context, int op) {

@@ -1,10 +1,10 @@
-/* Backward half of the norms: the sums of the gradient before the activation, then the gradient of the input. That
- * gradient is made in both passes from what was normalised and the gradient of the output: reading these twice costs
- * less than writing it and reading it back.
+/* Backward half of the norms: the sums of the gradient before the activation, then the gradient of the input. Both
+ * passes recompute the gradient before the activation from the normalised tensor and the gradient of the output:
+ * reading these twice costs less than writing it and reading it back.
  *
- * Who does what: grid.cuh; an item is a pixel, or with a pool a window, also those that the edges cut where every
- * element's gradient is written. Buffers: saved (what was normalised), residual and input_gradient, maps of T;
- * gradient, skip and activation_gradient, maps of the output's shape; index, uint8, of the pooled maps' shape; the
+ * The division of work is in grid.cuh; an item is a pixel or, with a pool, a window, including partial ones where every
+ * element's gradient is written. Buffers: saved (the tensor that was normalised), residual and input_gradient, maps of
+ * T; gradient, skip and activation_gradient, maps of the output's shape; index, uint8, of the pooled maps' shape; the
  * gradients of scale and bias (channels), float32. */
 #include "nn/cuda/norm/close.cuh"
 #include "nn/cuda/norm/slopes.cuh"
@@ -16,8 +16,8 @@
 /* ---- sums ---- */
 
 template <int PACK> struct Sums {
-    /* Of dz, and of dz times x's distance from the mean. In 16 bits that is x itself, and the last block takes the mean
-     * off the sum: what that rounds off is far below what the storage did. */
+    /* Of dz, and of dz times x - mean. With 16-bit storage the latter is of dz times x, and the last block corrects the
+     * sum for the mean: the rounding error of that is far below that of the storage. */
     float gradient[PACK], product[PACK];
 
     __device__ __forceinline__ Sums() {
@@ -40,7 +40,7 @@ __device__ __forceinline__ void activate_backward(const float (&z)[PACK], float 
     for (int i = 0; i < PACK; i++) gradient[i] *= activation_slope<ACTIVATION>(z[i]); /* NONE: times 1 costs nothing */
 }
 
-/* Adds the rows of the block's threads pair by pair; the first row writes the block's sums. All threads call it. */
+/* Adds the rows of the block's threads in pairs; the first row writes the block's sums. All threads call it. */
 template <int PACK>
 __device__ __forceinline__ void store_sums(Sums<PACK> &sums, float *partials, int channels, int channel) {
     __shared__ __align__(16) float gradients[SUM_THREADS * PACK], products[SUM_THREADS * PACK];
@@ -69,7 +69,7 @@ __device__ __forceinline__ void store_sums(Sums<PACK> &sums, float *partials, in
     store_row(partial_row(partials, channels, blockIdx.x, 1), channel, sums.product);
 }
 
-/* The block's part of the sums, and if it is the last one, theirs all. */
+/* Stores the block's part of the sums; the last block finishes them. */
 template <typename T>
 __device__ __forceinline__ void close_sums(Sums<Pack<T>::PACK> &sums, const NormReduce &args, int channels, int channel,
                                            double pixels) {
@@ -79,7 +79,7 @@ __device__ __forceinline__ void close_sums(Sums<Pack<T>::PACK> &sums, const Norm
     finish_gradients(args, channels, (int)gridDim.x, pixels, !is_narrow<T>(), tile_column<T>(channels), shared);
 }
 
-/* The gradient as a later pass will read it: with the skip's, which is stored, rounded. */
+/* The gradient as a later pass will read it: the skip's is added, and the rounded sum is stored. */
 template <typename T> __device__ __forceinline__ void add_skip(const T *skip, T *gradient, size_t at, Pack<T> &pack) {
     Pack<T> other = load_pack(skip + at);
 #pragma unroll
@@ -87,7 +87,7 @@ template <typename T> __device__ __forceinline__ void add_skip(const T *skip, T 
     store_pack(gradient + at, pack);
 }
 
-/* EXTRAS: there is a skip, a residual before the activation, or dz is wanted. */
+/* EXTRAS: there is a skip or a residual before the activation, or dz must be stored. */
 template <typename T, Activation ACTIVATION, bool EXTRAS>
 __device__ __forceinline__ void reduce_pack(const NormReduce &args, size_t at, const Normalise<T> &terms,
                                             const Pack<T> &x, Pack<T> &gradient, Sums<Pack<T>::PACK> &sums) {
@@ -153,7 +153,7 @@ __device__ __forceinline__ void load_window(const T *input, const Window &window
     }
 }
 
-/* The elements that their windows' pool chose. */
+/* The element of each window that the pool chose. */
 template <typename T, int ELEMENTS>
 __device__ __forceinline__ Pack<T> pick(const Pack<T> (&packs)[ELEMENTS], const Bytes<Pack<T>::PACK> &where) {
     Pack<T> chosen = packs[0];
@@ -166,7 +166,7 @@ __device__ __forceinline__ Pack<T> pick(const Pack<T> (&packs)[ELEMENTS], const 
     return chosen;
 }
 
-/* With a pool after the activation only the elements that it chose have a gradient before the activation. */
+/* With a pool after the activation, only the elements that it chose have a gradient before the activation. */
 template <typename T, Activation ACTIVATION, int POOL>
 __global__ void __launch_bounds__(SUM_THREADS)
     norm_reduce_pooled_kernel(NormReduce args, Items items, Windows windows, double pixels) {
@@ -238,7 +238,7 @@ __global__ void __launch_bounds__(MAP_THREADS, 3) norm_backward_kernel(NormBackw
     }
 }
 
-/* Stores to the window's elements that lie in the map. */
+/* Stores the window's elements that are in the map. */
 template <typename T, int POOL>
 __device__ __forceinline__ void store_window(T *output, const Window &window, uint32_t width, int channels, int channel,
                                              const Pack<T> (&packs)[POOL * POOL]) {
@@ -251,7 +251,7 @@ __device__ __forceinline__ void store_window(T *output, const Window &window, ui
     }
 }
 
-/* With a pool before the norm: to the element that was the maximum, zero to the others. */
+/* With a pool before the norm: the gradient goes to the element that was the maximum, zero to the others. */
 template <typename T, Activation ACTIVATION, int POOL>
 __global__ void __launch_bounds__(MAP_THREADS, POOL == 2 ? 3 : 1)
     norm_of_pool_backward_kernel(NormBackward args, Items items, Windows windows) {
@@ -286,7 +286,7 @@ __global__ void __launch_bounds__(MAP_THREADS, POOL == 2 ? 3 : 1)
     }
 }
 
-/* With a pool after the activation: every element has a gradient by way of the statistics. */
+/* With a pool after the activation: every element has a gradient through the statistics. */
 template <typename T, Activation ACTIVATION, int POOL>
 __global__ void __launch_bounds__(MAP_THREADS, POOL == 2 ? 2 : 1)
     norm_then_pool_backward_kernel(NormBackward args, Items items, Windows windows) {
@@ -344,7 +344,7 @@ static Status launch_reduce(const NormShape *shape, const NormReduce &args, Devi
         return LAUNCH_AFTER(kernel, grid.blocks, grid.threads, 0, stream, args, grid.items, windows, pixels);
     }
     bool extras = args.skip != nullptr || args.residual != nullptr || args.activation_gradient != nullptr;
-    if (extras) grid.items.chunks *= REDUCE_UNROLL; /* of one item a row */
+    if (extras) grid.items.chunks *= REDUCE_UNROLL; /* chunks then have one item per row of threads */
     void (*kernel)(NormReduce, Items, double) =
         extras ? norm_reduce_kernel<T, ACTIVATION, true> : norm_reduce_kernel<T, ACTIVATION, false>;
     return LAUNCH_AFTER(kernel, grid.blocks, grid.threads, 0, stream, args, grid.items, pixels);

@@ -1,7 +1,7 @@
-/* Running statistics to what evaluation needs, for all norms at once.
+/* Converts running statistics to the terms that evaluation needs, for all norms at once.
  *
- * Thread t of block (x, norm): channel 32 x + t. Buffers of a norm with so many channels: running means and variances,
- * scale, shift (channels); terms (NORM_TERMS, channels), float32. */
+ * Thread t of block (x, norm): channel 32 x + t. Buffers of each norm: running means and variances, scale, shift
+ * (channels); terms (NORM_TERMS, channels), float32. */
 #include "nn/cuda/norm/close.cuh"
 
 #define CLOSE_CHANNELS 32

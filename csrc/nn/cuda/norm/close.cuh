@@ -1,16 +1,16 @@
-/* The end of the norms' sums: what the blocks left is combined, in double and in a fixed order, into per-channel terms,
- * running statistics and parameter gradients. The last block of each tile of channels does it, whichever it is:
- * all its threads, which stand in columns over the channels: thread t adds up channel t % width of the tile over the
- * blocks t / width, t / width + rows, ...; then the rows are added pair by pair. */
+/* The end of the norms' sums: the blocks' partial sums are combined, in double and in a fixed order, into per-channel
+ * terms, running statistics and parameter gradients. Whichever block of a tile of channels finishes last does this,
+ * with all its threads, arranged in columns over the channels: thread t adds up channel t % width of the tile over the
+ * blocks t / width, t / width + rows, ...; then the rows are added in pairs. */
 #ifndef CGXFFCV_NN_CUDA_NORM_CLOSE_CUH
 #define CGXFFCV_NN_CUDA_NORM_CLOSE_CUH
 
 #include "nn/cuda/norm/grid.cuh"
 
-#define CLOSE_BATCH 12 /* loads under way together: latency is all that counts here */
+#define CLOSE_BATCH 12 /* loads in flight at the same time: only latency matters here */
 
 typedef struct Column {
-    int channel, row, rows, width; /* `width` channels; threads of a row beyond the last one stand idle */
+    int channel, row, rows, width; /* `width` channels; threads past the last whole row are idle */
 } Column;
 
 __device__ static __forceinline__ Column column_of(int first, int width) {
@@ -18,8 +18,8 @@ __device__ static __forceinline__ Column column_of(int first, int width) {
     return {first + thread % width, thread / width, thread_count() / width, width};
 }
 
-/* Whether this block of gridDim.x is the last one to come here; it then sees what the others wrote before. The count
- * is back at 0 afterwards. All threads call it. */
+/* Whether this block is the last of gridDim.x to arrive here; it then sees what the others wrote before. The count is 0
+ * again afterwards. All threads call it. */
 __device__ static __forceinline__ bool last_to_arrive(unsigned *arrivals) {
     int last = 0;
     __threadfence();
@@ -30,8 +30,8 @@ __device__ static __forceinline__ bool last_to_arrive(unsigned *arrivals) {
     return last != 0;
 }
 
-/* Sums of the column's threads, pair by pair; the first row gets them. `shared`: COUNT for each thread of the block.
- * All threads call it. */
+/* Sums over the column's threads, in pairs; the first row gets the results. `shared`: COUNT doubles per thread of the
+ * block. All threads call it. */
 template <int COUNT>
 __device__ __forceinline__ void add_column(const Column &column, double (&sums)[COUNT], double *shared) {
     int thread = thread_index();
@@ -53,7 +53,7 @@ __device__ __forceinline__ void add_column(const Column &column, double (&sums)[
     }
 }
 
-/* What z takes of a channel's mean and variance. */
+/* Stores a channel's terms, computed from its mean and variance. */
 __device__ static __forceinline__ void store_terms(const NormClose &close, int channels, int c, double mean,
                                                    double variance) {
     double deviation = 1.0 / sqrt(variance + close.eps);
@@ -66,8 +66,8 @@ __device__ static __forceinline__ void store_terms(const NormClose &close, int c
 
 #define STATISTICS_SUMS 4
 
-/* All squared deviations are those within the blocks and, between them, sum n m^2 - (sum n m)^2 / n of the blocks'
- * means m: Chan's formula for all blocks at once. */
+/* The total of squared deviations is the sum of those within the blocks plus, between blocks, sum n m^2 - (sum n m)^2 /
+ * n of the blocks' means m: Chan's formula for all blocks at once. */
 __device__ static __forceinline__ void finish_statistics(const NormClose &close, int channels, int blocks,
                                                          const float *counts, const Column &column, double *shared) {
     int c = column.channel;
@@ -105,7 +105,7 @@ __device__ static __forceinline__ void finish_statistics(const NormClose &close,
 
 #define GRADIENT_SUMS 2
 
-/* `pixels`: of which the norm took the mean; `apart`: the products are of x - mean, not of x. */
+/* `pixels`: the number over which the norm took the mean; `apart`: the products are of x - mean, not of x. */
 __device__ static __forceinline__ void finish_gradients(const NormReduce &reduce, int channels, int blocks,
                                                         double pixels, bool apart, const Column &column,
                                                         double *shared) {
@@ -139,7 +139,7 @@ __device__ static __forceinline__ void finish_gradients(const NormReduce &reduce
     if (reduce.scale_gradient != nullptr) reduce.scale_gradient[c] = (float)(product * deviation * factor);
 }
 
-/* Of the block's tile of channels. */
+/* The thread's column in the block's tile of channels. */
 template <typename T> __device__ __forceinline__ Column tile_column(int channels) {
     int across = (int)blockDim.x * Pack<T>::PACK, first = (int)blockIdx.y * across;
     return column_of(first, channels - first < across ? channels - first : across);

@@ -1,16 +1,16 @@
 /* Forward half of the norms: statistics with the pool before them, and the normalised, activated output.
  *
- * Who does what: grid.cuh; an item is a pixel, or with a pool a window. Buffers: input and residual, maps of T; pooled
- * and output likewise, of height / pool rows and width / pool columns behind a pool; index, uint8, of the pooled maps'
- * shape; running means and variances (channels), float32. */
+ * The division of work is in grid.cuh; an item is a pixel or, with a pool, a window. Buffers: input and residual, maps
+ * of T; pooled and output likewise, with height / pool rows and width / pool columns after a pool; index, uint8, in the
+ * pooled maps' shape; running means and variances (channels), float32. */
 #include "nn/cuda/norm/close.cuh"
 #include "nn/cuda/norm/values.cuh"
 #include "nn/cuda/storage.cuh"
 
 /* ---- statistics ---- */
 
-/* Merges the means and squared deviations of the block's rows of threads, pair by pair (Chan, Golub, LeVeque), and
- * leaves them with the first row. All threads call it. */
+/* Merges the means and squared deviations of the block's rows of threads in pairs (Chan, Golub, LeVeque), into the
+ * first row. All threads call it. */
 template <int PACK>
 __device__ __forceinline__ void merge_rows(float &count, float (&mean)[PACK], float (&deviations)[PACK]) {
     __shared__ float counts[SUM_THREADS];
@@ -41,7 +41,7 @@ __device__ __forceinline__ void merge_rows(float &count, float (&mean)[PACK], fl
     }
 }
 
-/* Means count from `zero`, one element of the channel: far from 0 they keep more digits so. */
+/* Means are relative to `zero`, one element of the channel, which keeps more digits when they are far from 0. */
 template <typename T>
 __device__ __forceinline__ void store_moments(const Moments<Pack<T>::PACK> &moments, const Pack<T> &zero,
                                               float *partials, int channels, int channel) {
@@ -62,7 +62,7 @@ __device__ __forceinline__ void store_moments(const Moments<Pack<T>::PACK> &mome
     if (threadIdx.x == 0) *partial_count(partials, channels, gridDim.x, blockIdx.y * gridDim.x + blockIdx.x) = count;
 }
 
-/* The block's part of the statistics, and if it is the last one, theirs all. */
+/* Stores the block's part of the statistics; the last block finishes them. */
 template <typename T>
 __device__ __forceinline__ void close_moments(const Moments<Pack<T>::PACK> &moments, const Pack<T> &zero,
                                               const NormClose &close, int channels, int channel) {
@@ -102,7 +102,7 @@ __global__ void __launch_bounds__(SUM_THREADS, 2) norm_statistics_kernel(const T
     close_moments<T>(moments, zero, close, channels, channel);
 }
 
-/* The largest of the window's elements, the first of equal ones, and which it is. */
+/* The largest of the window's elements, the first of equal ones, and its index. */
 template <typename T, int ELEMENTS>
 __device__ __forceinline__ void pool_packs(const Pack<T> (&packs)[ELEMENTS], float (&best)[Pack<T>::PACK],
                                            Bytes<Pack<T>::PACK> &where) {
@@ -202,7 +202,7 @@ __global__ void __launch_bounds__(MAP_THREADS, RESIDUAL ? 3 : 4)
     }
 }
 
-/* The pool before the norm and all that follows. */
+/* The pool before the norm, and everything after it. */
 template <typename T, int POOL>
 __global__ void __launch_bounds__(MAP_THREADS, POOL == 2 ? 3 : 1)
     norm_of_pool_apply_kernel(NormApply args, Items items, Windows windows, Activation activation) {
@@ -233,7 +233,7 @@ __global__ void __launch_bounds__(MAP_THREADS, POOL == 2 ? 3 : 1)
     }
 }
 
-/* The pool after the activation, among values that have been rounded to the storage type. */
+/* The pool after the activation, over values rounded to the storage type. */
 template <typename T, int POOL>
 __global__ void __launch_bounds__(MAP_THREADS, POOL == 2 ? 3 : 1)
     norm_then_pool_apply_kernel(NormApply args, Items items, Windows windows, Activation activation) {

@@ -1,9 +1,9 @@
 /* How the norm's kernels divide maps among threads, and their sums over a block.
  *
- * A thread keeps 16 bytes of channels (a pack) over its whole life, so that it holds their terms in registers; threads
- * of a block stand along the channels first, then along the pixels (or windows of a pool: items). Blocks take chunks
- * of neighbouring items in turn, so that at any time all of them work at about the same place. Passes walk forward or
- * backward through the maps: where one ended, the cache still holds what the next one begins with.
+ * A thread always processes the same 16 bytes of channels (a pack), so that their terms stay in registers; threads of a
+ * block are arranged along the channels first, then along the pixels (or the windows of a pool: items). Blocks take
+ * chunks of neighbouring items in turn, so that at any time all of them work at about the same place. Passes go forward
+ * or backward through the maps, so that one starts with the data that the previous one left in cache.
  *
  * Block (x, y): chunks x, x + gridDim.x, ... of the tile y of channels. Thread (i, j): pack i of the tile, 4 channels
  * of float32 or 8 of 16 bits; items j, j + blockDim.y, ... of the chunk, `unroll` of them. Maps are (images, height,
@@ -17,16 +17,16 @@ extern "C" {
 #include "nn/cuda/norm/norm.h"
 }
 
-#define GPU_MULTIPROCESSORS 132 /* an H100's; the sums' order must not depend on the GPU */
+#define GPU_MULTIPROCESSORS 132 /* an H100's; the order of sums must not depend on the GPU */
 #define MOST_PACKS_ACROSS 64
-#define SUM_PACKS_ACROSS 8 /* of kernels that sum over pixels: so each tile's last block has few sums to add up */
-#define SUM_THREADS 384    /* of kernels that sum over pixels: two such blocks on a multiprocessor */
+#define SUM_PACKS_ACROSS 8 /* for kernels that sum over pixels: so each tile's last block has few sums to add up */
+#define SUM_THREADS 384    /* for kernels that sum over pixels: two such blocks fit on a multiprocessor */
 #define SUM_BLOCKS (2 * GPU_MULTIPROCESSORS)
-#define MAP_THREADS 256 /* of kernels that do not */
+#define MAP_THREADS 256 /* for kernels that do not */
 #define MAP_BLOCKS (8 * GPU_MULTIPROCESSORS)
 static_assert(SUM_BLOCKS <= NORM_MOST_BLOCKS, "room for partial sums");
 
-/* ---- division of numbers below 2^31 by one that is the same for the whole launch ---- */
+/* ---- division of numbers below 2^31 by a divisor that is fixed for a launch ---- */
 
 typedef struct Divisor {
     uint32_t divisor, multiplier;
@@ -50,7 +50,7 @@ __device__ static __forceinline__ uint32_t divide(uint32_t value, Divisor by, ui
 /* ---- the grid ---- */
 
 typedef struct Items {
-    uint32_t count, chunks; /* a chunk: `unroll` items for each row of a block's threads */
+    uint32_t count, chunks; /* a chunk: `unroll` items per row of a block's threads */
     int channels;
 } Items;
 
@@ -94,7 +94,7 @@ static inline size_t pooled_pixels_of(const NormShape *shape) {
     return (size_t)shape->images * rows * columns;
 }
 
-/* Of what the norm normalises. */
+/* Of the maps that the norm normalises. */
 static inline size_t saved_pixels_of(const NormShape *shape) {
     return shape->pool_place == POOL_BEFORE_NORM ? pooled_pixels_of(shape) : pixels_of(shape);
 }
@@ -116,14 +116,14 @@ static inline Grid reduce_grid(const NormShape *shape) {
 
 /* ---- windows of a pool ---- */
 
-/* `across` x `down` windows in an image of height x width; those at the lower and right edge may be cut. */
+/* `across` x `down` windows in an image of height x width; those at the lower and right edge may be partial. */
 typedef struct Windows {
     Divisor across, down;
     uint32_t height, width;               /* of the maps */
     uint32_t pooled_height, pooled_width; /* whole windows */
 } Windows;
 
-/* Whole windows only, or also those that the edges cut. */
+/* Whole windows only or, with `cut`, also partial ones. */
 static inline Windows make_windows(const NormShape *shape, bool cut) {
     int height = shape->height, width = shape->width, pool = shape->pool, more = cut ? pool - 1 : 0;
     Windows windows = {make_divisor((width + more) / pool),
@@ -140,9 +140,9 @@ static inline size_t windows_count(const NormShape *shape, const Windows *window
 }
 
 typedef struct Window {
-    uint32_t first;         /* the pixel at its upper left */
+    uint32_t first;         /* its upper left pixel */
     uint32_t pooled;        /* the pixel of the pooled maps, if whole */
-    uint32_t rows, columns; /* that lie in the map */
+    uint32_t rows, columns; /* that are in the map */
     bool whole;
 } Window;
 
@@ -204,7 +204,7 @@ __device__ __forceinline__ void load_term(const float *terms, NormTerm term, int
     load_row(terms + (size_t)term * (size_t)channels, channel, to);
 }
 
-/* PACK bytes that lie at a multiple of PACK. */
+/* PACK bytes at a multiple of PACK. */
 template <int PACK> struct Bytes { uint32_t words[PACK / 4]; };
 
 template <int PACK> __device__ __forceinline__ void store_bytes(uint8_t *to, const Bytes<PACK> &bytes) {
@@ -233,8 +233,8 @@ template <int PACK> __device__ __forceinline__ int byte_of(const Bytes<PACK> &by
 
 /* ---- partial sums ---- */
 
-/* Where blocks put their two rows of partial sums; behind all, what means count from; then of how many values they are,
- * for each tile of channels apart. */
+/* Where blocks put their two rows of partial sums; after all of those, the origin that means are relative to; then, per
+ * tile of channels, each block's number of values. */
 __device__ static __forceinline__ float *partial_row(float *partials, int channels, unsigned block, int row) {
     return partials + ((size_t)block * 2 + (size_t)row) * (size_t)channels;
 }
@@ -244,7 +244,7 @@ __device__ static __forceinline__ float *partial_zero(float *partials, int chann
 __device__ static __forceinline__ float *partial_count(float *partials, int channels, unsigned blocks, unsigned block) {
     return partial_zero(partials, channels, blocks) + channels + block;
 }
-/* At the end of all that nn_cuda_norm_partial_elems makes room for: how many blocks of each tile are done. */
+/* At the end of the room of nn_cuda_norm_partial_elems: how many blocks of each tile are done. */
 __device__ static __forceinline__ unsigned *partial_arrivals(float *partials, int channels) {
     return reinterpret_cast<unsigned *>(partials + (size_t)NORM_MOST_BLOCKS * (2 * (size_t)channels + 1)) +
            2 * channels;

@@ -1,6 +1,6 @@
 /* The kernels of batch norm with its pool, activation and residual: forward.cu, backward.cu, close.cu.
- * All only put work on the stream. Sums over pixels are float32 within a block, double across blocks, in an order that
- * depends on the shapes alone. */
+ * All only enqueue work on the stream. Sums over pixels are float32 within a block, double across blocks, in an order
+ * that depends only on the shapes. */
 #ifndef CGXFFCV_NN_CUDA_NORM_NORM_H
 #define CGXFFCV_NN_CUDA_NORM_NORM_H
 
@@ -21,13 +21,13 @@ typedef struct NormShape {
     int pool; /* window, 2 or 3 */
 } NormShape;
 
-/* Partial sums that blocks leave for the last of them: room for them, in floats. Zero before the first use. */
+/* Room, in floats, for the partial sums that the last block adds up. Must be zero before the first use. */
 #define NORM_MOST_BLOCKS 264
 static inline size_t nn_cuda_norm_partial_elems(int channels) {
     return (size_t)NORM_MOST_BLOCKS * (2 * (size_t)channels + 1) + 3 * (size_t)channels;
 }
 
-/* Partial statistics to terms and running statistics; scale NULL: all 1. */
+/* Computes terms and running statistics from partial statistics; scale NULL: all 1. */
 typedef struct NormClose {
     float *partials;
     const float *scale, *shift;
@@ -35,11 +35,11 @@ typedef struct NormClose {
     double eps, keep;
 } NormClose;
 
-/* Statistics of `input`, or of its pool, which goes with the elements' indices to `pooled` and `index`; closed. */
+/* The final statistics of `input`, or of its pool, which goes to `pooled`, with the elements' indices in `index`. */
 Status nn_cuda_norm_statistics(const NormShape *shape, const void *input, void *pooled, uint8_t *index, NormClose close,
                                DeviceStream *stream);
 
-/* Running statistics of several norms to terms; reads no partial sums. */
+/* Computes the terms of several norms from their running statistics; reads no partial sums. */
 #define NORM_RUNNING_MOST 16
 typedef struct NormRunning {
     int count;
@@ -53,23 +53,23 @@ typedef struct NormApply {
     const void *input, *residual; /* residual NULL: none */
     const float *terms;
     void *output;
-    uint8_t *index; /* with a pool after the activation: NULL or where its indices go */
+    uint8_t *index; /* with a pool after the activation: NULL or receives its indices */
     ResidualPlace place;
 } NormApply;
-/* The input is what was normalised: a pool before the norm has been done. */
+/* The input is the tensor that was normalised: a pool before the norm has been applied. */
 Status nn_cuda_norm_apply(const NormShape *shape, NormApply apply, DeviceStream *stream);
-/* The same and the pool in one, wherever it is; a residual only if it is before the norm. */
+/* The same fused with the pool, wherever it is; a residual is allowed only if the pool is before the norm. */
 Status nn_cuda_norm_apply_pooled(const NormShape *shape, NormApply apply, DeviceStream *stream);
 
 /* dz = gradient * activation'(z), and its sums, which become the tilt and base terms and, times the factor, the
  * parameters' gradients. */
 typedef struct NormReduce {
-    const void *saved;         /* what was normalised */
+    const void *saved;         /* the tensor that was normalised */
     void *gradient;            /* of the output */
-    const void *skip;          /* NULL, or a second addend of the gradient, which becomes the sum */
-    const void *residual;      /* NULL, or what was added before the activation */
+    const void *skip;          /* NULL, or a second addend, which is added to the gradient in place */
+    const void *residual;      /* NULL, or the tensor that was added before the activation */
     const uint8_t *index;      /* of a pool after the activation */
-    void *activation_gradient; /* NULL, or where dz goes; not with a pool after the activation */
+    void *activation_gradient; /* NULL, or receives dz; not with a pool after the activation */
     float *terms;
     float *partials;                       /* sums of dz and of dz (x - mean) */
     float *scale_gradient, *bias_gradient; /* scale_gradient NULL: not wanted */
@@ -78,10 +78,10 @@ typedef struct NormReduce {
 Status nn_cuda_norm_reduce(const NormShape *shape, NormReduce reduce, DeviceStream *stream);
 
 typedef struct NormBackward {
-    const void *saved, *gradient; /* gradient of the output; if the shape's activation is NONE: dz itself */
+    const void *saved, *gradient; /* gradient of the output; if the shape's activation is NONE, dz itself */
     const uint8_t *index;         /* of the pool, wherever it is */
     const float *terms;
-    void *input_gradient; /* every element is written, also those that no window covers */
+    void *input_gradient; /* every element is written, even those that no window covers */
 } NormBackward;
 Status nn_cuda_norm_backward(const NormShape *shape, NormBackward backward, DeviceStream *stream);
 

@@ -2,7 +2,7 @@
 #include "nn/cuda/context.h"
 #include "nn/cuda/norm/norm.h"
 
-/* The maps of `count` images before the pool. */
+/* The shape of the maps of `count` images before the pool. */
 static NormShape norm_shape_of(const Context *context, int op, int count) {
     const Op *o = &context->program->ops[op];
     const Tensor *input = nn_cuda_shape(context, o->input);
@@ -26,7 +26,7 @@ Status nn_cuda_norm_op_create(Context *context, int op) {
     OpState *state = &context->states[op];
     int64_t pixels = (int64_t)program->batch * input->height * input->width;
     if (pixels > INT32_MAX / 2) {
-        FAIL(STATUS_ARGUMENT, "a batch of %d images has maps of %d x %d at node \"%s\", together more than %d pixels",
+        FAIL(STATUS_ARGUMENT, "a batch of %d images has maps of %d x %d at node \"%s\", in total more than %d pixels",
              program->batch, input->height, input->width, program->ops[op].node.name, INT32_MAX / 2);
     }
     TRY(nn_cuda_context_alloc(context, (size_t)NORM_TERMS * (size_t)input->channels * sizeof(float), &state->terms));
@@ -59,7 +59,7 @@ Status nn_cuda_pass_norm_statistics(Context *context, const Job *job, int op) {
         pool ? nn_cuda_tensor(context, o->index) : NULL, close_of(context, op), context->stream);
 }
 
-/* For all norms at the first of them. */
+/* Does all norms' work in the pass of the first one. */
 Status nn_cuda_pass_norm_running(Context *context, const Job *job, int op) {
     const Program *program = context->program;
     NormRunning running = {.count = 0};
@@ -124,7 +124,7 @@ Status nn_cuda_pass_norm_reduce(Context *context, const Job *job, int op) {
 NormShape nn_cuda_norm_backward_shape(const Context *context, int op, int count, int *gradient) {
     const Op *o = &context->program->ops[op];
     NormShape shape = norm_shape_of(context, op, count);
-    bool made = o->activation_gradient >= 0; /* a residual hands it on */
+    bool made = o->activation_gradient >= 0; /* a residual passes it on */
     if (made) shape.activation = ACTIVATION_NONE;
     *gradient = made ? o->activation_gradient : o->output_gradient;
     return shape;

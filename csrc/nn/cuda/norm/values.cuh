@@ -1,11 +1,11 @@
-/* What a thread of the norms' kernels does with a pack of channels: sums for statistics, normalised values.
- * Maps and terms are those of grid.cuh. */
+/* What a thread of the norms' kernels computes for a pack of channels: sums for statistics, normalised values.
+ * Maps and terms are as in grid.cuh. */
 #ifndef CGXFFCV_NN_CUDA_NORM_VALUES_CUH
 #define CGXFFCV_NN_CUDA_NORM_VALUES_CUH
 
 #include "nn/cuda/norm/grid.cuh"
 
-/* Sums of a thread's values about the first of them, so that nothing cancels. */
+/* Sums of a thread's values relative to the first of them, to avoid cancellation. */
 template <int PACK> struct Moments {
     float origin[PACK], sum[PACK], square[PACK];
     int count;
@@ -30,7 +30,7 @@ template <int PACK> struct Moments {
     }
 };
 
-/* z of a channel. In 16 bits the mean goes into the shift: what that rounds off is far below what the storage did. */
+/* z of a channel. With 16-bit storage the mean is folded into the shift: a rounding error far below the storage's. */
 template <typename T> struct Normalise {
     static constexpr int PACK = Pack<T>::PACK;
     float mean[PACK], scale[PACK], shift[PACK];
@@ -42,7 +42,7 @@ template <typename T> struct Normalise {
 #pragma unroll
         for (int i = 0; i < PACK; i++) shift[i] = is_narrow<T>() ? fmaf(-mean[i], scale[i], shift[i]) : shift[i];
     }
-    /* From the mean, where that is not in the shift. */
+    /* x minus the mean, unless that is folded into the shift. */
     __device__ __forceinline__ float apart(float x, int i) const { return is_narrow<T>() ? x : x - mean[i]; }
     __device__ __forceinline__ float z(float x, int i) const { return fmaf(apart(x, i), scale[i], shift[i]); }
 };

@@ -1,12 +1,12 @@
-/* Filter and bias gradients of the convolution that reads the images. The values before the activation are made again,
- * so they are never stored. Blocks walk over the tiles and add up in registers; a second kernel adds the blocks up.
+/* Filter and bias gradients of the convolution that reads the images. The values before the activation are recomputed,
+ * so they are never stored. Blocks loop over the tiles and sum in registers; a second kernel adds up the blocks.
  *
- * Block (x, y): tiles x, x + gridDim.x, ... as in stem.cuh. Threads make the gradients before the activation of the
- * outputs that they would make forward. For the filters they lie in shared memory, [4 chains rows][width][8 groups],
+ * Block (x, y): tiles x, x + gridDim.x, ... as in stem.cuh. Threads compute the gradients before the activation of the
+ * outputs that they would compute forward. For the filters these go to shared memory, [4 chains rows][width][8 groups],
  * and thread t then sums, with t' = t % units, 3 positions of the window from 3 (t' / groups) on by all image channels
  * by group t' % groups, over the outputs t / units, t / units + streams, ... Buffers: partials, float32, of the bias
  * (gridDim.x, chunks, 8 groups), of the filters (gridDim.x, chunks, taps, 8 groups), channels in the order of
- * packed_at; the gradients as the weights and the bias. */
+ * packed_at; the gradients have the layouts of the weights and the bias. */
 #include "nn/cuda/stem/stem.cuh"
 #include "nn/cuda/storage.cuh"
 
@@ -14,16 +14,16 @@ extern "C" {
 #include "nn/cuda/stem/matrix.h"
 }
 
-#define FILTER_PATCH_BYTES (10u << 10) /* where gradients lie beside it */
+#define FILTER_PATCH_BYTES (10u << 10) /* if shared memory also has gradients */
 #define POSITIONS 3                    /* of the filter's window, whose gradients one thread sums */
-#define BIAS_THREADS 192               /* at most: blocks of six warps, three of which a multiprocessor runs at once */
-#define BIAS_ROWS 2                    /* at once: more would take registers that other threads can use */
-#define BIAS_BLOCKS 3                  /* for each multiprocessor */
+#define BIAS_THREADS 192               /* at most: a multiprocessor runs three such blocks of six warps at once */
+#define BIAS_ROWS 2                    /* at once: more would take registers that other threads need */
+#define BIAS_BLOCKS 3                  /* per multiprocessor */
 #define FILTER_BLOCKS 2
 #define SUM_LANES 32
 #define SUM_SLICES 32
 
-/* The output gradients of COUNT outputs below one another, from row `first` of the tile on; zeros beyond the output. */
+/* The output gradients of COUNT outputs, one below the other, from row `first` of the tile; zeros past the output. */
 template <typename T, int COUNT>
 __device__ __forceinline__ void load_rows(const StemShape &shape, const Corner &corner, const StemPlace &place,
                                           int first, const T *gradient, Lanes<T> (&to)[COUNT]) {
@@ -117,8 +117,8 @@ __global__ void __launch_bounds__(BIAS_THREADS, 3)
     close_bias(t, place, total, shared, partials + ((size_t)blockIdx.x * gridDim.y + blockIdx.y) * (size_t)width);
 }
 
-/* Which sums a thread of the second half has: POSITIONS of the window by all image channels by the LANES of a group,
- * over every `streams`-th output of the tile. */
+/* The sums of a thread in the second half: POSITIONS of the window by all image channels by the LANES of a group, over
+ * every `streams`-th output of the tile. */
 typedef struct Unit {
     int group, position, stream, streams;
     int offsets[POSITIONS]; /* of the positions, in the patch */
@@ -142,7 +142,7 @@ __device__ static __forceinline__ Unit unit_of(const Tiling &t, int kernel, int 
     return unit;
 }
 
-/* sums += patch x gradients over the chains * ROWS rows whose gradients lie in shared memory. */
+/* sums += patch x gradients over the chains * ROWS rows whose gradients are in shared memory. */
 template <int CHANNELS>
 __device__ __forceinline__ void add_products(const Tiling &t, const Unit &unit, const float4 *patch, int stride,
                                              const float *gradients, float (&sums)[POSITIONS][CHANNELS][LANES]) {
@@ -169,7 +169,7 @@ __device__ __forceinline__ void add_products(const Tiling &t, const Unit &unit, 
     }
 }
 
-/* Adds the streams up, one after the other, and writes the block's sums. All threads call it. */
+/* Adds up the streams, one after another, and writes the block's sums. All threads call it. */
 template <int CHANNELS>
 __device__ __forceinline__ void close_weights(const Tiling &t, const Unit &unit, int kernel, int channels,
                                               const float (&sums)[POSITIONS][CHANNELS][LANES], float *shared,
@@ -196,8 +196,8 @@ __device__ __forceinline__ void close_weights(const Tiling &t, const Unit &unit,
     for (int i = thread_index(); i < t.taps * width; i += thread_count()) partial[i] = shared[i];
 }
 
-/* The gradients before the activation of a thread's ROWS rows, into shared memory. With an activation one row after the
- * other: the sums of the filters' gradients take most registers. */
+/* Computes the gradients before the activation of a thread's ROWS rows into shared memory. With an activation, one row
+ * after another, since the sums of the filters' gradients take most registers. */
 template <typename T, int KERNEL, int STRIDE, int CHANNELS, bool RECOMPUTE>
 __device__ __forceinline__ void stage_gradients(const StemShape &shape, const Tiling &t, const Corner &corner, int band,
                                                 const float4 *patch, const float *packed, const T *gradient,
@@ -231,8 +231,8 @@ __device__ __forceinline__ void stage_gradients(const StemShape &shape, const Ti
     }
 }
 
-/* The threads make the gradients before the activation of some rows, then, shared out differently, their products with
- * the patch. */
+/* The threads compute the gradients before the activation of some rows and then, divided differently, their products
+ * with the patch. */
 template <typename T, int KERNEL, int STRIDE, int CHANNELS, bool RECOMPUTE>
 __global__ void __launch_bounds__(THREADS, CHANNELS > 0 && !RECOMPUTE ? 2 : 1)
     stem_filter_kernel(StemFilters filters, StemSource source, StemShape shape, Tiling t, int tiles, const T *gradient,
@@ -264,7 +264,7 @@ __global__ void __launch_bounds__(THREADS, CHANNELS > 0 && !RECOMPUTE ? 2 : 1)
     close_weights(t, unit, kernel, shape.channels, sums, shared, partial);
 }
 
-/* Sums over all blocks, in a fixed order: gradient[channel][tap] of `taps` rows of partial sums, times the factor.
+/* Sums over all blocks, in a fixed order: gradient[channel][tap] from `taps` rows of partial sums, times the factor.
  * Thread (i, j) of block x: element 32 x + i, the partial sums j, j + 32, ...; then the first row adds the slices. */
 __global__ void stem_close_kernel(const float *partials, int blocks, Tiling t, int taps, int out_channels, float factor,
                                   float *gradient) {
@@ -291,13 +291,12 @@ static Status multiprocessor_count(unsigned *out) {
     if (error == cudaSuccess) {
         error = cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
     }
-    if (error != cudaSuccess)
-        FAIL(STATUS_CUDA, "asking for the number of multiprocessors: %s", cudaGetErrorString(error));
+    if (error != cudaSuccess) FAIL(STATUS_CUDA, "getting the number of multiprocessors: %s", cudaGetErrorString(error));
     *out = (unsigned)multiprocessors;
     return STATUS_OK;
 }
 
-/* How many blocks walk over the tiles: enough to fill the device, few enough to add up. */
+/* How many blocks loop over the tiles: enough to fill the device, few enough to add up. */
 static Status walkers(const Tiling *t, unsigned each, unsigned *out) {
     unsigned multiprocessors = 0;
     TRY(multiprocessor_count(&multiprocessors));
@@ -313,7 +312,7 @@ static Status close_sums(const float *partials, unsigned blocks, const Tiling *t
                         taps, shape->out_channels, factor, gradient);
 }
 
-/* The same of sums by eight channels: partials[block][channel / 8][tap][channel % 8]. */
+/* The same for sums by eight channels: partials[block][channel / 8][tap][channel % 8]. */
 static Status close_eights(const float *partials, unsigned blocks, int taps, const StemShape *shape, float factor,
                            float *gradient, DeviceStream *stream) {
     Tiling eights = {};
@@ -367,7 +366,7 @@ extern "C" Status nn_cuda_stem_bias_gradient(const StemShape *shape, const StemS
     return close_sums(partials, blocks, &t, 1, shape, factor, gradient, stream);
 }
 
-/* Enough threads for the outputs and for all sums of the filters. */
+/* Enough threads for the outputs and for all of the filters' sums. */
 static int filter_threads(const StemShape *shape, const Tiling *t) {
     int threads = block_threads(t), units = ceil_divide(shape->kernel * shape->kernel, POSITIONS) * t->groups;
     return units > threads ? ceil_divide(units, WARP) * WARP : threads;

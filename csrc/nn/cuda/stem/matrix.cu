@@ -1,20 +1,20 @@
-/* The convolution that reads the images by matrix products on the tensor cores: forward, bias and filter gradient.
+/* The convolution that reads the images as matrix products on the tensor cores: forward, bias and filter gradient.
  *
- * Every float32 value, of the images and of the filters, becomes two float16 ones, the rounded value and what the
- * rounding took (values beyond 65504 are infinite, as in all of float16 storage); three products of them are one
- * product of 22 bits. A pixel of three channels is 16 bytes of shared memory: upper halves and a one, by which the bias
- * is multiplied, then lower halves and a zero. Rows of the products are outputs, in the order in which they lie in
- * memory; four pixels of the filter's window are 16 columns.
+ * Every float32 value, of the images and of the filters, is split into two float16 values: the rounded value and the
+ * rounding error (values beyond 65504 are infinite, as everywhere in float16 storage); three products of them give a
+ * product of 22 bits. A pixel of three channels takes 16 bytes of shared memory: the upper halves and a one, which
+ * multiplies the bias, then the lower halves and a zero. Rows of the products are outputs, in memory order; four pixels
+ * of the filter's window are 16 columns.
  *
  * A tile is a band of whole rows of one image. Forward, block (x, y): tile x, channels 8 TILES y to 8 TILES (y + 1) -
- * 1; warp w: outputs 32 w to 32 w + 31 of the tile, then 256 further on, 16 rows of a product at a time. Bias gradient:
+ * 1; warp w: outputs 32 w to 32 w + 31 of the tile, then every 256, 16 rows of a product at a time. Bias gradient:
  * likewise over tiles x, x + gridDim.x, ... Filter gradient, block (x, y): tiles x, x + gridDim.x, ..., channels 64 y
- * to 64 y + 63; warp w: of these 32 (w % 2) to 32 (w % 2) + 31, outputs 16 (w / 2) to + 15, then 64 further on.
+ * to 64 y + 63; warp w: of these, 32 (w % 2) to 32 (w % 2) + 31, outputs 16 (w / 2) to + 15, then every 64.
  *
  * Buffers: images, weights, bias as in stem.cuh; output and its gradient (images, out_height, out_width, out_channels)
  * of float16; partials, float32: of the bias (gridDim.x, out_channels), of the filters (gridDim.x, out_channels / 8,
- * taps, 8). Shared: patch [patch_rows][pitch] pixels of 16 bytes; for each warp [32 outputs][8 TILES] of float16; for
- * the filters gradients [2 tiles][output][64] instead. */
+ * taps, 8). Shared memory: patch [patch_rows][pitch] pixels of 16 bytes; per warp [32 outputs][8 TILES] of float16 or,
+ * for the filters, gradients [2 tiles][output][64]. */
 #include "device/mma.cuh"
 #include "nn/cuda/stem/stem.cuh"
 
@@ -23,12 +23,12 @@ extern "C" {
 }
 
 #define WARPS (THREADS / WARP)
-#define STEP 32        /* outputs that a warp makes at once */
-#define FEW_TILES 1024 /* fewer do not fill a device evenly */
+#define STEP 32        /* outputs that a warp computes at once */
+#define FEW_TILES 1024 /* fewer tiles do not fill a device evenly */
 #define LEAST_ROWS 8
 #define FILTER_STEP 16
-#define FILTER_OUTPUTS 256 /* of a tile, about */
-#define FILTER_CHANNELS 64 /* of a block; half of them in a warp */
+#define FILTER_OUTPUTS 256 /* per tile, about */
+#define FILTER_CHANNELS 64 /* per block; half of them in a warp */
 #define FILTER_STREAMS (WARPS / 2)
 
 typedef struct Bands {
@@ -51,7 +51,7 @@ static Bands bands_of(const StemShape *shape, int rows) {
     b.rows = ceil_divide(shape->out_height, b.count);
     b.patch_rows = b.rows + shape->kernel - 1;
     b.patch_width = shape->out_width + shape->kernel - 1;
-    b.pitch = (b.patch_width + 3) / 8 * 8 + 4; /* rows below one another touch different banks */
+    b.pitch = (b.patch_width + 3) / 8 * 8 + 4; /* successive rows touch different banks */
     b.inverse = inverse_of(shape->out_width);
     b.patch_inverse = inverse_of(b.patch_width);
     return b;
@@ -86,10 +86,10 @@ __device__ static __forceinline__ float value_of(uint8_t value, float mean, floa
 __device__ static __forceinline__ float value_of(float value, float, float) { return value; }
 __device__ static __forceinline__ float value_of(__nv_bfloat16 value, float, float) { return to_float(value); }
 
-#define BATCH 3 /* pixels of a thread whose loads are under way at once */
+#define BATCH 3 /* pixels of a thread whose loads are in flight at the same time */
 
-/* The pixels under the outputs from row `y0` on. No branch depends on what is loaded or whether: loads behind branches
- * would wait for one another. */
+/* Stages the pixels under the outputs starting at row `y0`. No branch depends on loaded values, or decides whether to
+ * load: loads after branches would wait for one another. */
 template <typename P>
 __device__ __forceinline__ void stage_values(const StemSource &source, const Bands &b, size_t image, int y0,
                                              uint4 *patch) {
@@ -139,12 +139,12 @@ __device__ static __forceinline__ void stage_pixels(const StemSource &source, co
 /* ---- products ---- */
 
 /* A lane's share of the filters of TILES x 8 channels: four positions of the window at a time; the last position of 3 x
- * 3 by itself, where the lanes of t = 0, 1, 2 hold the three products of halves instead of positions. */
+ * 3 separately, where the lanes of t = 0, 1, 2 have the three products of halves instead of positions. */
 template <int KERNEL, int TILES> struct Weights {
     static constexpr int WINDOW = KERNEL * KERNEL, FOURS = WINDOW / 4;
     static constexpr bool REST = WINDOW % 4 != 0;
     uint32_t upper[FOURS][TILES][2], lower[FOURS][TILES][2], rest[TILES][2];
-    int offsets[FOURS]; /* of the lane's pixels from an output's first */
+    int offsets[FOURS]; /* of the lane's pixels from an output's first pixel */
 
     __device__ __forceinline__ static void pair(const StemFilters &filters, int channel, int position,
                                                 uint32_t (&up)[2], uint32_t (&low)[2]) {
@@ -177,7 +177,7 @@ template <int KERNEL, int TILES> struct Weights {
     }
 };
 
-/* 16 outputs before the activation, from `first` of the `count` of the tile on. */
+/* 16 outputs before the activation, starting at `first` of the tile's `count`. */
 template <int KERNEL, int TILES>
 __device__ __forceinline__ void multiply(const Weights<KERNEL, TILES> &weights, const uint4 *patch, const Bands &b,
                                          int out_width, int first, int count, float (&sums)[TILES][4]) {
@@ -215,7 +215,7 @@ __device__ __forceinline__ void multiply(const Weights<KERNEL, TILES> &weights, 
     }
 }
 
-/* Bytes between outputs where a warp turns its lanes' values into whole pieces of memory: every bank once. */
+/* The distance of outputs where a warp transposes its lanes' values into contiguous pieces: uses every bank once. */
 #define TURN_PIECES(tiles) ((tiles) | 1)
 #define TURN_BYTES(tiles) ((size_t)(STEP * TURN_PIECES(tiles)) * sizeof(uint4))
 
@@ -238,7 +238,7 @@ __global__ void __launch_bounds__(THREADS, KERNEL > 2 ? 2 : 3)
     stage_pixels(source, b, (size_t)image, y0, patch);
     __syncthreads();
     for (int first = warp * STEP; first < count; first += WARPS * STEP) {
-        __syncwarp(); /* what was turned before is stored */
+        __syncwarp(); /* the previous values have been stored */
 #pragma unroll 1
         for (int row = 0; row < STEP; row += 16) {
             float sums[TILES][4];
@@ -265,7 +265,7 @@ __global__ void __launch_bounds__(THREADS, KERNEL > 2 ? 2 : 3)
 
 /* ---- the bias gradient ---- */
 
-/* The gradient of STEP outputs; zeros beyond the tile. */
+/* The gradient of STEP outputs; zeros past the tile. */
 template <int TILES>
 __device__ __forceinline__ void load_pieces(const __half *from, int channels, int first, int count,
                                             uint4 (&to)[TILES]) {
@@ -279,7 +279,7 @@ __device__ __forceinline__ void load_pieces(const __half *from, int channels, in
     }
 }
 
-/* Over the rows of the warp's products, then over the warps, into the block's partial sums. */
+/* Sums over the rows of the warp's products, then over the warps, into the block's partial sums. */
 template <int TILES>
 __device__ __forceinline__ void close_total(const float (&total)[TILES][2], float *shared, float *partial) {
     const int warp = thread_index() / WARP, lane = thread_index() % WARP;
@@ -319,7 +319,7 @@ __global__ void __launch_bounds__(THREADS, KERNEL > 2 || TILES > 3 ? 2 : 3)
         for (int first = warp * STEP; first < count; first += WARPS * STEP) {
             uint4 given[TILES];
             load_pieces(from, shape.out_channels, first, count, given);
-            __syncwarp(); /* what was turned before is read */
+            __syncwarp(); /* the previous values have been read */
 #pragma unroll
             for (int i = 0; i < TILES; i++) {
                 int at = lane + i * WARP;
@@ -348,7 +348,7 @@ __global__ void __launch_bounds__(THREADS, KERNEL > 2 || TILES > 3 ? 2 : 3)
 
 /* ---- the filter gradient ---- */
 
-#define DY_PIECES (FILTER_CHANNELS / 8 + 1) /* 16-byte pieces between outputs: every bank once */
+#define DY_PIECES (FILTER_CHANNELS / 8 + 1) /* 16-byte pieces between outputs: uses every bank once */
 
 /* Starts to copy the gradients of a tile; clears those up to the last whole step. */
 __device__ static __forceinline__ void copy_gradients(const StemShape &shape, const Bands &b, int number,
@@ -394,7 +394,7 @@ __device__ __forceinline__ void add_steps(const Bands &b, int out_width, int cou
     }
 }
 
-/* Upper and lower halves together, then the streams, one after the other. */
+/* Adds the upper and lower halves together, then the streams, one after another. */
 template <int KERNEL>
 __device__ __forceinline__ void close_filters(float (&sums)[2][KERNEL * KERNEL][4], float *shared, float *partial) {
     constexpr int WINDOW = KERNEL * KERNEL, TAPS = 3 * WINDOW, ELEMS = FILTER_CHANNELS * TAPS;
@@ -459,7 +459,7 @@ static bool device_has_matrices(void) {
            code.ptxVersion >= MMA_LEAST_CAPABILITY;
 }
 
-/* One row of outputs at least in shared memory; widths and products of indices that `quotient` is right for. */
+/* At least one row of outputs fits into shared memory, and `quotient` is exact for the widths and indices. */
 static bool fits(const StemShape *shape) {
     Bands one = bands_of(shape, 1);
     return shape->precision == PRECISION_FLOAT16 && shape->channels == 3 && shape->stride == 1 &&
@@ -474,7 +474,7 @@ extern "C" bool nn_cuda_stem_matrix_fits_filters(const StemShape *shape) {
            shape->out_width <= FILTER_OUTPUTS && fits(shape);
 }
 
-/* As many rows as fit, but tiles enough for all multiprocessors. */
+/* As many rows as fit, but enough tiles for all multiprocessors. */
 static Bands bands_for(const StemShape *shape) {
     int rows = shape->out_height, groups = shape->out_channels / (8 * tiles_of(shape));
     Bands b = bands_of(shape, rows);

@@ -1,5 +1,5 @@
-/* The operator that reads the images: its kernels read the batch itself. The float32 copy of the images is made only
- * where everything is kept: it is there to be read from outside, and for a backward pass that has no batch. */
+/* The operator that reads the images: its kernels read the batch itself. A float32 copy of the images is made only in
+ * plans that keep all tensors, for nn_plan_read and for backward passes without a batch. */
 #include "nn/cuda/context.h"
 #include "nn/cuda/stem/stem.h"
 
@@ -55,7 +55,7 @@ static StemSource source_of_batch(const Context *context, const NnImages *images
     return source;
 }
 
-/* Their float32 copy, whose frame of zeros is part of it. */
+/* Their float32 copy, which includes its border of zeros. */
 static StemSource source_of_copy(const Context *context, int op) {
     const Op *o = &context->program->ops[op];
     const Tensor *input = nn_cuda_shape(context, o->input);

@@ -1,6 +1,6 @@
-/* The convolution that reads the images, forward; and the images as float32 for those who want them so. Who does what:
- * stem.cuh; a block makes one tile. The loading kernel gives each thread of the whole grid pixels i, i + threads, ...
- * of (images, height + 2 border, width + 2 border, channels). */
+/* The convolution that reads the images, forward; and loading the images as float32. The division of work is in
+ * stem.cuh; a block computes one tile. In the loading kernel, thread i of the whole grid takes pixels i, i + threads,
+ * ... of (images, height + 2 border, width + 2 border, channels). */
 #include "nn/cuda/stem/stem.cuh"
 #include "nn/cuda/storage.cuh"
 

@@ -1,13 +1,13 @@
 /* What the kernels of the convolution that reads the images share. A block stages a tile of one image in shared memory
- * as four floats a pixel, straight from the batch (bytes or floats, either layout, mirrored or moved), and the filters
- * beside it. Each thread makes ROWS rows of 8 channels at one column: neighbouring threads write neighbouring 16-byte
- * pieces.
+ * as four floats per pixel, straight from the batch (bytes or floats, either layout, mirrored or shifted), together
+ * with the filters. Each thread computes ROWS rows of 8 channels at one column: neighbouring threads write neighbouring
+ * 16-byte pieces.
  *
  * Block (x, y): tile x, counted along its columns, bands and images, and the channels of chunk y. Thread t: the 8
- * channels of group t % groups, column t / groups % width, rows 4 (t / groups / width) to + 3 of the tile, then 4
- * chains further on. Buffers: images in any layout (see StemSource); weights (out_channels, kernel, kernel, channels),
- * bias (out_channels), float32; the output and its gradient (images, out_height, out_width, out_channels) of type T.
- * Shared: patch [patch_height][patch_width] of float4; packed [taps + 1][8 groups] of float32, the bias last. */
+ * channels of group t % groups, column t / groups % width, rows 4 (t / groups / width) to + 3 of the tile, then every 4
+ * chains. Buffers: images in any layout (see StemSource); weights (out_channels, kernel, kernel, channels), bias
+ * (out_channels), float32; the output and its gradient (images, out_height, out_width, out_channels) of type T. Shared
+ * memory: patch [patch_height][patch_width] of float4; packed [taps + 1][8 groups] of float32, the bias last. */
 #ifndef CGXFFCV_NN_CUDA_STEM_STEM_CUH
 #define CGXFFCV_NN_CUDA_STEM_STEM_CUH
 
@@ -23,10 +23,10 @@ extern "C" {
 #define PATCH_BYTES (20u << 10)
 #define FILTER_BYTES (32u << 10)
 
-/* How the work is cut: tiles of `height` x `width` outputs by `groups` groups of LANES channels; a block makes
+/* How the work is divided: tiles of `height` x `width` outputs by `groups` groups of LANES channels; a block computes
  * `chains` x ROWS rows at a time. */
 typedef struct Tiling {
-    int groups, chunks; /* in a block; blocks side by side for all channels */
+    int groups, chunks; /* groups in a block; blocks that together cover all channels */
     int width, height, columns, bands;
     int chains;
     int patch_width, patch_height;
@@ -70,7 +70,7 @@ static inline Tiling tile(const StemShape *shape, size_t limit, int threads) {
         set_height(shape, shape->out_height, &t);
         while (patch_bytes(&t) > limit && t.height > t.chains * ROWS) {
             int even = ceil_divide(shape->out_height, t.bands + 1), less = t.height - t.chains * ROWS;
-            set_height(shape, even < less ? even : less, &t); /* rounding up could leave the height as it is */
+            set_height(shape, even < less ? even : less, &t); /* rounding up could leave the height unchanged */
         }
         if (patch_bytes(&t) <= limit || width == 1) break;
     }
@@ -104,7 +104,7 @@ __device__ static __forceinline__ float element(const StemSource &source, size_t
     return to_float(((const __nv_bfloat16 *)source.data)[at]);
 }
 
-/* Pixel (y, x) of the image with its frame; zeros outside. */
+/* Pixel (y, x) of the image with its border; zeros outside. */
 __device__ static __forceinline__ float4 fetch(const StemSource &source, size_t image, int y, int x) {
     float4 pixel = {0, 0, 0, 0};
     y -= source.border, x -= source.border;
@@ -145,7 +145,7 @@ __device__ static __forceinline__ void stage_patch(const StemSource &source, con
     }
 }
 
-/* Where values of 8 channels of each group lie, for weights and gradients in shared memory: the first four of every
+/* The layout of the 8 channels of each group, for weights and gradients in shared memory: the first four of every
  * group, then the others, so that the 16-byte accesses of neighbouring groups touch all banks. */
 __device__ static __forceinline__ int packed_at(int groups, int channel) {
     int lane = channel % LANES;
@@ -156,7 +156,7 @@ __device__ static __forceinline__ int channel_of(int groups, int at) {
     return at % (groups * 4) / 4 * LANES + at / (groups * 4) * 4 + at % 4;
 }
 
-/* packed[tap][channel], then the bias; zero beyond the last channel. */
+/* packed[tap][channel], then the bias; zero past the last channel. */
 __device__ static __forceinline__ void stage_filters(const StemFilters &filters, const Tiling &t, int out_channels,
                                                      float *packed) {
     int width = t.groups * LANES, first = (int)blockIdx.y * width;
@@ -172,7 +172,7 @@ __device__ static __forceinline__ void stage_filters(const StemFilters &filters,
     }
 }
 
-/* Floats of that. */
+/* The number of floats in `packed`. */
 __host__ __device__ static __forceinline__ int filter_elems(const Tiling &t) { return (t.taps + 1) * t.groups * LANES; }
 
 /* ---- the convolution ---- */
@@ -206,7 +206,7 @@ __device__ static __forceinline__ float component(const float4 &pixel, int chann
     return channel == 0 ? pixel.x : channel == 1 ? pixel.y : channel == 2 ? pixel.z : pixel.w;
 }
 
-/* COUNT outputs below one another: bias + filters * the patch from `from` on. A constant of 0: as the shape says. */
+/* COUNT outputs, one below the other: bias + filters * patch at `from`. Constants that are 0 come from the shape. */
 template <int KERNEL, int STRIDE, int CHANNELS, int COUNT>
 __device__ __forceinline__ void convolve(const StemShape &shape, const Tiling &t, const float4 *from,
                                          const float *packed, float (&sums)[COUNT][LANES]) {
@@ -216,7 +216,7 @@ __device__ __forceinline__ void convolve(const StemShape &shape, const Tiling &t
     for (int row = 0; row < COUNT; row++) {
         load_lanes(packed + t.taps * t.groups * LANES, t.groups, sums[row]);
     }
-#pragma unroll 1 /* else all weights would move into registers, of which there are too few */
+#pragma unroll 1 /* else all weights would be loaded into registers, of which there are too few */
     for (int kx = 0; kx < kernel; kx++) {
 #pragma unroll(KERNEL > 0 ? KERNEL : 1)
         for (int ky = 0; ky < kernel; ky++) {
@@ -273,13 +273,13 @@ template <typename T> __device__ __forceinline__ void store_row(T *to, const flo
     }
 }
 
-/* Elements before a thread's first channel of output (y, x). */
+/* The offset, in elements, of a thread's first channel of output (y, x). */
 __device__ static __forceinline__ size_t output_at(const StemShape &shape, size_t image, int y, int x, int channel) {
     size_t pixel = (image * (size_t)shape.out_height + (size_t)y) * (size_t)shape.out_width + (size_t)x;
     return pixel * (size_t)shape.out_channels + (size_t)channel;
 }
 
-/* Runs the statements with K, S, C as constants: the shapes of the known recipes, else 0 for "as the shape says". */
+/* Runs the statements with K, S, C as constants for the shapes of the known recipes; else 0, for "from the shape". */
 #define DISPATCH_SHAPE(shape, ...)                                                                                     \
     do {                                                                                                               \
         if ((shape)->kernel == 2 && (shape)->stride == 1 && (shape)->channels == 3) {                                  \

@@ -4,7 +4,7 @@
 
 #include "nn/model.h"
 
-/* Where element (image, y, x, c) of the images lies, and how it becomes a float; a frame of zeros around them. */
+/* Where element (image, y, x, c) of the images is, and how it becomes a float; a border of zeros surrounds them. */
 typedef struct StemSource {
     const void *data; /* device, borrowed */
     PixelType type;
@@ -12,13 +12,13 @@ typedef struct StemSource {
     int border;
     int row, column, channel; /* distances in elements; dense images */
     bool mirror;
-    int shift_y, shift_x;                                             /* see Images */
-    float mean[NN_MAX_IMAGE_CHANNELS], factor[NN_MAX_IMAGE_CHANNELS]; /* of PIXELS_U8 */
+    int shift_y, shift_x;                                             /* see NnImages */
+    float mean[NN_MAX_IMAGE_CHANNELS], factor[NN_MAX_IMAGE_CHANNELS]; /* for PIXELS_U8 */
 } StemSource;
 
 typedef struct StemShape {
     int images;
-    int out_height, out_width, out_channels; /* the latter a multiple of 8 */
+    int out_height, out_width, out_channels; /* the last a multiple of 8 */
     int channels, kernel, stride;
     Activation activation;
     Precision precision; /* of the output and its gradient */
@@ -29,17 +29,17 @@ typedef struct StemFilters {
     const float *weights, *bias;
 } StemFilters;
 
-/* Images with their frame, float32: (images, height + 2 border, width + 2 border, channels). */
+/* Writes the images with their border, float32: (images, height + 2 border, width + 2 border, channels). */
 Status nn_cuda_stem_load(const StemSource *source, int images, float *to, DeviceStream *stream);
 
 Status nn_cuda_stem_forward(const StemShape *shape, const StemSource *source, StemFilters filters, void *output,
                             DeviceStream *stream);
 
-/* Floats of partial sums that the gradients need for up to this many images. */
+/* The number of floats that the gradients need for partial sums, for up to this many images. */
 Status nn_cuda_stem_partial_elems(const StemShape *shape, size_t *out);
 
-/* `gradient`, overwritten, becomes `factor` times the gradient of the filters, of the bias. Sums are taken in an order
- * that depends on the shape and the device alone. */
+/* Overwrites `gradient` with `factor` times the gradient of the filters, or of the bias. The order of sums depends only
+ * on the shape and the device. */
 Status nn_cuda_stem_filter_gradient(const StemShape *shape, const StemSource *source, StemFilters filters,
                                     const void *output_gradient, float factor, float *partials, float *gradient,
                                     DeviceStream *stream);
