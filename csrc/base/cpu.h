@@ -15,7 +15,7 @@ typedef struct CpuFeatures {
  * CGXFFCV_CPU=scalar|avx2|avx512 limits them (read at the first call). */
 const CpuFeatures *cpu_features(void);
 
-/* The value of CGXFFCV_CPU if it is none of these and so has no effect, else NULL. */
+/* The value of CGXFFCV_CPU if it is not one of these (and so has no effect), else NULL. */
 const char *cpu_unknown_limit(void);
 
 /* The number of processors that this process may run on, at least 1. */

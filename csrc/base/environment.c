@@ -25,7 +25,7 @@ Status environment_whole(const char *name, const char *unit, int64_t least, int6
     return STATUS_OK;
 }
 
-/* As strtod of the C locale; *end == text where it cannot be had. */
+/* Like strtod in the C locale; *end == text if that locale is unavailable. */
 static double plain_strtod(const char *text, char **end) {
     locale_t plain = newlocale(LC_NUMERIC_MASK, "C", (locale_t)0);
     *end = (char *)text;

@@ -1,5 +1,5 @@
-/* Settings from the environment. A variable that is unset or empty leaves *value as it is, which is the default; one
- * that is malformed or out of range is STATUS_ARGUMENT, and the message names it and what it may be. */
+/* Settings from the environment. A variable that is unset or empty leaves *value at the caller's default; one that is
+ * malformed or out of range gives STATUS_ARGUMENT, with a message that names it and the values it may have. */
 #ifndef CGXFFCV_BASE_ENVIRONMENT_H
 #define CGXFFCV_BASE_ENVIRONMENT_H
 

@@ -1,5 +1,5 @@
 /* GPUs: memory, pinned host memory, streams, events, graphs. In a build with CUDA a DeviceStream is a cudaStream_t.
- * cuda.c implements this over the CUDA runtime; none.c is its twin in a build without CUDA, where device_count gives 0
+ * cuda.c implements this over the CUDA runtime; none.c replaces it in a build without CUDA: device_count gives 0
  * and everything else fails with STATUS_NOT_BUILT. */
 #ifndef CGXFFCV_DEVICE_DEVICE_H
 #define CGXFFCV_DEVICE_DEVICE_H

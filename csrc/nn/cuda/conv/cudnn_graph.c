@@ -283,18 +283,18 @@ Status nn_cuda_candidate_restore(const Graph *graph, const char *text, Candidate
                                    &engines));
     if (!candidate_parse(&at, "engine ", 0, engines - 1, &index) ||
         !candidate_parse(&at, " knobs ", 0, CUDNN_KNOB_TYPE_COUNTS, &count)) {
-        FAIL(STATUS_FORMAT, "\"%s\" is no plan of this library", text);
+        FAIL(STATUS_FORMAT, "\"%s\" is not a plan of this library", text);
     }
     for (int64_t i = 0; i < count; i++) {
         int64_t type = 0, value = 0;
         if (!candidate_parse(&at, " ", 0, CUDNN_KNOB_TYPE_COUNTS - 1, &type) ||
             !candidate_parse(&at, "=", INT64_MIN, INT64_MAX, &value)) {
-            FAIL_GOTO(STATUS_FORMAT, "\"%s\" is no plan of this library", text);
+            FAIL_GOTO(STATUS_FORMAT, "\"%s\" is not a plan of this library", text);
         }
         TRY_GOTO(make_knob(type, value, &knobs[i]));
     }
     if (!candidate_parse(&at, " ns ", 0, INT64_C(100000000000), &nanoseconds) || *at != '\0') {
-        FAIL_GOTO(STATUS_FORMAT, "\"%s\" is no plan of this library", text);
+        FAIL_GOTO(STATUS_FORMAT, "\"%s\" is not a plan of this library", text);
     }
     candidate->milliseconds = (float)((double)nanoseconds * 1e-6);
     TRY_GOTO(nn_cuda_descriptor_create(CUDNN_BACKEND_ENGINE_DESCRIPTOR, &candidate->engine));
