@@ -61,13 +61,13 @@ static Status put_round(DeviceEngine *engine, const DeviceExtent *extent, int nu
 }
 
 static Status put_rounds(DeviceEngine *engine, const DeviceExtent *extent, void *buffer, DeviceStream *stream) {
-    TRY(allreduce_hall_enter(engine->hall, stream));
+    TRY(allreduce_workspace_begin_run(engine->workspace, stream));
     if (engine->setup->exact) {
         QuantType type = (QuantType)engine->setup->options.type;
         TRY(allreduce_exchange_exact(type, &extent->plan, &extent->exact, engine->setup->blocks, buffer, stream));
     }
     for (int i = 0; i < extent->tiles.rounds; i++) TRY(put_round(engine, extent, i, buffer, stream));
-    return allreduce_hall_ran(engine->hall, stream);
+    return allreduce_workspace_end_run(engine->workspace, stream);
 }
 
 static Status device_engine_put(void *state, const AllreduceExtent *extent, void *buffer, DeviceStream *stream) {
@@ -79,8 +79,8 @@ static Status device_engine_put(void *state, const AllreduceExtent *extent, void
 
 static Status device_engine_wait(void *state, DeviceStream *stream, DeviceEvent *event) {
     const DeviceEngine *engine = state;
-    if (engine->hall == NULL) return allreduce_carried_wait(engine, stream, event);
-    return comm_window_wait(engine->hall->window, stream, event);
+    if (engine->workspace == NULL) return allreduce_carried_wait(engine, stream, event);
+    return comm_window_wait(engine->workspace->window, stream, event);
 }
 
 static Status set_call(void *state, uint32_t call) {
@@ -104,7 +104,7 @@ static void device_engine_destroy(void *state) {
     device_free(engine->codes.codes);
     device_free(engine->residual);
     device_free(engine->call);
-    allreduce_hall_leave(engine->hall);
+    allreduce_workspace_leave(engine->workspace);
     allreduce_carried_destroy(engine);
     memory_free(engine);
 }
@@ -147,12 +147,12 @@ static ExchangePlan plan_of(const DeviceEngine *engine, const AllreduceExtent *e
 
 ExchangePlan allreduce_device_plan(const DeviceEngine *engine, const AllreduceExtent *extent, DeviceExtent *own) {
     ExchangePlan plan = plan_of(engine, extent, own);
-    const ExchangeHall *hall = engine->hall;
-    plan.carried = hall == NULL;
-    plan.window = hall == NULL ? engine->carried.window : allreduce_regions_of(engine, own, &own->levels);
-    plan.state = hall == NULL ? engine->carried.state : hall->state;
-    plan.signs = hall == NULL ? engine->carried.signs : comm_window_signs(hall->window);
-    if (hall != NULL) plan.post = comm_window_post(hall->window);
+    const ExchangeWorkspace *workspace = engine->workspace;
+    plan.carried = workspace == NULL;
+    plan.window = workspace == NULL ? engine->carried.window : allreduce_regions_of(engine, own, &own->levels);
+    plan.state = workspace == NULL ? engine->carried.state : workspace->state;
+    plan.signs = workspace == NULL ? engine->carried.signs : comm_window_signs(workspace->window);
+    if (workspace != NULL) plan.post = comm_window_post(workspace->window);
     return plan;
 }
 
@@ -226,20 +226,21 @@ static Status make_parts(DeviceEngine *engine, char *why, bool *fits) {
     TRY(device_alloc(sizeof *engine->call, &engine->call));
     TRY(device_fill(engine->call, 0, sizeof *engine->call, NULL));
     TRY(make_residual(engine));
-    if (engine->hall == NULL) {
+    if (engine->workspace == NULL) {
         TRY(allreduce_carried_create(engine, fits));
         engine->extents[0].wire_bytes = *fits ? count_bytes(engine, &engine->extents[0]) : 0;
     }
-    for (int i = 0; engine->hall != NULL && i < setup->extent_count && *fits; i++) TRY(make_extent(engine, i, fits));
+    for (int i = 0; engine->workspace != NULL && i < setup->extent_count && *fits; i++)
+        TRY(make_extent(engine, i, fits));
     if (!*fits) snprintf(why, ALLREDUCE_WHY_BYTES, "a bucket is larger than the GPUs' windows allow");
     return STATUS_OK;
 }
 
 /* The others must be notified of a failure, say for lack of GPU memory: they would wait for this rank in their next
- * operation, and this one for them when its hall is destroyed. */
+ * operation, and this one for them when its workspace is destroyed. */
 static Status make_extents(DeviceEngine *engine, char *why, bool *fits) {
     Comm *comm = engine->setup->comm;
-    if (engine->hall == NULL) return make_parts(engine, why, fits);
+    if (engine->workspace == NULL) return make_parts(engine, why, fits);
     TRY(comm_begin(comm, "making sums on GPUs", 0));
     return comm_end(comm, make_parts(engine, why, fits));
 }
@@ -263,29 +264,29 @@ static const char *refusal(const AllreduceSetup *setup) {
     return NULL;
 }
 
-/* Makes the engine, with or without a hall; *state is its state, or `why` says why there is none. */
-static Status make(AllreduceSetup *setup, ExchangeHall *hall, char *why, void **state) {
+/* Makes the engine, with or without a workspace; *state is its state, or `why` says why there is none. */
+static Status make(AllreduceSetup *setup, ExchangeWorkspace *workspace, char *why, void **state) {
     Status status = STATUS_OK;
     DeviceEngine *engine = NULL;
     bool fits = true;
     TRY_GOTO(memory_calloc(1, sizeof *engine, &engine));
     engine->setup = setup;
-    engine->hall = hall;
-    hall = NULL;
+    engine->workspace = workspace;
+    workspace = NULL;
     TRY_GOTO(make_extents(engine, why, &fits));
     if (fits) {
         *state = engine;
         engine = NULL;
     }
 done:
-    allreduce_hall_leave(hall);
+    allreduce_workspace_leave(workspace);
     device_engine_destroy(engine);
     return status;
 }
 
 /* For exact sums: those that NCCL has `left`, or before it is tried. */
 static Status create_exact(AllreduceSetup *setup, bool left, char *why, void **state) {
-    ExchangeHall *hall = NULL;
+    ExchangeWorkspace *workspace = NULL;
     bool wanted = left;
     if (!setup->on_device || !allreduce_exact_can(setup)) return STATUS_OK;
     if (!left) {
@@ -293,13 +294,13 @@ static Status create_exact(AllreduceSetup *setup, bool left, char *why, void **s
         TRY(allreduce_exact_wanted(setup, &wanted));
     }
     if (!wanted) return STATUS_OK;
-    TRY(allreduce_hall_join(setup->comm, &hall, why));
-    if (hall == NULL) return STATUS_OK;
-    if (!left && hall->kind >= COMM_WINDOW_MIXED && !allreduce_exact_asked(setup)) {
-        allreduce_hall_leave(hall);
+    TRY(allreduce_workspace_join(setup->comm, &workspace, why));
+    if (workspace == NULL) return STATUS_OK;
+    if (!left && workspace->kind >= COMM_WINDOW_MIXED && !allreduce_exact_asked(setup)) {
+        allreduce_workspace_leave(workspace);
         return STATUS_OK;
     }
-    return make(setup, hall, why, state);
+    return make(setup, workspace, why, state);
 }
 
 /* NCCL's reason says more than the lack of windows. */
@@ -319,7 +320,7 @@ static Status create_carried(AllreduceSetup *setup, const char *refused, char *w
 }
 
 static Status device_engine_create(AllreduceSetup *setup, char *why, void **state) {
-    ExchangeHall *hall = NULL;
+    ExchangeWorkspace *workspace = NULL;
     if (!setup->on_device) return STATUS_OK;
     const char *refused = setup->exact ? NULL : refusal(setup);
     if (comm_is_apart(setup->comm)) return create_carried(setup, refused, why, state);
@@ -329,11 +330,11 @@ static Status device_engine_create(AllreduceSetup *setup, char *why, void **stat
         return STATUS_OK;
     }
     TRY(allreduce_compare(setup, setup->extents, setup->extent_count));
-    TRY(allreduce_hall_join(setup->comm, &hall, why));
-    if (hall == NULL) return STATUS_OK;
-    Status status = hall->kind == COMM_WINDOW_STAGED ? allreduce_settle(setup, ALLREDUCE_LINK_BUS) : STATUS_OK;
-    if (status == STATUS_OK) return make(setup, hall, why, state);
-    allreduce_hall_leave(hall);
+    TRY(allreduce_workspace_join(setup->comm, &workspace, why));
+    if (workspace == NULL) return STATUS_OK;
+    Status status = workspace->kind == COMM_WINDOW_STAGED ? allreduce_settle(setup, ALLREDUCE_LINK_BUS) : STATUS_OK;
+    if (status == STATUS_OK) return make(setup, workspace, why, state);
+    allreduce_workspace_leave(workspace);
     return status;
 }
 
@@ -392,27 +393,27 @@ static AllreduceBytes device_engine_bytes_of(const void *state, const AllreduceE
 }
 
 /* Where kernels write for the ranks of their node, or for all ranks if none is reached in place. */
-static const char *where_of(const ExchangeHall *hall) {
+static const char *where_of(const ExchangeWorkspace *workspace) {
     static const char *const where[] = {[COMM_WINDOW_PEER] = "each other's memory",
                                         [COMM_WINDOW_STAGED] = "page-locked host memory",
                                         [COMM_WINDOW_FORWARDED] = "host memory, from where it is sent on"};
-    return hall == NULL ? "messages that the caller moves" : where[comm_window_inside(hall->window)];
+    return workspace == NULL ? "messages that the caller moves" : where[comm_window_inside(workspace->window)];
 }
 
 static size_t device_engine_explain(const void *state, char *text, size_t room) {
     const DeviceEngine *engine = state;
     const DeviceExtent *extent = &engine->extents[0];
-    const ExchangeHall *hall = engine->hall;
+    const ExchangeWorkspace *workspace = engine->workspace;
     bool exact = engine->setup->exact;
-    bool mixed =
-        hall != NULL && hall->kind == COMM_WINDOW_MIXED && comm_window_inside(hall->window) != COMM_WINDOW_FORWARDED;
+    bool mixed = workspace != NULL && workspace->kind == COMM_WINDOW_MIXED &&
+                 comm_window_inside(workspace->window) != COMM_WINDOW_FORWARDED;
     const char *between = mixed ? " and, between nodes, into host memory, from where it is sent on" : "";
     int rounds = exact ? (int)extent->exact.rounds : extent->tiles.rounds;
     const char *how = !exact             ? ""
                       : extent->one_shot ? ", uncompressed, each adding everything"
                                          : ", uncompressed, each adding a part";
     size_t used = (size_t)snprintf(text, room, "on the GPUs by kernels that write into %s%s, in %d round%s%s\n",
-                                   where_of(hall), between, rounds, rounds == 1 ? "" : "s", how);
+                                   where_of(workspace), between, rounds, rounds == 1 ? "" : "s", how);
     size_t full = used < room ? used : room;
     return used + allreduce_describe(engine->setup, text + full, room - full);
 }
@@ -420,7 +421,7 @@ static size_t device_engine_explain(const void *state, char *text, size_t room) 
 static void device_engine_stop(void *state, const char *message) {
     const DeviceEngine *engine = state;
     (void)message;
-    if (engine->hall != NULL) comm_window_abort(engine->hall->window);
+    if (engine->workspace != NULL) comm_window_abort(engine->workspace->window);
 }
 
 const AllreduceEngine allreduce_device = {.recordable = true,

@@ -1,4 +1,4 @@
-/* Where in a hall's blocks the tiles of an extent are: in regions. For another rank, a rank has in this order:
+/* Where in a workspace's blocks the tiles of an extent are: in regions. For another rank, a rank has in this order:
  *
  * one_shot     terms
  * sra          terms, results
@@ -11,24 +11,24 @@
 
 /* How blocks are divided. */
 typedef struct Cut {
-    const ExchangeHall *hall;
+    const ExchangeWorkspace *workspace;
     uint64_t region_bytes;
     uint32_t flags;
     int self;
 } Cut;
 
 static Cut cut_for(const DeviceEngine *engine, const DeviceExtent *extent) {
-    const ExchangeHall *hall = engine->hall;
+    const ExchangeWorkspace *workspace = engine->workspace;
     int nodes = comm_nodes(engine->setup->comm);
-    uint32_t each = extent->one_shot ? 1 : extent->two_level && hall->inside < nodes ? 2 * (uint32_t)nodes : 2;
-    return (Cut){.hall = hall,
-                 .region_bytes = hall->part_bytes / each / EXCHANGE_ALIGNMENT * EXCHANGE_ALIGNMENT,
-                 .flags = hall->part_flags / each,
+    uint32_t each = extent->one_shot ? 1 : extent->two_level && workspace->inside < nodes ? 2 * (uint32_t)nodes : 2;
+    return (Cut){.workspace = workspace,
+                 .region_bytes = workspace->part_bytes / each / EXCHANGE_ALIGNMENT * EXCHANGE_ALIGNMENT,
+                 .flags = workspace->part_flags / each,
                  .self = comm_rank(engine->setup->comm)};
 }
 
 static ExchangeRegion region_in(const Cut *cut, ExchangeBlock block, int number, int rank) {
-    uint8_t *flags = block.at + (uint64_t)block.parts * cut->hall->part_bytes;
+    uint8_t *flags = block.at + (uint64_t)block.parts * cut->workspace->part_bytes;
     return (ExchangeRegion){.at = block.at + (uint64_t)number * cut->region_bytes,
                             .flags = (uint32_t *)(void *)flags + (uint64_t)number * cut->flags,
                             .half = (uint32_t)block.half_bytes,
@@ -36,16 +36,16 @@ static ExchangeRegion region_in(const Cut *cut, ExchangeBlock block, int number,
 }
 
 static ExchangeRegion outgoing(const Cut *cut, int rank, int number) {
-    return region_in(cut, allreduce_hall_outgoing(cut->hall, rank), number, rank);
+    return region_in(cut, allreduce_workspace_outgoing(cut->workspace, rank), number, rank);
 }
 
 /* This rank's own; without memory (unless `written`) if its elements are added directly. */
 static ExchangeRegion own_region(const Cut *cut, bool written) {
-    return (ExchangeRegion){.at = written ? cut->hall->own : NULL, .rank = cut->self};
+    return (ExchangeRegion){.at = written ? cut->workspace->own : NULL, .rank = cut->self};
 }
 
 static void set_row(const Cut *cut, ExchangeWindow *window, int row, int rank, int number) {
-    ExchangeBlock block = allreduce_hall_incoming(cut->hall, rank);
+    ExchangeBlock block = allreduce_workspace_incoming(cut->workspace, rank);
     window->from[row] = region_in(cut, block, number, rank);
     window->far |= (uint32_t)block.far << row;
 }
@@ -76,7 +76,7 @@ static void fill_seat(const Cut *cut, const Comm *comm, int seat, ExchangeWindow
         levels->terms[at] = own_region(cut, false);
         levels->pass[at] = own_region(cut, false);
         if (own) continue;
-        levels->terms[at] = region_in(cut, allreduce_hall_incoming(cut->hall, rank), part, rank);
+        levels->terms[at] = region_in(cut, allreduce_workspace_incoming(cut->workspace, rank), part, rank);
         levels->pass[at] = outgoing(cut, rank, nodes + part);
         window->to[owner] = outgoing(cut, rank, part);
         set_row(cut, window, EXCHANGE_RESULTS + owner, rank, nodes + part);

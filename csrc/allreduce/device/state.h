@@ -2,7 +2,7 @@
 #ifndef CGXFFCV_ALLREDUCE_DEVICE_STATE_H
 #define CGXFFCV_ALLREDUCE_DEVICE_STATE_H
 
-#include "allreduce/device/hall.h"
+#include "allreduce/device/workspace.h"
 
 /* An extent as kernels see it. */
 typedef struct DeviceExtent {
@@ -15,7 +15,7 @@ typedef struct DeviceExtent {
     uint64_t wire_bytes; /* that this rank sends */
 } DeviceExtent;
 
-/* For runs whose messages the caller moves, instead of a hall. */
+/* For runs whose messages the caller moves, instead of a workspace. */
 typedef struct DeviceCarried {
     ExchangeState *state;   /* owned, in device memory */
     CommWindowSigns *signs; /* owned, page-locked */
@@ -24,8 +24,8 @@ typedef struct DeviceCarried {
 } DeviceCarried;
 
 typedef struct DeviceEngine {
-    const AllreduceSetup *setup; /* borrowed */
-    ExchangeHall *hall;          /* shared; NULL if messages are carried */
+    const AllreduceSetup *setup;  /* borrowed */
+    ExchangeWorkspace *workspace; /* shared; NULL if messages are carried */
     DeviceCarried carried;
     uint32_t *call;      /* owned, in device memory */
     float *residual;     /* owned, in device memory, of allreduce_fed_extent; NULL without error feedback, or if it is
@@ -36,7 +36,7 @@ typedef struct DeviceEngine {
 
 /* ---- engine.c ---- */
 
-/* The parameters of kernels, for the hall's window or the carried one; fills own->levels. */
+/* The parameters of kernels, for the workspace's window or the carried one; fills own->levels. */
 ExchangePlan allreduce_device_plan(const DeviceEngine *engine, const AllreduceExtent *extent, DeviceExtent *own);
 ExchangeRound allreduce_device_round(const DeviceEngine *engine, const DeviceExtent *extent, int number);
 /* Copies an extent's tiles to device memory, and frees the host's. */
@@ -47,7 +47,7 @@ Status allreduce_device_put(const DeviceEngine *engine, const DeviceExtent *exte
 
 /* ---- regions.c ---- */
 
-/* The regions of an extent in the hall's blocks; with two_level fills `levels`, too. */
+/* The regions of an extent in the workspace's blocks; with two_level fills `levels`, too. */
 ExchangeWindow allreduce_regions_of(const DeviceEngine *engine, const DeviceExtent *extent, ExchangeLevels *levels);
 
 /* ---- levels.c ---- */
