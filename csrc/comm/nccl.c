@@ -228,7 +228,7 @@ static Offer make_offer(void) {
 }
 
 /* The first reason not to use NCCL, or "". */
-static void judge(const Offer *offers, int size, char *why) {
+static void check_offers(const Offer *offers, int size, char *why) {
     why[0] = '\0';
     for (int a = 0; a < size && why[0] == '\0'; a++) {
         if (offers[a].version == 0) {
@@ -321,7 +321,7 @@ static Status nccl_create(Comm *comm, CommDevice **out, char *why) {
     mine.number = shared == NULL ? 0 : shared->number;
     TRY_GOTO(memory_calloc((size_t)comm->size, sizeof *offers, &offers));
     TRY_GOTO(comm_allgather(comm, &mine, sizeof mine, offers));
-    judge(offers, comm->size, why);
+    check_offers(offers, comm->size, why);
     for (int r = 0; r < comm->size; r++) {
         same = same && offers[r].number == mine.number;
         if (offers[r].number > greatest) greatest = offers[r].number;
