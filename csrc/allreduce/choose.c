@@ -108,11 +108,11 @@ static uint64_t bytes_sent(const Comm *comm, const AllreduceExtent *extent, cons
     case ALLREDUCE_RING: /* summands: all chunks but me + 1; results: all but me + 2 */
         return 2 * all - chunk[(me + 1) % size] - chunk[(me + 2) % size];
     case ALLREDUCE_TWO_LEVEL: {
-        uint64_t nodes = (uint64_t)comm_nodes(comm), seats = (uint64_t)comm_local_size(comm), shard = 0;
+        uint64_t nodes = (uint64_t)comm_nodes(comm), local_size = (uint64_t)comm_local_size(comm), shard = 0;
         const uint64_t *mine = chunk + (uint64_t)comm_local_rank(comm) * nodes;
         for (uint64_t m = 0; m < nodes; m++) shard += mine[m];
         uint64_t own = mine[comm_node(comm)];
-        return (all - shard) + (shard - own) + own * (nodes - 1) + shard * (seats - 1);
+        return (all - shard) + (shard - own) + own * (nodes - 1) + shard * (local_size - 1);
     }
     default:
         return (all - chunk[me]) + chunk[me] * (size - 1);

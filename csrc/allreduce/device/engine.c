@@ -163,9 +163,9 @@ static uint64_t count_bytes(const DeviceEngine *engine, const DeviceExtent *exte
     if (extent->one_shot) return all * others;
     uint64_t own = extent->tiles.owned[own_number(engine, extent)];
     if (!extent->two_level) return all - own + own * others;
-    uint64_t nodes = (uint64_t)comm_nodes(comm), seats = (uint64_t)comm_local_size(comm);
+    uint64_t nodes = (uint64_t)comm_nodes(comm), local_size = (uint64_t)comm_local_size(comm);
     for (uint64_t m = 0; m < nodes; m++) shard += extent->tiles.owned[(uint64_t)comm_local_rank(comm) * nodes + m];
-    return (all - shard) + (shard - own) + own * (nodes - 1) + shard * (seats - 1);
+    return (all - shard) + (shard - own) + own * (nodes - 1) + shard * (local_size - 1);
 }
 
 Status allreduce_device_upload_tiles(DeviceExtent *extent) {

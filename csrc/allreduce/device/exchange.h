@@ -69,10 +69,10 @@ typedef struct ExchangePlan {
 /* What two levels need in addition. This rank's shard is that of its local rank, and has a part for each node, with an
  * owner of its own. */
 typedef struct ExchangeLevels {
-    ExchangeRegion terms[EXCHANGE_MAX_RANKS]; /* [part, seat]: of a rank of this node, for a part */
-    ExchangeRegion pass[EXCHANGE_MAX_RANKS];  /* [part, seat]: where a part's results go, to a rank of this node */
-    int32_t seats, seat;                      /* ranks of this node; this one's local rank */
-    int32_t shard;                            /* the owner of its first part */
+    ExchangeRegion terms[EXCHANGE_MAX_RANKS]; /* [part, local_rank]: of a rank of this node, for a part */
+    ExchangeRegion pass[EXCHANGE_MAX_RANKS]; /* [part, local_rank]: where a part's results go, to a rank of this node */
+    int32_t local_size, local_rank;          /* ranks of this node; this one's local rank */
+    int32_t shard;                           /* the owner of its first part */
 } ExchangeLevels;
 
 /* One launch: tiles [begin, end) of round `number` of a run, of which this rank owns [own_begin, own_end). */

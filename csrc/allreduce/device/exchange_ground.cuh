@@ -19,10 +19,11 @@ __device__ static __forceinline__ uint8_t *exchange_place(const ExchangeRegion &
     return region.at + (epoch & 1u) * region.half;
 }
 
-/* The entry of a table [part, seat] for a tile's part and a rank of this node. */
-__device__ static __forceinline__ const ExchangeRegion &
-exchange_seat(const ExchangeLevels *levels, const ExchangeRegion *table, const DeviceTile &tile, int seat) {
-    return table[((int)tile.owner - levels->shard) * levels->seats + seat];
+/* The entry of a table [part, local_rank] for a tile's part and a rank of this node. */
+__device__ static __forceinline__ const ExchangeRegion &exchange_local_region(const ExchangeLevels *levels,
+                                                                              const ExchangeRegion *table,
+                                                                              const DeviceTile &tile, int local_rank) {
+    return table[((int)tile.owner - levels->shard) * levels->local_size + local_rank];
 }
 
 __device__ static __forceinline__ const uint8_t *exchange_row(const ExchangePlan *plan, uint32_t epoch, int row) {

@@ -36,8 +36,8 @@ template <QuantType TYPE, QuantCodec CODEC, typename Kept> struct LevelsBucket {
     QuantRoom *room;
 
     /* The terms of a rank of this node. */
-    __device__ __forceinline__ const ExchangeRegion &seat(int number) const {
-        return exchange_seat(levels, levels->terms, tile, number);
+    __device__ __forceinline__ const ExchangeRegion &terms_of(int number) const {
+        return exchange_local_region(levels, levels->terms, tile, number);
     }
 
     /* Adds a term in a region to v, or stores it there. */
@@ -66,11 +66,11 @@ template <QuantType TYPE, QuantCodec CODEC, typename Kept> struct LevelsBucket {
     /* The node's sum. */
     __device__ __forceinline__ void of_node(int64_t first, int count, float (&v)[QUANT_ROWS]) const {
 #pragma unroll 1
-        for (int i = 0; i < levels->seats; i++) {
-            if (i == levels->seat) {
+        for (int i = 0; i < levels->local_size; i++) {
+            if (i == levels->local_rank) {
                 own.take(first, count, i > 0, v);
             } else {
-                term(seat(i), first, count, i > 0, v);
+                term(terms_of(i), first, count, i > 0, v);
             }
         }
         if (lost.any()) residual(first, count, true, v);
@@ -120,9 +120,9 @@ __device__ __forceinline__ void levels_node_values(const Bucket &of, const Quant
                                                    QuantValues<PIECES> &values) {
     QuantValues<PIECES> mine;
 #pragma unroll 1
-    for (int i = 0; i < of.levels->seats; i++) {
-        if (i != of.levels->seat) {
-            const uint8_t *base = exchange_place(of.seat(i), of.epoch);
+    for (int i = 0; i < of.levels->local_size; i++) {
+        if (i != of.levels->local_rank) {
+            const uint8_t *base = exchange_place(of.terms_of(i), of.epoch);
             quant_decode_values(base, of.bucket.place, *of.spec, of.bucket.elems, i > 0, values, of.room);
         } else if (i == 0) {
             quant_enter(of.own, of.bucket.elems, random, values, of.room);
@@ -211,9 +211,9 @@ __device__ __forceinline__ void levels_encode_tile(const ExchangePlan *plan, con
 /* Waits for the terms of the ranks of this node. */
 __device__ static __forceinline__ bool levels_await_node(const ExchangePlan *plan, const ExchangeLevels *levels,
                                                          const ExchangeTurns &turns, uint32_t epoch) {
-    return exchange_await_each(plan, turns, epoch, COMM_WINDOW_TERMS, levels->seats,
+    return exchange_await_each(plan, turns, epoch, COMM_WINDOW_TERMS, levels->local_size,
                                [&](const DeviceTile &tile, int i) -> const ExchangeRegion & {
-                                   return exchange_seat(levels, levels->terms, tile, i);
+                                   return exchange_local_region(levels, levels->terms, tile, i);
                                });
 }
 

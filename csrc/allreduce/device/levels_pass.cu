@@ -4,8 +4,8 @@
 
 /* Where a part's results go, for a rank of this node. */
 __device__ static __forceinline__ const ExchangeRegion &pass_region(const ExchangeLevels *levels,
-                                                                    const DeviceTile &tile, int seat) {
-    return exchange_seat(levels, levels->pass, tile, seat);
+                                                                    const DeviceTile &tile, int local_rank) {
+    return exchange_local_region(levels, levels->pass, tile, local_rank);
 }
 
 __device__ static __forceinline__ void pass_tile(const ExchangePlan *plan, const ExchangeLevels *levels,
@@ -13,9 +13,9 @@ __device__ static __forceinline__ void pass_tile(const ExchangePlan *plan, const
     const uint8_t *from = exchange_row(plan, epoch, EXCHANGE_RESULTS + tile.owner) + tile.at;
     for (uint32_t i = threadIdx.x; i < tile.bytes / sizeof(uint4); i += WARPS * WARP) {
         const uint4 bits = __ldcg(reinterpret_cast<const uint4 *>(from) + i);
-        for (int seat = 0; seat < levels->seats; seat++) {
-            if (seat == levels->seat) continue;
-            uint8_t *to = exchange_place(pass_region(levels, tile, seat), epoch) + tile.at;
+        for (int local_rank = 0; local_rank < levels->local_size; local_rank++) {
+            if (local_rank == levels->local_rank) continue;
+            uint8_t *to = exchange_place(pass_region(levels, tile, local_rank), epoch) + tile.at;
             reinterpret_cast<uint4 *>(to)[i] = bits;
         }
     }
@@ -34,9 +34,9 @@ static __global__ void __launch_bounds__(WARPS *WARP, BLOCKS_EACH)
         pass_tile(&plan, &levels, tiles[turn % TURNS], epoch);
     }
     __syncthreads();
-    for (int64_t i = threadIdx.x; i < turns.mine * levels.seats; i += WARPS * WARP) {
-        const DeviceTile *tile = turns.tile(&plan, i / levels.seats);
-        exchange_raise(&plan, pass_region(&levels, *tile, (int)(i % levels.seats)), epoch, *tile);
+    for (int64_t i = threadIdx.x; i < turns.mine * levels.local_size; i += WARPS * WARP) {
+        const DeviceTile *tile = turns.tile(&plan, i / levels.local_size);
+        exchange_raise(&plan, pass_region(&levels, *tile, (int)(i % levels.local_size)), epoch, *tile);
     }
 }
 

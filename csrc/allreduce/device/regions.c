@@ -66,13 +66,14 @@ static void fill_flat(const Cut *cut, const DeviceExtent *extent, int ranks, Exc
     }
 }
 
-/* What goes to the rank at a seat of this node and comes from it: terms and results of every part. */
-static void fill_seat(const Cut *cut, const Comm *comm, int seat, ExchangeWindow *window, ExchangeLevels *levels) {
-    int nodes = comm_nodes(comm), seats = comm_local_size(comm), node = comm_node(comm);
-    int rank = comm_rank_at(comm, node, seat);
+/* What goes to the rank with a local rank on this node and comes from it: terms and results of every part. */
+static void fill_local(const Cut *cut, const Comm *comm, int local_rank, ExchangeWindow *window,
+                       ExchangeLevels *levels) {
+    int nodes = comm_nodes(comm), local_size = comm_local_size(comm), node = comm_node(comm);
+    int rank = comm_rank_at(comm, node, local_rank);
     bool own = rank == cut->self;
     for (int part = 0; part < nodes; part++) {
-        int owner = seat * nodes + part, at = part * seats + seat;
+        int owner = local_rank * nodes + part, at = part * local_size + local_rank;
         levels->terms[at] = own_region(cut, false);
         levels->pass[at] = own_region(cut, false);
         if (own) continue;
@@ -81,11 +82,11 @@ static void fill_seat(const Cut *cut, const Comm *comm, int seat, ExchangeWindow
         window->to[owner] = outgoing(cut, rank, part);
         set_row(cut, window, EXCHANGE_RESULTS + owner, rank, nodes + part);
     }
-    if (!own) window->all[window->sinks++] = levels->pass[node * seats + seat];
+    if (!own) window->all[window->sinks++] = levels->pass[node * local_size + local_rank];
 }
 
-/* The same for the rank at this seat on another node. */
-static void fill_part(const Cut *cut, const Comm *comm, int part, ExchangeWindow *window) {
+/* The same for the rank with this local rank on another node. */
+static void fill_remote(const Cut *cut, const Comm *comm, int part, ExchangeWindow *window) {
     int owner = comm_local_rank(comm) * comm_nodes(comm) + part;
     int rank = comm_rank_at(comm, part, comm_local_rank(comm));
     if (rank == cut->self) {
@@ -109,10 +110,11 @@ ExchangeWindow allreduce_regions_of(const DeviceEngine *engine, const DeviceExte
     }
     window.owners = comm_size(comm);
     window.all[window.sinks++] = own_region(&cut, true);
-    for (int part = 0; part < comm_nodes(comm); part++) fill_part(&cut, comm, part, &window);
-    for (int seat = 0; seat < comm_local_size(comm); seat++) fill_seat(&cut, comm, seat, &window, levels);
-    levels->seats = comm_local_size(comm);
-    levels->seat = comm_local_rank(comm);
-    levels->shard = levels->seat * comm_nodes(comm);
+    for (int part = 0; part < comm_nodes(comm); part++) fill_remote(&cut, comm, part, &window);
+    for (int local_rank = 0; local_rank < comm_local_size(comm); local_rank++)
+        fill_local(&cut, comm, local_rank, &window, levels);
+    levels->local_size = comm_local_size(comm);
+    levels->local_rank = comm_local_rank(comm);
+    levels->shard = levels->local_rank * comm_nodes(comm);
     return window;
 }

@@ -65,24 +65,24 @@ static Status read_settings(Offer *offer) {
 }
 
 /* The most ranks on a node, or the fewest. */
-static uint64_t seats_of(const Comm *comm, bool most) {
+static uint64_t ranks_per_node(const Comm *comm, bool most) {
     int found = comm_local_size_of(comm, 0);
     for (int node = 1; node < comm_nodes(comm); node++) {
-        int seats = comm_local_size_of(comm, node);
-        if ((seats > found) == most) found = seats;
+        int local_size = comm_local_size_of(comm, node);
+        if ((local_size > found) == most) found = local_size;
     }
     return (uint64_t)found;
 }
 
 /* How many ranks a rank reaches through boxes: the maximum over all ranks. */
 static uint64_t boxes_of(const Comm *comm, CommWindowKind kind) {
-    return (uint64_t)comm_size(comm) - (kind == COMM_WINDOW_MIXED ? seats_of(comm, false) : 1);
+    return (uint64_t)comm_size(comm) - (kind == COMM_WINDOW_MIXED ? ranks_per_node(comm, false) : 1);
 }
 
 /* Bytes of a part between nodes: a rank has boxes for both directions in host memory, and perhaps its window. */
 static uint64_t part_between(const Comm *comm, const ExchangeWorkspace *workspace) {
-    uint64_t seats = seats_of(comm, true), share = NODE_BYTES / seats;
-    uint64_t neighbours = workspace->kind == COMM_WINDOW_MIXED ? seats - 1 : 0;
+    uint64_t most = ranks_per_node(comm, true), share = NODE_BYTES / most;
+    uint64_t neighbours = workspace->kind == COMM_WINDOW_MIXED ? most - 1 : 0;
     uint64_t parts = 4 * boxes_of(comm, workspace->kind) + 2 * neighbours * (uint64_t)workspace->inside;
     uint64_t flags = sizeof(uint32_t) * LEAST_FLAGS;
     return (share < OUTBOX_BYTES ? share : OUTBOX_BYTES) / parts * FLAG_SHARE / (FLAG_SHARE + sizeof(uint32_t)) - flags;

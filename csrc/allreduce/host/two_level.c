@@ -10,11 +10,11 @@
 /* The ranks of this rank's node (in host->members[0]) and those with its local rank on all nodes (in [1]). */
 static void make_groups(HostEngine *host, Group *local, Group *across) {
     const Comm *comm = host->setup->comm;
-    int node = comm_node(comm), seat = comm_local_rank(comm);
-    *local = (Group){host->members[0], comm_local_size(comm), seat};
+    int node = comm_node(comm), local_rank = comm_local_rank(comm);
+    *local = (Group){host->members[0], comm_local_size(comm), local_rank};
     *across = (Group){host->members[1], comm_nodes(comm), node};
     for (int j = 0; j < local->size; j++) host->members[0][j] = comm_rank_at(comm, node, j);
-    for (int m = 0; m < across->size; m++) host->members[1][m] = comm_rank_at(comm, m, seat);
+    for (int m = 0; m < across->size; m++) host->members[1][m] = comm_rank_at(comm, m, local_rank);
 }
 
 /* The last phase. Every rank takes in the order (step, rank), so that taking never waits for publishing. */
