@@ -1,5 +1,5 @@
 /* Windows between GPUs. Within a host, a rank's window is memory of its GPU, which the others open through CUDA IPC, or
- * its part of a memfd, which all map and register. In both cases a memfd has a page, the hall, through which the ranks
+ * its part of a memfd, which all map and register. In both cases a memfd has a page through which the ranks
  * coordinate the end. Nothing has a name: it vanishes with its last user. Between nodes there are boxes (forward.c);
  * within each node, its ranks have a window of their own, over a communicator of their own. */
 #include "comm/window.h"
@@ -28,11 +28,11 @@
 #define REPORT_S 0.2 /* how long to wait for a kernel's report after its abort */
 
 /* The first page of the memfd, shared by all ranks. */
-typedef struct Hall {
+typedef struct SharedPage {
     uint64_t token;
     _Alignas(64) _Atomic uint32_t idle; /* ranks whose GPU no longer accesses any window */
     _Atomic uint32_t gone;              /* ranks that have closed the windows of others */
-} Hall;
+} SharedPage;
 
 struct CommWindow {
     Comm *comm; /* borrowed */
@@ -43,8 +43,8 @@ struct CommWindow {
     CommForward *forward;   /* owned: MIXED, FORWARDED */
     Comm *node;             /* owned: MIXED: the ranks of this node */
     CommWindow *inside;     /* owned: MIXED: their windows, if there are several */
-    Hall *hall;             /* owned: a mapping */
-    size_t hall_bytes;      /* of it: the page, and with STAGED every rank's window */
+    SharedPage *page;       /* owned: a mapping */
+    size_t mapping_bytes;   /* of it: the page, and with STAGED every rank's window */
     bool registered;        /* the mapping is page-locked */
     bool joined;            /* all ranks have it */
     CommWindowSigns *signs; /* owned */
@@ -105,19 +105,19 @@ static Status window_make(CommWindow *w, const CommWindowRoom *room, Offer *offe
     if (has_boxes(w)) return make_boxes(w, room);
     if (w->kind == COMM_WINDOW_PEER) TRY(make_shared(w, offer));
     if (w->comm->rank != 0) return STATUS_OK;
-    TRY(comm_segment_memfd(w->hall_bytes, fd));
+    TRY(comm_segment_memfd(w->mapping_bytes, fd));
     offer->token = comm_segment_token(w->comm->id);
     offer->pid = (int32_t)getpid();
     offer->fd = *fd;
     ssize_t written;
-    RETRY_EINTR(written, pwrite(*fd, &offer->token, sizeof offer->token, offsetof(Hall, token)));
+    RETRY_EINTR(written, pwrite(*fd, &offer->token, sizeof offer->token, offsetof(SharedPage, token)));
     if (written != (ssize_t)sizeof offer->token) FAIL_ERRNO("writing to shared memory");
     return STATUS_OK;
 }
 
-static Status map_hall(CommWindow *w, int fd, uint64_t token) {
+static Status map_memfd(CommWindow *w, int fd, uint64_t token) {
     struct stat about;
-    if (fstat(fd, &about) != 0 || about.st_size != (off_t)w->hall_bytes) {
+    if (fstat(fd, &about) != 0 || about.st_size != (off_t)w->mapping_bytes) {
         FAIL(STATUS_TRANSPORT, "rank 0's shared memory cannot be reached (another container?)");
     }
     /* Puts this rank's pages close to it, and fails, instead of a later SIGBUS, if there is not enough memory. */
@@ -125,19 +125,19 @@ static Status map_hall(CommWindow *w, int fd, uint64_t token) {
         fallocate(fd, 0, (off_t)window_at(w, w->comm->rank), (off_t)stride_of(w)) != 0) {
         FAIL_ERRNO("%zu MiB of shared memory", (w->bytes >> 20) + 1);
     }
-    void *memory = mmap(NULL, w->hall_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    if (memory == MAP_FAILED) FAIL_ERRNO("mapping %zu bytes of shared memory", w->hall_bytes);
-    w->hall = memory;
-    if (w->hall->token != token)
+    void *memory = mmap(NULL, w->mapping_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (memory == MAP_FAILED) FAIL_ERRNO("mapping %zu bytes of shared memory", w->mapping_bytes);
+    w->page = memory;
+    if (w->page->token != token)
         FAIL(STATUS_TRANSPORT, "rank 0's shared memory cannot be reached (another container?)");
     return STATUS_OK;
 }
 
 static Status window_map(CommWindow *w, const Offer *offers, int own_fd) {
-    if (w->comm->rank == 0) return map_hall(w, own_fd, offers[0].token);
+    if (w->comm->rank == 0) return map_memfd(w, own_fd, offers[0].token);
     int fd = comm_segment_reach(offers[0].pid, offers[0].fd);
     if (fd < 0) FAIL_ERRNO("rank 0's shared memory cannot be opened");
-    Status status = map_hall(w, fd, offers[0].token);
+    Status status = map_memfd(w, fd, offers[0].token);
     close(fd);
     return status;
 }
@@ -157,7 +157,7 @@ static Status open_peers(CommWindow *w, const Offer *offers) {
 
 static Status register_all(CommWindow *w) {
     unsigned char *there = NULL;
-    TRY(device_host_register(w->hall, w->hall_bytes, &there));
+    TRY(device_host_register(w->page, w->mapping_bytes, &there));
     w->registered = true;
     for (int rank = 0; rank < w->comm->size; rank++) w->bases[rank] = there + window_at(w, rank);
     return STATUS_OK;
@@ -172,7 +172,7 @@ static void close_others(CommWindow *w) {
         if (rank != w->comm->rank) device_shared_close(w->bases[rank]);
         w->bases[rank] = NULL;
     }
-    if (w->registered) device_host_unregister(w->hall);
+    if (w->registered) device_host_unregister(w->page);
     w->registered = false;
 }
 
@@ -284,7 +284,7 @@ static Status window_create(Comm *comm, CommWindowKind kind, const CommWindowRoo
     TRY_GOTO(memory_calloc((size_t)comm->size, sizeof *offers, &offers));
     TRY_GOTO(memory_calloc(1, sizeof *w, &w));
     *w = (CommWindow){.comm = comm, .kind = kind, .bytes = room->bytes};
-    w->hall_bytes = window_at(w, kind == COMM_WINDOW_STAGED ? comm->size : 0);
+    w->mapping_bytes = window_at(w, kind == COMM_WINDOW_STAGED ? comm->size : 0);
     TRY_GOTO(memory_calloc((size_t)comm->size, sizeof *w->bases, &w->bases));
     TRY_GOTO(window_join(w, room, offers, &fd, why));
     if (why[0] != '\0') {
@@ -332,9 +332,9 @@ static void break_node(const CommWindow *w) {
 
 /* Nobody's memory is freed while another rank's kernels may write into it. */
 static void window_release(CommWindow *w) {
-    if (w->joined && w->hall != NULL) window_meet(w, &w->hall->idle);
+    if (w->joined && w->page != NULL) window_meet(w, &w->page->idle);
     close_others(w);
-    if (w->joined && w->hall != NULL) window_meet(w, &w->hall->gone);
+    if (w->joined && w->page != NULL) window_meet(w, &w->page->gone);
     device_free(w->memory);
     device_host_free(w->signs);
     device_stream_destroy(w->stream);
@@ -350,7 +350,7 @@ void comm_window_destroy(CommWindow *w) {
     comm_window_destroy(w->inside);
     comm_destroy(w->node);
     if (own) window_release(w);
-    if (w->hall != NULL) munmap(w->hall, w->hall_bytes);
+    if (w->page != NULL) munmap(w->page, w->mapping_bytes);
     memory_free(w->bases);
     memory_free(w);
 }
