@@ -272,7 +272,7 @@ static void *forward_main(void *context) {
 
 /* ---- making ---- */
 
-static Status make_boxes(CommForward *f, const bool *apart, const CommWindowRoom *room) {
+static Status make_boxes(CommForward *f, const bool *apart, const CommWindowSizes *sizes) {
     size_t ranks = (size_t)f->parent->size;
     TRY(memory_calloc(ranks, sizeof *f->box_of, &f->box_of));
     TRY(memory_calloc(ranks, sizeof *f->rank_of, &f->rank_of));
@@ -280,11 +280,11 @@ static Status make_boxes(CommForward *f, const bool *apart, const CommWindowRoom
         f->box_of[rank] = apart[rank] ? f->count : -1;
         if (apart[rank]) f->rank_of[f->count++] = rank;
     }
-    f->bytes = room->box_bytes;
-    f->stride = round_up(room->box_bytes, BOX_ALIGNMENT);
+    f->bytes = sizes->box_bytes;
+    f->stride = round_up(sizes->box_bytes, BOX_ALIGNMENT);
     size_t half = (size_t)f->count * f->stride;
-    if (half > UINT32_MAX || room->parcels > UINT32_MAX / 2) {
-        FAIL(STATUS_ARGUMENT, "boxes of %zu bytes for %u parcels are too large", room->box_bytes, room->parcels);
+    if (half > UINT32_MAX || sizes->parcels > UINT32_MAX / 2) {
+        FAIL(STATUS_ARGUMENT, "boxes of %zu bytes for %u parcels are too large", sizes->box_bytes, sizes->parcels);
     }
     if (half == 0) return STATUS_OK;
     TRY(device_host_alloc(2 * half, &f->boxes));
@@ -305,15 +305,15 @@ static Status make_post(CommForward *f, uint32_t parcels) {
     return device_stream_synchronize(NULL);
 }
 
-Status comm_forward_create(Comm *comm, const bool *apart, const CommWindowRoom *room, CommWindowSigns *signs,
+Status comm_forward_create(Comm *comm, const bool *apart, const CommWindowSizes *sizes, CommWindowSigns *signs,
                            CommForward **out) {
     Status status = STATUS_OK;
     CommForward *f = NULL;
     TRY(memory_calloc(1, sizeof *f, &f));
     f->parent = comm;
     f->signs = signs;
-    TRY_GOTO(make_boxes(f, apart, room));
-    TRY_GOTO(make_post(f, room->parcels));
+    TRY_GOTO(make_boxes(f, apart, sizes));
+    TRY_GOTO(make_post(f, sizes->parcels));
     TRY_GOTO(memory_calloc((size_t)comm->size, sizeof *f->envelopes, &f->envelopes));
     *out = f;
     f = NULL;

@@ -9,7 +9,7 @@ typedef struct CommForward CommForward;
 
 /* Makes boxes for the ranks that are `apart` ([ranks], symmetric between ranks); `signs` are borrowed until
  * comm_forward_destroy. */
-Status comm_forward_create(Comm *comm, const bool *apart, const CommWindowRoom *room, CommWindowSigns *signs,
+Status comm_forward_create(Comm *comm, const bool *apart, const CommWindowSizes *sizes, CommWindowSigns *signs,
                            CommForward **out);
 /* Collective, once all ranks have theirs. */
 Status comm_forward_start(CommForward *forward);

@@ -76,7 +76,7 @@ static Status check_possible(const CommWindow *w) {
 static bool has_boxes(const CommWindow *w) { return w->kind >= COMM_WINDOW_MIXED; }
 
 /* Makes boxes for the ranks that are not reached in place. */
-static Status make_boxes(CommWindow *w, const CommWindowRoom *room) {
+static Status make_boxes(CommWindow *w, const CommWindowSizes *sizes) {
     const Comm *comm = w->comm;
     bool *apart = NULL;
     TRY(memory_calloc((size_t)comm->size, sizeof *apart, &apart));
@@ -84,7 +84,7 @@ static Status make_boxes(CommWindow *w, const CommWindowRoom *room) {
         bool near = w->kind == COMM_WINDOW_MIXED && comm->places[rank].node == comm->node;
         apart[rank] = rank != comm->rank && !near;
     }
-    Status status = comm_forward_create(w->comm, apart, room, w->signs, &w->forward);
+    Status status = comm_forward_create(w->comm, apart, sizes, w->signs, &w->forward);
     memory_free(apart);
     return status;
 }
@@ -97,12 +97,12 @@ static Status make_shared(CommWindow *w, Offer *offer) {
 }
 
 /* What this rank makes by itself; `fd` is then the caller's. */
-static Status window_make(CommWindow *w, const CommWindowRoom *room, Offer *offer, int *fd) {
+static Status window_make(CommWindow *w, const CommWindowSizes *sizes, Offer *offer, int *fd) {
     TRY(check_possible(w));
     TRY(device_stream_create(&w->stream));
     TRY(device_host_alloc(sizeof *w->signs, &w->signs));
     memset(w->signs, 0, sizeof *w->signs);
-    if (has_boxes(w)) return make_boxes(w, room);
+    if (has_boxes(w)) return make_boxes(w, sizes);
     if (w->kind == COMM_WINDOW_PEER) TRY(make_shared(w, offer));
     if (w->comm->rank != 0) return STATUS_OK;
     TRY(comm_segment_memfd(w->mapping_bytes, fd));
@@ -204,20 +204,20 @@ done:
 }
 
 /* A window among the ranks of this node, of the first kind that works. */
-static Status join_inside(CommWindow *w, const CommWindowRoom *room) {
+static Status join_inside(CommWindow *w, const CommWindowSizes *sizes) {
     char why[COMM_WHY_BYTES] = "";
     TRY(comm_split(w->comm, w->comm->node, w->comm->rank, &w->node));
     for (int kind = COMM_WINDOW_PEER; kind <= COMM_WINDOW_STAGED; kind++) {
         if (w->node->size == 1 || w->inside != NULL) return STATUS_OK;
-        TRY(comm_window_create(w->node, (CommWindowKind)kind, room, &w->inside, why));
+        TRY(comm_window_create(w->node, (CommWindowKind)kind, sizes, &w->inside, why));
     }
     if (w->inside == NULL) FAIL(STATUS_CUDA, "among the ranks of node %d, by local_rank, %.150s", w->comm->node, why);
     return STATUS_OK;
 }
 
-static Status join_boxes(CommWindow *w, const CommWindowRoom *room, char *why) {
+static Status join_boxes(CommWindow *w, const CommWindowSizes *sizes, char *why) {
     if (w->kind == COMM_WINDOW_MIXED) {
-        TRY(window_settle(w, join_inside(w, room), why));
+        TRY(window_settle(w, join_inside(w, sizes), why));
         if (why[0] != '\0') return STATUS_OK;
     }
     for (int rank = 0; w->inside != NULL && rank < w->comm->size; rank++) {
@@ -228,11 +228,11 @@ static Status join_boxes(CommWindow *w, const CommWindowRoom *room, char *why) {
 }
 
 /* The steps, each of which must succeed on all ranks before the next one begins; ends early with a reason in `why`. */
-static Status window_join(CommWindow *w, const CommWindowRoom *room, Offer *offers, int *fd, char *why) {
+static Status window_join(CommWindow *w, const CommWindowSizes *sizes, Offer *offers, int *fd, char *why) {
     Offer mine = {0};
-    TRY(window_settle(w, window_make(w, room, &mine, fd), why));
+    TRY(window_settle(w, window_make(w, sizes, &mine, fd), why));
     if (why[0] != '\0') return STATUS_OK;
-    if (has_boxes(w)) return join_boxes(w, room, why);
+    if (has_boxes(w)) return join_boxes(w, sizes, why);
     TRY(comm_allgather(w->comm, &mine, sizeof mine, offers));
     TRY(window_settle(w, window_map(w, offers, *fd), why));
     if (why[0] != '\0') return STATUS_OK;
@@ -260,33 +260,34 @@ static void window_beat(void *context, bool lost) {
 }
 
 /* Checks that the sizes are the same on all ranks where they must be, and large enough. */
-static Status check_room(Comm *comm, CommWindowKind kind, const CommWindowRoom *room) {
+static Status check_sizes(Comm *comm, CommWindowKind kind, const CommWindowSizes *sizes) {
     bool boxes = kind >= COMM_WINDOW_MIXED, windows = kind <= COMM_WINDOW_STAGED;
-    uint64_t same[] = {kind, windows ? room->bytes : 0, boxes ? room->box_bytes : 0, boxes ? room->parcels : 0};
+    uint64_t same[] = {kind, windows ? sizes->bytes : 0, boxes ? sizes->box_bytes : 0, boxes ? sizes->parcels : 0};
     TRY(comm_agree(comm, same, sizeof same));
-    if (windows && room->bytes / (size_t)comm->size < COMM_WINDOW_MIN) {
-        FAIL(STATUS_ARGUMENT, "a window of %zu bytes is too small", room->bytes);
+    if (windows && sizes->bytes / (size_t)comm->size < COMM_WINDOW_MIN) {
+        FAIL(STATUS_ARGUMENT, "a window of %zu bytes is too small", sizes->bytes);
     }
-    if (boxes && room->box_bytes < COMM_WINDOW_MIN)
-        FAIL(STATUS_ARGUMENT, "a box of %zu bytes is too small", room->box_bytes);
+    if (boxes && sizes->box_bytes < COMM_WINDOW_MIN)
+        FAIL(STATUS_ARGUMENT, "a box of %zu bytes is too small", sizes->box_bytes);
     return STATUS_OK;
 }
 
-static Status window_create(Comm *comm, CommWindowKind kind, const CommWindowRoom *room, CommWindow **out, char *why) {
+static Status window_create(Comm *comm, CommWindowKind kind, const CommWindowSizes *sizes, CommWindow **out,
+                            char *why) {
     Status status = STATUS_OK;
     CommWindow *w = NULL;
     Offer *offers = NULL;
     int fd = -1;
     *out = NULL;
-    TRY_GOTO(check_room(comm, kind, room));
+    TRY_GOTO(check_sizes(comm, kind, sizes));
     check_nodes(comm, kind, why);
     if (why[0] != '\0') goto done;
     TRY_GOTO(memory_calloc((size_t)comm->size, sizeof *offers, &offers));
     TRY_GOTO(memory_calloc(1, sizeof *w, &w));
-    *w = (CommWindow){.comm = comm, .kind = kind, .bytes = room->bytes};
+    *w = (CommWindow){.comm = comm, .kind = kind, .bytes = sizes->bytes};
     w->mapping_bytes = window_at(w, kind == COMM_WINDOW_STAGED ? comm->size : 0);
     TRY_GOTO(memory_calloc((size_t)comm->size, sizeof *w->bases, &w->bases));
-    TRY_GOTO(window_join(w, room, offers, &fd, why));
+    TRY_GOTO(window_join(w, sizes, offers, &fd, why));
     if (why[0] != '\0') {
         close_others(w);
         TRY_GOTO(comm_barrier(comm));
@@ -304,9 +305,9 @@ done:
     return status;
 }
 
-Status comm_window_create(Comm *comm, CommWindowKind kind, const CommWindowRoom *room, CommWindow **out, char *why) {
+Status comm_window_create(Comm *comm, CommWindowKind kind, const CommWindowSizes *sizes, CommWindow **out, char *why) {
     TRY(comm_begin(comm, "windows between GPUs", 0));
-    return comm_end(comm, window_create(comm, kind, room, out, why));
+    return comm_end(comm, window_create(comm, kind, sizes, out, why));
 }
 
 /* ---- the end ---- */

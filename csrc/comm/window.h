@@ -21,12 +21,12 @@ typedef enum CommWindowKind {
     COMM_WINDOW_FORWARDED /* boxes between all ranks, wherever they are */
 } CommWindowKind;
 
-/* Sizes. */
-typedef struct CommWindowRoom {
+/* The sizes of windows and boxes. */
+typedef struct CommWindowSizes {
     size_t bytes; /* of a rank's window, at least COMM_WINDOW_MIN per rank that reaches it; the same within a node */
     size_t box_bytes; /* of an outbox and of an inbox, at least COMM_WINDOW_MIN */
     uint32_t parcels; /* that a rank may have in flight */
-} CommWindowRoom;
+} CommWindowSizes;
 #define COMM_WINDOW_MIN ((size_t)64)
 
 /* What a kernel was waiting for when it gave up. */
@@ -63,12 +63,12 @@ typedef struct CommWindowPost {
     uint64_t bytes;
 } CommWindowPost;
 
-/* Gives every rank zeroed windows and boxes of these sizes; `room` is the same on all ranks, except for `bytes`.
+/* Gives every rank zeroed windows and boxes of these sizes; `sizes` are the same on all ranks, except for `bytes`.
  * Collective; each rank's calling thread has selected its GPU. Ranks may share a GPU. If it is impossible, *out is NULL
  * on all ranks and `why` (at least COMM_WHY_BYTES) holds the reason, the same everywhere: a rank on another node or
  * without a GPU, no peer access, no memory, CGXFFCV_P2P=0, or a failed probe (every rank writes to and reads from every
  * other's window on its node). `comm` is borrowed until comm_window_destroy. */
-Status comm_window_create(Comm *comm, CommWindowKind kind, const CommWindowRoom *room, CommWindow **out, char *why);
+Status comm_window_create(Comm *comm, CommWindowKind kind, const CommWindowSizes *sizes, CommWindow **out, char *why);
 
 /* Call before comm_destroy, once nothing that accesses it is running; waits a moment for all ranks to get there.
  * Does nothing if NULL. */

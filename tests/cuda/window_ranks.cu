@@ -13,7 +13,7 @@
 enum { RANKS_MAX = 8, WINDOW_BYTES = 3 << 20, PART = 4000, PARTS = 20, WORDS = PART * PARTS };
 enum { SLOT_BYTES = 8192 }; /* a part takes two */
 
-static const CommWindowRoom room = {WINDOW_BYTES, WINDOW_BYTES, RANKS_MAX *PARTS};
+static const CommWindowSizes sizes = {WINDOW_BYTES, WINDOW_BYTES, RANKS_MAX *PARTS};
 
 typedef struct Case {
     const char *name;
@@ -152,7 +152,7 @@ static Status set_up(Fixture *f, const Case *c, int fd, char *why) {
         TRY(device_select(f->rank % device_count()));
         TRY(device_stream_create(&f->stream));
     }
-    return comm_window_create(f->comm, c->kind, &room, &f->window, why);
+    return comm_window_create(f->comm, c->kind, &sizes, &f->window, why);
 }
 
 static Status run_case(Fixture *f, const Case *c, int fd) {
@@ -167,7 +167,7 @@ static Status run_case(Fixture *f, const Case *c, int fd) {
     } else {
         TRY(exchange(f));
         comm_window_destroy(f->window);
-        TRY(comm_window_create(f->comm, c->kind, &room, &f->window, why)); /* it is like new */
+        TRY(comm_window_create(f->comm, c->kind, &sizes, &f->window, why)); /* it is like new */
         TRY(exchange(f));
     }
     const char *inside[] = {"peer", "staged", "mixed", "forwarded"};

@@ -112,10 +112,10 @@ static Status make_window_of_kind(Comm *comm, uint64_t data_bytes, ExchangeWorks
     uint64_t neighbours =
         (uint64_t)(workspace->kind == COMM_WINDOW_MIXED ? comm_local_size(comm) : comm_size(comm)) - 1;
     uint64_t flags = boxes_of(comm, workspace->kind) * 2 * workspace->part_flags;
-    CommWindowRoom room = {.bytes = neighbours * 2 * half_of(workspace, workspace->inside),
-                           .box_bytes = 2 * half_of(workspace, 1),
-                           .parcels = (uint32_t)flags};
-    return comm_window_create(comm, workspace->kind, &room, &workspace->window, why);
+    CommWindowSizes sizes = {.bytes = neighbours * 2 * half_of(workspace, workspace->inside),
+                             .box_bytes = 2 * half_of(workspace, 1),
+                             .parcels = (uint32_t)flags};
+    return comm_window_create(comm, workspace->kind, &sizes, &workspace->window, why);
 }
 
 /* Makes a window of the first kind that is possible; if none is, the reason against the last kind says the most. */
