@@ -1,5 +1,5 @@
 /* The thread that forwards between kernels of different nodes, and its boxes (send and receive buffers). It takes
- * parcels in the order in which kernels have handed them over, packs those for one rank into slots, and sends these as
+ * sends in the order in which kernels have handed them over, packs those for one rank into slots, and sends these as
  * slices over a communicator of its own. What arrives from a rank it copies into the inbox for that rank, and then sets
  * the flag. It never blocks: all that arrives has a place, at the same offset in outbox and inbox.
  *
@@ -21,7 +21,7 @@
 #define BOX_ALIGNMENT ((size_t)4096)
 #define LETTER_ALIGNMENT 16
 #define LANE 0
-#define NO_FLAG UINT32_MAX /* more of this parcel follows */
+#define NO_FLAG UINT32_MAX /* more of this send follows */
 #define YIELD_NS 2000000LL /* since something was moved */
 #define SLEEP_US 50
 #define LEAVE_S 5.0 /* how long to wait for the others at the end */
@@ -41,23 +41,23 @@ typedef struct Envelope {
 typedef enum ForwardState { FORWARD_RUNS, FORWARD_LEAVES, FORWARD_STOPS } ForwardState;
 
 struct CommForward {
-    Comm *parent;           /* borrowed */
-    Comm *comm;             /* owned: the thread's */
-    unsigned char *boxes;   /* owned, page-locked: outboxes, then inboxes */
-    int *box_of, *rank_of;  /* owned, [ranks]: the box for a rank, or -1; the rank of a box */
-    int count;              /* of ranks with boxes */
-    size_t bytes, stride;   /* of a box; from one to the next */
-    CommWindowSigns *signs; /* borrowed */
-    CommWindowPost post;    /* its parcels are owned (page-locked), and so is its counter (device memory) */
-    uint32_t taken;         /* parcels */
-    uint32_t packed;        /* bytes of the next parcel that are packed already */
-    Envelope *envelopes;    /* owned, [ranks] */
+    Comm *parent;                   /* borrowed */
+    Comm *comm;                     /* owned: the thread's */
+    unsigned char *boxes;           /* owned, page-locked: outboxes, then inboxes */
+    int *box_of, *rank_of;          /* owned, [ranks]: the box for a rank, or -1; the rank of a box */
+    int count;                      /* of ranks with boxes */
+    size_t bytes, stride;           /* of a box; from one to the next */
+    CommWindowSigns *signs;         /* borrowed */
+    CommWindowSendQueue send_queue; /* its sends are owned (page-locked), and so is its counter (device memory) */
+    uint32_t taken;                 /* sends */
+    uint32_t packed;                /* bytes of the next send that are packed already */
+    Envelope *envelopes;            /* owned, [ranks] */
     pthread_t thread;
     bool started;
     _Atomic int state; /* ForwardState */
 };
 
-CommWindowPost comm_forward_post(const CommForward *forward) { return forward->post; }
+CommWindowSendQueue comm_forward_send_queue(const CommForward *forward) { return forward->send_queue; }
 
 unsigned char *comm_forward_outbox(const CommForward *forward, int rank) {
     int box = forward->box_of[rank];
@@ -89,29 +89,29 @@ static Status open_envelope(CommForward *f, int to) {
     return envelope->open ? STATUS_OK : comm_try_acquire(f->comm, &envelope->slot, &envelope->open);
 }
 
-/* The next parcel that a kernel has handed over; NULL if there is none. */
-static const CommWindowParcel *next_parcel(const CommForward *f) {
-    const CommWindowParcel *parcel = &f->post.parcels[f->taken & f->post.mask];
-    return __atomic_load_n(&parcel->number, __ATOMIC_ACQUIRE) == f->taken + 1 ? parcel : NULL;
+/* The next send that a kernel has handed over; NULL if there is none. */
+static const CommWindowSend *next_send(const CommForward *f) {
+    const CommWindowSend *send = &f->send_queue.sends[f->taken & f->send_queue.mask];
+    return __atomic_load_n(&send->number, __ATOMIC_ACQUIRE) == f->taken + 1 ? send : NULL;
 }
 
-/* Checks a parcel; *box is the one it is in. */
-static Status check_parcel(const CommForward *f, const CommWindowParcel *parcel, size_t *box) {
-    *box = parcel->at / f->stride;
-    bool fits = *box < (size_t)f->count && parcel->flag_at / f->stride == *box &&
-                checked_within(parcel->at % f->stride, parcel->bytes, f->bytes) &&
-                checked_within(parcel->flag_at % f->stride, sizeof(uint32_t), f->bytes);
+/* Checks a send; *box is the one it is in. */
+static Status check_send(const CommForward *f, const CommWindowSend *send, size_t *box) {
+    *box = send->at / f->stride;
+    bool fits = *box < (size_t)f->count && send->flag_at / f->stride == *box &&
+                checked_within(send->at % f->stride, send->bytes, f->bytes) &&
+                checked_within(send->flag_at % f->stride, sizeof(uint32_t), f->bytes);
     if (fits) return STATUS_OK;
-    FAIL(STATUS_TRANSPORT, "a kernel handed over %u bytes at %u, which is outside its box", parcel->bytes, parcel->at);
+    FAIL(STATUS_TRANSPORT, "a kernel handed over %u bytes at %u, which is outside its box", send->bytes, send->at);
 }
 
-/* Writes the part of a parcel that fits: all of it, unless even an empty slot is too small for that. */
-static void write_letter(CommForward *f, const CommWindowParcel *parcel, Envelope *envelope) {
-    uint32_t left = parcel->bytes - f->packed, from = parcel->at + f->packed;
+/* Writes the part of a send that fits: all of it, unless even an empty slot is too small for that. */
+static void write_letter(CommForward *f, const CommWindowSend *send, Envelope *envelope) {
+    uint32_t left = send->bytes - f->packed, from = send->at + f->packed;
     size_t room = envelope->slot.capacity - envelope->bytes - sizeof(Letter);
     uint32_t part = left <= room ? left : (uint32_t)(room / LETTER_ALIGNMENT * LETTER_ALIGNMENT);
-    uint32_t flag_at = part == left ? (uint32_t)(parcel->flag_at % f->stride) : NO_FLAG;
-    Letter letter = {(uint32_t)(from % f->stride), part, flag_at, parcel->value};
+    uint32_t flag_at = part == left ? (uint32_t)(send->flag_at % f->stride) : NO_FLAG;
+    Letter letter = {(uint32_t)(from % f->stride), part, flag_at, send->value};
     unsigned char *at = (unsigned char *)envelope->slot.data + envelope->bytes;
     memcpy(at, &letter, sizeof letter);
     memcpy(at + sizeof letter, f->boxes + from, part);
@@ -120,18 +120,18 @@ static void write_letter(CommForward *f, const CommWindowParcel *parcel, Envelop
 }
 
 /* *packed: whether there were slots for all of it. */
-static Status pack(CommForward *f, const CommWindowParcel *parcel, bool *packed) {
+static Status pack(CommForward *f, const CommWindowSend *send, bool *packed) {
     size_t box;
-    TRY(check_parcel(f, parcel, &box));
+    TRY(check_send(f, send, &box));
     int to = f->rank_of[box];
     Envelope *envelope = &f->envelopes[to];
     do {
-        size_t left = sizeof(Letter) + round_up(parcel->bytes - f->packed, LETTER_ALIGNMENT);
+        size_t left = sizeof(Letter) + round_up(send->bytes - f->packed, LETTER_ALIGNMENT);
         if (envelope->open && envelope->bytes + left > envelope->slot.capacity) TRY(send_envelope(f, to));
         if (!envelope->open) TRY(open_envelope(f, to));
         if (!envelope->open) return STATUS_OK;
-        write_letter(f, parcel, envelope);
-    } while (f->packed < parcel->bytes);
+        write_letter(f, send, envelope);
+    } while (f->packed < send->bytes);
     *packed = true;
     f->packed = 0;
     return STATUS_OK;
@@ -139,10 +139,10 @@ static Status pack(CommForward *f, const CommWindowParcel *parcel, bool *packed)
 
 /* Full slots are sent at once, the others when there is nothing more to put in. */
 static Status send_some(CommForward *f, bool *moved) {
-    const CommWindowParcel *parcel;
-    while ((parcel = next_parcel(f)) != NULL) {
+    const CommWindowSend *send;
+    while ((send = next_send(f)) != NULL) {
         bool packed = false;
-        TRY(pack(f, parcel, &packed));
+        TRY(pack(f, send, &packed));
         if (!packed) break;
         f->taken++;
         *moved = true;
@@ -222,7 +222,7 @@ static Status say_farewell(CommForward *f, int *told, bool *done) {
     return comm_end(f->comm, status);
 }
 
-/* The farewell follows the last parcel, for which there may be no slot as long as another rank is stopped. */
+/* The farewell follows the last send, for which there may be no slot as long as another rank is stopped. */
 static Status forward_all(CommForward *f) {
     const int64_t wait_ns = (int64_t)(f->comm->timeout_s * 1e9);
     int64_t moved_ns = clock_now_ns(), leave_ns = 0;
@@ -234,7 +234,7 @@ static Status forward_all(CommForward *f) {
         int64_t now = clock_now_ns();
         if (moved) moved_ns = now;
         if (f->state == FORWARD_LEAVES && !moved) {
-            bool unsent = next_parcel(f) != NULL;
+            bool unsent = next_send(f) != NULL;
             if (!unsent) {
                 TRY(say_farewell(f, &told, &done));
                 if (leave_ns == 0) leave_ns = clock_deadline_ns(LEAVE_S);
@@ -283,8 +283,8 @@ static Status make_boxes(CommForward *f, const bool *apart, const CommWindowSize
     f->bytes = sizes->box_bytes;
     f->stride = round_up(sizes->box_bytes, BOX_ALIGNMENT);
     size_t half = (size_t)f->count * f->stride;
-    if (half > UINT32_MAX || sizes->parcels > UINT32_MAX / 2) {
-        FAIL(STATUS_ARGUMENT, "boxes of %zu bytes for %u parcels are too large", sizes->box_bytes, sizes->parcels);
+    if (half > UINT32_MAX || sizes->sends > UINT32_MAX / 2) {
+        FAIL(STATUS_ARGUMENT, "boxes of %zu bytes for %u sends are too large", sizes->box_bytes, sizes->sends);
     }
     if (half == 0) return STATUS_OK;
     TRY(device_host_alloc(2 * half, &f->boxes));
@@ -292,16 +292,16 @@ static Status make_boxes(CommForward *f, const bool *apart, const CommWindowSize
     return STATUS_OK;
 }
 
-static Status make_post(CommForward *f, uint32_t parcels) {
-    uint32_t room = 1;
-    while (room < parcels) room *= 2;
-    TRY(device_host_alloc(room * sizeof *f->post.parcels, &f->post.parcels));
-    memset(f->post.parcels, 0, room * sizeof *f->post.parcels);
-    f->post.mask = room - 1;
-    f->post.outboxes = f->boxes;
-    f->post.bytes = (size_t)f->count * f->stride;
-    TRY(device_alloc(sizeof *f->post.next, &f->post.next));
-    TRY(device_fill(f->post.next, 0, sizeof *f->post.next, NULL));
+static Status make_send_queue(CommForward *f, uint32_t sends) {
+    uint32_t capacity = 1;
+    while (capacity < sends) capacity *= 2;
+    TRY(device_host_alloc(capacity * sizeof *f->send_queue.sends, &f->send_queue.sends));
+    memset(f->send_queue.sends, 0, capacity * sizeof *f->send_queue.sends);
+    f->send_queue.mask = capacity - 1;
+    f->send_queue.outboxes = f->boxes;
+    f->send_queue.bytes = (size_t)f->count * f->stride;
+    TRY(device_alloc(sizeof *f->send_queue.next, &f->send_queue.next));
+    TRY(device_fill(f->send_queue.next, 0, sizeof *f->send_queue.next, NULL));
     return device_stream_synchronize(NULL);
 }
 
@@ -313,7 +313,7 @@ Status comm_forward_create(Comm *comm, const bool *apart, const CommWindowSizes 
     f->parent = comm;
     f->signs = signs;
     TRY_GOTO(make_boxes(f, apart, sizes));
-    TRY_GOTO(make_post(f, sizes->parcels));
+    TRY_GOTO(make_send_queue(f, sizes->sends));
     TRY_GOTO(memory_calloc((size_t)comm->size, sizeof *f->envelopes, &f->envelopes));
     *out = f;
     f = NULL;
@@ -335,8 +335,8 @@ Status comm_forward_start(CommForward *f) {
 static void forward_stop(CommForward *f, bool farewell) {
     f->state = !farewell || comm_broken(f->parent, NULL) ? FORWARD_STOPS : FORWARD_LEAVES;
     if (f->started) pthread_join(f->thread, NULL);
-    device_free(f->post.next);
-    device_host_free(f->post.parcels);
+    device_free(f->send_queue.next);
+    device_host_free(f->send_queue.sends);
     device_host_free(f->boxes);
 }
 

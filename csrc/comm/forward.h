@@ -18,7 +18,7 @@ Status comm_forward_start(CommForward *forward);
  * broken. Does nothing if NULL. */
 void comm_forward_destroy(CommForward *forward, bool farewell);
 
-CommWindowPost comm_forward_post(const CommForward *forward);
+CommWindowSendQueue comm_forward_send_queue(const CommForward *forward);
 
 /* NULL for a rank that is not apart. */
 unsigned char *comm_forward_outbox(const CommForward *forward, int rank);

@@ -262,7 +262,7 @@ static void window_beat(void *context, bool lost) {
 /* Checks that the sizes are the same on all ranks where they must be, and large enough. */
 static Status check_sizes(Comm *comm, CommWindowKind kind, const CommWindowSizes *sizes) {
     bool boxes = kind >= COMM_WINDOW_MIXED, windows = kind <= COMM_WINDOW_STAGED;
-    uint64_t same[] = {kind, windows ? sizes->bytes : 0, boxes ? sizes->box_bytes : 0, boxes ? sizes->parcels : 0};
+    uint64_t same[] = {kind, windows ? sizes->bytes : 0, boxes ? sizes->box_bytes : 0, boxes ? sizes->sends : 0};
     TRY(comm_agree(comm, same, sizeof same));
     if (windows && sizes->bytes / (size_t)comm->size < COMM_WINDOW_MIN) {
         FAIL(STATUS_ARGUMENT, "a window of %zu bytes is too small", sizes->bytes);
@@ -373,8 +373,8 @@ void *comm_window_inbox(const CommWindow *w, int rank) {
     return w->forward == NULL ? NULL : comm_forward_inbox(w->forward, rank);
 }
 
-CommWindowPost comm_window_post(const CommWindow *w) {
-    return w->forward == NULL ? (CommWindowPost){0} : comm_forward_post(w->forward);
+CommWindowSendQueue comm_window_send_queue(const CommWindow *w) {
+    return w->forward == NULL ? (CommWindowSendQueue){0} : comm_forward_send_queue(w->forward);
 }
 
 CommWindowSigns *comm_window_signs(const CommWindow *w) { return w->signs; }

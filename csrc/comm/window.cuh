@@ -32,20 +32,20 @@ static __device__ __forceinline__ bool window_await(const uint32_t *flag, uint32
 
 /* Called by one thread once all have written what is for another rank: sets that rank's flag or, if the flag is in an
  * outbox, hands over what has been written there. */
-static __device__ __forceinline__ void window_raise(const CommWindowPost &post, uint32_t *flag, uint32_t value,
-                                                    const void *data, uint32_t bytes) {
-    const uint64_t flag_at = (uint64_t)((uintptr_t)flag - (uintptr_t)post.outboxes);
-    if (flag_at >= post.bytes) {
+static __device__ __forceinline__ void window_raise(const CommWindowSendQueue &send_queue, uint32_t *flag,
+                                                    uint32_t value, const void *data, uint32_t bytes) {
+    const uint64_t flag_at = (uint64_t)((uintptr_t)flag - (uintptr_t)send_queue.outboxes);
+    if (flag_at >= send_queue.bytes) {
         signal_store(flag, value);
         return;
     }
-    uint32_t number = atomicAdd(post.next, 1u);
-    CommWindowParcel *parcel = post.parcels + (number & post.mask);
-    parcel->at = (uint32_t)((uintptr_t)data - (uintptr_t)post.outboxes);
-    parcel->bytes = bytes;
-    parcel->flag_at = (uint32_t)flag_at;
-    parcel->value = value;
-    signal_store(&parcel->number, number + 1);
+    uint32_t number = atomicAdd(send_queue.next, 1u);
+    CommWindowSend *send = send_queue.sends + (number & send_queue.mask);
+    send->at = (uint32_t)((uintptr_t)data - (uintptr_t)send_queue.outboxes);
+    send->bytes = bytes;
+    send->flag_at = (uint32_t)flag_at;
+    send->value = value;
+    signal_store(&send->number, number + 1);
 }
 
 /* Called by one of the threads that give up. */

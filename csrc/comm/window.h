@@ -6,7 +6,7 @@
  * gives up, it leaves a report there, which comm_window_wait turns into a failure that names the rank.
  *
  * Between nodes it writes data and flag into an outbox (send buffer) in its own host memory instead, and queues a
- * parcel (descriptor); a thread sends it on into the other rank's inbox (receive buffer; see window_raise). */
+ * send (descriptor); a thread sends it on into the other rank's inbox (receive buffer; see window_raise). */
 #ifndef CGXFFCV_COMM_WINDOW_H
 #define CGXFFCV_COMM_WINDOW_H
 
@@ -25,7 +25,7 @@ typedef enum CommWindowKind {
 typedef struct CommWindowSizes {
     size_t bytes; /* of a rank's window, at least COMM_WINDOW_MIN per rank that reaches it; the same within a node */
     size_t box_bytes; /* of an outbox and of an inbox, at least COMM_WINDOW_MIN */
-    uint32_t parcels; /* that a rank may have in flight */
+    uint32_t sends;   /* that a rank may have in flight */
 } CommWindowSizes;
 #define COMM_WINDOW_MIN ((size_t)64)
 
@@ -47,21 +47,21 @@ typedef struct CommWindowSigns {
 } CommWindowSigns;
 
 /* Describes what a kernel has written into an outbox; offsets are from the start of the first outbox. */
-typedef struct CommWindowParcel {
+typedef struct CommWindowSend {
     uint32_t at, bytes;
     uint32_t flag_at; /* in the same outbox */
     uint32_t value;   /* that the flag is to take */
     uint32_t number;  /* written last: how many have been handed over, this one included */
-} CommWindowParcel;
+} CommWindowSend;
 
-/* The queue into which kernels put parcels; zeros if there are no boxes. At most mask + 1 may be in flight. */
-typedef struct CommWindowPost {
-    CommWindowParcel *parcels; /* circular, in mapped host memory */
-    uint32_t *next;            /* in device memory */
+/* The queue into which kernels put sends; zeros if there are no boxes. At most mask + 1 may be in flight. */
+typedef struct CommWindowSendQueue {
+    CommWindowSend *sends; /* circular, in mapped host memory */
+    uint32_t *next;        /* in device memory */
     uint32_t mask;
     unsigned char *outboxes; /* one after the other, `bytes` in all */
     uint64_t bytes;
-} CommWindowPost;
+} CommWindowSendQueue;
 
 /* Gives every rank zeroed windows and boxes of these sizes; `sizes` are the same on all ranks, except for `bytes`.
  * Collective; each rank's calling thread has selected its GPU. Ranks may share a GPU. If it is impossible, *out is NULL
@@ -83,7 +83,7 @@ void *comm_window_base(const CommWindow *window, int rank);
 void *comm_window_outbox(const CommWindow *window, int rank);
 void *comm_window_inbox(const CommWindow *window, int rank);
 
-CommWindowPost comm_window_post(const CommWindow *window);
+CommWindowSendQueue comm_window_send_queue(const CommWindow *window);
 
 /* This rank's signs, at an address valid on both host and device. */
 CommWindowSigns *comm_window_signs(const CommWindow *window);

@@ -30,14 +30,14 @@ typedef struct Fixture {
 
 /* A block writes one part of the words. */
 static __global__ void send_kernel(uint8_t *base, uint64_t at, uint64_t flag_at, int from, int rank,
-                                   CommWindowPost post) {
+                                   CommWindowSendQueue send_queue) {
     uint32_t first = blockIdx.x * PART, *to = (uint32_t *)(base + at);
     for (uint32_t i = first + threadIdx.x; i < first + PART; i += blockDim.x) {
         to[i] = (uint32_t)(1000000 * from + 1000 * rank) + i;
     }
     __syncthreads();
     uint32_t *flag = (uint32_t *)(base + flag_at) + blockIdx.x;
-    if (threadIdx.x == 0) window_raise(post, flag, 7, to + first, PART * sizeof(uint32_t));
+    if (threadIdx.x == 0) window_raise(send_queue, flag, 7, to + first, PART * sizeof(uint32_t));
 }
 
 static __global__ void wait_kernel(const uint32_t *flag, int rank, CommWindowSigns *signs, double timeout_s) {
@@ -69,7 +69,7 @@ static Status put_wait(const Fixture *f, int rank, double timeout_s) {
 
 static Status put_send(const Fixture *f, int rank) {
     return LAUNCH(send_kernel, PARTS, 64, 0, f->stream, base_to(f, rank), words_at(f->rank), flags_at(f, f->rank),
-                  f->rank, rank, comm_window_post(f->window));
+                  f->rank, rank, comm_window_send_queue(f->window));
 }
 
 static Status check_zeros(const Fixture *f) {

@@ -47,9 +47,9 @@ typedef struct ExchangePlan {
     ExchangeWindow window;
     ExchangeState *state;
     CommWindowSigns *signs;
-    bool carried;        /* the caller moves what is for others: no flags, and only one copy of what is for all */
-    CommWindowPost post; /* the queue for what goes to other nodes */
-    AllreduceRun *run;   /* the host's copy of *call */
+    bool carried; /* the caller moves what is for others: no flags, and only one copy of what is for all */
+    CommWindowSendQueue send_queue; /* the queue for what goes to other nodes */
+    AllreduceRun *run;              /* the host's copy of *call */
     uint32_t *call;
     float *residual;     /* NULL: no error feedback, or in 8 bits: */
     ResidualCodes codes; /* zeros: no error feedback, or in float32 */

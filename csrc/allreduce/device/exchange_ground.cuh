@@ -39,8 +39,8 @@ __device__ static __forceinline__ uint32_t *exchange_flag(const ExchangeRegion &
 __device__ static __forceinline__ void exchange_raise(const ExchangePlan *plan, const ExchangeRegion &region,
                                                       uint32_t epoch, const DeviceTile &tile) {
     if (region.rank == plan->self) return;
-    window_raise(plan->post, exchange_flag(region, epoch, tile.number), epoch, exchange_place(region, epoch) + tile.at,
-                 tile.bytes);
+    window_raise(plan->send_queue, exchange_flag(region, epoch, tile.number), epoch,
+                 exchange_place(region, epoch) + tile.at, tile.bytes);
 }
 
 /* Every kernel of a run begins with this. False after a failure. */

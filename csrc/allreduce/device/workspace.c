@@ -114,7 +114,7 @@ static Status make_window_of_kind(Comm *comm, uint64_t data_bytes, ExchangeWorks
     uint64_t flags = boxes_of(comm, workspace->kind) * 2 * workspace->part_flags;
     CommWindowSizes sizes = {.bytes = neighbours * 2 * half_of(workspace, workspace->inside),
                              .box_bytes = 2 * half_of(workspace, 1),
-                             .parcels = (uint32_t)flags};
+                             .sends = (uint32_t)flags};
     return comm_window_create(comm, workspace->kind, &sizes, &workspace->window, why);
 }
 
