@@ -1,7 +1,7 @@
-/* The thread that forwards between kernels of different nodes, and its boxes (send and receive buffers). It takes
- * sends in the order in which kernels have handed them over, packs those for one rank into slots, and sends these as
- * slices over a communicator of its own. What arrives from a rank it copies into the inbox for that rank, and then sets
- * the flag. It never blocks: all that arrives has a place, at the same offset in outbox and inbox.
+/* The thread that forwards between kernels of different nodes, and its send and receive buffers. It takes sends in
+ * the order in which kernels have handed them over, packs those for one rank into slots, and publishes these as slices
+ * over a communicator of its own. What arrives from a rank it copies into the receive buffer for that rank, and then
+ * sets the flag. It never blocks: all that arrives has a place, at the same offset in the send and receive buffers.
  *
  * A slice is a sequence of messages: each a Letter (the header) and its data, padded to 16 bytes. An empty slice is a
  * rank's last. */
@@ -18,7 +18,7 @@
 #include "base/memory.h"
 #include "comm/internal.h"
 
-#define BOX_ALIGNMENT ((size_t)4096)
+#define BUFFER_ALIGNMENT ((size_t)4096)
 #define LETTER_ALIGNMENT 16
 #define LANE 0
 #define NO_FLAG UINT32_MAX /* more of this send follows */
@@ -43,10 +43,10 @@ typedef enum ForwardState { FORWARD_RUNS, FORWARD_LEAVES, FORWARD_STOPS } Forwar
 struct CommForward {
     Comm *parent;                   /* borrowed */
     Comm *comm;                     /* owned: the thread's */
-    unsigned char *boxes;           /* owned, page-locked: outboxes, then inboxes */
-    int *box_of, *rank_of;          /* owned, [ranks]: the box for a rank, or -1; the rank of a box */
-    int count;                      /* of ranks with boxes */
-    size_t bytes, stride;           /* of a box; from one to the next */
+    unsigned char *buffers;         /* owned, page-locked: send buffers, then receive buffers */
+    int *buffer_of, *rank_of;       /* owned, [ranks]: the buffer for a rank, or -1; the rank of a buffer */
+    int count;                      /* of ranks with buffers */
+    size_t bytes, stride;           /* of a buffer; from one to the next */
     CommWindowSigns *signs;         /* borrowed */
     CommWindowSendQueue send_queue; /* its sends are owned (page-locked), and so is its counter (device memory) */
     uint32_t taken;                 /* sends */
@@ -59,14 +59,14 @@ struct CommForward {
 
 CommWindowSendQueue comm_forward_send_queue(const CommForward *forward) { return forward->send_queue; }
 
-unsigned char *comm_forward_outbox(const CommForward *forward, int rank) {
-    int box = forward->box_of[rank];
-    return box < 0 ? NULL : forward->boxes + (size_t)box * forward->stride;
+unsigned char *comm_forward_send_buffer(const CommForward *forward, int rank) {
+    int index = forward->buffer_of[rank];
+    return index < 0 ? NULL : forward->buffers + (size_t)index * forward->stride;
 }
 
-unsigned char *comm_forward_inbox(const CommForward *forward, int rank) {
-    int box = forward->box_of[rank];
-    return box < 0 ? NULL : forward->boxes + (size_t)(forward->count + box) * forward->stride;
+unsigned char *comm_forward_receive_buffer(const CommForward *forward, int rank) {
+    int index = forward->buffer_of[rank];
+    return index < 0 ? NULL : forward->buffers + (size_t)(forward->count + index) * forward->stride;
 }
 
 /* ---- out ---- */
@@ -95,14 +95,14 @@ static const CommWindowSend *next_send(const CommForward *f) {
     return __atomic_load_n(&send->number, __ATOMIC_ACQUIRE) == f->taken + 1 ? send : NULL;
 }
 
-/* Checks a send; *box is the one it is in. */
-static Status check_send(const CommForward *f, const CommWindowSend *send, size_t *box) {
-    *box = send->at / f->stride;
-    bool fits = *box < (size_t)f->count && send->flag_at / f->stride == *box &&
+/* Checks a send; *index is that of the buffer it is in. */
+static Status check_send(const CommForward *f, const CommWindowSend *send, size_t *index) {
+    *index = send->at / f->stride;
+    bool fits = *index < (size_t)f->count && send->flag_at / f->stride == *index &&
                 checked_within(send->at % f->stride, send->bytes, f->bytes) &&
                 checked_within(send->flag_at % f->stride, sizeof(uint32_t), f->bytes);
     if (fits) return STATUS_OK;
-    FAIL(STATUS_TRANSPORT, "a kernel handed over %u bytes at %u, which is outside its box", send->bytes, send->at);
+    FAIL(STATUS_TRANSPORT, "a kernel handed over %u bytes at %u, which is outside its buffer", send->bytes, send->at);
 }
 
 /* Writes the part of a send that fits: all of it, unless even an empty slot is too small for that. */
@@ -114,16 +114,16 @@ static void write_letter(CommForward *f, const CommWindowSend *send, Envelope *e
     Letter letter = {(uint32_t)(from % f->stride), part, flag_at, send->value};
     unsigned char *at = (unsigned char *)envelope->slot.data + envelope->bytes;
     memcpy(at, &letter, sizeof letter);
-    memcpy(at + sizeof letter, f->boxes + from, part);
+    memcpy(at + sizeof letter, f->buffers + from, part);
     envelope->bytes += sizeof letter + round_up(part, LETTER_ALIGNMENT);
     f->packed += part;
 }
 
 /* *packed: whether there were slots for all of it. */
 static Status pack(CommForward *f, const CommWindowSend *send, bool *packed) {
-    size_t box;
-    TRY(check_send(f, send, &box));
-    int to = f->rank_of[box];
+    size_t index;
+    TRY(check_send(f, send, &index));
+    int to = f->rank_of[index];
     Envelope *envelope = &f->envelopes[to];
     do {
         size_t left = sizeof(Letter) + round_up(send->bytes - f->packed, LETTER_ALIGNMENT);
@@ -158,8 +158,8 @@ static Status fail_damaged(const CommSlice *slice) {
 }
 
 static Status deliver(CommForward *f, const CommSlice *slice) {
-    unsigned char *box = comm_forward_inbox(f, slice->from);
-    if (box == NULL && slice->bytes > 0) return fail_damaged(slice);
+    unsigned char *buffer = comm_forward_receive_buffer(f, slice->from);
+    if (buffer == NULL && slice->bytes > 0) return fail_damaged(slice);
     for (size_t at = 0; at < slice->bytes;) {
         Letter letter;
         const unsigned char *from = (const unsigned char *)slice->data + at;
@@ -171,9 +171,9 @@ static Status deliver(CommForward *f, const CommSlice *slice) {
             !(flag_fits || letter.flag_at == NO_FLAG)) {
             return fail_damaged(slice);
         }
-        memcpy(box + letter.at, from + sizeof letter, letter.bytes);
+        memcpy(buffer + letter.at, from + sizeof letter, letter.bytes);
         if (letter.flag_at == NO_FLAG) continue;
-        __atomic_store_n((uint32_t *)(void *)(box + letter.flag_at), letter.value, __ATOMIC_RELEASE);
+        __atomic_store_n((uint32_t *)(void *)(buffer + letter.flag_at), letter.value, __ATOMIC_RELEASE);
     }
     return STATUS_OK;
 }
@@ -272,23 +272,23 @@ static void *forward_main(void *context) {
 
 /* ---- making ---- */
 
-static Status make_boxes(CommForward *f, const bool *apart, const CommWindowSizes *sizes) {
+static Status make_buffers(CommForward *f, const bool *apart, const CommWindowSizes *sizes) {
     size_t ranks = (size_t)f->parent->size;
-    TRY(memory_calloc(ranks, sizeof *f->box_of, &f->box_of));
+    TRY(memory_calloc(ranks, sizeof *f->buffer_of, &f->buffer_of));
     TRY(memory_calloc(ranks, sizeof *f->rank_of, &f->rank_of));
     for (int rank = 0; rank < f->parent->size; rank++) {
-        f->box_of[rank] = apart[rank] ? f->count : -1;
+        f->buffer_of[rank] = apart[rank] ? f->count : -1;
         if (apart[rank]) f->rank_of[f->count++] = rank;
     }
-    f->bytes = sizes->box_bytes;
-    f->stride = round_up(sizes->box_bytes, BOX_ALIGNMENT);
+    f->bytes = sizes->buffer_bytes;
+    f->stride = round_up(sizes->buffer_bytes, BUFFER_ALIGNMENT);
     size_t half = (size_t)f->count * f->stride;
     if (half > UINT32_MAX || sizes->sends > UINT32_MAX / 2) {
-        FAIL(STATUS_ARGUMENT, "boxes of %zu bytes for %u sends are too large", sizes->box_bytes, sizes->sends);
+        FAIL(STATUS_ARGUMENT, "buffers of %zu bytes for %u sends are too large", sizes->buffer_bytes, sizes->sends);
     }
     if (half == 0) return STATUS_OK;
-    TRY(device_host_alloc(2 * half, &f->boxes));
-    memset(f->boxes, 0, 2 * half);
+    TRY(device_host_alloc(2 * half, &f->buffers));
+    memset(f->buffers, 0, 2 * half);
     return STATUS_OK;
 }
 
@@ -298,7 +298,7 @@ static Status make_send_queue(CommForward *f, uint32_t sends) {
     TRY(device_host_alloc(capacity * sizeof *f->send_queue.sends, &f->send_queue.sends));
     memset(f->send_queue.sends, 0, capacity * sizeof *f->send_queue.sends);
     f->send_queue.mask = capacity - 1;
-    f->send_queue.outboxes = f->boxes;
+    f->send_queue.send_buffers = f->buffers;
     f->send_queue.bytes = (size_t)f->count * f->stride;
     TRY(device_alloc(sizeof *f->send_queue.next, &f->send_queue.next));
     TRY(device_fill(f->send_queue.next, 0, sizeof *f->send_queue.next, NULL));
@@ -312,7 +312,7 @@ Status comm_forward_create(Comm *comm, const bool *apart, const CommWindowSizes 
     TRY(memory_calloc(1, sizeof *f, &f));
     f->parent = comm;
     f->signs = signs;
-    TRY_GOTO(make_boxes(f, apart, sizes));
+    TRY_GOTO(make_buffers(f, apart, sizes));
     TRY_GOTO(make_send_queue(f, sizes->sends));
     TRY_GOTO(memory_calloc((size_t)comm->size, sizeof *f->envelopes, &f->envelopes));
     *out = f;
@@ -337,14 +337,14 @@ static void forward_stop(CommForward *f, bool farewell) {
     if (f->started) pthread_join(f->thread, NULL);
     device_free(f->send_queue.next);
     device_host_free(f->send_queue.sends);
-    device_host_free(f->boxes);
+    device_host_free(f->buffers);
 }
 
 void comm_forward_destroy(CommForward *f, bool farewell) {
     if (f == NULL) return;
     if (f->parent->owner_pid == (int)getpid()) forward_stop(f, farewell); /* a forked child has no such thread */
     comm_destroy(f->comm);
-    memory_free(f->box_of);
+    memory_free(f->buffer_of);
     memory_free(f->rank_of);
     memory_free(f->envelopes);
     memory_free(f);

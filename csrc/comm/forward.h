@@ -7,7 +7,7 @@
 
 typedef struct CommForward CommForward;
 
-/* Makes boxes for the ranks that are `apart` ([ranks], symmetric between ranks); `signs` are borrowed until
+/* Makes buffers for the ranks that are `apart` ([ranks], symmetric between ranks); `signs` are borrowed until
  * comm_forward_destroy. */
 Status comm_forward_create(Comm *comm, const bool *apart, const CommWindowSizes *sizes, CommWindowSigns *signs,
                            CommForward **out);
@@ -21,7 +21,7 @@ void comm_forward_destroy(CommForward *forward, bool farewell);
 CommWindowSendQueue comm_forward_send_queue(const CommForward *forward);
 
 /* NULL for a rank that is not apart. */
-unsigned char *comm_forward_outbox(const CommForward *forward, int rank);
-unsigned char *comm_forward_inbox(const CommForward *forward, int rank);
+unsigned char *comm_forward_send_buffer(const CommForward *forward, int rank);
+unsigned char *comm_forward_receive_buffer(const CommForward *forward, int rank);
 
 #endif

@@ -1,7 +1,7 @@
 /* Windows between GPUs. Within a host, a rank's window is memory of its GPU, which the others open through CUDA IPC, or
- * its part of a memfd, which all map and register. In both cases a memfd has a page through which the ranks
- * coordinate the end. Nothing has a name: it vanishes with its last user. Between nodes there are boxes (forward.c);
- * within each node, its ranks have a window of their own, over a communicator of their own. */
+ * its part of a memfd, which all map and register. In both cases a memfd has a page through which the ranks coordinate
+ * the end. Nothing has a name: it vanishes with its last user. Between nodes there are send and receive buffers
+ * (forward.c); within each node, its ranks have a window of their own, over a communicator of their own. */
 #include "comm/window.h"
 
 #include <fcntl.h>
@@ -73,10 +73,10 @@ static Status check_possible(const CommWindow *w) {
     return STATUS_OK;
 }
 
-static bool has_boxes(const CommWindow *w) { return w->kind >= COMM_WINDOW_MIXED; }
+static bool has_buffers(const CommWindow *w) { return w->kind >= COMM_WINDOW_MIXED; }
 
-/* Makes boxes for the ranks that are not reached in place. */
-static Status make_boxes(CommWindow *w, const CommWindowSizes *sizes) {
+/* Makes buffers for the ranks that are not reached in place. */
+static Status make_buffers(CommWindow *w, const CommWindowSizes *sizes) {
     const Comm *comm = w->comm;
     bool *apart = NULL;
     TRY(memory_calloc((size_t)comm->size, sizeof *apart, &apart));
@@ -102,7 +102,7 @@ static Status window_make(CommWindow *w, const CommWindowSizes *sizes, Offer *of
     TRY(device_stream_create(&w->stream));
     TRY(device_host_alloc(sizeof *w->signs, &w->signs));
     memset(w->signs, 0, sizeof *w->signs);
-    if (has_boxes(w)) return make_boxes(w, sizes);
+    if (has_buffers(w)) return make_buffers(w, sizes);
     if (w->kind == COMM_WINDOW_PEER) TRY(make_shared(w, offer));
     if (w->comm->rank != 0) return STATUS_OK;
     TRY(comm_segment_memfd(w->mapping_bytes, fd));
@@ -215,7 +215,7 @@ static Status join_inside(CommWindow *w, const CommWindowSizes *sizes) {
     return STATUS_OK;
 }
 
-static Status join_boxes(CommWindow *w, const CommWindowSizes *sizes, char *why) {
+static Status join_buffers(CommWindow *w, const CommWindowSizes *sizes, char *why) {
     if (w->kind == COMM_WINDOW_MIXED) {
         TRY(window_settle(w, join_inside(w, sizes), why));
         if (why[0] != '\0') return STATUS_OK;
@@ -232,7 +232,7 @@ static Status window_join(CommWindow *w, const CommWindowSizes *sizes, Offer *of
     Offer mine = {0};
     TRY(window_settle(w, window_make(w, sizes, &mine, fd), why));
     if (why[0] != '\0') return STATUS_OK;
-    if (has_boxes(w)) return join_boxes(w, sizes, why);
+    if (has_buffers(w)) return join_buffers(w, sizes, why);
     TRY(comm_allgather(w->comm, &mine, sizeof mine, offers));
     TRY(window_settle(w, window_map(w, offers, *fd), why));
     if (why[0] != '\0') return STATUS_OK;
@@ -261,14 +261,14 @@ static void window_beat(void *context, bool lost) {
 
 /* Checks that the sizes are the same on all ranks where they must be, and large enough. */
 static Status check_sizes(Comm *comm, CommWindowKind kind, const CommWindowSizes *sizes) {
-    bool boxes = kind >= COMM_WINDOW_MIXED, windows = kind <= COMM_WINDOW_STAGED;
-    uint64_t same[] = {kind, windows ? sizes->bytes : 0, boxes ? sizes->box_bytes : 0, boxes ? sizes->sends : 0};
+    bool buffers = kind >= COMM_WINDOW_MIXED, windows = kind <= COMM_WINDOW_STAGED;
+    uint64_t same[] = {kind, windows ? sizes->bytes : 0, buffers ? sizes->buffer_bytes : 0, buffers ? sizes->sends : 0};
     TRY(comm_agree(comm, same, sizeof same));
     if (windows && sizes->bytes / (size_t)comm->size < COMM_WINDOW_MIN) {
         FAIL(STATUS_ARGUMENT, "a window of %zu bytes is too small", sizes->bytes);
     }
-    if (boxes && sizes->box_bytes < COMM_WINDOW_MIN)
-        FAIL(STATUS_ARGUMENT, "a box of %zu bytes is too small", sizes->box_bytes);
+    if (buffers && sizes->buffer_bytes < COMM_WINDOW_MIN)
+        FAIL(STATUS_ARGUMENT, "a buffer of %zu bytes is too small", sizes->buffer_bytes);
     return STATUS_OK;
 }
 
@@ -365,12 +365,12 @@ CommWindowKind comm_window_inside(const CommWindow *w) {
 
 void *comm_window_base(const CommWindow *w, int rank) { return w->bases[rank]; }
 
-void *comm_window_outbox(const CommWindow *w, int rank) {
-    return w->forward == NULL ? NULL : comm_forward_outbox(w->forward, rank);
+void *comm_window_send_buffer(const CommWindow *w, int rank) {
+    return w->forward == NULL ? NULL : comm_forward_send_buffer(w->forward, rank);
 }
 
-void *comm_window_inbox(const CommWindow *w, int rank) {
-    return w->forward == NULL ? NULL : comm_forward_inbox(w->forward, rank);
+void *comm_window_receive_buffer(const CommWindow *w, int rank) {
+    return w->forward == NULL ? NULL : comm_forward_receive_buffer(w->forward, rank);
 }
 
 CommWindowSendQueue comm_window_send_queue(const CommWindow *w) {

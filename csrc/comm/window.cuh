@@ -31,17 +31,17 @@ static __device__ __forceinline__ bool window_await(const uint32_t *flag, uint32
 }
 
 /* Called by one thread once all have written what is for another rank: sets that rank's flag or, if the flag is in an
- * outbox, hands over what has been written there. */
+ * send buffer, hands over what has been written there. */
 static __device__ __forceinline__ void window_raise(const CommWindowSendQueue &send_queue, uint32_t *flag,
                                                     uint32_t value, const void *data, uint32_t bytes) {
-    const uint64_t flag_at = (uint64_t)((uintptr_t)flag - (uintptr_t)send_queue.outboxes);
+    const uint64_t flag_at = (uint64_t)((uintptr_t)flag - (uintptr_t)send_queue.send_buffers);
     if (flag_at >= send_queue.bytes) {
         signal_store(flag, value);
         return;
     }
     uint32_t number = atomicAdd(send_queue.next, 1u);
     CommWindowSend *send = send_queue.sends + (number & send_queue.mask);
-    send->at = (uint32_t)((uintptr_t)data - (uintptr_t)send_queue.outboxes);
+    send->at = (uint32_t)((uintptr_t)data - (uintptr_t)send_queue.send_buffers);
     send->bytes = bytes;
     send->flag_at = (uint32_t)flag_at;
     send->value = value;

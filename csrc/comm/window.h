@@ -5,8 +5,8 @@
  * which the other rank's kernel waits. While it waits it checks `abort` in its own rank's signs, and a deadline; if it
  * gives up, it leaves a report there, which comm_window_wait turns into a failure that names the rank.
  *
- * Between nodes it writes data and flag into an outbox (send buffer) in its own host memory instead, and queues a
- * send (descriptor); a thread sends it on into the other rank's inbox (receive buffer; see window_raise). */
+ * Between nodes it writes data and flag into a send buffer in its own host memory instead, and queues a send (a
+ * descriptor); a thread forwards it into the other rank's receive buffer (see window_raise). */
 #ifndef CGXFFCV_COMM_WINDOW_H
 #define CGXFFCV_COMM_WINDOW_H
 
@@ -17,15 +17,15 @@ typedef struct CommWindow CommWindow;
 typedef enum CommWindowKind {
     COMM_WINDOW_PEER,     /* in the memory of each rank's GPU, through CUDA IPC; CGXFFCV_P2P=0 switches it off */
     COMM_WINDOW_STAGED,   /* in page-locked host memory, which needs no peer access */
-    COMM_WINDOW_MIXED,    /* for ranks on several nodes: one of the above within each node, boxes between nodes */
-    COMM_WINDOW_FORWARDED /* boxes between all ranks, wherever they are */
+    COMM_WINDOW_MIXED,    /* for ranks on several nodes: one of the above within each node, buffers between nodes */
+    COMM_WINDOW_FORWARDED /* buffers between all ranks, wherever they are */
 } CommWindowKind;
 
-/* The sizes of windows and boxes. */
+/* The sizes of windows and buffers. */
 typedef struct CommWindowSizes {
     size_t bytes; /* of a rank's window, at least COMM_WINDOW_MIN per rank that reaches it; the same within a node */
-    size_t box_bytes; /* of an outbox and of an inbox, at least COMM_WINDOW_MIN */
-    uint32_t sends;   /* that a rank may have in flight */
+    size_t buffer_bytes; /* of a send buffer and of a receive buffer, at least COMM_WINDOW_MIN */
+    uint32_t sends;      /* that a rank may have in flight */
 } CommWindowSizes;
 #define COMM_WINDOW_MIN ((size_t)64)
 
@@ -46,24 +46,24 @@ typedef struct CommWindowSigns {
     uint32_t tile, epoch;
 } CommWindowSigns;
 
-/* Describes what a kernel has written into an outbox; offsets are from the start of the first outbox. */
+/* Describes what a kernel has written into a send buffer; offsets are from the start of the first send buffer. */
 typedef struct CommWindowSend {
     uint32_t at, bytes;
-    uint32_t flag_at; /* in the same outbox */
+    uint32_t flag_at; /* in the same send buffer */
     uint32_t value;   /* that the flag is to take */
     uint32_t number;  /* written last: how many have been handed over, this one included */
 } CommWindowSend;
 
-/* The queue into which kernels put sends; zeros if there are no boxes. At most mask + 1 may be in flight. */
+/* The queue into which kernels put sends; zeros if there are no buffers. At most mask + 1 may be in flight. */
 typedef struct CommWindowSendQueue {
     CommWindowSend *sends; /* circular, in mapped host memory */
     uint32_t *next;        /* in device memory */
     uint32_t mask;
-    unsigned char *outboxes; /* one after the other, `bytes` in all */
+    unsigned char *send_buffers; /* one after the other, `bytes` in all */
     uint64_t bytes;
 } CommWindowSendQueue;
 
-/* Gives every rank zeroed windows and boxes of these sizes; `sizes` are the same on all ranks, except for `bytes`.
+/* Gives every rank zeroed windows and buffers of these sizes; `sizes` are the same on all ranks, except for `bytes`.
  * Collective; each rank's calling thread has selected its GPU. Ranks may share a GPU. If it is impossible, *out is NULL
  * on all ranks and `why` (at least COMM_WHY_BYTES) holds the reason, the same everywhere: a rank on another node or
  * without a GPU, no peer access, no memory, CGXFFCV_P2P=0, or a failed probe (every rank writes to and reads from every
@@ -77,11 +77,11 @@ void comm_window_destroy(CommWindow *window);
 /* How the ranks of this node reach each other: PEER or STAGED; FORWARDED if they do not, or if there is only one. */
 CommWindowKind comm_window_inside(const CommWindow *window);
 
-/* A rank's window as this rank's GPU addresses it, at least 256-byte aligned; NULL for a rank reached through boxes:
- * the outbox holds what goes to it, the inbox what comes from it. */
+/* A rank's window as this rank's GPU addresses it, at least 256-byte aligned; NULL for a rank reached through buffers:
+ * the send buffer holds what goes to it, the receive buffer what comes from it. */
 void *comm_window_base(const CommWindow *window, int rank);
-void *comm_window_outbox(const CommWindow *window, int rank);
-void *comm_window_inbox(const CommWindow *window, int rank);
+void *comm_window_send_buffer(const CommWindow *window, int rank);
+void *comm_window_receive_buffer(const CommWindow *window, int rank);
 
 CommWindowSendQueue comm_window_send_queue(const CommWindow *window);
 

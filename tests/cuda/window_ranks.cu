@@ -54,12 +54,12 @@ static uint64_t flags_at(const Fixture *f, int from) {
 /* Where what goes to a rank is written, and where what has come from one lies; NULL where this rank has no window, for
  * itself. */
 static uint8_t *base_to(const Fixture *f, int rank) {
-    void *box = comm_window_outbox(f->window, rank);
-    return (uint8_t *)(box == NULL ? comm_window_base(f->window, rank) : box);
+    void *buffer = comm_window_send_buffer(f->window, rank);
+    return (uint8_t *)(buffer == NULL ? comm_window_base(f->window, rank) : buffer);
 }
 static uint8_t *base_from(const Fixture *f, int rank) {
-    void *box = comm_window_inbox(f->window, rank);
-    return (uint8_t *)(box == NULL ? comm_window_base(f->window, f->rank) : box);
+    void *buffer = comm_window_receive_buffer(f->window, rank);
+    return (uint8_t *)(buffer == NULL ? comm_window_base(f->window, f->rank) : buffer);
 }
 
 static Status put_wait(const Fixture *f, int rank, double timeout_s) {

@@ -12,12 +12,12 @@
 #define SWITCH_VARIABLE "CGXFFCV_COMM_KERNELS"
 #define SIZE_VARIABLE "CGXFFCV_COMM_WINDOW_KIB" /* of the data of a half, for tests and for scarce memory */
 #define LEAST_KIB 8
-#define DATA_BYTES (UINT64_C(10) << 20)   /* of a half; a part of it may be as large, for what stays with the rank */
-#define HOST_BYTES (UINT64_C(28) << 20)   /* of the halves of all ranks, if they are in host memory */
-#define OUTBOX_BYTES (UINT64_C(32) << 20) /* of a rank between nodes, in total; */
-#define NODE_BYTES (UINT64_C(52) << 20)   /* of all ranks of a node */
-#define FLAGS (UINT64_C(64) << 10)        /* of a half */
-#define FLAG_SHARE 160                    /* between nodes: bytes of data per flag */
+#define DATA_BYTES (UINT64_C(10) << 20) /* of a half; a part of it may be as large, for what stays with the rank */
+#define HOST_BYTES (UINT64_C(28) << 20) /* of the halves of all ranks, if they are in host memory */
+#define SEND_BYTES (UINT64_C(32) << 20) /* of a rank between nodes, in total; */
+#define NODE_BYTES (UINT64_C(52) << 20) /* of all ranks of a node */
+#define FLAGS (UINT64_C(64) << 10)      /* of a half */
+#define FLAG_SHARE 160                  /* between nodes: bytes of data per flag */
 #define LEAST_FLAGS 1024
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -74,18 +74,18 @@ static uint64_t ranks_per_node(const Comm *comm, bool most) {
     return (uint64_t)found;
 }
 
-/* How many ranks a rank reaches through boxes: the maximum over all ranks. */
-static uint64_t boxes_of(const Comm *comm, CommWindowKind kind) {
+/* How many ranks a rank reaches through buffers: the maximum over all ranks. */
+static uint64_t buffers_of(const Comm *comm, CommWindowKind kind) {
     return (uint64_t)comm_size(comm) - (kind == COMM_WINDOW_MIXED ? ranks_per_node(comm, false) : 1);
 }
 
-/* Bytes of a part between nodes: a rank has boxes for both directions in host memory, and perhaps its window. */
+/* Bytes of a part between nodes: a rank has buffers for both directions in host memory, and perhaps its window. */
 static uint64_t part_between(const Comm *comm, const ExchangeWorkspace *workspace) {
     uint64_t most = ranks_per_node(comm, true), share = NODE_BYTES / most;
     uint64_t neighbours = workspace->kind == COMM_WINDOW_MIXED ? most - 1 : 0;
-    uint64_t parts = 4 * boxes_of(comm, workspace->kind) + 2 * neighbours * (uint64_t)workspace->inside;
+    uint64_t parts = 4 * buffers_of(comm, workspace->kind) + 2 * neighbours * (uint64_t)workspace->inside;
     uint64_t flags = sizeof(uint32_t) * LEAST_FLAGS;
-    return (share < OUTBOX_BYTES ? share : OUTBOX_BYTES) / parts * FLAG_SHARE / (FLAG_SHARE + sizeof(uint32_t)) - flags;
+    return (share < SEND_BYTES ? share : SEND_BYTES) / parts * FLAG_SHARE / (FLAG_SHARE + sizeof(uint32_t)) - flags;
 }
 
 /* If two levels are possible, blocks between the ranks of a host have room for the results of every node. */
@@ -111,9 +111,9 @@ static Status make_window_of_kind(Comm *comm, uint64_t data_bytes, ExchangeWorks
     workspace_measure(comm, data_bytes, workspace);
     uint64_t neighbours =
         (uint64_t)(workspace->kind == COMM_WINDOW_MIXED ? comm_local_size(comm) : comm_size(comm)) - 1;
-    uint64_t flags = boxes_of(comm, workspace->kind) * 2 * workspace->part_flags;
+    uint64_t flags = buffers_of(comm, workspace->kind) * 2 * workspace->part_flags;
     CommWindowSizes sizes = {.bytes = neighbours * 2 * half_of(workspace, workspace->inside),
-                             .box_bytes = 2 * half_of(workspace, 1),
+                             .buffer_bytes = 2 * half_of(workspace, 1),
                              .sends = (uint32_t)flags};
     return comm_window_create(comm, workspace->kind, &sizes, &workspace->window, why);
 }
@@ -142,18 +142,18 @@ static ExchangeBlock block_in(const ExchangeWorkspace *workspace, int rank, int 
     return block;
 }
 
-static ExchangeBlock block_of_box(const ExchangeWorkspace *workspace, void *box) {
-    return (ExchangeBlock){.at = box, .half_bytes = half_of(workspace, 1), .parts = 1, .far = true};
+static ExchangeBlock block_of_buffer(const ExchangeWorkspace *workspace, void *buffer) {
+    return (ExchangeBlock){.at = buffer, .half_bytes = half_of(workspace, 1), .parts = 1, .far = true};
 }
 
 ExchangeBlock allreduce_workspace_outgoing(const ExchangeWorkspace *workspace, int rank) {
-    void *box = comm_window_outbox(workspace->window, rank);
-    return box == NULL ? block_in(workspace, rank, comm_rank(workspace->comm)) : block_of_box(workspace, box);
+    void *buffer = comm_window_send_buffer(workspace->window, rank);
+    return buffer == NULL ? block_in(workspace, rank, comm_rank(workspace->comm)) : block_of_buffer(workspace, buffer);
 }
 
 ExchangeBlock allreduce_workspace_incoming(const ExchangeWorkspace *workspace, int rank) {
-    void *box = comm_window_inbox(workspace->window, rank);
-    return box == NULL ? block_in(workspace, comm_rank(workspace->comm), rank) : block_of_box(workspace, box);
+    void *buffer = comm_window_receive_buffer(workspace->window, rank);
+    return buffer == NULL ? block_in(workspace, comm_rank(workspace->comm), rank) : block_of_buffer(workspace, buffer);
 }
 
 /* ---- making ---- */
