@@ -3,8 +3,8 @@
  * over a communicator of its own. What arrives from a rank it copies into the receive buffer for that rank, and then
  * sets the flag. It never blocks: all that arrives has a place, at the same offset in the send and receive buffers.
  *
- * A slice is a sequence of messages: each a Letter (the header) and its data, padded to 16 bytes. An empty slice is a
- * rank's last. */
+ * A slice is a sequence of messages: each a MessageHeader and its data, padded to 16 bytes. An empty slice
+ * is a rank's last. */
 #include "comm/forward.h"
 
 #include <pthread.h>
@@ -19,24 +19,24 @@
 #include "comm/internal.h"
 
 #define BUFFER_ALIGNMENT ((size_t)4096)
-#define LETTER_ALIGNMENT 16
+#define MESSAGE_ALIGNMENT 16
 #define LANE 0
 #define NO_FLAG UINT32_MAX /* more of this send follows */
 #define YIELD_NS 2000000LL /* since something was moved */
 #define SLEEP_US 50
 #define LEAVE_S 5.0 /* how long to wait for the others at the end */
 
-typedef struct Letter {
+typedef struct MessageHeader {
     uint32_t at, bytes, flag_at, value;
-} Letter;
+} MessageHeader;
 
 /* The slice that is being filled for a rank. */
-typedef struct Envelope {
+typedef struct Packet {
     CommSlot slot;
     size_t bytes;
     bool open;
     bool last; /* that rank has sent its last slice */
-} Envelope;
+} Packet;
 
 typedef enum ForwardState { FORWARD_RUNS, FORWARD_LEAVES, FORWARD_STOPS } ForwardState;
 
@@ -51,7 +51,7 @@ struct CommForward {
     CommWindowSendQueue send_queue; /* its sends are owned (page-locked), and so is its counter (device memory) */
     uint32_t taken;                 /* sends */
     uint32_t packed;                /* bytes of the next send that are packed already */
-    Envelope *envelopes;            /* owned, [ranks] */
+    Packet *packets;                /* owned, [ranks] */
     pthread_t thread;
     bool started;
     _Atomic int state; /* ForwardState */
@@ -71,22 +71,22 @@ unsigned char *comm_forward_receive_buffer(const CommForward *forward, int rank)
 
 /* ---- out ---- */
 
-static Status send_envelope(CommForward *f, int to) {
-    Envelope *envelope = &f->envelopes[to];
-    if (!envelope->open) return STATUS_OK;
-    envelope->open = false;
-    return comm_publish_to(f->comm, &envelope->slot, envelope->bytes, 0, LANE, to);
+static Status send_packet(CommForward *f, int to) {
+    Packet *packet = &f->packets[to];
+    if (!packet->open) return STATUS_OK;
+    packet->open = false;
+    return comm_publish_to(f->comm, &packet->slot, packet->bytes, 0, LANE, to);
 }
 
 static Status send_all(CommForward *f) {
-    for (int to = 0; to < f->comm->size; to++) TRY(send_envelope(f, to));
+    for (int to = 0; to < f->comm->size; to++) TRY(send_packet(f, to));
     return STATUS_OK;
 }
 
-static Status open_envelope(CommForward *f, int to) {
-    Envelope *envelope = &f->envelopes[to];
-    envelope->bytes = 0;
-    return envelope->open ? STATUS_OK : comm_try_acquire(f->comm, &envelope->slot, &envelope->open);
+static Status open_packet(CommForward *f, int to) {
+    Packet *packet = &f->packets[to];
+    packet->bytes = 0;
+    return packet->open ? STATUS_OK : comm_try_acquire(f->comm, &packet->slot, &packet->open);
 }
 
 /* The next send that a kernel has handed over; NULL if there is none. */
@@ -106,16 +106,16 @@ static Status check_send(const CommForward *f, const CommWindowSend *send, size_
 }
 
 /* Writes the part of a send that fits: all of it, unless even an empty slot is too small for that. */
-static void write_letter(CommForward *f, const CommWindowSend *send, Envelope *envelope) {
+static void write_message(CommForward *f, const CommWindowSend *send, Packet *packet) {
     uint32_t left = send->bytes - f->packed, from = send->at + f->packed;
-    size_t room = envelope->slot.capacity - envelope->bytes - sizeof(Letter);
-    uint32_t part = left <= room ? left : (uint32_t)(room / LETTER_ALIGNMENT * LETTER_ALIGNMENT);
+    size_t room = packet->slot.capacity - packet->bytes - sizeof(MessageHeader);
+    uint32_t part = left <= room ? left : (uint32_t)(room / MESSAGE_ALIGNMENT * MESSAGE_ALIGNMENT);
     uint32_t flag_at = part == left ? (uint32_t)(send->flag_at % f->stride) : NO_FLAG;
-    Letter letter = {(uint32_t)(from % f->stride), part, flag_at, send->value};
-    unsigned char *at = (unsigned char *)envelope->slot.data + envelope->bytes;
-    memcpy(at, &letter, sizeof letter);
-    memcpy(at + sizeof letter, f->buffers + from, part);
-    envelope->bytes += sizeof letter + round_up(part, LETTER_ALIGNMENT);
+    MessageHeader header = {(uint32_t)(from % f->stride), part, flag_at, send->value};
+    unsigned char *at = (unsigned char *)packet->slot.data + packet->bytes;
+    memcpy(at, &header, sizeof header);
+    memcpy(at + sizeof header, f->buffers + from, part);
+    packet->bytes += sizeof header + round_up(part, MESSAGE_ALIGNMENT);
     f->packed += part;
 }
 
@@ -124,13 +124,13 @@ static Status pack(CommForward *f, const CommWindowSend *send, bool *packed) {
     size_t index;
     TRY(check_send(f, send, &index));
     int to = f->rank_of[index];
-    Envelope *envelope = &f->envelopes[to];
+    Packet *packet = &f->packets[to];
     do {
-        size_t left = sizeof(Letter) + round_up(send->bytes - f->packed, LETTER_ALIGNMENT);
-        if (envelope->open && envelope->bytes + left > envelope->slot.capacity) TRY(send_envelope(f, to));
-        if (!envelope->open) TRY(open_envelope(f, to));
-        if (!envelope->open) return STATUS_OK;
-        write_letter(f, send, envelope);
+        size_t left = sizeof(MessageHeader) + round_up(send->bytes - f->packed, MESSAGE_ALIGNMENT);
+        if (packet->open && packet->bytes + left > packet->slot.capacity) TRY(send_packet(f, to));
+        if (!packet->open) TRY(open_packet(f, to));
+        if (!packet->open) return STATUS_OK;
+        write_message(f, send, packet);
     } while (f->packed < send->bytes);
     *packed = true;
     f->packed = 0;
@@ -161,19 +161,19 @@ static Status deliver(CommForward *f, const CommSlice *slice) {
     unsigned char *buffer = comm_forward_receive_buffer(f, slice->from);
     if (buffer == NULL && slice->bytes > 0) return fail_damaged(slice);
     for (size_t at = 0; at < slice->bytes;) {
-        Letter letter;
+        MessageHeader header;
         const unsigned char *from = (const unsigned char *)slice->data + at;
-        if (slice->bytes - at < sizeof letter) return fail_damaged(slice);
-        memcpy(&letter, from, sizeof letter);
-        at += sizeof letter + round_up(letter.bytes, LETTER_ALIGNMENT);
-        bool flag_fits = checked_within(letter.flag_at, sizeof(uint32_t), f->bytes) && letter.flag_at % 4 == 0;
-        if (at > slice->bytes || !checked_within(letter.at, letter.bytes, f->bytes) ||
-            !(flag_fits || letter.flag_at == NO_FLAG)) {
+        if (slice->bytes - at < sizeof header) return fail_damaged(slice);
+        memcpy(&header, from, sizeof header);
+        at += sizeof header + round_up(header.bytes, MESSAGE_ALIGNMENT);
+        bool flag_fits = checked_within(header.flag_at, sizeof(uint32_t), f->bytes) && header.flag_at % 4 == 0;
+        if (at > slice->bytes || !checked_within(header.at, header.bytes, f->bytes) ||
+            !(flag_fits || header.flag_at == NO_FLAG)) {
             return fail_damaged(slice);
         }
-        memcpy(buffer + letter.at, from + sizeof letter, letter.bytes);
-        if (letter.flag_at == NO_FLAG) continue;
-        __atomic_store_n((uint32_t *)(void *)(buffer + letter.flag_at), letter.value, __ATOMIC_RELEASE);
+        memcpy(buffer + header.at, from + sizeof header, header.bytes);
+        if (header.flag_at == NO_FLAG) continue;
+        __atomic_store_n((uint32_t *)(void *)(buffer + header.flag_at), header.value, __ATOMIC_RELEASE);
     }
     return STATUS_OK;
 }
@@ -181,15 +181,15 @@ static Status deliver(CommForward *f, const CommSlice *slice) {
 static Status receive_some(CommForward *f, bool *moved) {
     for (int from = 0; from < f->comm->size; from++) {
         CommSlice slice;
-        bool got = from != f->comm->rank && !f->envelopes[from].last;
+        bool got = from != f->comm->rank && !f->packets[from].last;
         while (got) {
             TRY(comm_try_receive(f->comm, from, LANE, &slice, &got));
             if (!got) break;
             Status status = deliver(f, &slice);
-            f->envelopes[from].last = slice.bytes == 0;
+            f->packets[from].last = slice.bytes == 0;
             comm_release(f->comm, &slice);
             TRY(status);
-            got = !f->envelopes[from].last;
+            got = !f->packets[from].last;
             *moved = true;
         }
     }
@@ -198,7 +198,7 @@ static Status receive_some(CommForward *f, bool *moved) {
 
 /* ---- the thread ---- */
 
-static Status turn(CommForward *f, bool *moved) {
+static Status forward_some(CommForward *f, bool *moved) {
     TRY(comm_begin(f->comm, "windows between nodes", 0));
     Status status = send_some(f, moved);
     if (status == STATUS_OK) status = receive_some(f, moved);
@@ -206,37 +206,37 @@ static Status turn(CommForward *f, bool *moved) {
 }
 
 /* Sends this rank's last slices as slots become free; *done once all are out and those of all others have arrived. */
-static Status say_farewell(CommForward *f, int *told, bool *done) {
+static Status send_last(CommForward *f, int *next, bool *done) {
     TRY(comm_begin(f->comm, "windows between nodes", 0));
     Status status = STATUS_OK;
-    while (status == STATUS_OK && *told < f->comm->size) {
-        if (*told != f->comm->rank) {
-            status = open_envelope(f, *told);
-            if (status != STATUS_OK || !f->envelopes[*told].open) break;
-            status = send_envelope(f, *told);
+    while (status == STATUS_OK && *next < f->comm->size) {
+        if (*next != f->comm->rank) {
+            status = open_packet(f, *next);
+            if (status != STATUS_OK || !f->packets[*next].open) break;
+            status = send_packet(f, *next);
         }
-        ++*told;
+        ++*next;
     }
-    *done = *told == f->comm->size;
-    for (int rank = 0; rank < f->comm->size; rank++) *done &= rank == f->comm->rank || f->envelopes[rank].last;
+    *done = *next == f->comm->size;
+    for (int rank = 0; rank < f->comm->size; rank++) *done &= rank == f->comm->rank || f->packets[rank].last;
     return comm_end(f->comm, status);
 }
 
-/* The farewell follows the last send, for which there may be no slot as long as another rank is stopped. */
+/* The last slices follow the last send, for which there may be no slot while another rank is stopped. */
 static Status forward_all(CommForward *f) {
     const int64_t wait_ns = (int64_t)(f->comm->timeout_s * 1e9);
     int64_t moved_ns = clock_now_ns(), leave_ns = 0;
-    int told = 0;
+    int next = 0;
     bool done = false;
     while (!done && f->state != FORWARD_STOPS) {
         bool moved = false;
-        TRY(turn(f, &moved));
+        TRY(forward_some(f, &moved));
         int64_t now = clock_now_ns();
         if (moved) moved_ns = now;
         if (f->state == FORWARD_LEAVES && !moved) {
             bool unsent = next_send(f) != NULL;
             if (!unsent) {
-                TRY(say_farewell(f, &told, &done));
+                TRY(send_last(f, &next, &done));
                 if (leave_ns == 0) leave_ns = clock_deadline_ns(LEAVE_S);
             }
             int64_t limit_ns = unsent ? moved_ns + wait_ns : leave_ns;
@@ -272,13 +272,13 @@ static void *forward_main(void *context) {
 
 /* ---- making ---- */
 
-static Status make_buffers(CommForward *f, const bool *apart, const CommWindowSizes *sizes) {
+static Status make_buffers(CommForward *f, const bool *remote, const CommWindowSizes *sizes) {
     size_t ranks = (size_t)f->parent->size;
     TRY(memory_calloc(ranks, sizeof *f->buffer_of, &f->buffer_of));
     TRY(memory_calloc(ranks, sizeof *f->rank_of, &f->rank_of));
     for (int rank = 0; rank < f->parent->size; rank++) {
-        f->buffer_of[rank] = apart[rank] ? f->count : -1;
-        if (apart[rank]) f->rank_of[f->count++] = rank;
+        f->buffer_of[rank] = remote[rank] ? f->count : -1;
+        if (remote[rank]) f->rank_of[f->count++] = rank;
     }
     f->bytes = sizes->buffer_bytes;
     f->stride = round_up(sizes->buffer_bytes, BUFFER_ALIGNMENT);
@@ -305,16 +305,16 @@ static Status make_send_queue(CommForward *f, uint32_t sends) {
     return device_stream_synchronize(NULL);
 }
 
-Status comm_forward_create(Comm *comm, const bool *apart, const CommWindowSizes *sizes, CommWindowSigns *signs,
+Status comm_forward_create(Comm *comm, const bool *remote, const CommWindowSizes *sizes, CommWindowSigns *signs,
                            CommForward **out) {
     Status status = STATUS_OK;
     CommForward *f = NULL;
     TRY(memory_calloc(1, sizeof *f, &f));
     f->parent = comm;
     f->signs = signs;
-    TRY_GOTO(make_buffers(f, apart, sizes));
+    TRY_GOTO(make_buffers(f, remote, sizes));
     TRY_GOTO(make_send_queue(f, sizes->sends));
-    TRY_GOTO(memory_calloc((size_t)comm->size, sizeof *f->envelopes, &f->envelopes));
+    TRY_GOTO(memory_calloc((size_t)comm->size, sizeof *f->packets, &f->packets));
     *out = f;
     f = NULL;
 done:
@@ -332,20 +332,20 @@ Status comm_forward_start(CommForward *f) {
 }
 
 /* Ends the thread; then frees what it works on and what kernels write. */
-static void forward_stop(CommForward *f, bool farewell) {
-    f->state = !farewell || comm_broken(f->parent, NULL) ? FORWARD_STOPS : FORWARD_LEAVES;
+static void forward_stop(CommForward *f, bool flush) {
+    f->state = !flush || comm_broken(f->parent, NULL) ? FORWARD_STOPS : FORWARD_LEAVES;
     if (f->started) pthread_join(f->thread, NULL);
     device_free(f->send_queue.next);
     device_host_free(f->send_queue.sends);
     device_host_free(f->buffers);
 }
 
-void comm_forward_destroy(CommForward *f, bool farewell) {
+void comm_forward_destroy(CommForward *f, bool flush) {
     if (f == NULL) return;
-    if (f->parent->owner_pid == (int)getpid()) forward_stop(f, farewell); /* a forked child has no such thread */
+    if (f->parent->owner_pid == (int)getpid()) forward_stop(f, flush); /* a forked child has no such thread */
     comm_destroy(f->comm);
     memory_free(f->buffer_of);
     memory_free(f->rank_of);
-    memory_free(f->envelopes);
+    memory_free(f->packets);
     memory_free(f);
 }

@@ -7,20 +7,20 @@
 
 typedef struct CommForward CommForward;
 
-/* Makes buffers for the ranks that are `apart` ([ranks], symmetric between ranks); `signs` are borrowed until
+/* Makes buffers for the ranks that are `remote` ([ranks], symmetric between ranks); `signs` are borrowed until
  * comm_forward_destroy. */
-Status comm_forward_create(Comm *comm, const bool *apart, const CommWindowSizes *sizes, CommWindowSigns *signs,
+Status comm_forward_create(Comm *comm, const bool *remote, const CommWindowSizes *sizes, CommWindowSigns *signs,
                            CommForward **out);
 /* Collective, once all ranks have theirs. */
 Status comm_forward_start(CommForward *forward);
 
-/* With `farewell` sends what is left and waits a moment for what the others still send, unless the communicator is
+/* With `flush` sends what is left and waits a moment for what the others still send, unless the communicator is
  * broken. Does nothing if NULL. */
-void comm_forward_destroy(CommForward *forward, bool farewell);
+void comm_forward_destroy(CommForward *forward, bool flush);
 
 CommWindowSendQueue comm_forward_send_queue(const CommForward *forward);
 
-/* NULL for a rank that is not apart. */
+/* NULL for a rank that is not remote. */
 unsigned char *comm_forward_send_buffer(const CommForward *forward, int rank);
 unsigned char *comm_forward_receive_buffer(const CommForward *forward, int rank);
 
