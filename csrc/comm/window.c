@@ -78,14 +78,14 @@ static bool has_buffers(const CommWindow *w) { return w->kind >= COMM_WINDOW_MIX
 /* Makes buffers for the ranks that are not reached in place. */
 static Status make_buffers(CommWindow *w, const CommWindowSizes *sizes) {
     const Comm *comm = w->comm;
-    bool *apart = NULL;
-    TRY(memory_calloc((size_t)comm->size, sizeof *apart, &apart));
+    bool *remote = NULL;
+    TRY(memory_calloc((size_t)comm->size, sizeof *remote, &remote));
     for (int rank = 0; rank < comm->size; rank++) {
         bool near = w->kind == COMM_WINDOW_MIXED && comm->places[rank].node == comm->node;
-        apart[rank] = rank != comm->rank && !near;
+        remote[rank] = rank != comm->rank && !near;
     }
-    Status status = comm_forward_create(w->comm, apart, sizes, w->signs, &w->forward);
-    memory_free(apart);
+    Status status = comm_forward_create(w->comm, remote, sizes, w->signs, &w->forward);
+    memory_free(remote);
     return status;
 }
 
@@ -244,12 +244,12 @@ static Status window_join(CommWindow *w, const CommWindowSizes *sizes, Offer *of
 }
 
 static void check_nodes(const Comm *comm, CommWindowKind kind, char *why) {
-    bool apart = comm->nodes > 1, company = false;
-    for (int rank = 0; rank < comm->size; rank++) apart = apart || !comm->shares[rank];
-    for (int node = 0; node < comm->nodes; node++) company = company || comm_local_size_of(comm, node) > 1;
-    const char *text = kind < COMM_WINDOW_MIXED && apart               ? "the ranks are on several nodes"
+    bool several_nodes = comm->nodes > 1, shared_node = false;
+    for (int rank = 0; rank < comm->size; rank++) several_nodes = several_nodes || !comm->shares[rank];
+    for (int node = 0; node < comm->nodes; node++) shared_node = shared_node || comm_local_size_of(comm, node) > 1;
+    const char *text = kind < COMM_WINDOW_MIXED && several_nodes       ? "the ranks are on several nodes"
                        : kind == COMM_WINDOW_MIXED && comm->nodes == 1 ? "all ranks are on one node"
-                       : kind == COMM_WINDOW_MIXED && !company         ? "every rank is alone on its node"
+                       : kind == COMM_WINDOW_MIXED && !shared_node     ? "every rank is alone on its node"
                                                                        : "";
     snprintf(why, COMM_WHY_BYTES, "%s", text);
 }
