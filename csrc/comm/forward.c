@@ -47,7 +47,7 @@ struct CommForward {
     int *buffer_of, *rank_of;       /* owned, [ranks]: the buffer for a rank, or -1; the rank of a buffer */
     int count;                      /* of ranks with buffers */
     size_t bytes, stride;           /* of a buffer; from one to the next */
-    CommWindowSigns *signs;         /* borrowed */
+    CommWindowStatus *status_words; /* borrowed */
     CommWindowSendQueue send_queue; /* its sends are owned (page-locked), and so is its counter (device memory) */
     uint32_t taken;                 /* sends */
     uint32_t packed;                /* bytes of the next send that are packed already */
@@ -260,7 +260,7 @@ static void break_parent(CommForward *f, Status status) {
     snprintf(record.operation, sizeof record.operation, "windows between nodes");
     snprintf(record.message, sizeof record.message, "%.*s", (int)sizeof record.message - 1, error->message);
     comm_wait_break(f->parent, &record);
-    f->signs->abort = 1;
+    f->status_words->abort = 1;
 }
 
 static void *forward_main(void *context) {
@@ -305,13 +305,13 @@ static Status make_send_queue(CommForward *f, uint32_t sends) {
     return device_stream_synchronize(NULL);
 }
 
-Status comm_forward_create(Comm *comm, const bool *remote, const CommWindowSizes *sizes, CommWindowSigns *signs,
+Status comm_forward_create(Comm *comm, const bool *remote, const CommWindowSizes *sizes, CommWindowStatus *status_words,
                            CommForward **out) {
     Status status = STATUS_OK;
     CommForward *f = NULL;
     TRY(memory_calloc(1, sizeof *f, &f));
     f->parent = comm;
-    f->signs = signs;
+    f->status_words = status_words;
     TRY_GOTO(make_buffers(f, remote, sizes));
     TRY_GOTO(make_send_queue(f, sizes->sends));
     TRY_GOTO(memory_calloc((size_t)comm->size, sizeof *f->packets, &f->packets));

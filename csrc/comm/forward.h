@@ -7,9 +7,9 @@
 
 typedef struct CommForward CommForward;
 
-/* Makes buffers for the ranks that are `remote` ([ranks], symmetric between ranks); `signs` are borrowed until
+/* Makes buffers for the ranks that are `remote` ([ranks], symmetric between ranks); `status_words` are borrowed until
  * comm_forward_destroy. */
-Status comm_forward_create(Comm *comm, const bool *remote, const CommWindowSizes *sizes, CommWindowSigns *signs,
+Status comm_forward_create(Comm *comm, const bool *remote, const CommWindowSizes *sizes, CommWindowStatus *status_words,
                            CommForward **out);
 /* Collective, once all ranks have theirs. */
 Status comm_forward_start(CommForward *forward);

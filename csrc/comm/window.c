@@ -37,18 +37,18 @@ typedef struct SharedPage {
 struct CommWindow {
     Comm *comm; /* borrowed */
     CommWindowKind kind;
-    size_t bytes;           /* of each rank's */
-    void **bases;           /* owned, [ranks]: where this rank's GPU finds them, NULL if it does not reach them */
-    void *memory;           /* owned: PEER: this rank's */
-    CommForward *forward;   /* owned: MIXED, FORWARDED */
-    Comm *node;             /* owned: MIXED: the ranks of this node */
-    CommWindow *inside;     /* owned: MIXED: their windows, if there are several */
-    SharedPage *page;       /* owned: a mapping */
-    size_t mapping_bytes;   /* of it: the page, and with STAGED every rank's window */
-    bool registered;        /* the mapping is page-locked */
-    bool joined;            /* all ranks have it */
-    CommWindowSigns *signs; /* owned */
-    DeviceStream *stream;   /* owned: for filling and probing */
+    size_t bytes;         /* of each rank's */
+    void **bases;         /* owned, [ranks]: where this rank's GPU finds them, NULL if it does not reach them */
+    void *memory;         /* owned: PEER: this rank's */
+    CommForward *forward; /* owned: MIXED, FORWARDED */
+    Comm *node;           /* owned: MIXED: the ranks of this node */
+    CommWindow *inside;   /* owned: MIXED: their windows, if there are several */
+    SharedPage *page;     /* owned: a mapping */
+    size_t mapping_bytes; /* of it: the page, and with STAGED every rank's window */
+    bool registered;      /* the mapping is page-locked */
+    bool joined;          /* all ranks have it */
+    CommWindowStatus *status_words; /* owned */
+    DeviceStream *stream;           /* owned: for filling and probing */
     CommGuard guard;
 };
 
@@ -84,7 +84,7 @@ static Status make_buffers(CommWindow *w, const CommWindowSizes *sizes) {
         bool near = w->kind == COMM_WINDOW_MIXED && comm->places[rank].node == comm->node;
         remote[rank] = rank != comm->rank && !near;
     }
-    Status status = comm_forward_create(w->comm, remote, sizes, w->signs, &w->forward);
+    Status status = comm_forward_create(w->comm, remote, sizes, w->status_words, &w->forward);
     memory_free(remote);
     return status;
 }
@@ -100,8 +100,8 @@ static Status make_shared(CommWindow *w, Offer *offer) {
 static Status window_make(CommWindow *w, const CommWindowSizes *sizes, Offer *offer, int *fd) {
     TRY(check_possible(w));
     TRY(device_stream_create(&w->stream));
-    TRY(device_host_alloc(sizeof *w->signs, &w->signs));
-    memset(w->signs, 0, sizeof *w->signs);
+    TRY(device_host_alloc(sizeof *w->status_words, &w->status_words));
+    memset(w->status_words, 0, sizeof *w->status_words);
     if (has_buffers(w)) return make_buffers(w, sizes);
     if (w->kind == COMM_WINDOW_PEER) TRY(make_shared(w, offer));
     if (w->comm->rank != 0) return STATUS_OK;
@@ -178,7 +178,7 @@ static void close_others(CommWindow *w) {
 
 /* Zeros it, as it is handed out: after the probe, and before anybody has begun to use it. */
 static Status window_clear(CommWindow *w) {
-    memset(w->signs, 0, sizeof *w->signs);
+    memset(w->status_words, 0, sizeof *w->status_words);
     TRY(device_fill(w->bases[w->comm->rank], 0, w->bytes, w->stream));
     return device_stream_synchronize(w->stream);
 }
@@ -238,7 +238,7 @@ static Status window_join(CommWindow *w, const CommWindowSizes *sizes, Offer *of
     if (why[0] != '\0') return STATUS_OK;
     TRY(window_settle(w, window_open(w, offers), why));
     if (why[0] != '\0') return STATUS_OK;
-    TRY(window_settle(w, comm_probe_run(w->comm, w->bases, w->bytes, w->signs, w->stream), why));
+    TRY(window_settle(w, comm_probe_run(w->comm, w->bases, w->bytes, w->status_words, w->stream), why));
     if (why[0] != '\0') return STATUS_OK;
     return window_settle(w, window_clear(w), why);
 }
@@ -337,7 +337,7 @@ static void window_release(CommWindow *w) {
     close_others(w);
     if (w->joined && w->page != NULL) window_meet(w, &w->page->gone);
     device_free(w->memory);
-    device_host_free(w->signs);
+    device_host_free(w->status_words);
     device_stream_destroy(w->stream);
 }
 
@@ -345,7 +345,7 @@ void comm_window_destroy(CommWindow *w) {
     if (w == NULL) return;
     const bool own = w->comm->owner_pid == (int)getpid(); /* a forked child has nothing but mappings */
     comm_watch_unguard(&w->guard);
-    if (own && w->signs != NULL) comm_window_abort(w);
+    if (own && w->status_words != NULL) comm_window_abort(w);
     comm_forward_destroy(w->forward, w->joined);
     if (own) break_node(w);
     comm_window_destroy(w->inside);
@@ -377,11 +377,11 @@ CommWindowSendQueue comm_window_send_queue(const CommWindow *w) {
     return w->forward == NULL ? (CommWindowSendQueue){0} : comm_forward_send_queue(w->forward);
 }
 
-CommWindowSigns *comm_window_signs(const CommWindow *w) { return w->signs; }
+CommWindowStatus *comm_window_status_words(const CommWindow *w) { return w->status_words; }
 
-void comm_window_abort(CommWindow *w) { w->signs->abort = 1; }
+void comm_window_abort(CommWindow *w) { w->status_words->abort = 1; }
 
-static bool reported(const CommWindow *w) { return __atomic_load_n(&w->signs->reported, __ATOMIC_ACQUIRE) != 0; }
+static bool reported(const CommWindow *w) { return __atomic_load_n(&w->status_words->reported, __ATOMIC_ACQUIRE) != 0; }
 
 static const char *words_of(uint32_t what) {
     switch (what) {
@@ -396,19 +396,20 @@ static const char *words_of(uint32_t what) {
 
 static Status window_look(void *context) {
     const CommWindow *w = context;
-    const CommWindowSigns *signs = w->signs;
+    const CommWindowStatus *status_words = w->status_words;
     if (!reported(w)) return STATUS_OK;
-    if (signs->what == COMM_WINDOW_SOUND) {
+    if (status_words->what == COMM_WINDOW_SOUND) {
         return error_at_rank(error_fail(STATUS_TRANSPORT,
                                         "what rank %u sent to the GPU of rank %d is damaged (tile %u, epoch %u)",
-                                        signs->rank, w->comm->rank, signs->tile, signs->epoch),
-                             (int)signs->rank);
+                                        status_words->rank, w->comm->rank, status_words->tile, status_words->epoch),
+                             (int)status_words->rank);
     }
     Status status = error_fail(STATUS_TIMEOUT,
                                "rank %d waited on its GPU for rank %u to send %s (tile %u, epoch %u): it is stopped, "
                                "far behind, or in another call",
-                               w->comm->rank, signs->rank, words_of(signs->what), signs->tile, signs->epoch);
-    return error_at_rank(status, (int)signs->rank);
+                               w->comm->rank, status_words->rank, words_of(status_words->what), status_words->tile,
+                               status_words->epoch);
+    return error_at_rank(status, (int)status_words->rank);
 }
 
 /* Something has failed: ends the kernels. If a deadline names no rank, their report says which one they waited for. */

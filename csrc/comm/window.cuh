@@ -10,12 +10,12 @@ extern "C" {
 
 #define WINDOW_PAUSE_NS 32 /* between two polls of a flag; doubles up to the next */
 #define WINDOW_MOST_PAUSE_NS 1024
-#define WINDOW_SIGNS_NS 200000 /* between two polls of the signs, which are in host memory */
+#define WINDOW_STATUS_NS 200000 /* between two polls of the status words, which are in host memory */
 
 /* Waits until the flag is `value`; false if the host has aborted, or the time is up. For few threads at the same time:
  * each poll reads memory that others write to. */
-static __device__ __forceinline__ bool window_await(const uint32_t *flag, uint32_t value, const CommWindowSigns *signs,
-                                                    uint64_t timeout_ns) {
+static __device__ __forceinline__ bool window_await(const uint32_t *flag, uint32_t value,
+                                                    const CommWindowStatus *status_words, uint64_t timeout_ns) {
     if (signal_load(flag) == value) return true;
     const uint64_t begin = signal_clock_ns();
     uint64_t looked = begin;
@@ -23,9 +23,9 @@ static __device__ __forceinline__ bool window_await(const uint32_t *flag, uint32
         __nanosleep(pause);
         if (pause < WINDOW_MOST_PAUSE_NS) pause *= 2;
         const uint64_t now = signal_clock_ns();
-        if (now - looked < WINDOW_SIGNS_NS) continue;
+        if (now - looked < WINDOW_STATUS_NS) continue;
         looked = now;
-        if (signs->abort != 0 || now - begin > timeout_ns) return false;
+        if (status_words->abort != 0 || now - begin > timeout_ns) return false;
     }
     return true;
 }
@@ -49,13 +49,13 @@ static __device__ __forceinline__ void window_raise(const CommWindowSendQueue &s
 }
 
 /* Called by one of the threads that give up. */
-static __device__ __forceinline__ void window_report(CommWindowSigns *signs, CommWindowReport what, int rank,
+static __device__ __forceinline__ void window_report(CommWindowStatus *status_words, CommWindowReport what, int rank,
                                                      uint32_t tile, uint32_t epoch) {
-    signs->what = what;
-    signs->rank = (uint32_t)rank;
-    signs->tile = tile;
-    signs->epoch = epoch;
-    signal_store(&signs->reported, 1);
+    status_words->what = what;
+    status_words->rank = (uint32_t)rank;
+    status_words->tile = tile;
+    status_words->epoch = epoch;
+    signal_store(&status_words->reported, 1);
 }
 
 #endif

@@ -1,9 +1,9 @@
 /* Windows: memory of each rank of a host that the GPUs of all its ranks read and write in place, and the status words
- * ("signs") of kernels that wait for other ranks.
+ * of kernels that wait for other ranks.
  *
  * A kernel writes data into the window of another rank, issues a system-wide fence and then sets a flag there, for
- * which the other rank's kernel waits. While it waits it checks `abort` in its own rank's signs, and a deadline; if it
- * gives up, it leaves a report there, which comm_window_wait turns into a failure that names the rank.
+ * which the other rank's kernel waits. While it waits it checks `abort` in its own rank's status words, and a deadline;
+ * if it gives up, it leaves a report there, which comm_window_wait turns into a failure that names the rank.
  *
  * Between nodes it writes data and flag into a send buffer in its own host memory instead, and queues a send (a
  * descriptor); a thread forwards it into the other rank's receive buffer (see window_raise). */
@@ -38,13 +38,13 @@ typedef enum CommWindowReport {
 } CommWindowReport;
 
 /* Status words in mapped host memory, one set per rank. Kernels that give up write the rest, then `reported`. */
-typedef struct CommWindowSigns {
+typedef struct CommWindowStatus {
     volatile uint32_t abort; /* kernels end as soon as they see that it is not 0 */
     uint32_t reported;       /* 1: the rest is valid */
     uint32_t what;           /* CommWindowReport */
     uint32_t rank;           /* that was waited for */
     uint32_t tile, epoch;
-} CommWindowSigns;
+} CommWindowStatus;
 
 /* Describes what a kernel has written into a send buffer; offsets are from the start of the first send buffer. */
 typedef struct CommWindowSend {
@@ -85,12 +85,12 @@ void *comm_window_receive_buffer(const CommWindow *window, int rank);
 
 CommWindowSendQueue comm_window_send_queue(const CommWindow *window);
 
-/* This rank's signs, at an address valid on both host and device. */
-CommWindowSigns *comm_window_signs(const CommWindow *window);
+/* This rank's status words, at an address valid on both host and device. */
+CommWindowStatus *comm_window_status_words(const CommWindow *window);
 
 /* Waits until the stream has finished all work on it, or only what precedes the event (NULL: none); ends as every wait
  * does (deadline, abort, a lost rank, the check hook), and when a kernel has given up. After a failure all kernels that
- * check the signs end, and the communicator is broken. Not while the stream is capturing. */
+ * check the status words end, and the communicator is broken. Not while the stream is capturing. */
 Status comm_window_wait(CommWindow *window, DeviceStream *stream, DeviceEvent *event);
 
 /* Ends this rank's waiting kernels, now and from now on; from any thread. */

@@ -15,7 +15,7 @@ typedef struct Probe {
     Comm *comm;
     void *const *bases;
     ProbePlan plan;
-    CommWindowSigns *signs;
+    CommWindowStatus *status_words;
     DeviceStream *stream;
     double timeout_s;
 } Probe;
@@ -50,15 +50,16 @@ static Status put_kernels(const Probe *p) {
     }
     for (int i = 0; i < p->comm->size; i++) {
         int source = (me + i) % p->comm->size;
-        TRY(comm_probe_look(p->bases[me], p->bases[source], &p->plan, source, me, p->signs, p->timeout_s, p->stream));
+        TRY(comm_probe_look(p->bases[me], p->bases[source], &p->plan, source, me, p->status_words, p->timeout_s,
+                            p->stream));
     }
     return comm_poll_device(p->comm, p->stream, NULL, nothing_else, NULL);
 }
 
 static Status check_report(const Probe *p) {
-    unsigned rank = p->signs->rank;
-    if (__atomic_load_n(&p->signs->reported, __ATOMIC_ACQUIRE) == 0) return STATUS_OK;
-    switch ((ProbeFault)p->signs->tile) {
+    unsigned rank = p->status_words->rank;
+    if (__atomic_load_n(&p->status_words->reported, __ATOMIC_ACQUIRE) == 0) return STATUS_OK;
+    switch ((ProbeFault)p->status_words->tile) {
     case PROBE_LATE:
         FAIL(STATUS_CUDA, "nothing that rank %u wrote into its window arrived within %g s", rank, p->timeout_s);
     case PROBE_PUSHED:
@@ -66,7 +67,7 @@ static Status check_report(const Probe *p) {
     case PROBE_PULLED:
         FAIL(STATUS_CUDA, "what rank %u has in its window reads as something else", rank);
     }
-    FAIL(STATUS_CUDA, "the probe has reported an unknown fault (%u)", p->signs->tile);
+    FAIL(STATUS_CUDA, "the probe has reported an unknown fault (%u)", p->status_words->tile);
 }
 
 /* Checks that a copy of a rank's part of a window holds what that rank has written there. */
@@ -87,8 +88,13 @@ static Status check_copy(const Probe *p, const void *window, int source, int tar
     return STATUS_OK;
 }
 
-Status comm_probe_run(Comm *comm, void *const *bases, size_t bytes, CommWindowSigns *signs, DeviceStream *stream) {
-    Probe p = {.comm = comm, .bases = bases, .plan = plan_of(bytes, comm->size), .signs = signs, .stream = stream};
+Status comm_probe_run(Comm *comm, void *const *bases, size_t bytes, CommWindowStatus *status_words,
+                      DeviceStream *stream) {
+    Probe p = {.comm = comm,
+               .bases = bases,
+               .plan = plan_of(bytes, comm->size),
+               .status_words = status_words,
+               .stream = stream};
     TRY(choose_timeout(&p.timeout_s));
     TRY(put_kernels(&p));
     TRY(check_report(&p));

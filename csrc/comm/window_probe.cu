@@ -39,17 +39,17 @@ static __device__ bool same(const uint4 *from, const ProbePlan &plan, uint32_t s
 }
 
 static __global__ void comm_probe_look_kernel(const void *own, const void *theirs, ProbePlan plan, uint32_t source,
-                                              uint32_t me, CommWindowSigns *signs, uint64_t timeout_ns) {
+                                              uint32_t me, CommWindowStatus *status_words, uint64_t timeout_ns) {
     const uint32_t *flag = flag_of(const_cast<void *>(own), plan, source);
-    bool late =
-        threadIdx.x == 0 && (*(volatile uint32_t *)&signs->reported != 0 || !window_await(flag, 1, signs, timeout_ns));
+    bool late = threadIdx.x == 0 && (*(volatile uint32_t *)&status_words->reported != 0 ||
+                                     !window_await(flag, 1, status_words, timeout_ns));
     late = __syncthreads_or(late) != 0;
     bool pushed = late || same((const uint4 *)own, plan, source, me);
     bool pulled = late || same((const uint4 *)theirs, plan, source, source);
     ProbeFault fault = late ? PROBE_LATE : pushed ? PROBE_PULLED : PROBE_PUSHED;
     bool wrong = late || !pushed || !pulled;
-    if (threadIdx.x != 0 || !wrong || *(volatile uint32_t *)&signs->reported != 0) return;
-    window_report(signs, COMM_WINDOW_PROBE, (int)source, fault, 0);
+    if (threadIdx.x != 0 || !wrong || *(volatile uint32_t *)&status_words->reported != 0) return;
+    window_report(status_words, COMM_WINDOW_PROBE, (int)source, fault, 0);
 }
 
 extern "C" Status comm_probe_push(void *base, const ProbePlan *plan, int source, int target, DeviceStream *stream) {
@@ -57,7 +57,7 @@ extern "C" Status comm_probe_push(void *base, const ProbePlan *plan, int source,
 }
 
 extern "C" Status comm_probe_look(const void *own, const void *theirs, const ProbePlan *plan, int source, int me,
-                                  CommWindowSigns *signs, double timeout_s, DeviceStream *stream) {
+                                  CommWindowStatus *status_words, double timeout_s, DeviceStream *stream) {
     return LAUNCH(comm_probe_look_kernel, 1, THREADS, 0, stream, own, theirs, *plan, (uint32_t)source, (uint32_t)me,
-                  signs, (uint64_t)(timeout_s * 1e9));
+                  status_words, (uint64_t)(timeout_s * 1e9));
 }

@@ -18,7 +18,7 @@ typedef struct ProbePlan {
     size_t flags_at;                        /* bytes from a window's start */
 } ProbePlan;
 
-/* What is wrong; in signs->tile. */
+/* What is wrong; in status_words->tile. */
 typedef enum ProbeFault { PROBE_LATE, PROBE_PUSHED, PROBE_PULLED } ProbeFault;
 
 /* The first vector of a group, from the window's start. */
@@ -39,9 +39,10 @@ Status comm_probe_push(void *base, const ProbePlan *plan, int source, int target
 /* Launches one that waits for a rank's flag and checks what arrived in `own`, the window of this rank `me`, and what
  * that rank has written into its own, `theirs`; reports what is wrong, unless there is a report already. */
 Status comm_probe_look(const void *own, const void *theirs, const ProbePlan *plan, int source, int me,
-                       CommWindowSigns *signs, double timeout_s, DeviceStream *stream);
+                       CommWindowStatus *status_words, double timeout_s, DeviceStream *stream);
 
 /* Runs the whole probe on this rank, between begin and end; every rank does the same. */
-Status comm_probe_run(Comm *comm, void *const *bases, size_t bytes, CommWindowSigns *signs, DeviceStream *stream);
+Status comm_probe_run(Comm *comm, void *const *bases, size_t bytes, CommWindowStatus *status_words,
+                      DeviceStream *stream);
 
 #endif

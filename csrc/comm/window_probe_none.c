@@ -9,7 +9,7 @@ Status comm_probe_push(void *base, const ProbePlan *plan, int source, int target
 }
 
 Status comm_probe_look(const void *own, const void *theirs, const ProbePlan *plan, int source, int me,
-                       CommWindowSigns *signs, double timeout_s, DeviceStream *stream) {
-    (void)own, (void)theirs, (void)plan, (void)source, (void)me, (void)signs, (void)timeout_s, (void)stream;
+                       CommWindowStatus *status_words, double timeout_s, DeviceStream *stream) {
+    (void)own, (void)theirs, (void)plan, (void)source, (void)me, (void)status_words, (void)timeout_s, (void)stream;
     return probe_absent();
 }

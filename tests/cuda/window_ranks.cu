@@ -40,9 +40,9 @@ static __global__ void send_kernel(uint8_t *base, uint64_t at, uint64_t flag_at,
     if (threadIdx.x == 0) window_raise(send_queue, flag, 7, to + first, PART * sizeof(uint32_t));
 }
 
-static __global__ void wait_kernel(const uint32_t *flag, int rank, CommWindowSigns *signs, double timeout_s) {
-    bool here = window_await(flag + threadIdx.x, 7, signs, (uint64_t)(timeout_s * 1e9));
-    if (__syncthreads_and(here) == 0 && threadIdx.x == 0) window_report(signs, COMM_WINDOW_TERMS, rank, 3, 4);
+static __global__ void wait_kernel(const uint32_t *flag, int rank, CommWindowStatus *status_words, double timeout_s) {
+    bool here = window_await(flag + threadIdx.x, 7, status_words, (uint64_t)(timeout_s * 1e9));
+    if (__syncthreads_and(here) == 0 && threadIdx.x == 0) window_report(status_words, COMM_WINDOW_TERMS, rank, 3, 4);
 }
 
 /* Where the words that `from` writes into a window begin, and their flags, one for each part. */
@@ -64,7 +64,7 @@ static uint8_t *base_from(const Fixture *f, int rank) {
 
 static Status put_wait(const Fixture *f, int rank, double timeout_s) {
     const uint32_t *flags = (const uint32_t *)(base_from(f, rank) + flags_at(f, rank));
-    return LAUNCH(wait_kernel, 1, PARTS, 0, f->stream, flags, rank, comm_window_signs(f->window), timeout_s);
+    return LAUNCH(wait_kernel, 1, PARTS, 0, f->stream, flags, rank, comm_window_status_words(f->window), timeout_s);
 }
 
 static Status put_send(const Fixture *f, int rank) {

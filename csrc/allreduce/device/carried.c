@@ -25,8 +25,8 @@ Status allreduce_carried_create(DeviceEngine *engine, bool *fits) {
     own->one_shot = engine->setup->extents[0].algorithm == ALLREDUCE_ONE_SHOT;
     TRY(device_alloc(sizeof *carried->state, &carried->state));
     TRY(device_fill(carried->state, 0, sizeof *carried->state, NULL));
-    TRY(device_host_alloc(sizeof *carried->signs, &carried->signs));
-    *carried->signs = (CommWindowSigns){0};
+    TRY(device_host_alloc(sizeof *carried->status_words, &carried->status_words));
+    *carried->status_words = (CommWindowStatus){0};
     TRY(allreduce_tiles_create(engine->setup->extents[0].map, own->one_shot, room, &own->tiles));
     *fits = own->tiles.count >= 0 && own->tiles.rounds == 1;
     if (!*fits) return STATUS_OK;
@@ -36,7 +36,7 @@ Status allreduce_carried_create(DeviceEngine *engine, bool *fits) {
 
 void allreduce_carried_destroy(DeviceEngine *engine) {
     device_free(engine->carried.state);
-    device_host_free(engine->carried.signs);
+    device_host_free(engine->carried.status_words);
 }
 
 /* ---- the caller's memory ---- */
@@ -76,10 +76,10 @@ static Status bind(void *state, void *window, void *outgoing) {
 
 /* Fails if kernels have found a message so far that no rank can have written. */
 static Status check_sound(const DeviceEngine *engine) {
-    const CommWindowSigns *signs = engine->carried.signs;
-    if (__atomic_load_n(&signs->reported, __ATOMIC_ACQUIRE) == 0) return STATUS_OK;
-    Status status = error_fail(STATUS_TRANSPORT, "a message from rank %u cannot be what it wrote", signs->rank);
-    return error_at_rank(status, (int)signs->rank);
+    const CommWindowStatus *status_words = engine->carried.status_words;
+    if (__atomic_load_n(&status_words->reported, __ATOMIC_ACQUIRE) == 0) return STATUS_OK;
+    Status status = error_fail(STATUS_TRANSPORT, "a message from rank %u cannot be what it wrote", status_words->rank);
+    return error_at_rank(status, (int)status_words->rank);
 }
 
 static Status step(void *state, AllreduceStep number, void *buffer, DeviceStream *stream) {

@@ -151,7 +151,7 @@ ExchangePlan allreduce_device_plan(const DeviceEngine *engine, const AllreduceEx
     plan.carried = workspace == NULL;
     plan.window = workspace == NULL ? engine->carried.window : allreduce_regions_of(engine, own, &own->levels);
     plan.state = workspace == NULL ? engine->carried.state : workspace->state;
-    plan.signs = workspace == NULL ? engine->carried.signs : comm_window_signs(workspace->window);
+    plan.status_words = workspace == NULL ? engine->carried.status_words : comm_window_status_words(workspace->window);
     if (workspace != NULL) plan.send_queue = comm_window_send_queue(workspace->window);
     return plan;
 }

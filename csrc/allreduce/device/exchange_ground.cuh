@@ -56,7 +56,7 @@ __device__ static __forceinline__ bool exchange_begin(const ExchangePlan *plan, 
 /* Reports the first failure of a run; later ones are ignored. */
 __device__ static __forceinline__ void exchange_fail(const ExchangePlan *plan, CommWindowReport what, int rank,
                                                      uint32_t tile, uint32_t epoch) {
-    if (atomicCAS(&plan->state->failed, 0u, 1u) == 0) window_report(plan->signs, what, rank, tile, epoch);
+    if (atomicCAS(&plan->state->failed, 0u, 1u) == 0) window_report(plan->status_words, what, rank, tile, epoch);
 }
 
 /* The paths that tiles take: a bit for each. */
@@ -111,7 +111,7 @@ __device__ static __forceinline__ void exchange_fetch_tiles(const ExchangePlan *
 /* One thread waits for a tile in a region. */
 __device__ static __forceinline__ bool exchange_await(const ExchangePlan *plan, const ExchangeRegion &region,
                                                       uint32_t tile, uint32_t epoch, CommWindowReport what) {
-    if (window_await(exchange_flag(region, epoch, tile), epoch, plan->signs, plan->timeout_ns)) return true;
+    if (window_await(exchange_flag(region, epoch, tile), epoch, plan->status_words, plan->timeout_ns)) return true;
     exchange_fail(plan, what, region.rank, tile, epoch);
     return false;
 }

@@ -17,8 +17,8 @@ typedef struct DeviceExtent {
 
 /* For runs whose messages the caller moves, instead of a workspace. */
 typedef struct DeviceCarried {
-    ExchangeState *state;   /* owned, in device memory */
-    CommWindowSigns *signs; /* owned, page-locked */
+    ExchangeState *state;           /* owned, in device memory */
+    CommWindowStatus *status_words; /* owned, page-locked */
     uint64_t region_bytes;
     ExchangeWindow window; /* in the caller's memory, once that is bound */
 } DeviceCarried;
