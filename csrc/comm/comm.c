@@ -92,21 +92,21 @@ static Status create_from_mpi(const CommOptions *options, Comm **out) {
         FAIL_GOTO(STATUS_ARGUMENT, "nodes=%d, but there are only %d ranks", options->nodes, size);
     }
     WorldGather context = {.net = net, .deadline_ns = deadline_ns, .hooks = &options->hooks};
-    Nursery nursery = {.gather = gather_world,
-                       .context = &context,
-                       .rank = rank,
-                       .size = size,
-                       .world_rank = rank,
-                       .topology = -1,
-                       .host = host_identity(),
-                       .machine = host_identity(),
-                       .world_net = net,
-                       .options = *options};
+    Bootstrap bootstrap = {.gather = gather_world,
+                           .context = &context,
+                           .rank = rank,
+                           .size = size,
+                           .world_rank = rank,
+                           .topology = -1,
+                           .host = host_identity(),
+                           .machine = host_identity(),
+                           .world_net = net,
+                           .options = *options};
     if (options->nodes > 0) {
-        nursery.topology = (int)((int64_t)rank * options->nodes / size);
-        nursery.host = hash_bytes(&nursery.topology, sizeof nursery.topology, nursery.host);
+        bootstrap.topology = (int)((int64_t)rank * options->nodes / size);
+        bootstrap.host = hash_bytes(&bootstrap.topology, sizeof bootstrap.topology, bootstrap.host);
     }
-    TRY_GOTO(comm_join_gathered(&nursery, out));
+    TRY_GOTO(comm_join_gathered(&bootstrap, out));
 done:
     if (status != STATUS_OK) anything_failed = true;
     return error_at_operation(status, "world");
@@ -158,22 +158,22 @@ static Status gather_parent(void *context, const void *mine, size_t bytes, void 
 }
 
 static Status comm_make_part(Comm *comm, int color, int key, Comm **out) {
-    Nursery nursery = {.gather = gather_parent,
-                       .context = comm,
-                       .rank = comm->rank,
-                       .size = comm->size,
-                       .color = color < 0 ? -1 : color,
-                       .key = key,
-                       .world_rank = comm->places[comm->rank].world_rank,
-                       .topology = comm->node,
-                       .host = comm->host,
-                       .machine = comm->host,
-                       .world_net = comm->world_net};
-    nursery.options = (CommOptions){.timeout_s = comm->timeout_s,
-                                    .slot_bytes = comm->segment.slot_bytes,
-                                    .stall_s = (double)comm->stall_ns * 1e-9,
-                                    .hooks = comm->hooks};
-    return comm_join_gathered(&nursery, out);
+    Bootstrap bootstrap = {.gather = gather_parent,
+                           .context = comm,
+                           .rank = comm->rank,
+                           .size = comm->size,
+                           .color = color < 0 ? -1 : color,
+                           .key = key,
+                           .world_rank = comm->places[comm->rank].world_rank,
+                           .topology = comm->node,
+                           .host = comm->host,
+                           .machine = comm->host,
+                           .world_net = comm->world_net};
+    bootstrap.options = (CommOptions){.timeout_s = comm->timeout_s,
+                                      .slot_bytes = comm->segment.slot_bytes,
+                                      .stall_s = (double)comm->stall_ns * 1e-9,
+                                      .hooks = comm->hooks};
+    return comm_join_gathered(&bootstrap, out);
 }
 
 Status comm_split(Comm *comm, int color, int key, Comm **out) {

@@ -77,7 +77,7 @@ struct Comm {
 };
 
 /* Where a new communicator comes from: how its future ranks exchange blocks before it exists. */
-typedef struct Nursery {
+typedef struct Bootstrap {
     Status (*gather)(void *context, const void *mine, size_t bytes, void *all);
     void *context;
     int rank, size; /* among the gathering ranks */
@@ -86,10 +86,10 @@ typedef struct Nursery {
     uint64_t host, machine; /* equal on ranks that may share a segment; that count as one node without a topology */
     CommNet *world_net;     /* NULL without MPI */
     CommOptions options;
-} Nursery;
+} Bootstrap;
 
 /* join.c: called by every gathering rank; *out is NULL for a negative color. */
-Status comm_join_gathered(const Nursery *nursery, Comm **out);
+Status comm_join_gathered(const Bootstrap *bootstrap, Comm **out);
 /* A communicator whose segment reaches everyone; takes ownership of the segment on success. */
 Status comm_join_segment(CommSegment *segment, int rank, int size, const CommOptions *options, Comm **out);
 /* One whose segment has a single seat and reaches nobody else; takes ownership likewise. */

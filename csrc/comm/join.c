@@ -35,7 +35,7 @@ typedef struct JoinOutcome {
 } JoinOutcome;
 
 typedef struct Join {
-    const Nursery *nursery;
+    const Bootstrap *bootstrap;
     JoinInfo *infos;       /* owned, of all gathering ranks */
     JoinOffer *offers;     /* owned */
     JoinOutcome *outcomes; /* owned */
@@ -192,18 +192,18 @@ done:
 /* ---- by gathering ---- */
 
 static Status join_gather(const Join *join, const void *mine, size_t bytes, void *all) {
-    return join->nursery->gather(join->nursery->context, mine, bytes, all);
+    return join->bootstrap->gather(join->bootstrap->context, mine, bytes, all);
 }
 
 static const JoinInfo *info_of(const Join *join, int rank) { return &join->infos[join->members[rank]]; }
 
-static const JoinInfo *my_info(const Join *join) { return &join->infos[join->nursery->rank]; }
+static const JoinInfo *my_info(const Join *join) { return &join->infos[join->bootstrap->rank]; }
 
 /* Who joins, ordered by (key, rank among the gathering ranks). */
 static void choose_members(Join *join) {
     const JoinInfo *mine = my_info(join);
     join->size = 0;
-    for (int other = 0; other < join->nursery->size; other++) {
+    for (int other = 0; other < join->bootstrap->size; other++) {
         if (join->infos[other].color != mine->color) continue;
         int at = join->size++;
         for (; at > 0 && info_of(join, at - 1)->key > join->infos[other].key; at--) {
@@ -212,12 +212,12 @@ static void choose_members(Join *join) {
         join->members[at] = other;
     }
     for (int rank = 0; rank < join->size; rank++) {
-        if (join->members[rank] == join->nursery->rank) join->rank = rank;
+        if (join->members[rank] == join->bootstrap->rank) join->rank = rank;
     }
 }
 
 static Status gather_infos(Join *join) {
-    const Nursery *n = join->nursery;
+    const Bootstrap *n = join->bootstrap;
     JoinInfo mine = {.version = JOIN_VERSION,
                      .host = n->host,
                      .machine = n->machine,
@@ -256,7 +256,7 @@ static Status fill_places(Join *join, int *seats) {
     Status status = STATUS_OK;
     uint64_t *keys = NULL;
     const JoinInfo *mine = my_info(join);
-    TRY_GOTO(join_allocate(join->rank, join->size, &join->nursery->options, &join->comm));
+    TRY_GOTO(join_allocate(join->rank, join->size, &join->bootstrap->options, &join->comm));
     TRY_GOTO(memory_calloc((size_t)join->size, sizeof *keys, &keys));
     *seats = 0;
     for (int rank = 0; rank < join->size; rank++) {
@@ -268,7 +268,7 @@ static Status fill_places(Join *join, int *seats) {
     number_nodes(join->comm, keys);
     join->comm->host = mine->host;
     join->comm->id = join->id;
-    join->comm->world_net = join->nursery->world_net;
+    join->comm->world_net = join->bootstrap->world_net;
 done:
     memory_free(keys);
     return status;
@@ -311,7 +311,7 @@ static Status make_net(const Join *join) {
         remote = remote || join->comm->places[rank].seat < 0;
     }
     if (remote) {
-        TRY_GOTO(comm_net_create(join->nursery->world_net, join->id, join->rank, join->size, world_ranks,
+        TRY_GOTO(comm_net_create(join->bootstrap->world_net, join->id, join->rank, join->size, world_ranks,
                                  join->comm->segment.slot_bytes, &join->comm->net));
     }
 done:
@@ -324,7 +324,7 @@ static Status join_up(Join *join, Status so_far, int seats) {
     TRY(so_far);
     TRY(open_segment(join, seats));
     TRY(make_net(join));
-    return bring_to_life(join->comm, join->nursery->options.nodes > 0 ? join->size : seats);
+    return bring_to_life(join->comm, join->bootstrap->options.nodes > 0 ? join->size : seats);
 }
 
 static Status check_outcomes(const Join *join) {
@@ -341,7 +341,7 @@ static Status check_outcomes(const Join *join) {
 static Status join_all(Join *join) {
     TRY(gather_infos(join));
     int seats = 0;
-    bool joins = join->nursery->color >= 0;
+    bool joins = join->bootstrap->color >= 0;
     Status status = STATUS_OK;
     if (joins) {
         choose_members(join);
@@ -357,16 +357,16 @@ static Status join_all(Join *join) {
     if (status != STATUS_OK) snprintf(outcome.message, sizeof outcome.message, "%.190s", error_record()->message);
     first = *error_record();
     TRY(join_gather(join, &outcome, sizeof outcome, join->outcomes));
-    for (int rank = 0; rank < join->nursery->size; rank++) join->cut_off |= join->outcomes[rank].cut_off != 0;
+    for (int rank = 0; rank < join->bootstrap->size; rank++) join->cut_off |= join->outcomes[rank].cut_off != 0;
     if (status != STATUS_OK) return error_adopt(&first);
     return joins ? check_outcomes(join) : STATUS_OK;
 }
 
 /* *cut_off, the same on all ranks: some ranks cannot share memory although they share a host. */
-static Status join_once(const Nursery *nursery, Comm **out, bool *cut_off) {
+static Status join_once(const Bootstrap *bootstrap, Comm **out, bool *cut_off) {
     Status status = STATUS_OK;
-    Join join = {.nursery = nursery, .fd = -1};
-    size_t n = (size_t)nursery->size;
+    Join join = {.bootstrap = bootstrap, .fd = -1};
+    size_t n = (size_t)bootstrap->size;
     TRY_GOTO(memory_calloc(n, sizeof *join.infos, &join.infos));
     TRY_GOTO(memory_calloc(n, sizeof *join.offers, &join.offers));
     TRY_GOTO(memory_calloc(n, sizeof *join.outcomes, &join.outcomes));
@@ -387,13 +387,13 @@ done:
 
 /* Ranks of one host in separate containers or user namespaces cannot open each other's memory: then everyone goes
  * through MPI. */
-Status comm_join_gathered(const Nursery *nursery, Comm **out) {
+Status comm_join_gathered(const Bootstrap *bootstrap, Comm **out) {
     bool cut_off = false;
-    Status status = join_once(nursery, out, &cut_off);
-    if (!cut_off || nursery->world_net == NULL) return status;
+    Status status = join_once(bootstrap, out, &cut_off);
+    if (!cut_off || bootstrap->world_net == NULL) return status;
     comm_destroy(*out);
     *out = NULL;
-    Nursery apart = *nursery;
-    apart.host = hash_bytes(&nursery->world_rank, sizeof nursery->world_rank, nursery->host);
-    return join_once(&apart, out, &cut_off);
+    Bootstrap separate = *bootstrap;
+    separate.host = hash_bytes(&bootstrap->world_rank, sizeof bootstrap->world_rank, bootstrap->host);
+    return join_once(&separate, out, &cut_off);
 }
