@@ -133,7 +133,7 @@ Status allreduce_stage_finish(Allreduce *allreduce, void *buffer, const void *ga
 }
 
 static Status check_carriage(const Allreduce *allreduce) {
-    bool carried = comm_is_apart(allreduce->setup.comm) && allreduce->engine->carriage != NULL;
+    bool carried = comm_is_disconnected(allreduce->setup.comm) && allreduce->engine->carriage != NULL;
     if (!carried) FAIL(STATUS_ARGUMENT, "the messages of this allreduce are not moved by its caller, or not on a GPU");
     return STATUS_OK;
 }

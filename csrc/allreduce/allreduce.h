@@ -192,9 +192,9 @@ Status allreduce_restore(Allreduce *allreduce, const float *residual, int64_t el
 
 /* ---- runs whose bytes the caller moves ----
  *
- * For ranks that their communicator does not connect (comm_create_apart): a run in stages, between which the caller
- * moves messages with collectives of its own. Messages and results are those of docs/WIRE.md. On one buffer, without
- * another run in between, and in this order:
+ * For ranks that their communicator does not connect (comm_create_disconnected): a run in stages, between which the
+ * caller moves messages with collectives of its own. Messages and results are those of docs/WIRE.md. On one buffer,
+ * without another run in between, and in this order:
  *   INSIDE (two_level): allreduce_stage_encode, all-to-all of the messages among the ranks of this node, in the order
  *     of local ranks, allreduce_stage_reduce;
  *   ACROSS (one_shot): allreduce_stage_encode, all-gather of the one message;

@@ -134,7 +134,7 @@ Status comm_attach(int fd, int rank, int size, const CommOptions *given, Comm **
     return status;
 }
 
-Status comm_create_apart(int rank, int size, const int *node_of, Comm **out) {
+Status comm_create_disconnected(int rank, int size, const int *node_of, Comm **out) {
     Status status = STATUS_OK;
     CommOptions options;
     CommSegment segment = {0};
@@ -146,7 +146,7 @@ Status comm_create_apart(int rank, int size, const int *node_of, Comm **out) {
     TRY(resolve(NULL, &options));
     TRY(comm_segment_create(1, 0, &fd));
     TRY_GOTO(comm_segment_open(fd, 1, 0, 0, &segment));
-    status = comm_join_nobody(&segment, rank, size, node_of, &options, out);
+    status = comm_join_disconnected(&segment, rank, size, node_of, &options, out);
     if (status != STATUS_OK) comm_segment_close(&segment, false);
 done:
     close(fd);
@@ -222,7 +222,7 @@ Status comm_number(Comm *comm, uint64_t key, uint32_t *number) {
     return status;
 }
 
-bool comm_is_apart(const Comm *comm) { return comm->apart; }
+bool comm_is_disconnected(const Comm *comm) { return comm->disconnected; }
 
 int comm_rank(const Comm *comm) { return comm->rank; }
 

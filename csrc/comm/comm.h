@@ -75,8 +75,8 @@ Status comm_attach(int fd, int rank, int size, const CommOptions *options, Comm 
 
 /* A communicator that only describes where the ranks are: rank r of `size` >= 2 is on node number `node_of[r]`, there
  * is no connection, and every operation fails. For callers that move the bytes themselves. Not collective. */
-Status comm_create_apart(int rank, int size, const int *node_of, Comm **out);
-bool comm_is_apart(const Comm *comm);
+Status comm_create_disconnected(int rank, int size, const int *node_of, Comm **out);
+bool comm_is_disconnected(const Comm *comm);
 
 /* Splits: ranks of equal `color` form a new communicator, ordered by (key, old rank); a negative color joins none and
  * gets NULL. The options are the parent's. Collective over the parent. The child may outlive the parent. */

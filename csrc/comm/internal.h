@@ -37,7 +37,7 @@ struct Comm {
     CommSegment segment; /* its mapping is owned */
     CommNet *net;        /* owned; NULL where the segment reaches everyone */
     CommNet *world_net;  /* borrowed from the process */
-    bool apart;          /* nobody can be reached */
+    bool disconnected;   /* nobody can be reached */
     uint64_t host;       /* equal on ranks that may share a segment */
     uint32_t id;
     int owner_pid;
@@ -93,8 +93,8 @@ Status comm_join_gathered(const Bootstrap *bootstrap, Comm **out);
 /* A communicator whose segment reaches everyone; takes ownership of the segment on success. */
 Status comm_join_segment(CommSegment *segment, int rank, int size, const CommOptions *options, Comm **out);
 /* One whose segment has a single seat and reaches nobody else; takes ownership likewise. */
-Status comm_join_nobody(CommSegment *segment, int rank, int size, const int *node_of, const CommOptions *options,
-                        Comm **out);
+Status comm_join_disconnected(CommSegment *segment, int rank, int size, const int *node_of, const CommOptions *options,
+                              Comm **out);
 void comm_join_free(Comm *comm);
 
 /* wait.c */

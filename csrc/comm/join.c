@@ -165,8 +165,8 @@ done:
     return status;
 }
 
-Status comm_join_nobody(CommSegment *segment, int rank, int size, const int *node_of, const CommOptions *options,
-                        Comm **out) {
+Status comm_join_disconnected(CommSegment *segment, int rank, int size, const int *node_of, const CommOptions *options,
+                              Comm **out) {
     Status status = STATUS_OK;
     Comm *comm = NULL;
     uint64_t *keys = NULL;
@@ -178,7 +178,7 @@ Status comm_join_nobody(CommSegment *segment, int rank, int size, const int *nod
     }
     number_nodes(comm, keys);
     comm->places[rank].seat = 0;
-    comm->apart = true;
+    comm->disconnected = true;
     comm->segment = *segment;
     TRY_GOTO(bring_to_life(comm, 1));
     *out = comm;

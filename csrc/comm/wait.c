@@ -109,7 +109,8 @@ Status comm_begin(Comm *comm, const char *operation, double timeout_s) {
         FAIL(STATUS_TRANSPORT, "%s: this communicator belongs to process %d, which forked this one", operation,
              comm->owner_pid);
     }
-    if (comm->apart) FAIL(STATUS_TRANSPORT, "%s: this communicator has no connection to its other ranks", operation);
+    if (comm->disconnected)
+        FAIL(STATUS_TRANSPORT, "%s: this communicator has no connection to its other ranks", operation);
     uintptr_t me = this_thread(), nobody = 0;
     if (atomic_load_explicit(&comm->user, memory_order_relaxed) == me) {
         if (comm->in_hook) {

@@ -300,7 +300,7 @@ static PyObject *comm_apart(PyObject *module, PyObject *args) {
         }
         node_of[r] = (int)node;
     }
-    if (status == STATUS_OK) status = comm_create_apart(rank, size, node_of, &comm);
+    if (status == STATUS_OK) status = comm_create_disconnected(rank, size, node_of, &comm);
     memory_free(node_of);
     Py_DECREF(nodes);
     return status == STATUS_OK ? py_comm_object_wrap(py_module_state(module), comm)

@@ -255,10 +255,10 @@ static const char *refusal(const AllreduceSetup *setup) {
     for (int i = 0; i < setup->extent_count; i++) {
         AllreduceAlgorithm algorithm = setup->extents[i].algorithm;
         if (setup->extents[i].elems == 0) return "nothing to sum";
-        bool levels = algorithm == ALLREDUCE_TWO_LEVEL && !comm_is_apart(setup->comm);
+        bool levels = algorithm == ALLREDUCE_TWO_LEVEL && !comm_is_disconnected(setup->comm);
         if (algorithm != ALLREDUCE_ONE_SHOT && algorithm != ALLREDUCE_SRA && !levels) {
-            return comm_is_apart(setup->comm) ? "only one_shot and sra run on GPUs"
-                                              : "only one_shot, sra and two_level run on GPUs";
+            return comm_is_disconnected(setup->comm) ? "only one_shot and sra run on GPUs"
+                                                     : "only one_shot, sra and two_level run on GPUs";
         }
     }
     return NULL;
@@ -323,7 +323,7 @@ static Status device_engine_create(AllreduceSetup *setup, char *why, void **stat
     ExchangeWorkspace *workspace = NULL;
     if (!setup->on_device) return STATUS_OK;
     const char *refused = setup->exact ? NULL : refusal(setup);
-    if (comm_is_apart(setup->comm)) return create_carried(setup, refused, why, state);
+    if (comm_is_disconnected(setup->comm)) return create_carried(setup, refused, why, state);
     if (setup->exact) return create_exact(setup, false, why, state);
     if (refused != NULL) {
         snprintf(why, ALLREDUCE_WHY_BYTES, "%s", refused);

@@ -23,7 +23,7 @@ bool allreduce_exact_asked(const AllreduceSetup *setup) {
 bool allreduce_exact_can(const AllreduceSetup *setup) {
     int size = comm_size(setup->comm);
     bool can = setup->exact && setup->options.type <= ALLREDUCE_BF16 && setup->options.op <= ALLREDUCE_AVERAGE &&
-               size > 1 && size <= EXCHANGE_MAX_RANKS && !comm_is_apart(setup->comm);
+               size > 1 && size <= EXCHANGE_MAX_RANKS && !comm_is_disconnected(setup->comm);
     for (int i = 0; can && i < setup->extent_count; i++) {
         AllreduceAlgorithm algorithm = setup->extents[i].algorithm;
         can = setup->extents[i].elems > 0 && algorithm != ALLREDUCE_RING && algorithm != ALLREDUCE_TWO_LEVEL;
