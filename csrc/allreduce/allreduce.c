@@ -132,26 +132,26 @@ Status allreduce_stage_finish(Allreduce *allreduce, void *buffer, const void *ga
     return STATUS_OK;
 }
 
-static Status check_carriage(const Allreduce *allreduce) {
-    bool carried = comm_is_disconnected(allreduce->setup.comm) && allreduce->engine->carriage != NULL;
-    if (!carried) FAIL(STATUS_ARGUMENT, "the messages of this allreduce are not moved by its caller, or not on a GPU");
+static Status check_external(const Allreduce *allreduce) {
+    bool external = comm_is_disconnected(allreduce->setup.comm) && allreduce->engine->external != NULL;
+    if (!external) FAIL(STATUS_ARGUMENT, "the messages of this allreduce are not moved by its caller, or not on a GPU");
     return STATUS_OK;
 }
 
-Status allreduce_carried_space(const Allreduce *allreduce, AllreduceSpace *out) {
-    TRY(check_carriage(allreduce));
-    *out = allreduce->engine->carriage->space(allreduce->state);
+Status allreduce_external_space(const Allreduce *allreduce, AllreduceSpace *out) {
+    TRY(check_external(allreduce));
+    *out = allreduce->engine->external->space(allreduce->state);
     return STATUS_OK;
 }
 
-Status allreduce_carried_bind(Allreduce *allreduce, void *window, void *outgoing) {
-    TRY(check_carriage(allreduce));
-    return allreduce->engine->carriage->bind(allreduce->state, window, outgoing);
+Status allreduce_external_bind(Allreduce *allreduce, void *window, void *outgoing) {
+    TRY(check_external(allreduce));
+    return allreduce->engine->external->bind(allreduce->state, window, outgoing);
 }
 
-Status allreduce_carried_step(Allreduce *allreduce, AllreduceStep step, void *buffer, DeviceStream *stream) {
-    TRY(check_carriage(allreduce));
-    return allreduce->engine->carriage->step(allreduce->state, step, buffer, stream);
+Status allreduce_external_step(Allreduce *allreduce, AllreduceStep step, void *buffer, DeviceStream *stream) {
+    TRY(check_external(allreduce));
+    return allreduce->engine->external->step(allreduce->state, step, buffer, stream);
 }
 
 /* ---- queries ---- */

@@ -240,10 +240,10 @@ typedef struct AllreduceSpace {
 } AllreduceSpace;
 
 /* ARGUMENT if this does not run on a GPU, or its messages are not moved by the caller. */
-Status allreduce_carried_space(const Allreduce *allreduce, AllreduceSpace *out);
+Status allreduce_external_space(const Allreduce *allreduce, AllreduceSpace *out);
 /* Both borrowed until another call or allreduce_destroy. */
-Status allreduce_carried_bind(Allreduce *allreduce, void *window, void *outgoing);
-Status allreduce_carried_step(Allreduce *allreduce, AllreduceStep step, void *buffer, DeviceStream *stream);
+Status allreduce_external_bind(Allreduce *allreduce, void *window, void *outgoing);
+Status allreduce_external_step(Allreduce *allreduce, AllreduceStep step, void *buffer, DeviceStream *stream);
 
 /* What a rank has been asked for, in addition to the text that describes it. */
 typedef struct AllreduceCall {

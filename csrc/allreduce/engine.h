@@ -59,11 +59,11 @@ typedef struct AllreduceStages {
 } AllreduceStages;
 
 /* Runs on a GPU whose messages the caller moves; arguments have been checked. */
-typedef struct AllreduceCarriage {
+typedef struct AllreduceExternal {
     AllreduceSpace (*space)(const void *state);
     Status (*bind)(void *state, void *window, void *outgoing);
     Status (*step)(void *state, AllreduceStep number, void *buffer, DeviceStream *stream);
-} AllreduceCarriage;
+} AllreduceExternal;
 
 typedef struct AllreduceEngine {
     bool recordable; /* told and put may be captured in a graph */
@@ -91,7 +91,7 @@ typedef struct AllreduceEngine {
     size_t (*explain)(const void *state, char *text, size_t bytes);
     /* NULL, or: ends what must end besides the communicator, already aborted, when this rank's device has failed. */
     void (*abort)(void *state, const char *message);
-    const AllreduceCarriage *carriage; /* NULL: callers cannot move its messages on a GPU */
+    const AllreduceExternal *external; /* NULL: callers cannot move its messages on a GPU */
     const AllreduceStages *stages;     /* NULL: callers cannot move its messages in stages */
 } AllreduceEngine;
 

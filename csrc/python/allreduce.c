@@ -194,7 +194,7 @@ static PyObject *plan_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) 
 static int plan_traverse(PyObject *self, visitproc visit, void *arg) {
     Py_VISIT(Py_TYPE(self));
     Py_VISIT(((AllreduceObject *)self)->comm);
-    Py_VISIT(((AllreduceObject *)self)->carried);
+    Py_VISIT(((AllreduceObject *)self)->message_tensors);
     return 0;
 }
 
@@ -204,7 +204,7 @@ static int plan_clear(PyObject *self) {
         py_comm_object_remove(plan->comm, &plan->dependent);
         destroy_plan(plan);
     }
-    Py_CLEAR(plan->carried);
+    Py_CLEAR(plan->message_tensors);
     Py_CLEAR(plan->comm);
     return 0;
 }

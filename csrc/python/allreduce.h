@@ -22,7 +22,7 @@ typedef struct AllreduceObject {
     int device;              /* -1: buffers are in host memory */
     CommDependent dependent; /* of plans on a GPU */
     AllreduceRoom room;
-    PyObject *carried; /* owned: the Tensors of its messages, if the caller moves those; or NULL */
+    PyObject *message_tensors; /* owned: the Tensors of its messages, if the caller moves those; or NULL */
 } AllreduceObject;
 
 typedef struct AllreduceSettings {

@@ -181,7 +181,7 @@ PyObject *py_stages_space(PyObject *plan, PyObject *unused) {
     AllreduceSpace space;
     Allreduce *allreduce = py_allreduce_take(plan, &types);
     if (allreduce == NULL) return NULL;
-    Status status = allreduce_carried_space(allreduce, &space);
+    Status status = allreduce_external_space(allreduce, &space);
     py_allreduce_give(plan);
     if (status != STATUS_OK) return stage_raise(plan, status);
     return Py_BuildValue("(Kii)", (unsigned long long)space.region_bytes, space.rows, space.outgoing);
@@ -203,7 +203,7 @@ static const PyTensor *tensor_on(PyObject *plan, PyObject *object, const char *a
 static Status bind_on_device(const AllreduceObject *self, Allreduce *allreduce, void *window, void *outgoing) {
     PyTensorVisit visit;
     TRY(py_tensor_visit(self->device, &visit));
-    Status status = allreduce_carried_bind(allreduce, window, outgoing);
+    Status status = allreduce_external_bind(allreduce, window, outgoing);
     py_tensor_leave(&visit);
     return status;
 }
@@ -216,7 +216,7 @@ PyObject *py_stages_bind(PyObject *plan, PyObject *args) {
     if (!PyArg_ParseTuple(args, "OO:carried_bind", &window, &outgoing)) return NULL;
     Allreduce *allreduce = py_allreduce_take(plan, &types);
     if (allreduce == NULL) return NULL;
-    Status status = allreduce_carried_space(allreduce, &space);
+    Status status = allreduce_external_space(allreduce, &space);
     const PyTensor *in = NULL, *out = NULL;
     if (status == STATUS_OK) {
         uint64_t bytes = space.region_bytes;
@@ -227,7 +227,7 @@ PyObject *py_stages_bind(PyObject *plan, PyObject *args) {
         status = bind_on_device(self, allreduce, in->data, out->data);
         Py_END_ALLOW_THREADS;
     }
-    if (status == STATUS_OK) Py_XSETREF(self->carried, PyTuple_Pack(2, window, outgoing));
+    if (status == STATUS_OK) Py_XSETREF(self->message_tensors, PyTuple_Pack(2, window, outgoing));
     result = status == STATUS_OK ? Py_NewRef(Py_None) : stage_raise(plan, status);
 done:
     py_allreduce_give(plan);
@@ -238,7 +238,7 @@ static Status step_on_device(const AllreduceObject *self, Allreduce *allreduce, 
                              DeviceStream *stream) {
     PyTensorVisit visit;
     TRY(py_tensor_visit(self->device, &visit));
-    Status status = allreduce_carried_step(allreduce, step, data, stream);
+    Status status = allreduce_external_step(allreduce, step, data, stream);
     py_tensor_leave(&visit);
     return status;
 }

@@ -79,7 +79,7 @@ static Status device_engine_put(void *state, const AllreduceExtent *extent, void
 
 static Status device_engine_wait(void *state, DeviceStream *stream, DeviceEvent *event) {
     const DeviceEngine *engine = state;
-    if (engine->workspace == NULL) return allreduce_carried_wait(engine, stream, event);
+    if (engine->workspace == NULL) return allreduce_external_wait(engine, stream, event);
     return comm_window_wait(engine->workspace->window, stream, event);
 }
 
@@ -105,7 +105,7 @@ static void device_engine_destroy(void *state) {
     device_free(engine->residual);
     device_free(engine->call);
     allreduce_workspace_leave(engine->workspace);
-    allreduce_carried_destroy(engine);
+    allreduce_external_destroy(engine);
     memory_free(engine);
 }
 
@@ -148,10 +148,10 @@ static ExchangePlan plan_of(const DeviceEngine *engine, const AllreduceExtent *e
 ExchangePlan allreduce_device_plan(const DeviceEngine *engine, const AllreduceExtent *extent, DeviceExtent *own) {
     ExchangePlan plan = plan_of(engine, extent, own);
     const ExchangeWorkspace *workspace = engine->workspace;
-    plan.carried = workspace == NULL;
-    plan.window = workspace == NULL ? engine->carried.window : allreduce_regions_of(engine, own, &own->levels);
-    plan.state = workspace == NULL ? engine->carried.state : workspace->state;
-    plan.status_words = workspace == NULL ? engine->carried.status_words : comm_window_status_words(workspace->window);
+    plan.external = workspace == NULL;
+    plan.window = workspace == NULL ? engine->external.window : allreduce_regions_of(engine, own, &own->levels);
+    plan.state = workspace == NULL ? engine->external.state : workspace->state;
+    plan.status_words = workspace == NULL ? engine->external.status_words : comm_window_status_words(workspace->window);
     if (workspace != NULL) plan.send_queue = comm_window_send_queue(workspace->window);
     return plan;
 }
@@ -227,7 +227,7 @@ static Status make_parts(DeviceEngine *engine, char *why, bool *fits) {
     TRY(device_fill(engine->call, 0, sizeof *engine->call, NULL));
     TRY(make_residual(engine));
     if (engine->workspace == NULL) {
-        TRY(allreduce_carried_create(engine, fits));
+        TRY(allreduce_external_create(engine, fits));
         engine->extents[0].wire_bytes = *fits ? count_bytes(engine, &engine->extents[0]) : 0;
     }
     for (int i = 0; engine->workspace != NULL && i < setup->extent_count && *fits; i++)
@@ -310,7 +310,7 @@ static Status create_left(AllreduceSetup *setup, char *why, void **state) {
     return create_exact(setup, true, ours, state);
 }
 
-static Status create_carried(AllreduceSetup *setup, const char *refused, char *why, void **state) {
+static Status create_external(AllreduceSetup *setup, const char *refused, char *why, void **state) {
     if (setup->exact) refused = "nothing is quantised";
     if (refused != NULL)
         FAIL(STATUS_ARGUMENT, "a sum whose messages the caller moves cannot run on a GPU here: %s", refused);
@@ -323,7 +323,7 @@ static Status device_engine_create(AllreduceSetup *setup, char *why, void **stat
     ExchangeWorkspace *workspace = NULL;
     if (!setup->on_device) return STATUS_OK;
     const char *refused = setup->exact ? NULL : refusal(setup);
-    if (comm_is_disconnected(setup->comm)) return create_carried(setup, refused, why, state);
+    if (comm_is_disconnected(setup->comm)) return create_external(setup, refused, why, state);
     if (setup->exact) return create_exact(setup, false, why, state);
     if (refused != NULL) {
         snprintf(why, ALLREDUCE_WHY_BYTES, "%s", refused);
@@ -437,7 +437,7 @@ const AllreduceEngine allreduce_device = {.recordable = true,
                                           .bytes = device_engine_bytes_of,
                                           .explain = device_engine_explain,
                                           .abort = device_engine_stop,
-                                          .carriage = &allreduce_carried};
+                                          .external = &allreduce_device_external};
 
 const AllreduceEngine allreduce_device_left = {.recordable = true,
                                                .counts = true,

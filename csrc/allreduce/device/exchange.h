@@ -47,7 +47,7 @@ typedef struct ExchangePlan {
     ExchangeWindow window;
     ExchangeState *state;
     CommWindowStatus *status_words;
-    bool carried; /* the caller moves what is for others: no flags, and only one copy of what is for all */
+    bool external; /* the caller moves what is for others: no flags, and only one copy of what is for all */
     CommWindowSendQueue send_queue; /* the queue for what goes to other nodes */
     AllreduceRun *run;              /* the host's copy of *call */
     uint32_t *call;

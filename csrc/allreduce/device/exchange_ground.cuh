@@ -122,7 +122,7 @@ template <typename Find>
 __device__ __forceinline__ bool exchange_await_each(const ExchangePlan *plan, const ExchangeTurns &turns,
                                                     uint32_t epoch, CommWindowReport what, int rows,
                                                     const Find &region_of) {
-    if (plan->carried) return true;
+    if (plan->external) return true;
     bool here = true;
     for (int64_t from = 0; from < turns.mine; from = from == 0 ? 1 : turns.mine) {
         int64_t to = from == 0 ? 1 : turns.mine;
@@ -157,7 +157,7 @@ __device__ static __forceinline__ bool exchange_await_results(const ExchangePlan
 /* Notifies the readers of what the block has written of its tiles, in the owners' regions or in those of all. */
 __device__ static __forceinline__ void exchange_raise_all(const ExchangePlan *plan, const ExchangeTurns &turns,
                                                           uint32_t epoch, bool to_owner) {
-    if (plan->carried) return;
+    if (plan->external) return;
     const int to = to_owner ? 1 : plan->window.sinks;
     __syncthreads();
     for (int64_t i = threadIdx.x; i < turns.mine * to; i += WARPS * WARP) {

@@ -16,17 +16,17 @@ typedef struct DeviceExtent {
 } DeviceExtent;
 
 /* For runs whose messages the caller moves, instead of a workspace. */
-typedef struct DeviceCarried {
+typedef struct DeviceExternal {
     ExchangeState *state;           /* owned, in device memory */
     CommWindowStatus *status_words; /* owned, page-locked */
     uint64_t region_bytes;
     ExchangeWindow window; /* in the caller's memory, once that is bound */
-} DeviceCarried;
+} DeviceExternal;
 
 typedef struct DeviceEngine {
     const AllreduceSetup *setup;  /* borrowed */
-    ExchangeWorkspace *workspace; /* shared; NULL if messages are carried */
-    DeviceCarried carried;
+    ExchangeWorkspace *workspace; /* shared; NULL if the caller moves messages */
+    DeviceExternal external;
     uint32_t *call;      /* owned, in device memory */
     float *residual;     /* owned, in device memory, of allreduce_fed_extent; NULL without error feedback, or if it is
                           * in 8 bits: */
@@ -36,7 +36,7 @@ typedef struct DeviceEngine {
 
 /* ---- engine.c ---- */
 
-/* The parameters of kernels, for the workspace's window or the carried one; fills own->levels. */
+/* The parameters of kernels, for the workspace's window or the external one; fills own->levels. */
 ExchangePlan allreduce_device_plan(const DeviceEngine *engine, const AllreduceExtent *extent, DeviceExtent *own);
 ExchangeRound allreduce_device_round(const DeviceEngine *engine, const DeviceExtent *extent, int number);
 /* Copies an extent's tiles to device memory, and frees the host's. */
@@ -56,16 +56,16 @@ ExchangeWindow allreduce_regions_of(const DeviceEngine *engine, const DeviceExte
 Status allreduce_levels_put(const DeviceEngine *engine, const DeviceExtent *extent, int number, void *buffer,
                             DeviceStream *stream);
 
-/* ---- carried.c ---- */
+/* ---- external.c ---- */
 
-/* For a communicator without a connection to its ranks; one extent can be carried. *fits is false if a message would be
+/* For a communicator without a connection to its ranks; one extent is supported. *fits is false if a message would be
  * too large. */
-Status allreduce_carried_create(DeviceEngine *engine, bool *fits);
-void allreduce_carried_destroy(DeviceEngine *engine);
+Status allreduce_external_create(DeviceEngine *engine, bool *fits);
+void allreduce_external_destroy(DeviceEngine *engine);
 /* Waits for a stream (or event) that holds such runs. */
-Status allreduce_carried_wait(const DeviceEngine *engine, DeviceStream *stream, DeviceEvent *event);
+Status allreduce_external_wait(const DeviceEngine *engine, DeviceStream *stream, DeviceEvent *event);
 
-extern const AllreduceCarriage allreduce_carried;
+extern const AllreduceExternal allreduce_device_external;
 
 /* ---- exact.c ---- */
 
