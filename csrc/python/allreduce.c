@@ -447,12 +447,12 @@ static PyMethodDef plan_methods[] = {
      "losses(buffer, residual, widths)\n--\n\n"
      "Returns (||x - x'||^2 of each layer with each width and, last, ||x||^2; bytes of each layer with\n"
      "each width); 0 for layers that are not quantised."},
-    {"carried_space", py_stages_space, METH_NOARGS,
-     "carried_space()\n--\n\nReturns (bytes of a row, rows of the window, outgoing rows)."},
-    {"carried_bind", py_stages_bind, METH_VARARGS,
-     "carried_bind(window, outgoing)\n--\n\nTakes Tensors of bytes for its messages, on its GPU."},
-    {"carried_step", py_stages_step, METH_VARARGS,
-     "carried_step(step, tensor, stream)\n--\n\nQueues a step of a run on a stream."},
+    {"external_space", py_stages_space, METH_NOARGS,
+     "external_space()\n--\n\nReturns (bytes of a row, rows of the window, outgoing rows)."},
+    {"external_bind", py_stages_bind, METH_VARARGS,
+     "external_bind(window, outgoing)\n--\n\nTakes Tensors of bytes for its messages, on its GPU."},
+    {"external_step", py_stages_step, METH_VARARGS,
+     "external_step(step, tensor, stream)\n--\n\nQueues a step of a run on a stream."},
     {"restore", plan_restore, METH_O,
      "restore(residual)\n--\n\nRestores a residual of all elements. Not while runs are in progress."},
     {"explain", plan_explain, METH_NOARGS, "explain()\n--\n\nWhat was chosen and why, as text."},

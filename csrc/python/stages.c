@@ -213,7 +213,7 @@ PyObject *py_stages_bind(PyObject *plan, PyObject *args) {
     PyObject *window, *outgoing, *result = NULL;
     unsigned types;
     AllreduceSpace space;
-    if (!PyArg_ParseTuple(args, "OO:carried_bind", &window, &outgoing)) return NULL;
+    if (!PyArg_ParseTuple(args, "OO:external_bind", &window, &outgoing)) return NULL;
     Allreduce *allreduce = py_allreduce_take(plan, &types);
     if (allreduce == NULL) return NULL;
     Status status = allreduce_external_space(allreduce, &space);
@@ -262,7 +262,7 @@ PyObject *py_stages_step(PyObject *plan, PyObject *args) {
     unsigned types;
     AllreduceStep step;
     DeviceStream *stream;
-    if (!PyArg_ParseTuple(args, "sOO:carried_step", &name, &object, &number) || parse_step(name, &step) < 0 ||
+    if (!PyArg_ParseTuple(args, "sOO:external_step", &name, &object, &number) || parse_step(name, &step) < 0 ||
         py_tensor_parse_stream(number, &stream) < 0) {
         return NULL;
     }

@@ -32,13 +32,13 @@ class Rank:
         self.plan = allreduce.AllreducePlan(
             self.comm, shapes, bits=3, bucket_size=256, device=0, compare=False, **options
         )._plan
-        self.bytes, self.rows, self.outgoing_rows = self.plan.carried_space()
+        self.bytes, self.rows, self.outgoing_rows = self.plan.external_space()
         self.bind(np.zeros(self.rows * self.bytes, np.uint8))
 
     def bind(self, window):
         self.window = on_gpu(window)
         self.outgoing = on_gpu(np.zeros(self.outgoing_rows * self.bytes, np.uint8))
-        self.plan.carried_bind(self.window, self.outgoing)
+        self.plan.external_bind(self.window, self.outgoing)
 
     def row(self, tensor, index):
         return on_host(tensor)[index * self.bytes : (index + 1) * self.bytes]
@@ -49,7 +49,7 @@ def run(ranks, buffers):
 
     def all_do(step):
         for rank, buffer in zip(ranks, buffers, strict=True):
-            rank.plan.carried_step(step, buffer, 0)
+            rank.plan.external_step(step, buffer, 0)
 
     size, blank = len(ranks), np.zeros(ranks[0].bytes, np.uint8)
     all_do("push")
@@ -91,20 +91,20 @@ def test_what_does_not_fit_is_refused():
     rank = Rank(0, 2, algorithm="sra")
     plan, buffer = rank.plan, on_gpu(np.ones(ELEMS, np.float32))
     with pytest.raises(ValueError, match="step must be push, reduce or gather, not 'pull'"):
-        plan.carried_step("pull", buffer, 0)
+        plan.external_step("pull", buffer, 0)
     with pytest.raises(ValueError, match=f"tensor must have {ELEMS} elements of float32 on the plan's device"):
-        plan.carried_step("push", on_gpu(np.ones(7, np.float32)), 0)
+        plan.external_step("push", on_gpu(np.ones(7, np.float32)), 0)
     with pytest.raises(ValueError, match="on the plan's device"):
-        plan.carried_step("push", _cgxffcv.tensor_of_buffer(np.ones(ELEMS, np.float32)), 0)
+        plan.external_step("push", _cgxffcv.tensor_of_buffer(np.ones(ELEMS, np.float32)), 0)
     with pytest.raises(ValueError, match=f"window must have {4 * rank.bytes} elements of uint8"):
-        plan.carried_bind(rank.outgoing, rank.outgoing)
+        plan.external_bind(rank.outgoing, rank.outgoing)
     with pytest.raises(comm.CommError, match="no connection to its other ranks"):
         plan.put([buffer], 0)
     with pytest.raises(ValueError, match="cannot run on a GPU here: only one_shot and sra run on GPUs"):
         Rank(0, 2, algorithm="two_level")
     unbound = allreduce.AllreducePlan(rank.comm, [(64, 64)], bits=4, algorithm="sra", device=0, compare=False)._plan
     with pytest.raises(ValueError, match="no memory for messages has been bound yet"):
-        unbound.carried_step("push", on_gpu(np.ones(4096, np.float32)), 0)
+        unbound.external_step("push", on_gpu(np.ones(4096, np.float32)), 0)
     host = allreduce.AllreducePlan(rank.comm, [(64, 64)], bits=4, algorithm="sra")._plan
     with pytest.raises(ValueError, match="not moved by its caller, or not on a GPU"):
-        host.carried_space()
+        host.external_space()

@@ -85,24 +85,24 @@ class GpuMessages(GpuPlan):
     def __init__(self, layout: Layout, plan: AllreducePlan, group: dist.ProcessGroup) -> None:
         super().__init__(layout, plan)
         self._group, ranks, me = group, dist.get_world_size(group), dist.get_rank(group)
-        row, rows, outgoing = self._plan.carried_space()
+        row, rows, outgoing = self._plan.external_space()
         window = torch.empty((rows, row), dtype=torch.uint8, device=layout.device)
         self._outgoing = torch.empty((outgoing, row), dtype=torch.uint8, device=layout.device)
-        self._plan.carried_bind(_as_bytes(window), _as_bytes(self._outgoing))
+        self._plan.external_bind(_as_bytes(window), _as_bytes(self._outgoing))
         self._terms, self._results = window[:ranks].view(-1), window[ranks:].view(-1)
         self._own_term, self._own_result = window[me], window[ranks + me] if outgoing else None
 
     def put(self, buffer: torch.Tensor, stream: int) -> None:
         """The lane is the current stream."""
         tensor = self.tensor(buffer)
-        self._plan.carried_step("push", tensor, stream)
+        self._plan.external_step("push", tensor, stream)
         if self._own_result is None:
             dist.all_gather_into_tensor(self._terms, self._own_term, self._group)
         else:
             dist.all_to_all_single(self._terms, self._outgoing.view(-1), group=self._group)
-            self._plan.carried_step("reduce", tensor, stream)
+            self._plan.external_step("reduce", tensor, stream)
             dist.all_gather_into_tensor(self._results, self._own_result, self._group)
-        self._plan.carried_step("gather", tensor, stream)
+        self._plan.external_step("gather", tensor, stream)
 
 
 def _as_bytes(tensor: torch.Tensor) -> _cgxffcv.Tensor:
