@@ -426,8 +426,8 @@ static PyMethodDef plan_methods[] = {
      "put($self, /, tensors, stream=0)\n--\n\n"
      "Reduces the layers stored in several Tensors, one after another, in place, in the order\n"
      "of the stream. Collective."},
-    {"put_beside", py_allreduce_put_beside, METH_VARARGS,
-     "put_beside(tensor, stream, lane, blocks)\n--\n\n"
+    {"enqueue_on_lane", py_allreduce_enqueue_on_lane, METH_VARARGS,
+     "enqueue_on_lane(tensor, stream, lane, blocks)\n--\n\n"
      "The same for one Tensor on a GPU, on the stream `lane`, after what is queued on `stream` now;\n"
      "its kernels have at most `blocks` blocks (0: as many as there is room for)."},
     {"wait", PY_KEYWORDS(py_allreduce_wait),

@@ -8,10 +8,10 @@
 
 /* What runs over several arrays, or in the background, need; made when first needed. */
 typedef struct AllreduceRoom {
-    void *flat;          /* owned: where arrays are copied one after another; on the plan's device */
-    DeviceEvent *free;   /* owned: `flat` has been read */
-    DeviceEvent *begin;  /* owned: what a run alongside other work comes after */
-    DeviceStream *aside; /* owned: for runs in the background */
+    void *flat;               /* owned: where arrays are copied one after another; on the plan's device */
+    DeviceEvent *free;        /* owned: `flat` has been read */
+    DeviceEvent *begin;       /* owned: what a run alongside other work comes after */
+    DeviceStream *background; /* owned: for runs in the background */
 } AllreduceRoom;
 
 /* The communicator belongs to the object `comm`: each use takes it, and fails if it has been closed. */
@@ -45,7 +45,7 @@ void py_allreduce_room_free(AllreduceRoom *room, int device);
 
 /* Methods of a plan. */
 PyObject *py_allreduce_put(PyObject *plan, PyObject *args, PyObject *kwargs);
-PyObject *py_allreduce_put_beside(PyObject *plan, PyObject *args);
+PyObject *py_allreduce_enqueue_on_lane(PyObject *plan, PyObject *args);
 PyObject *py_allreduce_wait(PyObject *plan, PyObject *args, PyObject *kwargs);
 
 #endif

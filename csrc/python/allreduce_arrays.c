@@ -135,17 +135,17 @@ static Status arrays_run(AllreduceObject *plan, PyObject *tuple, DeviceStream *s
 }
 
 /* On another stream, after what was queued on the caller's when the run was begun. */
-static Status run_aside(AllreduceObject *plan, const RunObject *later) {
+static Status run_in_background(AllreduceObject *plan, const RunObject *later) {
     AllreduceRoom *room = &plan->room;
     if (plan->device < 0) return arrays_run(plan, later->tensors, NULL);
-    if (room->aside == NULL) TRY(device_stream_create(&room->aside));
-    TRY(device_stream_wait(room->aside, later->ready));
-    TRY(arrays_run(plan, later->tensors, room->aside));
-    return device_event_record(later->done, room->aside);
+    if (room->background == NULL) TRY(device_stream_create(&room->background));
+    TRY(device_stream_wait(room->background, later->ready));
+    TRY(arrays_run(plan, later->tensors, room->background));
+    return device_event_record(later->done, room->background);
 }
 
 void py_allreduce_room_free(AllreduceRoom *room, int device) {
-    device_stream_destroy(room->aside);
+    device_stream_destroy(room->background);
     device_event_destroy(room->free);
     device_event_destroy(room->begin);
     if (device >= 0) {
@@ -196,8 +196,8 @@ PyObject *py_allreduce_put(PyObject *object, PyObject *args, PyObject *kwargs) {
 }
 
 /* On the separate stream `lane`, after what `stream` holds now, with at most `blocks` blocks. */
-static Status run_beside(AllreduceObject *plan, const PyTensor *tensor, DeviceStream *stream, DeviceStream *lane,
-                         int blocks) {
+static Status enqueue_on_lane(AllreduceObject *plan, const PyTensor *tensor, DeviceStream *stream, DeviceStream *lane,
+                              int blocks) {
     AllreduceRoom *room = &plan->room;
     if (room->begin == NULL) TRY(device_event_create(&room->begin));
     TRY(device_event_record(room->begin, stream));
@@ -206,13 +206,13 @@ static Status run_beside(AllreduceObject *plan, const PyTensor *tensor, DeviceSt
     return allreduce_put(plan->allreduce, tensor->data, tensor->elems, lane);
 }
 
-PyObject *py_allreduce_put_beside(PyObject *object, PyObject *args) {
+PyObject *py_allreduce_enqueue_on_lane(PyObject *object, PyObject *args) {
     AllreduceObject *plan = (AllreduceObject *)object;
     PyObject *tensor, *stream_number, *lane_number, *tuple, *result = NULL;
     DeviceStream *stream, *lane;
     PyTensorVisit visit;
     ArgumentsNumber blocks = {"blocks", INT32_MAX, 0};
-    if (!PyArg_ParseTuple(args, "OOOO&:put_beside", &tensor, &stream_number, &lane_number, py_arguments_number,
+    if (!PyArg_ParseTuple(args, "OOOO&:enqueue_on_lane", &tensor, &stream_number, &lane_number, py_arguments_number,
                           &blocks) ||
         py_tensor_parse_stream(stream_number, &stream) < 0 || py_tensor_parse_stream(lane_number, &lane) < 0) {
         return NULL;
@@ -225,7 +225,7 @@ PyObject *py_allreduce_put_beside(PyObject *object, PyObject *args) {
     if (check_tensors(plan, tuple) == 0 && enter(plan, &visit) == 0) {
         Status status;
         Py_BEGIN_ALLOW_THREADS;
-        status = run_beside(plan, tensor_at(tuple, 0), stream, lane, (int)blocks.value);
+        status = enqueue_on_lane(plan, tensor_at(tuple, 0), stream, lane, (int)blocks.value);
         Py_END_ALLOW_THREADS;
         result = leave(plan, &visit, status);
     }
@@ -317,7 +317,7 @@ static PyObject *run_run(PyObject *object, PyObject *plan) {
     self->plan = (AllreduceObject *)Py_NewRef(plan);
     Status status;
     Py_BEGIN_ALLOW_THREADS;
-    status = run_aside(self->plan, self);
+    status = run_in_background(self->plan, self);
     Py_END_ALLOW_THREADS;
     self->put = status == STATUS_OK;
     return leave(self->plan, &visit, status);

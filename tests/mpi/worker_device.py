@@ -98,7 +98,7 @@ def exact():
             at = address_of(on_gpu.tensor) + offset * x.itemsize
             if beside:  # in fewer blocks than the sum has places, and in others on each rank
                 tensor = _cgxffcv.tensor_of_address(None, at, x.shape, None, there.dtype, True)
-                there._plan.put_beside(tensor, 0, 0, few)
+                there._plan.enqueue_on_lane(tensor, 0, 0, few)
             else:
                 there.run(Forged(at, x.shape, device=(2, device), bits=8 * x.itemsize, **kind))
             there.wait()

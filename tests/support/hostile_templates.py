@@ -465,7 +465,7 @@ TYPES = {
         "run": method(a_plan_of_comm, "run", np.ones(107, np.float32)),
         "put": method(a_plan_of_comm, "put", [a_tensor(), a_tensor(7)], 0),
         "wait": method(a_plan_of_comm, "wait", 0),
-        **dict.fromkeys(("put_beside", "external_space", "external_bind", "external_step")),  # of a GPU
+        **dict.fromkeys(("enqueue_on_lane", "external_space", "external_bind", "external_step")),  # of a GPU
         "restore": method(a_plan_of_comm, "restore", np.ones(107, np.float32)),
         **{name: stage(name) for name in ("stage_messages", "stage_encode", "stage_reduce", "stage_finish")},
         "losses": method(a_plan_of_comm, "losses", np.ones(107, np.float32), np.ones(107, np.float32), (2, 4)),

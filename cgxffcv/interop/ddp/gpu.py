@@ -75,7 +75,7 @@ class GpuPlan:
 
     @property
     def put_beside(self) -> Callable[[_cgxffcv.Tensor, int, int, int], None]:
-        return self._plan.put_beside
+        return self._plan.enqueue_on_lane
 
 
 class GpuMessages(GpuPlan):
