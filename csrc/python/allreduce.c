@@ -215,7 +215,7 @@ static void plan_dealloc(PyObject *self) {
     PyObject_GC_UnTrack(self);
     plan_clear(self);
     destroy_plan(plan);
-    py_allreduce_room_free(&plan->room, plan->device);
+    py_allreduce_scratch_free(&plan->scratch, plan->device);
     type->tp_free(self);
     Py_DECREF(type);
 }

@@ -7,12 +7,12 @@
 #include "python/tensor.h"
 
 /* What runs over several arrays, or in the background, need; made when first needed. */
-typedef struct AllreduceRoom {
+typedef struct AllreduceScratch {
     void *flat;               /* owned: where arrays are copied one after another; on the plan's device */
     DeviceEvent *free;        /* owned: `flat` has been read */
     DeviceEvent *begin;       /* owned: what a run alongside other work comes after */
     DeviceStream *background; /* owned: for runs in the background */
-} AllreduceRoom;
+} AllreduceScratch;
 
 /* The communicator belongs to the object `comm`: each use takes it, and fails if it has been closed. */
 typedef struct AllreduceObject {
@@ -21,7 +21,7 @@ typedef struct AllreduceObject {
     AllreduceType type;
     int device;              /* -1: buffers are in host memory */
     CommDependent dependent; /* of plans on a GPU */
-    AllreduceRoom room;
+    AllreduceScratch scratch;
     PyObject *message_tensors; /* owned: the Tensors of its messages, if the caller moves those; or NULL */
 } AllreduceObject;
 
@@ -41,7 +41,7 @@ int py_allreduce_parse_feedback(PyObject *value, void *out);
  * itself. 0, or -1 with an exception set. */
 int py_allreduce_parse(PyObject *kwargs, AllreduceSettings *out);
 
-void py_allreduce_room_free(AllreduceRoom *room, int device);
+void py_allreduce_scratch_free(AllreduceScratch *scratch, int device);
 
 /* Methods of a plan. */
 PyObject *py_allreduce_put(PyObject *plan, PyObject *args, PyObject *kwargs);

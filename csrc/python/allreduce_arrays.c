@@ -92,16 +92,16 @@ static char *find_flat(PyObject *tuple, size_t *bytes) {
 }
 
 static Status make_flat(AllreduceObject *plan, size_t bytes) {
-    AllreduceRoom *room = &plan->room;
-    if (room->flat != NULL) return STATUS_OK;
-    if (plan->device < 0) return memory_alloc(bytes, 1, &room->flat);
-    TRY(device_event_create(&room->free));
-    return device_alloc(bytes, &room->flat);
+    AllreduceScratch *scratch = &plan->scratch;
+    if (scratch->flat != NULL) return STATUS_OK;
+    if (plan->device < 0) return memory_alloc(bytes, 1, &scratch->flat);
+    TRY(device_event_create(&scratch->free));
+    return device_alloc(bytes, &scratch->flat);
 }
 
 /* Copies the arrays into the flat copy (`in`), or back out of it. */
 static Status move(const AllreduceObject *plan, PyObject *tuple, bool in, DeviceStream *stream) {
-    char *at = plan->room.flat;
+    char *at = plan->scratch.flat;
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(tuple); i++) {
         const PyTensor *tensor = tensor_at(tuple, i);
         size_t bytes = py_tensor_bytes(tensor);
@@ -118,13 +118,13 @@ static Status move(const AllreduceObject *plan, PyObject *tuple, bool in, Device
 }
 
 static Status run_through_flat(AllreduceObject *plan, PyObject *tuple, size_t bytes, DeviceStream *stream) {
-    AllreduceRoom *room = &plan->room;
+    AllreduceScratch *scratch = &plan->scratch;
     TRY(make_flat(plan, bytes));
-    if (plan->device >= 0) TRY(device_stream_wait(stream, room->free));
+    if (plan->device >= 0) TRY(device_stream_wait(stream, scratch->free));
     TRY(move(plan, tuple, true, stream));
-    TRY(allreduce_put(plan->allreduce, room->flat, allreduce_elems(plan->allreduce), stream));
+    TRY(allreduce_put(plan->allreduce, scratch->flat, allreduce_elems(plan->allreduce), stream));
     TRY(move(plan, tuple, false, stream));
-    return plan->device >= 0 ? device_event_record(room->free, stream) : STATUS_OK;
+    return plan->device >= 0 ? device_event_record(scratch->free, stream) : STATUS_OK;
 }
 
 static Status arrays_run(AllreduceObject *plan, PyObject *tuple, DeviceStream *stream) {
@@ -136,22 +136,22 @@ static Status arrays_run(AllreduceObject *plan, PyObject *tuple, DeviceStream *s
 
 /* On another stream, after what was queued on the caller's when the run was begun. */
 static Status run_in_background(AllreduceObject *plan, const RunObject *later) {
-    AllreduceRoom *room = &plan->room;
+    AllreduceScratch *scratch = &plan->scratch;
     if (plan->device < 0) return arrays_run(plan, later->tensors, NULL);
-    if (room->background == NULL) TRY(device_stream_create(&room->background));
-    TRY(device_stream_wait(room->background, later->ready));
-    TRY(arrays_run(plan, later->tensors, room->background));
-    return device_event_record(later->done, room->background);
+    if (scratch->background == NULL) TRY(device_stream_create(&scratch->background));
+    TRY(device_stream_wait(scratch->background, later->ready));
+    TRY(arrays_run(plan, later->tensors, scratch->background));
+    return device_event_record(later->done, scratch->background);
 }
 
-void py_allreduce_room_free(AllreduceRoom *room, int device) {
-    device_stream_destroy(room->background);
-    device_event_destroy(room->free);
-    device_event_destroy(room->begin);
+void py_allreduce_scratch_free(AllreduceScratch *scratch, int device) {
+    device_stream_destroy(scratch->background);
+    device_event_destroy(scratch->free);
+    device_event_destroy(scratch->begin);
     if (device >= 0) {
-        device_free(room->flat);
+        device_free(scratch->flat);
     } else {
-        memory_free(room->flat);
+        memory_free(scratch->flat);
     }
 }
 
@@ -198,10 +198,10 @@ PyObject *py_allreduce_put(PyObject *object, PyObject *args, PyObject *kwargs) {
 /* On the separate stream `lane`, after what `stream` holds now, with at most `blocks` blocks. */
 static Status enqueue_on_lane(AllreduceObject *plan, const PyTensor *tensor, DeviceStream *stream, DeviceStream *lane,
                               int blocks) {
-    AllreduceRoom *room = &plan->room;
-    if (room->begin == NULL) TRY(device_event_create(&room->begin));
-    TRY(device_event_record(room->begin, stream));
-    TRY(device_stream_wait(lane, room->begin));
+    AllreduceScratch *scratch = &plan->scratch;
+    if (scratch->begin == NULL) TRY(device_event_create(&scratch->begin));
+    TRY(device_event_record(scratch->begin, stream));
+    TRY(device_stream_wait(lane, scratch->begin));
     allreduce_set_blocks(plan->allreduce, blocks);
     return allreduce_put(plan->allreduce, tensor->data, tensor->elems, lane);
 }
