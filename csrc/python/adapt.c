@@ -56,7 +56,7 @@ PyObject *py_adapt_losses(PyObject *plan, PyObject *args) {
     unsigned types;
     if (!PyArg_ParseTuple(args, "OOO:losses", &buffer_in, &residual_in, &widths_in)) return NULL;
     if ((count = parse_widths(widths_in, widths)) < 0) return NULL;
-    Allreduce *allreduce = py_allreduce_take(plan, &types);
+    Allreduce *allreduce = py_allreduce_acquire(plan, &types);
     if (allreduce == NULL) return NULL;
     bool feedback = residual_in != Py_None;
     if (py_array_acquire(buffer_in, "buffer", types, -1, false, &buffer) < 0) goto give;
@@ -69,7 +69,7 @@ PyObject *py_adapt_losses(PyObject *plan, PyObject *args) {
 release:
     py_array_release(&buffer);
 give:
-    py_allreduce_give(plan);
+    py_allreduce_release(plan);
     return result;
 }
 

@@ -12,11 +12,11 @@
 
 #define MAX_LAYERS (1 << 24)
 
-/* A communicator taken for a call that runs without the interpreter lock. */
-static Comm *take_comm(PyObject *module_or_type, PyObject *object) {
+/* A communicator acquired for a call that runs without the interpreter lock. */
+static Comm *acquire_comm(PyObject *module_or_type, PyObject *object) {
     ModuleState *state = PyType_Check(module_or_type) ? py_module_state_of_type((PyTypeObject *)module_or_type)
                                                       : py_module_state(module_or_type);
-    return state == NULL ? NULL : py_comm_object_take(state, object, "comm");
+    return state == NULL ? NULL : py_comm_object_acquire(state, object, "comm");
 }
 
 /* ---- making ---- */
@@ -117,7 +117,7 @@ static Allreduce *make_plan(PyTypeObject *type, PyObject *comm_object, PyObject 
     Py_ssize_t count = PyTuple_GET_SIZE(tuple);
     ModuleState *state = py_module_state_of_type(type);
     PyObject *keep = PyList_New(0); /* the layers' names */
-    Comm *comm = keep == NULL ? NULL : take_comm((PyObject *)type, comm_object);
+    Comm *comm = keep == NULL ? NULL : acquire_comm((PyObject *)type, comm_object);
     if (comm == NULL) {
         Py_XDECREF(keep);
         return NULL;
@@ -133,7 +133,7 @@ static Allreduce *make_plan(PyTypeObject *type, PyObject *comm_object, PyObject 
     }
     memory_free(layers);
     Py_DECREF(keep);
-    py_comm_object_give(comm_object);
+    py_comm_object_release(comm_object);
     return allreduce;
 }
 
@@ -232,14 +232,14 @@ static Allreduce *allreduce_of(PyObject *self) {
     return allreduce;
 }
 
-Allreduce *py_allreduce_take(PyObject *plan, unsigned *types) {
+Allreduce *py_allreduce_acquire(PyObject *plan, unsigned *types) {
     AllreduceObject *self = (AllreduceObject *)plan;
-    if (allreduce_of(plan) == NULL || take_comm((PyObject *)Py_TYPE(plan), self->comm) == NULL) return NULL;
+    if (allreduce_of(plan) == NULL || acquire_comm((PyObject *)Py_TYPE(plan), self->comm) == NULL) return NULL;
     *types = type_mask(self->type);
     return self->allreduce;
 }
 
-void py_allreduce_give(PyObject *plan) { py_comm_object_give(((AllreduceObject *)plan)->comm); }
+void py_allreduce_release(PyObject *plan) { py_comm_object_release(((AllreduceObject *)plan)->comm); }
 
 static Status run_plan(Allreduce *allreduce, void *data) {
     Status status;
@@ -264,9 +264,9 @@ static PyObject *plan_run(PyObject *object, PyObject *buffer) {
                      (long long)allreduce_elems(self->allreduce), (long long)view.elems);
         goto release;
     }
-    if (take_comm((PyObject *)Py_TYPE(object), self->comm) == NULL) goto release;
+    if (acquire_comm((PyObject *)Py_TYPE(object), self->comm) == NULL) goto release;
     Status status = run_plan(self->allreduce, view.data);
-    py_comm_object_give(self->comm);
+    py_comm_object_release(self->comm);
     result =
         status == STATUS_OK ? Py_NewRef(Py_None) : py_errors_raise(py_module_state_of_type(Py_TYPE(object)), status);
 release:
@@ -278,7 +278,7 @@ static PyObject *plan_explain(PyObject *object, PyObject *unused) {
     (void)unused;
     AllreduceObject *self = (AllreduceObject *)object;
     char text[4096];
-    if (take_comm((PyObject *)Py_TYPE(object), self->comm) == NULL) return NULL;
+    if (acquire_comm((PyObject *)Py_TYPE(object), self->comm) == NULL) return NULL;
     size_t length = allreduce_explain(self->allreduce, text, sizeof text);
     PyObject *result = NULL;
     if (length < sizeof text) {
@@ -289,7 +289,7 @@ static PyObject *plan_explain(PyObject *object, PyObject *unused) {
         result = longer == NULL ? PyErr_NoMemory() : PyUnicode_FromStringAndSize(longer, (Py_ssize_t)length);
         PyMem_Free(longer);
     }
-    py_comm_object_give(self->comm);
+    py_comm_object_release(self->comm);
     return result;
 }
 
@@ -507,13 +507,13 @@ static PyObject *plan_measure(PyObject *module, PyObject *args) {
     int site = py_spec_name(site_name, "site", allreduce_site_name);
     Py_ssize_t count =
         site < 0 ? -1 : py_arguments_fill(sizes, "sizes", 1, TRIAL_MOST_SIZES, fill_size, elems, sizeof *elems);
-    Comm *comm = count < 0 ? NULL : take_comm(module, comm_object);
+    Comm *comm = count < 0 ? NULL : acquire_comm(module, comm_object);
     if (comm == NULL) return NULL;
     Status status;
     Py_BEGIN_ALLOW_THREADS;
     status = allreduce_measure(comm, (AllreduceSite)site, elems, (int)count, repeats, &costs);
     Py_END_ALLOW_THREADS;
-    py_comm_object_give(comm_object);
+    py_comm_object_release(comm_object);
     return status == STATUS_OK ? costs_dict(&costs) : py_errors_raise(py_module_state(module), status);
 }
 
@@ -522,13 +522,13 @@ static PyObject *check_replicas(PyObject *module, PyObject *args) {
     ArrayView view;
     if (!PyArg_ParseTuple(args, "OO:allreduce_check_replicas", &comm_object, &array)) return NULL;
     if (py_array_acquire(array, "array", ARRAY_UNALIGNED, -1, false, &view) < 0) return NULL;
-    Comm *comm = take_comm(module, comm_object);
+    Comm *comm = acquire_comm(module, comm_object);
     Status status = STATUS_OK;
     if (comm != NULL) {
         Py_BEGIN_ALLOW_THREADS;
         status = allreduce_check_replicas(comm, view.data, (size_t)(view.elems * view.item_bytes));
         Py_END_ALLOW_THREADS;
-        py_comm_object_give(comm_object);
+        py_comm_object_release(comm_object);
     }
     py_array_release(&view);
     if (comm == NULL) return NULL;
@@ -546,14 +546,14 @@ static PyObject *compare_calls(PyObject *module, PyObject *args) {
         py_comm_parse_timeout(timeout, "timeout", &seconds) < 0) {
         return NULL;
     }
-    Comm *comm = take_comm(module, comm_object);
+    Comm *comm = acquire_comm(module, comm_object);
     if (comm == NULL) return NULL;
     AllreduceCall call = {.number = number.value, .made = made.value};
     Status status;
     Py_BEGIN_ALLOW_THREADS;
     status = allreduce_compare_calls(comm, text, seconds, &call);
     Py_END_ALLOW_THREADS;
-    py_comm_object_give(comm_object);
+    py_comm_object_release(comm_object);
     if (status != STATUS_OK) return py_errors_raise(py_module_state(module), status);
     return Py_BuildValue("(NK)", PyBool_FromLong(call.same), (unsigned long long)call.made);
 }

@@ -14,7 +14,7 @@ typedef struct AllreduceScratch {
     DeviceStream *background; /* owned: for runs in the background */
 } AllreduceScratch;
 
-/* The communicator belongs to the object `comm`: each use takes it, and fails if it has been closed. */
+/* The communicator belongs to the object `comm`: each use acquires it, and fails if it has been closed. */
 typedef struct AllreduceObject {
     PyObject_HEAD Allreduce *allreduce; /* owned; NULL once the communicator of a plan on a GPU is closed */
     PyObject *comm;                     /* owned */

@@ -160,17 +160,17 @@ void py_allreduce_scratch_free(AllreduceScratch *scratch, int device) {
 /* Enters the plan's device and its communicator; 0, or -1 with an exception set. */
 static int enter(AllreduceObject *plan, PyTensorVisit *visit) {
     ModuleState *state = plan_state(plan);
-    if (py_comm_object_take(state, plan->comm, "comm") == NULL) return -1;
+    if (py_comm_object_acquire(state, plan->comm, "comm") == NULL) return -1;
     Status status = py_tensor_visit(plan->device, visit);
     if (status == STATUS_OK) return 0;
-    py_comm_object_give(plan->comm);
+    py_comm_object_release(plan->comm);
     py_errors_raise(state, status);
     return -1;
 }
 
 static PyObject *leave(AllreduceObject *plan, const PyTensorVisit *visit, Status status) {
     py_tensor_leave(visit);
-    py_comm_object_give(plan->comm);
+    py_comm_object_release(plan->comm);
     return status == STATUS_OK ? Py_NewRef(Py_None) : py_errors_raise(plan_state(plan), status);
 }
 

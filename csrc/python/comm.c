@@ -95,21 +95,21 @@ static Comm *open_comm(PyObject *self) {
     return comm;
 }
 
-static Comm *comm_take(PyObject *self) {
+static Comm *acquire_comm(PyObject *self) {
     Comm *comm = open_comm(self);
     if (comm != NULL) ((CommObject *)self)->in_use++;
     return comm;
 }
 
-Comm *py_comm_object_take(ModuleState *state, PyObject *object, const char *argument) {
+Comm *py_comm_object_acquire(ModuleState *state, PyObject *object, const char *argument) {
     if (!PyObject_TypeCheck(object, (PyTypeObject *)state->comm_type)) {
         PyErr_Format(PyExc_TypeError, "%s must be a cgxffcv.comm.Comm, not %s", argument, Py_TYPE(object)->tp_name);
         return NULL;
     }
-    return comm_take(object);
+    return acquire_comm(object);
 }
 
-void py_comm_object_give(PyObject *object) { ((CommObject *)object)->in_use--; }
+void py_comm_object_release(PyObject *object) { ((CommObject *)object)->in_use--; }
 
 void py_comm_object_add(PyObject *object, CommDependent *dependent) {
     CommObject *self = (CommObject *)object;
@@ -200,13 +200,13 @@ static PyObject *split(PyObject *self, PyObject *args, PyObject *kwargs) {
     static char *names[] = {"color", "key", NULL};
     int color, key = 0;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "i|i:split", names, &color, &key)) return NULL;
-    Comm *comm = comm_take(self), *part = NULL;
+    Comm *comm = acquire_comm(self), *part = NULL;
     if (comm == NULL) return NULL;
     Status status;
     Py_BEGIN_ALLOW_THREADS;
     status = comm_split(comm, color, key, &part);
     Py_END_ALLOW_THREADS;
-    py_comm_object_give(self);
+    py_comm_object_release(self);
     if (status != STATUS_OK) return py_errors_raise(comm_state(self), status);
     return part == NULL ? Py_NewRef(Py_None) : py_comm_object_wrap(comm_state(self), part);
 }
@@ -304,9 +304,9 @@ static PyObject *comm_object_exit(PyObject *self, PyObject *args) {
         return NULL;
     }
     if (((CommObject *)self)->comm != NULL) {
-        (void)comm_take(self); /* so that the value's own methods cannot close it meanwhile */
+        (void)acquire_comm(self); /* so that the value's own methods cannot close it meanwhile */
         if (is_failure(type, value)) abort_with(self, ((PyTypeObject *)type)->tp_name, value);
-        py_comm_object_give(self);
+        py_comm_object_release(self);
     }
     if (((CommObject *)self)->in_use == 0) comm_object_destroy((CommObject *)self);
     Py_RETURN_FALSE;

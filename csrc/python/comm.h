@@ -5,10 +5,10 @@
 #include "comm/comm.h"
 #include "python/module.h"
 
-/* The communicator behind a Comm object, protected from close() until py_comm_object_give; NULL with an exception set
- * that names `argument`. Waits in its functions take the GIL to check for Ctrl-C: call them without the GIL. */
-Comm *py_comm_object_take(ModuleState *state, PyObject *object, const char *argument);
-void py_comm_object_give(PyObject *object);
+/* The communicator behind a Comm object, protected from close() until py_comm_object_release; NULL with an exception
+ * set that names `argument`. Waits in its functions take the GIL to check for Ctrl-C: call them without the GIL. */
+Comm *py_comm_object_acquire(ModuleState *state, PyObject *object, const char *argument);
+void py_comm_object_release(PyObject *object);
 
 /* Something that uses the communicator and has to end before it: `end` is called, with the GIL held, when the
  * communicator is about to be closed. */

@@ -6,7 +6,7 @@
 
 static ModuleState *comm_state(PyObject *self) { return py_module_state_of_type(Py_TYPE(self)); }
 
-static Comm *take_self(PyObject *self) { return py_comm_object_take(comm_state(self), self, "comm"); }
+static Comm *acquire_self(PyObject *self) { return py_comm_object_acquire(comm_state(self), self, "comm"); }
 
 static PyObject *none_or_raise(PyObject *self, Status status) {
     return status == STATUS_OK ? Py_NewRef(Py_None) : py_errors_raise(comm_state(self), status);
@@ -20,14 +20,14 @@ PyObject *py_comm_barrier(PyObject *self, PyObject *args, PyObject *kwargs) {
     double seconds;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O:barrier", names, &timeout)) return NULL;
     if (py_comm_parse_timeout(timeout, "timeout", &seconds) < 0) return NULL;
-    Comm *comm = take_self(self);
+    Comm *comm = acquire_self(self);
     if (comm == NULL) return NULL;
     Status status;
     Py_BEGIN_ALLOW_THREADS;
     status = comm_begin(comm, "barrier", seconds);
     if (status == STATUS_OK) status = comm_end(comm, comm_barrier(comm));
     Py_END_ALLOW_THREADS;
-    py_comm_object_give(self);
+    py_comm_object_release(self);
     return none_or_raise(self, status);
 }
 
@@ -82,7 +82,7 @@ PyObject *py_comm_broadcast(PyObject *self, PyObject *args, PyObject *kwargs) {
     double seconds;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|iO:broadcast", names, &data, &root, &timeout)) return NULL;
     if (py_comm_parse_timeout(timeout, "timeout", &seconds) < 0) return NULL;
-    Comm *comm = take_self(self);
+    Comm *comm = acquire_self(self);
     if (comm == NULL) return NULL;
     PyObject *result = NULL;
     if (root < 0 || root >= comm_size(comm)) {
@@ -92,7 +92,7 @@ PyObject *py_comm_broadcast(PyObject *self, PyObject *args, PyObject *kwargs) {
     } else {
         result = broadcast_buffer(self, comm, data, root, seconds);
     }
-    py_comm_object_give(self);
+    py_comm_object_release(self);
     return result;
 }
 
@@ -136,7 +136,7 @@ PyObject *py_comm_allgather(PyObject *self, PyObject *args, PyObject *kwargs) {
     PyObject *timeout = NULL;
     double seconds;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "y*|O:allgather", names, &view, &timeout)) return NULL;
-    Comm *comm = py_comm_parse_timeout(timeout, "timeout", &seconds) < 0 ? NULL : take_self(self);
+    Comm *comm = py_comm_parse_timeout(timeout, "timeout", &seconds) < 0 ? NULL : acquire_self(self);
     if (comm == NULL) {
         PyBuffer_Release(&view);
         return NULL;
@@ -147,7 +147,7 @@ PyObject *py_comm_allgather(PyObject *self, PyObject *args, PyObject *kwargs) {
     status = comm_begin(comm, "allgather", seconds);
     if (status == STATUS_OK) status = comm_end(comm, gather_bytes(comm, view.buf, (uint64_t)view.len, &gathered));
     Py_END_ALLOW_THREADS;
-    py_comm_object_give(self);
+    py_comm_object_release(self);
     PyBuffer_Release(&view);
     PyObject *list = status == STATUS_OK ? list_of_blocks(&gathered) : py_errors_raise(comm_state(self), status);
     memory_free(gathered.sizes);

@@ -44,11 +44,11 @@ PyObject *py_stages_messages(PyObject *plan, PyObject *args) {
     AllreduceMessages messages;
     unsigned types;
     if (!PyArg_ParseTuple(args, "s:stage_messages", &name) || stage_of(name, &stage) < 0) return NULL;
-    Allreduce *allreduce = py_allreduce_take(plan, &types);
+    Allreduce *allreduce = py_allreduce_acquire(plan, &types);
     if (allreduce == NULL) return NULL;
     Status status = allreduce_stage_messages(allreduce, stage, &messages);
     PyObject *sizes = status == STATUS_OK ? sizes_of(allreduce, stage, &messages) : stage_raise(plan, status);
-    py_allreduce_give(plan);
+    py_allreduce_release(plan);
     if (sizes == NULL) return NULL;
     return Py_BuildValue("(iNKK)", messages.me, sizes, (unsigned long long)messages.from_each,
                          (unsigned long long)messages.result);
@@ -68,7 +68,7 @@ static PyObject *step_end(Step *step, Status status, bool failed) {
     if (step->has_buffer) py_array_release(&step->buffer);
     if (step->has_messages) py_array_release(&step->messages);
     if (step->has_result) py_array_release(&step->result);
-    py_allreduce_give(step->plan);
+    py_allreduce_release(step->plan);
     if (failed) return NULL;
     return status == STATUS_OK ? Py_NewRef(Py_None) : stage_raise(step->plan, status);
 }
@@ -84,10 +84,10 @@ static int take_bytes(PyObject *object, const char *argument, uint64_t bytes, bo
     return -1;
 }
 
-/* Takes plan and buffer. 0, or -1 with an exception set and nothing to end. */
+/* Acquires plan and buffer. 0, or -1 with an exception set and nothing to end. */
 static int step_begin(Step *step, PyObject *plan, PyObject *buffer, bool writable) {
     unsigned types;
-    *step = (Step){.plan = plan, .allreduce = py_allreduce_take(plan, &types)};
+    *step = (Step){.plan = plan, .allreduce = py_allreduce_acquire(plan, &types)};
     if (step->allreduce == NULL) return -1;
     if (py_array_acquire(buffer, "buffer", types, -1, writable, &step->buffer) < 0) {
         step_end(step, STATUS_OK, true);
@@ -179,10 +179,10 @@ PyObject *py_stages_space(PyObject *plan, PyObject *unused) {
     (void)unused;
     unsigned types;
     AllreduceSpace space;
-    Allreduce *allreduce = py_allreduce_take(plan, &types);
+    Allreduce *allreduce = py_allreduce_acquire(plan, &types);
     if (allreduce == NULL) return NULL;
     Status status = allreduce_external_space(allreduce, &space);
-    py_allreduce_give(plan);
+    py_allreduce_release(plan);
     if (status != STATUS_OK) return stage_raise(plan, status);
     return Py_BuildValue("(Kii)", (unsigned long long)space.region_bytes, space.rows, space.outgoing);
 }
@@ -214,7 +214,7 @@ PyObject *py_stages_bind(PyObject *plan, PyObject *args) {
     unsigned types;
     AllreduceSpace space;
     if (!PyArg_ParseTuple(args, "OO:external_bind", &window, &outgoing)) return NULL;
-    Allreduce *allreduce = py_allreduce_take(plan, &types);
+    Allreduce *allreduce = py_allreduce_acquire(plan, &types);
     if (allreduce == NULL) return NULL;
     Status status = allreduce_external_space(allreduce, &space);
     const PyTensor *in = NULL, *out = NULL;
@@ -230,7 +230,7 @@ PyObject *py_stages_bind(PyObject *plan, PyObject *args) {
     if (status == STATUS_OK) Py_XSETREF(self->message_tensors, PyTuple_Pack(2, window, outgoing));
     result = status == STATUS_OK ? Py_NewRef(Py_None) : stage_raise(plan, status);
 done:
-    py_allreduce_give(plan);
+    py_allreduce_release(plan);
     return result;
 }
 
@@ -266,7 +266,7 @@ PyObject *py_stages_step(PyObject *plan, PyObject *args) {
         py_tensor_parse_stream(number, &stream) < 0) {
         return NULL;
     }
-    Allreduce *allreduce = py_allreduce_take(plan, &types);
+    Allreduce *allreduce = py_allreduce_acquire(plan, &types);
     if (allreduce == NULL) return NULL;
     const PyTensor *tensor = tensor_on(plan, object, "tensor", self->type, (uint64_t)allreduce_elems(allreduce));
     if (tensor != NULL) {
@@ -276,7 +276,7 @@ PyObject *py_stages_step(PyObject *plan, PyObject *args) {
         Py_END_ALLOW_THREADS;
         result = status == STATUS_OK ? Py_NewRef(Py_None) : stage_raise(plan, status);
     }
-    py_allreduce_give(plan);
+    py_allreduce_release(plan);
     return result;
 }
 

@@ -5,10 +5,10 @@
 #include "allreduce/allreduce.h"
 #include "python/module.h"
 
-/* allreduce.c: the allreduce of a plan, whose communicator cannot be closed until py_allreduce_give; NULL with an
+/* allreduce.c: the allreduce of a plan, whose communicator cannot be closed until py_allreduce_release; NULL with an
  * exception set. *types: the array types that may hold its elements. */
-Allreduce *py_allreduce_take(PyObject *plan, unsigned *types);
-void py_allreduce_give(PyObject *plan);
+Allreduce *py_allreduce_acquire(PyObject *plan, unsigned *types);
+void py_allreduce_release(PyObject *plan);
 
 PyObject *py_stages_messages(PyObject *plan, PyObject *args);
 PyObject *py_stages_encode(PyObject *plan, PyObject *args);

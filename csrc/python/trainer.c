@@ -14,7 +14,7 @@ static void trainer_free(TrainerObject *self) {
     self->allreduce = NULL;
     trainer_destroy(trainer);
     allreduce_destroy(allreduce);
-    if (self->comm_object != NULL) py_comm_object_give(self->comm_object);
+    if (self->comm_object != NULL) py_comm_object_release(self->comm_object);
     self->model = NULL;
     Py_CLEAR(self->comm_object);
     Py_CLEAR(self->model_object);
@@ -67,7 +67,7 @@ static int make_allreduce(TrainerObject *self, PyObject *comm_object, const Trai
     ModuleState *state = py_module_state_of_type(Py_TYPE(self));
     options.op = config->reduction == LOSS_SUM ? ALLREDUCE_SUM : ALLREDUCE_AVERAGE;
     for (int i = 0; i < config->phase_count; i++) first_blocks[i] = config->phases[i].first_block;
-    Comm *comm = py_comm_object_take(state, comm_object, "comm");
+    Comm *comm = py_comm_object_acquire(state, comm_object, "comm");
     if (comm == NULL) return -1;
     self->comm_object = Py_NewRef(comm_object);
     Status status;

@@ -16,7 +16,7 @@ typedef struct TrialObject {
 
 static int make_trial(ModuleState *state, TrialObject *self, PyObject *comm_object, int site, long long elems,
                       const AllreduceOptions *options) {
-    Comm *comm = py_comm_object_take(state, comm_object, "comm");
+    Comm *comm = py_comm_object_acquire(state, comm_object, "comm");
     if (comm == NULL) return -1;
     self->comm = Py_NewRef(comm_object);
     Status status;
@@ -54,7 +54,7 @@ static void trial_dealloc(PyObject *self) {
     Py_BEGIN_ALLOW_THREADS;
     allreduce_trial_destroy(trial->trial);
     Py_END_ALLOW_THREADS;
-    if (trial->comm != NULL) py_comm_object_give(trial->comm);
+    if (trial->comm != NULL) py_comm_object_release(trial->comm);
     Py_XDECREF(trial->comm);
     type->tp_free(self);
     Py_DECREF(type);
