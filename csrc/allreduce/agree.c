@@ -145,7 +145,7 @@ done:
     return status;
 }
 
-static Status tell_difference(const AllreduceSetup *setup, const AllreduceHeader *mine, const AllreduceHeader *other,
+static Status fail_difference(const AllreduceSetup *setup, const AllreduceHeader *mine, const AllreduceHeader *other,
                               int rank) {
     char expected[320], got[320];
     header_describe(mine, expected, sizeof expected);
@@ -166,14 +166,14 @@ static Status fail_disagreement(const AllreduceSetup *setup, const WireMap *map,
         same_layers = same_layers && all[r].layers_hash == all[0].layers_hash;
     }
     if (same_version && !same_layers) return fail_layers(setup, map, all);
-    return tell_difference(setup, mine, &all[rank], rank);
+    return fail_difference(setup, mine, &all[rank], rank);
 }
 
 Status allreduce_check_header(const AllreduceSetup *setup, const AllreduceExtent *extent, const void *theirs,
                               int rank) {
     AllreduceHeader mine = allreduce_header(setup, extent), other;
     memcpy(&other, theirs, sizeof other);
-    return memcmp(&mine, &other, sizeof mine) == 0 ? STATUS_OK : tell_difference(setup, &mine, &other, rank);
+    return memcmp(&mine, &other, sizeof mine) == 0 ? STATUS_OK : fail_difference(setup, &mine, &other, rank);
 }
 
 Status allreduce_agree(const AllreduceSetup *setup, const AllreduceExtent *extent, AllreduceHeader *room) {

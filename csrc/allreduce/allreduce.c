@@ -52,7 +52,7 @@ void allreduce_destroy(Allreduce *allreduce) {
 /* ---- runs ---- */
 
 /* A failure of communication has ended the run on all ranks; of a device's failure the others must be notified. */
-static Status tell_others(Allreduce *allreduce, Status status) {
+static Status notify_others(Allreduce *allreduce, Status status) {
     if (status != STATUS_CUDA) return status;
     ErrorRecord cause = *error_record();
     comm_abort(allreduce->setup.comm, cause.message);
@@ -66,7 +66,7 @@ Status allreduce_put(Allreduce *allreduce, void *buffer, int64_t elems, DeviceSt
     if (extent == NULL) FAIL(STATUS_ARGUMENT, "this plan was not made for runs over %lld elements", (long long)elems);
     allreduce->last = extent;
     if (setup->compares && !allreduce->engine->agrees) TRY(allreduce_compare(setup, extent, 1));
-    TRY(tell_others(allreduce, allreduce->engine->put(allreduce->state, extent, buffer, stream)));
+    TRY(notify_others(allreduce, allreduce->engine->put(allreduce->state, extent, buffer, stream)));
     allreduce->setup.next++;
     if (!allreduce->engine->counts) setup->run->call++;
     return STATUS_OK;
@@ -74,7 +74,7 @@ Status allreduce_put(Allreduce *allreduce, void *buffer, int64_t elems, DeviceSt
 
 Status allreduce_told(Allreduce *allreduce, int64_t begin, int64_t end) {
     if (allreduce->engine->told == NULL || allreduce->setup.data == NULL) return STATUS_OK;
-    return tell_others(allreduce, allreduce->engine->told(allreduce->state, begin, end));
+    return notify_others(allreduce, allreduce->engine->told(allreduce->state, begin, end));
 }
 
 Status allreduce_wait(Allreduce *allreduce, DeviceStream *stream, DeviceEvent *event) {

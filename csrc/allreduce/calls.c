@@ -45,7 +45,7 @@ static Status fail_calls(const Comm *comm, const char *mine, const char *texts, 
 }
 
 /* Everyone shows the others what it was asked for. */
-static Status tell_calls(Comm *comm, const char *text, const CallMark *marks) {
+static Status exchange_calls(Comm *comm, const char *text, const CallMark *marks) {
     Status status = STATUS_OK;
     char *mine = NULL, *texts = NULL;
     uint64_t most = 0;
@@ -79,7 +79,7 @@ static Status compare(Comm *comm, const char *text, CallMark mine, CallMark *mar
         if (marks[r].made > call->made) call->made = marks[r].made;
     }
     call->same = same_number;
-    return same_text ? STATUS_OK : tell_calls(comm, text, marks);
+    return same_text ? STATUS_OK : exchange_calls(comm, text, marks);
 }
 
 Status allreduce_compare_calls(Comm *comm, const char *text, double timeout_s, AllreduceCall *call) {

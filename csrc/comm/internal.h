@@ -49,7 +49,7 @@ struct Comm {
     /* The open operation. */
     _Atomic uintptr_t user; /* the thread inside begin/end, 0 for none */
     int depth;
-    bool heard;   /* an operation of this rank has failed */
+    bool failure_reported; /* an operation of this rank has failed */
     bool in_hook; /* a hook (a signal handler) is running: it must not begin another operation inside this one */
     char operation[STATUS_NAME_BYTES];
     double operation_timeout_s;
@@ -67,7 +67,7 @@ struct Comm {
     int free_slots[SEGMENT_SLOTS_MAX], free_count;     /* a stack: the warmest on top */
     int flying_slots[SEGMENT_SLOTS_MAX], flying_count; /* in the order of publication */
 
-    _Atomic bool told; /* the ranks of other hosts have been notified that it is broken */
+    _Atomic bool abort_sent; /* the ranks of other hosts have been notified that it is broken */
     pthread_mutex_t lock;
     ErrorRecord cause; /* filled under `lock` from the abort record */
     bool cause_known;

@@ -171,7 +171,7 @@ done:
 
 /* ---- completion ---- */
 
-static void heed_control(CommNet *net) {
+static void handle_control(CommNet *net) {
     const ControlMessage *message = &net->control;
     if (message->from < 0 || message->from >= net->size) return;
     if (message->kind == CONTROL_LEAVE) atomic_store(&net->left[message->from], true);
@@ -188,7 +188,7 @@ static Status net_finish(CommNet *net, const MpiJob *job, const void *result, bo
         memory_free(job->copy);
         if (job->readers != NULL) atomic_fetch_sub_explicit(job->readers, 1, memory_order_release);
     } else if (job->kind == JOB_CONTROL) {
-        heed_control(net);
+        handle_control(net);
         *again = true;
     } else {
         int bytes = 0;
@@ -334,7 +334,7 @@ static bool mpi_is_over(void) {
     return mpi == NULL || mpi->Finalized(&finalized) != MPI_OK || finalized;
 }
 
-static void tell_all(CommNet *net, const ControlMessage *message, const bool *skip) {
+static void send_control(CommNet *net, const ControlMessage *message, const bool *skip) {
     if (mpi_is_over()) return;
     pthread_mutex_lock(&lock);
     for (int rank = 0; rank < net->size; rank++) {
@@ -348,7 +348,7 @@ static void tell_all(CommNet *net, const ControlMessage *message, const bool *sk
 void comm_net_abort(CommNet *net, const AbortRecord *record, const bool *skip) {
     ControlMessage message = {.kind = CONTROL_ABORT, .from = net->rank, .record = *record};
     atomic_store(&net->broken, true);
-    tell_all(net, &message, skip);
+    send_control(net, &message, skip);
 }
 
 const AbortRecord *comm_net_aborted(const CommNet *net) { return atomic_load(&net->aborted) ? &net->abort : NULL; }
@@ -445,7 +445,7 @@ bool comm_net_destroy(CommNet *net, const bool *skip) {
     } else {
         comm_net_flush(net, FLUSH_S);
         ControlMessage leave = {.kind = CONTROL_LEAVE, .from = net->rank};
-        tell_all(net, &leave, skip);
+        send_control(net, &leave, skip);
         comm_net_flush(net, FLUSH_LEAVE_S);
     }
     pthread_mutex_lock(&lock);

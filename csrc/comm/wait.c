@@ -23,7 +23,7 @@
  * its message. */
 void comm_wait_break(Comm *comm, const AbortRecord *record) {
     comm_segment_abort(&comm->segment, record);
-    if (comm->net == NULL || atomic_exchange(&comm->told, true)) return;
+    if (comm->net == NULL || atomic_exchange(&comm->abort_sent, true)) return;
     const AbortRecord *first = comm_segment_aborted(&comm->segment);
     comm_net_abort(comm->net, first != NULL ? first : record, comm->shares);
 }
@@ -49,9 +49,9 @@ static Status check_abort(Comm *comm) {
 
 /* The first operation after a loss that nobody waited for reports it in full, as an operation that waited would. */
 static Status fail_broken(Comm *comm, const AbortRecord *record, const char *operation) {
-    bool heard = comm->heard || record->code != STATUS_PEER_LOST;
-    comm->heard = true;
-    if (!heard) return error_at_operation(fail_aborted(comm, record), operation);
+    bool reported = comm->failure_reported || record->code != STATUS_PEER_LOST;
+    comm->failure_reported = true;
+    if (!reported) return error_at_operation(fail_aborted(comm, record), operation);
     const char *separator = record->operation[0] == '\0' ? "" : ": ";
     Status status = error_fail(STATUS_TRANSPORT, "the communicator is broken (%s%s%s): make a new one",
                                record->operation, separator, record->message);
@@ -166,7 +166,7 @@ Status comm_end(Comm *comm, Status status) {
     if (--comm->depth > 0) return status;
     if (status != STATUS_OK) {
         AbortRecord record;
-        comm->heard = true;
+        comm->failure_reported = true;
         describe_failure(comm, status, &record);
         comm_wait_break(comm, &record);
         error_at_operation(status, comm->operation);
