@@ -84,7 +84,7 @@ static Status post(const Round *round, const void *mine) {
     return comm->net == NULL ? STATUS_OK : post_remote(round, mine);
 }
 
-static bool look_local(Round *round, int rank) {
+static bool poll_local(Round *round, int rank) {
     Comm *comm = round->comm;
     const BoardPost *board = &comm_segment_seat(&comm->segment, comm->places[rank].seat)->board[comm->round & 1];
     if (atomic_load_explicit(&board->round, memory_order_acquire) != comm->round) return false;
@@ -92,7 +92,7 @@ static bool look_local(Round *round, int rank) {
     return true;
 }
 
-static Status look_remote(Round *round, int rank, bool *got) {
+static Status poll_remote(Round *round, int rank, bool *got) {
     Comm *comm = round->comm;
     CommNetFrame frame;
     *got = false;
@@ -113,15 +113,15 @@ static Status look_remote(Round *round, int rank, bool *got) {
     return STATUS_OK;
 }
 
-/* Looks at the boards of the ranks that are still missing. */
-static Status look(Round *round, bool *seen) {
+/* Polls the boards of the ranks that are still missing. */
+static Status poll_missing(Round *round, bool *seen) {
     Comm *comm = round->comm;
     for (int rank = 0; rank < comm->size; rank++) {
         if (seen[rank]) continue;
         if (comm->places[rank].seat >= 0) {
-            seen[rank] = look_local(round, rank);
+            seen[rank] = poll_local(round, rank);
         } else {
-            TRY(look_remote(round, rank, &seen[rank]));
+            TRY(poll_remote(round, rank, &seen[rank]));
         }
         if (!seen[rank]) comm_wait_want(comm, rank, NET_BOARD);
     }
@@ -130,13 +130,13 @@ static Status look(Round *round, bool *seen) {
 
 /* A wait has failed. A rank that failed after posting has left its post, though between hosts the news of the failure
  * may have overtaken it: a complete round takes precedence over a failure that came after it. */
-static Status last_look(Round *round, bool *seen) {
+static Status poll_after_failure(Round *round, bool *seen) {
     ErrorRecord first = *error_record();
     int64_t until = clock_now_ns() + (round->comm->net == NULL ? 0 : OVERTAKEN_NS);
     Status status = STATUS_OK;
     do {
         if (round->comm->net != NULL) status = comm_net_progress(round->comm->net);
-        if (status == STATUS_OK) status = look(round, seen);
+        if (status == STATUS_OK) status = poll_missing(round, seen);
         if (status == STATUS_OK && round->missing == 0) return STATUS_OK;
         sched_yield();
     } while (status == STATUS_OK && !clock_expired(until));
@@ -145,12 +145,12 @@ static Status last_look(Round *round, bool *seen) {
 
 static Status collect(Round *round, bool *seen) {
     Comm *comm = round->comm;
-    TRY(look(round, seen));
+    TRY(poll_missing(round, seen));
     while (round->missing > 0) {
         Status status = comm_wait(comm);
         if (status == STATUS_INTERRUPTED) return status;
-        if (status != STATUS_OK) return last_look(round, seen);
-        TRY(look(round, seen));
+        if (status != STATUS_OK) return poll_after_failure(round, seen);
+        TRY(poll_missing(round, seen));
     }
     return STATUS_OK;
 }

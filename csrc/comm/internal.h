@@ -117,9 +117,9 @@ bool comm_wait_lost(Comm *comm);
 void comm_poll_pause(int64_t since_ns);
 /* After a failure of a device or its library, waits briefly in case a lost rank caused it, which is then named. */
 Status comm_poll_blame(Comm *comm, Status status);
-/* Waits until the stream has finished everything, or what precedes the event (NULL: none). Every millisecond `look`
+/* Waits until the stream has finished everything, or what precedes the event (NULL: none). Every millisecond `check`
  * says whether something else has failed. */
-Status comm_poll_device(Comm *comm, DeviceStream *stream, DeviceEvent *event, Status (*look)(void *context),
+Status comm_poll_device(Comm *comm, DeviceStream *stream, DeviceEvent *event, Status (*check)(void *context),
                         void *context);
 
 /* watch.c: the registry of live communicators and the heartbeat thread. */

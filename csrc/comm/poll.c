@@ -30,7 +30,7 @@ Status comm_poll_blame(Comm *comm, Status status) {
     return status == STATUS_OK ? status : error_adopt(&cause);
 }
 
-Status comm_poll_device(Comm *comm, DeviceStream *stream, DeviceEvent *event, Status (*look)(void *context),
+Status comm_poll_device(Comm *comm, DeviceStream *stream, DeviceEvent *event, Status (*check)(void *context),
                         void *context) {
     int64_t since_ns = clock_now_ns(), next_ns = since_ns;
     for (;;) {
@@ -39,7 +39,7 @@ Status comm_poll_device(Comm *comm, DeviceStream *stream, DeviceEvent *event, St
         if (done) return STATUS_OK;
         TRY(comm_progress(comm));
         if (clock_now_ns() >= next_ns) {
-            TRY(comm_poll_blame(comm, look(context)));
+            TRY(comm_poll_blame(comm, check(context)));
             next_ns = clock_now_ns() + LOOK_EVERY_NS;
         }
         comm_poll_pause(since_ns);

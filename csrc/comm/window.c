@@ -394,7 +394,7 @@ static const char *words_of(uint32_t what) {
     }
 }
 
-static Status window_look(void *context) {
+static Status check_report(void *context) {
     const CommWindow *w = context;
     const CommWindowStatus *status_words = w->status_words;
     if (!reported(w)) return STATUS_OK;
@@ -423,15 +423,15 @@ static Status window_drain(CommWindow *w, DeviceStream *stream, Status status) {
         comm_poll_pause(since_ns);
     }
     while (nameless && !reported(w) && !clock_expired(report_ns)) comm_poll_pause(since_ns);
-    if (nameless && reported(w)) return window_look(w);
+    if (nameless && reported(w)) return check_report(w);
     return error_adopt(&cause);
 }
 
 Status comm_window_wait(CommWindow *w, DeviceStream *stream, DeviceEvent *event) {
     Status status = comm_begin(w->comm, "sum on GPUs", 0);
     if (status != STATUS_OK) return comm_broken(w->comm, NULL) ? window_drain(w, stream, status) : status;
-    status = comm_poll_device(w->comm, stream, event, window_look, w);
-    if (status == STATUS_OK) status = comm_poll_blame(w->comm, window_look(w)); /* a kernel that gives up ends, too */
+    status = comm_poll_device(w->comm, stream, event, check_report, w);
+    if (status == STATUS_OK) status = comm_poll_blame(w->comm, check_report(w)); /* a kernel that gives up ends, too */
     if (status != STATUS_OK) status = window_drain(w, stream, status);
     return comm_end(w->comm, status);
 }

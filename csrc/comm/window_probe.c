@@ -36,7 +36,7 @@ static Status choose_timeout(double *out) {
     return environment_seconds(TIMEOUT_VARIABLE, MOST_TIMEOUT_S, out);
 }
 
-static Status nothing_else(void *context) {
+static Status no_check(void *context) {
     (void)context;
     return STATUS_OK;
 }
@@ -50,10 +50,10 @@ static Status put_kernels(const Probe *p) {
     }
     for (int i = 0; i < p->comm->size; i++) {
         int source = (me + i) % p->comm->size;
-        TRY(comm_probe_look(p->bases[me], p->bases[source], &p->plan, source, me, p->status_words, p->timeout_s,
-                            p->stream));
+        TRY(comm_probe_check(p->bases[me], p->bases[source], &p->plan, source, me, p->status_words, p->timeout_s,
+                             p->stream));
     }
-    return comm_poll_device(p->comm, p->stream, NULL, nothing_else, NULL);
+    return comm_poll_device(p->comm, p->stream, NULL, no_check, NULL);
 }
 
 static Status check_report(const Probe *p) {
@@ -77,7 +77,7 @@ static Status check_copy(const Probe *p, const void *window, int source, int tar
         size_t first = probe_group_at(&p->plan, (uint32_t)source, group);
         const unsigned char *from = (const unsigned char *)window + first * PROBE_VECTOR_BYTES;
         TRY(device_copy(got, from, (size_t)p->plan.vectors * PROBE_VECTOR_BYTES, p->stream));
-        TRY(comm_poll_device(p->comm, p->stream, NULL, nothing_else, NULL));
+        TRY(comm_poll_device(p->comm, p->stream, NULL, no_check, NULL));
         for (uint32_t i = 0; i < p->plan.vectors; i++) {
             uint32_t word = probe_word((uint32_t)source, (uint32_t)target, first + i);
             if (got[i][0] == word && got[i][1] == word + 1 && got[i][2] == word + 2 && got[i][3] == word + 3) continue;

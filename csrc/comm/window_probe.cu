@@ -38,8 +38,8 @@ static __device__ bool same(const uint4 *from, const ProbePlan &plan, uint32_t s
     return __syncthreads_or(wrong) == 0;
 }
 
-static __global__ void comm_probe_look_kernel(const void *own, const void *theirs, ProbePlan plan, uint32_t source,
-                                              uint32_t me, CommWindowStatus *status_words, uint64_t timeout_ns) {
+static __global__ void comm_probe_check_kernel(const void *own, const void *theirs, ProbePlan plan, uint32_t source,
+                                               uint32_t me, CommWindowStatus *status_words, uint64_t timeout_ns) {
     const uint32_t *flag = flag_of(const_cast<void *>(own), plan, source);
     bool late = threadIdx.x == 0 && (*(volatile uint32_t *)&status_words->reported != 0 ||
                                      !window_await(flag, 1, status_words, timeout_ns));
@@ -56,8 +56,8 @@ extern "C" Status comm_probe_push(void *base, const ProbePlan *plan, int source,
     return LAUNCH(comm_probe_push_kernel, 1, THREADS, 0, stream, base, *plan, (uint32_t)source, (uint32_t)target);
 }
 
-extern "C" Status comm_probe_look(const void *own, const void *theirs, const ProbePlan *plan, int source, int me,
-                                  CommWindowStatus *status_words, double timeout_s, DeviceStream *stream) {
-    return LAUNCH(comm_probe_look_kernel, 1, THREADS, 0, stream, own, theirs, *plan, (uint32_t)source, (uint32_t)me,
+extern "C" Status comm_probe_check(const void *own, const void *theirs, const ProbePlan *plan, int source, int me,
+                                   CommWindowStatus *status_words, double timeout_s, DeviceStream *stream) {
+    return LAUNCH(comm_probe_check_kernel, 1, THREADS, 0, stream, own, theirs, *plan, (uint32_t)source, (uint32_t)me,
                   status_words, (uint64_t)(timeout_s * 1e9));
 }

@@ -38,8 +38,8 @@ Status comm_probe_push(void *base, const ProbePlan *plan, int source, int target
 
 /* Launches one that waits for a rank's flag and checks what arrived in `own`, the window of this rank `me`, and what
  * that rank has written into its own, `theirs`; reports what is wrong, unless there is a report already. */
-Status comm_probe_look(const void *own, const void *theirs, const ProbePlan *plan, int source, int me,
-                       CommWindowStatus *status_words, double timeout_s, DeviceStream *stream);
+Status comm_probe_check(const void *own, const void *theirs, const ProbePlan *plan, int source, int me,
+                        CommWindowStatus *status_words, double timeout_s, DeviceStream *stream);
 
 /* Runs the whole probe on this rank, between begin and end; every rank does the same. */
 Status comm_probe_run(Comm *comm, void *const *bases, size_t bytes, CommWindowStatus *status_words,

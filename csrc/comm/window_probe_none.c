@@ -8,8 +8,8 @@ Status comm_probe_push(void *base, const ProbePlan *plan, int source, int target
     return probe_absent();
 }
 
-Status comm_probe_look(const void *own, const void *theirs, const ProbePlan *plan, int source, int me,
-                       CommWindowStatus *status_words, double timeout_s, DeviceStream *stream) {
+Status comm_probe_check(const void *own, const void *theirs, const ProbePlan *plan, int source, int me,
+                        CommWindowStatus *status_words, double timeout_s, DeviceStream *stream) {
     (void)own, (void)theirs, (void)plan, (void)source, (void)me, (void)status_words, (void)timeout_s, (void)stream;
     return probe_absent();
 }
