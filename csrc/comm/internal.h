@@ -11,7 +11,7 @@
 
 #define COMM_INTERNAL_LANE COMM_LANES
 
-typedef enum SlotState { SLOT_FREE, SLOT_ACQUIRED, SLOT_FLYING } SlotState;
+typedef enum SlotState { SLOT_FREE, SLOT_ACQUIRED, SLOT_IN_FLIGHT } SlotState;
 
 /* Where a rank is. */
 typedef struct CommPlace {
@@ -64,8 +64,8 @@ struct Comm {
 
     /* This rank's slots. */
     SlotState slot_state[SEGMENT_SLOTS_MAX];
-    int free_slots[SEGMENT_SLOTS_MAX], free_count;     /* a stack: the warmest on top */
-    int flying_slots[SEGMENT_SLOTS_MAX], flying_count; /* in the order of publication */
+    int free_slots[SEGMENT_SLOTS_MAX], free_count;           /* a stack: the warmest on top */
+    int in_flight_slots[SEGMENT_SLOTS_MAX], in_flight_count; /* in the order of publication */
 
     _Atomic bool abort_sent; /* the ranks of other hosts have been notified that it is broken */
     pthread_mutex_t lock;

@@ -111,7 +111,7 @@ static void number_nodes(Comm *comm, const uint64_t *keys) {
 }
 
 /* The last steps, once places and segment exist: frees the slots, chooses how long to spin, starts the heartbeat. */
-static Status bring_to_life(Comm *comm, int ranks_here) {
+static Status activate(Comm *comm, int ranks_here) {
     for (int rank = 0; rank < comm->size; rank++) {
         int seat = comm->places[rank].seat;
         comm->shares[rank] = seat >= 0;
@@ -153,7 +153,7 @@ Status comm_join_segment(CommSegment *segment, int rank, int size, const CommOpt
     }
     number_nodes(comm, keys);
     comm->segment = *segment;
-    TRY_GOTO(bring_to_life(comm, size));
+    TRY_GOTO(activate(comm, size));
     registered = true;
     TRY_GOTO(wait_for_seats(comm));
     *out = comm;
@@ -180,7 +180,7 @@ Status comm_join_disconnected(CommSegment *segment, int rank, int size, const in
     comm->places[rank].seat = 0;
     comm->disconnected = true;
     comm->segment = *segment;
-    TRY_GOTO(bring_to_life(comm, 1));
+    TRY_GOTO(activate(comm, 1));
     *out = comm;
     comm = NULL;
 done:
@@ -324,7 +324,7 @@ static Status join_up(Join *join, Status so_far, int seats) {
     TRY(so_far);
     TRY(open_segment(join, seats));
     TRY(make_net(join));
-    return bring_to_life(join->comm, join->bootstrap->options.nodes > 0 ? join->size : seats);
+    return activate(join->comm, join->bootstrap->options.nodes > 0 ? join->size : seats);
 }
 
 static Status check_outcomes(const Join *join) {

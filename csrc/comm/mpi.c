@@ -70,7 +70,7 @@ struct CommNet {
     _Atomic int *sending; /* owned, [size]: sends under way */
     _Atomic bool *left;   /* owned, [size] */
 
-    bool deaf;               /* a receive could not be posted */
+    bool receive_failed;     /* a receive could not be posted */
     unsigned char *requests; /* owned, with jobs: [capacity], [count] in use, in steps of handle_bytes */
     MpiJob *jobs;
     int *indices;
@@ -244,7 +244,8 @@ static Status test_requests(CommNet *net) {
 Status comm_net_progress(CommNet *net) {
     pthread_mutex_lock(&lock);
     Status status = test_requests(net);
-    if (status == STATUS_OK && net->deaf) status = error_fail(STATUS_TRANSPORT, "MPI refused to post another receive");
+    if (status == STATUS_OK && net->receive_failed)
+        status = error_fail(STATUS_TRANSPORT, "MPI refused to post another receive");
     pthread_mutex_unlock(&lock);
     return status;
 }
@@ -316,7 +317,7 @@ void comm_net_release(CommNet *net, int from, int channel, int frame) {
     MpiWindow *window = *window_at(net, from, channel);
     pthread_mutex_lock(&lock);
     window->held--;
-    if (start_receive(net, from, channel, window, frame) != STATUS_OK) net->deaf = true;
+    if (start_receive(net, from, channel, window, frame) != STATUS_OK) net->receive_failed = true;
     pthread_mutex_unlock(&lock);
 }
 
@@ -580,7 +581,7 @@ Status comm_net_world_allreduce(CommNet *world, float *data, int64_t elems) {
 }
 
 /* Waits until every rank has reached the end of its program; after a failure some may never, and it gives up. */
-static bool meet_at_end(bool after_failure) {
+static bool wait_for_all_ranks(bool after_failure) {
     MpiHandle request = 0;
     int64_t deadline_ns = clock_deadline_ns(after_failure ? MEET_S : 1e9);
     int finished = 0;
@@ -595,5 +596,5 @@ static bool meet_at_end(bool after_failure) {
 
 void comm_net_finalize(bool after_failure) {
     if (initialised_by != getpid() || mpi_is_over()) return;
-    if (meet_at_end(after_failure)) mpi->Finalize();
+    if (wait_for_all_ranks(after_failure)) mpi->Finalize();
 }

@@ -39,16 +39,16 @@ typedef struct Nccl {
 } Nccl;
 
 struct CommDevice {
-    Comm *comm;           /* borrowed */
-    int gpu;              /* the calling thread's when it was made */
-    uint32_t number;      /* among those of the communicator, from 1 on */
-    int users;            /* that have created it and not destroyed it; under `lock` */
-    CommDevice *next;     /* in `devices` */
-    DeviceEvent *ran;     /* owned: recorded after the sum that was enqueued last */
-    pthread_mutex_t busy; /* around all use of what follows */
-    ncclComm_t nccl;      /* owned; NULL once aborted */
-    pthread_t ending;     /* the thread that ends it, if `ends` */
-    bool ends;
+    Comm *comm;             /* borrowed */
+    int gpu;                /* the calling thread's when it was made */
+    uint32_t number;        /* among those of the communicator, from 1 on */
+    int users;              /* that have created it and not destroyed it; under `lock` */
+    CommDevice *next;       /* in `devices` */
+    DeviceEvent *ran;       /* owned: recorded after the sum that was enqueued last */
+    pthread_mutex_t busy;   /* around all use of what follows */
+    ncclComm_t nccl;        /* owned; NULL once aborted */
+    pthread_t abort_thread; /* the thread that ends it, if `aborting` */
+    bool aborting;
     CommGuard guard;
     int failures; /* consecutive beats on which NCCL reported one while no rank was known to be lost */
     char name[32];
@@ -122,7 +122,7 @@ static Status nccl_fail(ncclResult_t result, const char *what, ncclComm_t comm) 
 }
 
 /* Polls until the operation that was started is complete. */
-static Status settle(CommDevice *device, ncclResult_t result, const char *what) {
+static Status await_completion(CommDevice *device, ncclResult_t result, const char *what) {
     int64_t since_ns = clock_now_ns();
     while (result == ncclInProgress) {
         TRY(comm_progress(device->comm));
@@ -139,36 +139,36 @@ static void *abort_nccl(void *comm) {
 }
 
 /* Waits for the thread that ends NCCL; false if it has not finished within the time. */
-static bool await_ending(CommDevice *device, double seconds) {
+static bool await_abort(CommDevice *device, double seconds) {
     struct timespec deadline;
     clock_gettime(CLOCK_REALTIME, &deadline);
     int64_t ns = deadline.tv_nsec + (int64_t)(seconds * 1e9);
     deadline.tv_sec += (time_t)(ns / 1000000000);
     deadline.tv_nsec = (long)(ns % 1000000000);
-    if (device->ends && pthread_timedjoin_np(device->ending, NULL, &deadline) == 0) device->ends = false;
-    return !device->ends;
+    if (device->aborting && pthread_timedjoin_np(device->abort_thread, NULL, &deadline) == 0) device->aborting = false;
+    return !device->aborting;
 }
 
 /* Ends what hangs on the device. NCCL does that at once, but its call returns only when no captured graph holds a sum
  * any more, and the caller destroys its graphs after it has seen the failure: so a thread makes the call. */
-static void begin_ending(CommDevice *device) {
+static void start_abort(CommDevice *device) {
     if (device->nccl == NULL) return;
-    device->ends = pthread_create(&device->ending, NULL, abort_nccl, device->nccl) == 0;
-    if (!device->ends) (void)nccl.comm_abort(device->nccl);
+    device->aborting = pthread_create(&device->abort_thread, NULL, abort_nccl, device->nccl) == 0;
+    if (!device->aborting) (void)nccl.comm_abort(device->nccl);
     device->nccl = NULL;
 }
 
 /* Ends NCCL after a failure; the error record stays as it is. */
 static Status give_up(CommDevice *device, Status status) {
     ErrorRecord cause = *error_record();
-    begin_ending(device);
-    (void)await_ending(device, ABORT_S);
+    start_abort(device);
+    (void)await_abort(device, ABORT_S);
     (void)cudaGetLastError();
     return status == STATUS_OK ? status : error_adopt(&cause);
 }
 
 /* Asks what has become of the sums. */
-static ncclResult_t nccl_ask(const CommDevice *device) {
+static ncclResult_t query_error(const CommDevice *device) {
     ncclResult_t result = ncclSuccess, asked = nccl.async_error(device->nccl, &result);
     return asked != ncclSuccess ? asked : result;
 }
@@ -180,7 +180,7 @@ static bool is_failure(ncclResult_t result) { return result != ncclSuccess && re
 static void nccl_beat(void *context, bool lost) {
     CommDevice *device = context;
     if (pthread_mutex_trylock(&device->busy) != 0) return;
-    bool failed = !lost && device->nccl != NULL && is_failure(nccl_ask(device));
+    bool failed = !lost && device->nccl != NULL && is_failure(query_error(device));
     device->failures = failed ? device->failures + 1 : 0;
     if (device->failures == PATIENT_BEATS) {
         AbortRecord record = {.code = STATUS_TRANSPORT, .rank = device->comm->rank};
@@ -188,13 +188,13 @@ static void nccl_beat(void *context, bool lost) {
         comm_segment_abort(&device->comm->segment, &record);
         lost = true;
     }
-    if (lost) begin_ending(device);
+    if (lost) start_abort(device);
     pthread_mutex_unlock(&device->busy);
 }
 
 static void nccl_release(CommDevice *device) {
     bool mine = device->comm->owner_pid == (int)getpid(); /* a forked child has none of the threads */
-    if (mine && !await_ending(device, FINALIZE_S)) (void)pthread_detach(device->ending);
+    if (mine && !await_abort(device, FINALIZE_S)) (void)pthread_detach(device->abort_thread);
     if (mine) device_event_destroy(device->ran);
     pthread_mutex_destroy(&device->busy);
     memory_free(device);
@@ -262,7 +262,8 @@ static Status connect(CommDevice *device) {
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
     config.blocking = 0;
     TRY(share_id(comm, &id));
-    Status status = settle(device, nccl.comm_init(&device->nccl, comm->size, id, comm->rank, &config), "connecting");
+    Status status =
+        await_completion(device, nccl.comm_init(&device->nccl, comm->size, id, comm->rank, &config), "connecting");
     return status == STATUS_OK ? comm_barrier(comm) : give_up(device, status);
 }
 
@@ -407,7 +408,7 @@ static Status nccl_allreduce(CommDevice *device, const CommPiece *pieces, int co
     TRY(device_capturing(stream, &capturing));
     if (!capturing) TRY(device_stream_wait(stream, device->ran));
     ncclResult_t result = nccl_put(device, pieces, count, type, average ? ncclAvg : ncclSum, (cudaStream_t)stream);
-    TRY(settle(device, result, "a sum over all ranks"));
+    TRY(await_completion(device, result, "a sum over all ranks"));
     return capturing ? STATUS_OK : device_event_record(device->ran, stream);
 }
 
@@ -441,7 +442,7 @@ Status comm_device_allreduce(CommDevice *device, const CommPiece *pieces, int co
 static Status check_sums(void *context) {
     const CommDevice *device = context;
     TRY(check_alive(device));
-    ncclResult_t result = nccl_ask(device);
+    ncclResult_t result = query_error(device);
     return is_failure(result) ? nccl_fail(result, "a sum failed", device->nccl) : STATUS_OK;
 }
 

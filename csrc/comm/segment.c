@@ -265,11 +265,11 @@ static bool process_is_gone(int pid, uint64_t start_time) {
 
 SeatHealth comm_segment_health(const CommSegment *s, int seat, int64_t stall_ns) {
     Seat *other = comm_segment_seat(s, seat);
-    if (atomic_load(&other->state) != SEAT_TAKEN) return SEAT_WELL;
-    if (clock_now_ns() - atomic_load(&other->heartbeat_ns) < CLOCK_NS_PER_SECOND / 2) return SEAT_WELL;
+    if (atomic_load(&other->state) != SEAT_TAKEN) return SEAT_HEALTHY;
+    if (clock_now_ns() - atomic_load(&other->heartbeat_ns) < CLOCK_NS_PER_SECOND / 2) return SEAT_HEALTHY;
     if (process_is_gone(atomic_load(&other->pid), atomic_load(&other->start_time))) {
         /* It may have left between the two checks. */
-        return atomic_load(&other->state) == SEAT_TAKEN ? SEAT_DEAD : SEAT_WELL;
+        return atomic_load(&other->state) == SEAT_TAKEN ? SEAT_DEAD : SEAT_HEALTHY;
     }
-    return clock_now_ns() - atomic_load(&other->heartbeat_ns) >= stall_ns ? SEAT_STALLED : SEAT_WELL;
+    return clock_now_ns() - atomic_load(&other->heartbeat_ns) >= stall_ns ? SEAT_STALLED : SEAT_HEALTHY;
 }

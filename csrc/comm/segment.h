@@ -145,7 +145,7 @@ bool comm_segment_abort(const CommSegment *segment, const AbortRecord *record);
 /* The record, or NULL while there is none. */
 const AbortRecord *comm_segment_aborted(const CommSegment *segment);
 
-typedef enum SeatHealth { SEAT_WELL, SEAT_STALLED, SEAT_DEAD } SeatHealth;
+typedef enum SeatHealth { SEAT_HEALTHY, SEAT_STALLED, SEAT_DEAD } SeatHealth;
 
 /* Looks up the process of a seat (a few microseconds); SEAT_STALLED after `stall_ns` without a heartbeat. */
 SeatHealth comm_segment_health(const CommSegment *segment, int seat, int64_t stall_ns);

@@ -12,17 +12,17 @@
  * free stack. */
 static void reclaim(Comm *comm) {
     int kept = 0;
-    for (int i = 0; i < comm->flying_count; i++) {
-        int slot = comm->flying_slots[i];
+    for (int i = 0; i < comm->in_flight_count; i++) {
+        int slot = comm->in_flight_slots[i];
         const SlotMark *mark = comm_segment_mark(&comm->segment, comm->segment.seat, slot);
         if (atomic_load_explicit(&mark->readers, memory_order_acquire) == 0) {
             comm->slot_state[slot] = SLOT_FREE;
             comm->free_slots[comm->free_count++] = slot;
         } else {
-            comm->flying_slots[kept++] = slot;
+            comm->in_flight_slots[kept++] = slot;
         }
     }
-    comm->flying_count = kept;
+    comm->in_flight_count = kept;
 }
 
 Status comm_try_acquire(Comm *comm, CommSlot *slot, bool *got) {
@@ -50,7 +50,7 @@ Status comm_acquire(Comm *comm, CommSlot *slot) {
     while (true) {
         TRY(comm_try_acquire(comm, slot, &got));
         if (got) return STATUS_OK;
-        if (comm->flying_count == 0) {
+        if (comm->in_flight_count == 0) {
             FAIL(STATUS_ARGUMENT, "all %d slots are acquired and none is published: nothing could ever free one",
                  comm->segment.slots);
         }
@@ -96,8 +96,8 @@ Status comm_stream_publish(Comm *comm, const CommSlot *slot, size_t bytes, uint6
     int seat = comm->segment.seat;
     SlotMark *mark = comm_segment_mark(&comm->segment, seat, slot->index);
     atomic_store_explicit(&mark->readers, (uint32_t)count, memory_order_relaxed);
-    comm->slot_state[slot->index] = SLOT_FLYING;
-    comm->flying_slots[comm->flying_count++] = slot->index;
+    comm->slot_state[slot->index] = SLOT_IN_FLIGHT;
+    comm->in_flight_slots[comm->in_flight_count++] = slot->index;
     unsigned char *frame = comm_segment_frame(&comm->segment, seat, slot->index);
     if (comm->net != NULL) {
         FrameHeader header = {.tag = tag, .bytes = (uint32_t)bytes};

@@ -266,7 +266,7 @@ static Status check_peers(Comm *comm) {
         case SEAT_STALLED:
             TRY(warn_stalled(comm, rank));
             break;
-        case SEAT_WELL:
+        case SEAT_HEALTHY:
             comm->places[rank].warned = false;
             break;
         }

@@ -186,7 +186,7 @@ static Status window_clear(CommWindow *w) {
 /* ---- making, together ---- */
 
 /* How a step went on all ranks: `why` is "" or the first failure. */
-static Status window_settle(CommWindow *w, Status mine, char *why) {
+static Status agree_on_step(CommWindow *w, Status mine, char *why) {
     Status status = STATUS_OK;
     char text[REASON_BYTES] = "", *all = NULL;
     if (mine == STATUS_INTERRUPTED) return mine;
@@ -217,30 +217,30 @@ static Status join_inside(CommWindow *w, const CommWindowSizes *sizes) {
 
 static Status join_buffers(CommWindow *w, const CommWindowSizes *sizes, char *why) {
     if (w->kind == COMM_WINDOW_MIXED) {
-        TRY(window_settle(w, join_inside(w, sizes), why));
+        TRY(agree_on_step(w, join_inside(w, sizes), why));
         if (why[0] != '\0') return STATUS_OK;
     }
     for (int rank = 0; w->inside != NULL && rank < w->comm->size; rank++) {
         const CommPlace *place = &w->comm->places[rank];
         if (place->node == w->comm->node) w->bases[rank] = w->inside->bases[place->local_rank];
     }
-    return window_settle(w, comm_forward_start(w->forward), why);
+    return agree_on_step(w, comm_forward_start(w->forward), why);
 }
 
 /* The steps, each of which must succeed on all ranks before the next one begins; ends early with a reason in `why`. */
 static Status window_join(CommWindow *w, const CommWindowSizes *sizes, Offer *offers, int *fd, char *why) {
     Offer mine = {0};
-    TRY(window_settle(w, window_make(w, sizes, &mine, fd), why));
+    TRY(agree_on_step(w, window_make(w, sizes, &mine, fd), why));
     if (why[0] != '\0') return STATUS_OK;
     if (has_buffers(w)) return join_buffers(w, sizes, why);
     TRY(comm_allgather(w->comm, &mine, sizeof mine, offers));
-    TRY(window_settle(w, window_map(w, offers, *fd), why));
+    TRY(agree_on_step(w, window_map(w, offers, *fd), why));
     if (why[0] != '\0') return STATUS_OK;
-    TRY(window_settle(w, window_open(w, offers), why));
+    TRY(agree_on_step(w, window_open(w, offers), why));
     if (why[0] != '\0') return STATUS_OK;
-    TRY(window_settle(w, comm_probe_run(w->comm, w->bases, w->bytes, w->status_words, w->stream), why));
+    TRY(agree_on_step(w, comm_probe_run(w->comm, w->bases, w->bytes, w->status_words, w->stream), why));
     if (why[0] != '\0') return STATUS_OK;
-    return window_settle(w, window_clear(w), why);
+    return agree_on_step(w, window_clear(w), why);
 }
 
 static void check_nodes(const Comm *comm, CommWindowKind kind, char *why) {
@@ -313,7 +313,7 @@ Status comm_window_create(Comm *comm, CommWindowKind kind, const CommWindowSizes
 /* ---- the end ---- */
 
 /* Waits for all ranks to arrive here, but not for long. */
-static void window_meet(const CommWindow *w, _Atomic uint32_t *count) {
+static void wait_for_all(const CommWindow *w, _Atomic uint32_t *count) {
     int64_t deadline_ns = clock_deadline_ns(MEET_S), since_ns = clock_now_ns();
     atomic_fetch_add(count, 1);
     while (atomic_load(count) < (uint32_t)w->comm->size && !clock_expired(deadline_ns)) {
@@ -333,9 +333,9 @@ static void break_node(const CommWindow *w) {
 
 /* Nobody's memory is freed while another rank's kernels may write into it. */
 static void window_release(CommWindow *w) {
-    if (w->joined && w->page != NULL) window_meet(w, &w->page->idle);
+    if (w->joined && w->page != NULL) wait_for_all(w, &w->page->idle);
     close_others(w);
-    if (w->joined && w->page != NULL) window_meet(w, &w->page->gone);
+    if (w->joined && w->page != NULL) wait_for_all(w, &w->page->gone);
     device_free(w->memory);
     device_host_free(w->status_words);
     device_stream_destroy(w->stream);

@@ -504,11 +504,11 @@ static void test_health(void) {
     CHECK_OK(comm_segment_open_memory(memory, bytes, 2, 1, &segments[1]));
     CHECK(comm_segment_open_memory(memory, bytes, 2, 1, &segments[1]) == STATUS_ARGUMENT);
     CHECK(comm_segment_open_memory(memory, bytes, 3, 1, &segments[1]) == STATUS_ARGUMENT);
-    CHECK(comm_segment_health(&segments[0], 1, CLOCK_NS_PER_SECOND) == SEAT_WELL);
+    CHECK(comm_segment_health(&segments[0], 1, CLOCK_NS_PER_SECOND) == SEAT_HEALTHY);
     Seat *seat = comm_segment_seat(&segments[0], 1);
     atomic_fetch_sub(&seat->heartbeat_ns, 2 * CLOCK_NS_PER_SECOND);
     CHECK(comm_segment_health(&segments[0], 1, CLOCK_NS_PER_SECOND) == SEAT_STALLED);
-    CHECK(comm_segment_health(&segments[0], 1, 100 * CLOCK_NS_PER_SECOND) == SEAT_WELL);
+    CHECK(comm_segment_health(&segments[0], 1, 100 * CLOCK_NS_PER_SECOND) == SEAT_HEALTHY);
     atomic_fetch_add(&seat->start_time, 1); /* the pid was reused */
     CHECK(comm_segment_health(&segments[0], 1, 100 * CLOCK_NS_PER_SECOND) == SEAT_DEAD);
     pid_t child = fork();
@@ -517,7 +517,7 @@ static void test_health(void) {
     }
     atomic_store(&seat->pid, child);
     atomic_store(&seat->start_time, comm_segment_process_start(child));
-    CHECK(comm_segment_health(&segments[0], 1, 100 * CLOCK_NS_PER_SECOND) == SEAT_WELL);
+    CHECK(comm_segment_health(&segments[0], 1, 100 * CLOCK_NS_PER_SECOND) == SEAT_HEALTHY);
     kill(child, SIGKILL);
     siginfo_t ended;
     CHECK(waitid(P_PID, (id_t)child, &ended, WEXITED | WNOWAIT) == 0); /* a zombie, for nobody has waited for it */
@@ -525,7 +525,7 @@ static void test_health(void) {
     waitpid(child, NULL, 0);
     atomic_store(&seat->pid, getpid());
     comm_segment_close(&segments[1], false);
-    CHECK(comm_segment_health(&segments[0], 1, 1) == SEAT_WELL);
+    CHECK(comm_segment_health(&segments[0], 1, 1) == SEAT_HEALTHY);
     comm_segment_close(&segments[0], false);
     memory_free(memory);
     CHECK(comm_segment_bytes(8, COMM_DEFAULT_SLOT_BYTES) < (size_t)64 << 20);
