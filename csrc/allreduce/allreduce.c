@@ -7,7 +7,7 @@
 #include "base/memory.h"
 
 /* The first that serves does the work. */
-static const AllreduceEngine *const engines[] = {&allreduce_device, &allreduce_nccl, &allreduce_device_left,
+static const AllreduceEngine *const engines[] = {&allreduce_device, &allreduce_nccl, &allreduce_device_fallback,
                                                  &allreduce_host};
 
 struct Allreduce {

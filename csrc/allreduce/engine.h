@@ -95,7 +95,7 @@ typedef struct AllreduceEngine {
     const AllreduceStages *stages;     /* NULL: callers cannot move its messages in stages */
 } AllreduceEngine;
 
-extern const AllreduceEngine allreduce_device, allreduce_device_left, allreduce_host, allreduce_nccl;
+extern const AllreduceEngine allreduce_device, allreduce_device_fallback, allreduce_host, allreduce_nccl;
 
 /* ---- allreduce.c ---- */
 

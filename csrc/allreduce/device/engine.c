@@ -284,19 +284,19 @@ done:
     return status;
 }
 
-/* For exact sums: those that NCCL has `left`, or before it is tried. */
-static Status create_exact(AllreduceSetup *setup, bool left, char *why, void **state) {
+/* For exact sums: as the `fallback` after NCCL, or before it is tried. */
+static Status create_exact(AllreduceSetup *setup, bool fallback, char *why, void **state) {
     ExchangeWorkspace *workspace = NULL;
-    bool wanted = left;
+    bool wanted = fallback;
     if (!setup->on_device || !allreduce_exact_can(setup)) return STATUS_OK;
-    if (!left) {
+    if (!fallback) {
         TRY(allreduce_compare(setup, setup->extents, setup->extent_count));
         TRY(allreduce_exact_wanted(setup, &wanted));
     }
     if (!wanted) return STATUS_OK;
     TRY(allreduce_workspace_join(setup->comm, &workspace, why));
     if (workspace == NULL) return STATUS_OK;
-    if (!left && workspace->kind >= COMM_WINDOW_MIXED && !allreduce_exact_asked(setup)) {
+    if (!fallback && workspace->kind >= COMM_WINDOW_MIXED && !allreduce_exact_asked(setup)) {
         allreduce_workspace_leave(workspace);
         return STATUS_OK;
     }
@@ -304,7 +304,7 @@ static Status create_exact(AllreduceSetup *setup, bool left, char *why, void **s
 }
 
 /* NCCL's reason says more than the lack of windows. */
-static Status create_left(AllreduceSetup *setup, char *why, void **state) {
+static Status create_fallback(AllreduceSetup *setup, char *why, void **state) {
     char ours[ALLREDUCE_WHY_BYTES];
     (void)why;
     return create_exact(setup, true, ours, state);
@@ -439,13 +439,13 @@ const AllreduceEngine allreduce_device = {.recordable = true,
                                           .abort = device_engine_stop,
                                           .external = &allreduce_device_external};
 
-const AllreduceEngine allreduce_device_left = {.recordable = true,
-                                               .counts = true,
-                                               .create = create_left,
-                                               .destroy = device_engine_destroy,
-                                               .put = device_engine_put,
-                                               .wait = device_engine_wait,
-                                               .set_call = set_call,
-                                               .bytes = device_engine_bytes_of,
-                                               .explain = device_engine_explain,
-                                               .abort = device_engine_stop};
+const AllreduceEngine allreduce_device_fallback = {.recordable = true,
+                                                   .counts = true,
+                                                   .create = create_fallback,
+                                                   .destroy = device_engine_destroy,
+                                                   .put = device_engine_put,
+                                                   .wait = device_engine_wait,
+                                                   .set_call = set_call,
+                                                   .bytes = device_engine_bytes_of,
+                                                   .explain = device_engine_explain,
+                                                   .abort = device_engine_stop};

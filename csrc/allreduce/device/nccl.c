@@ -116,7 +116,7 @@ static void nccl_destroy(void *state) {
 }
 
 /* Does every sum that will be needed once, so that a run finds all connections made. */
-static Status rehearse(NcclEngine *engine) {
+static Status warm_up(NcclEngine *engine) {
     for (int i = 0; i < engine->setup->extent_count; i++) {
         const AllreduceExtent *extent = &engine->setup->extents[i];
         int64_t begin = 0;
@@ -153,7 +153,7 @@ static Status nccl_prepare(NcclEngine *engine) {
     if (fixed) TRY(nccl_measure(engine));
     TRY(choose_piece(engine));
     TRY(nccl_cut(engine));
-    return fixed ? rehearse(engine) : STATUS_OK;
+    return fixed ? warm_up(engine) : STATUS_OK;
 }
 
 static bool serves(const AllreduceSetup *setup, char *why) {
