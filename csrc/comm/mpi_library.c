@@ -159,7 +159,7 @@ static void *find_in_process(void) {
 }
 
 /* Next to a program in PREFIX/bin. `why` keeps the first reason why one that is there cannot be opened. */
-static void *open_beside(const char *program, char why[LIBRARY_WHY_BYTES]) {
+static void *open_next_to(const char *program, char why[LIBRARY_WHY_BYTES]) {
     static const char *const folders[] = {
         "lib",
         "lib64",
@@ -186,7 +186,7 @@ static void *open_beside(const char *program, char why[LIBRARY_WHY_BYTES]) {
 }
 
 /* The process's parent, 0 if unknown; its program in `path`, "" if unknown. */
-static int mpi_look_in(int pid, char path[LIBRARY_PATH_BYTES]) {
+static int parent_of(int pid, char path[LIBRARY_PATH_BYTES]) {
     char name[32], text[512];
     snprintf(name, sizeof name, "/proc/%d/exe", pid);
     ssize_t length = readlink(name, path, LIBRARY_PATH_BYTES - 1);
@@ -210,25 +210,25 @@ static bool is_launcher(const char *program) {
     return false;
 }
 
-static void *open_beside_launcher(char why[LIBRARY_WHY_BYTES]) {
+static void *open_next_to_launcher(char why[LIBRARY_WHY_BYTES]) {
     char program[LIBRARY_PATH_BYTES];
     int pid = getppid();
     void *library = NULL;
     for (int i = 0; i < ANCESTORS && pid > 1 && library == NULL; i++) {
-        pid = mpi_look_in(pid, program);
-        if (is_launcher(program)) library = open_beside(program, why);
+        pid = parent_of(pid, program);
+        if (is_launcher(program)) library = open_next_to(program, why);
     }
     return library;
 }
 
-static void *open_beside_mpirun_on_path(char why[LIBRARY_WHY_BYTES]) {
+static void *open_next_to_mpirun(char why[LIBRARY_WHY_BYTES]) {
     char path[LIBRARY_PATH_BYTES], real[PATH_MAX];
     const char *folder = getenv("PATH");
     while (folder != NULL && *folder != '\0') {
         size_t length = strcspn(folder, ":");
         snprintf(path, sizeof path, "%.*s/mpirun", (int)length, folder);
         if (length > 0 && access(path, X_OK) == 0) {
-            return realpath(path, real) == NULL ? NULL : open_beside(real, why);
+            return realpath(path, real) == NULL ? NULL : open_next_to(real, why);
         }
         folder += length + (folder[length] == ':');
     }
@@ -266,8 +266,8 @@ static Status find_library(void **out) {
         *out = library;
         return STATUS_OK;
     }
-    library = present != NULL ? present : open_beside_launcher(why);
-    if (library == NULL) library = open_beside_mpirun_on_path(why);
+    library = present != NULL ? present : open_next_to_launcher(why);
+    if (library == NULL) library = open_next_to_mpirun(why);
     if (library == NULL) library = open_installed(why);
     if (library == NULL && why[0] != '\0')
         FAIL(STATUS_NOT_BUILT, "MPI cannot be opened: %.400s. Remedy: %s", why, REMEDY);
