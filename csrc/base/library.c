@@ -62,24 +62,25 @@ void *library_open_file(const char *file, char why[LIBRARY_WHY_BYTES]) {
 void *library_find_open(const char *name) { return dlopen(name, OPENING | RTLD_NOLOAD); }
 
 /* Appends the remedy to the reason. */
-static void *open_or_advise(const LibraryWish *wish, const char *file, char why[LIBRARY_WHY_BYTES]) {
+static void *open_or_advise(const LibraryRequest *request, const char *file, char why[LIBRARY_WHY_BYTES]) {
     char reason[LIBRARY_WHY_BYTES];
     void *library = library_open_file(file, reason);
     why[0] = '\0';
     if (library != NULL) return library;
-    snprintf(why, LIBRARY_WHY_BYTES, "%.300s cannot be loaded (%.170s)", reason, wish->remedy);
+    snprintf(why, LIBRARY_WHY_BYTES, "%.300s cannot be loaded (%.170s)", reason, request->remedy);
     return NULL;
 }
 
-void *library_open(const LibraryWish *wish, char why[LIBRARY_WHY_BYTES]) {
+void *library_open(const LibraryRequest *request, char why[LIBRARY_WHY_BYTES]) {
     char path[LIBRARY_PATH_BYTES];
-    const char *chosen = wish->variable == NULL ? NULL : getenv(wish->variable);
-    if (chosen != NULL && *chosen != '\0') return open_or_advise(wish, chosen, why);
-    void *library = library_find_open(wish->name);
+    const char *chosen = request->variable == NULL ? NULL : getenv(request->variable);
+    if (chosen != NULL && *chosen != '\0') return open_or_advise(request, chosen, why);
+    void *library = library_find_open(request->name);
     why[0] = '\0';
     if (library != NULL) return library;
-    if (wish->package != NULL && library_find_package(wish->package, path)) return open_or_advise(wish, path, why);
-    return open_or_advise(wish, wish->name, why);
+    if (request->package != NULL && library_find_package(request->package, path))
+        return open_or_advise(request, path, why);
+    return open_or_advise(request, request->name, why);
 }
 
 bool library_function(void *library, const char *name, void *out) {

@@ -15,19 +15,19 @@
 #define LIBRARY_PATH_BYTES 1024
 
 /* One library to look for; all strings are borrowed for ever, NULL where there is none. */
-typedef struct LibraryWish {
+typedef struct LibraryRequest {
     const char *variable; /* the environment variable that names the file */
     const char *package;  /* its path in a folder of Python packages: "nvidia/cudnn/lib/libcudnn.so.9" */
     const char *name;     /* as the system's linker knows it: "libcudnn.so.9" */
     const char *remedy;   /* what to install: "apt install libnccl2" */
-} LibraryWish;
+} LibraryRequest;
 
 /* Sets the folders that contain Python packages, in Python's search order; copied. Call from one thread, before the
  * first library is opened. */
 Status library_set_folders(const char *const *folders, int count);
 
 /* Opens a library; NULL, with the reason and the remedy in `why`, if it cannot be opened. */
-void *library_open(const LibraryWish *wish, char why[LIBRARY_WHY_BYTES]);
+void *library_open(const LibraryRequest *request, char why[LIBRARY_WHY_BYTES]);
 
 /* Opens a file, or a name for the system's linker, as given; NULL, with the reason in `why`, if that fails. */
 void *library_open_file(const char *file, char why[LIBRARY_WHY_BYTES]);

@@ -86,13 +86,13 @@ static bool find_all(void) {
 }
 
 static void nccl_load(void) {
-    static const LibraryWish wish = {.variable = LIBRARY_VARIABLE,
-                                     .package = "nvidia/nccl/lib/libnccl.so.2",
-                                     .name = "libnccl.so.2",
-                                     .remedy = "apt install libnccl2, or pip install 'cgxffcv[cuda13]'"};
+    static const LibraryRequest request = {.variable = LIBRARY_VARIABLE,
+                                           .package = "nvidia/nccl/lib/libnccl.so.2",
+                                           .name = "libnccl.so.2",
+                                           .remedy = "apt install libnccl2, or pip install 'cgxffcv[cuda13]'"};
     char why[LIBRARY_WHY_BYTES], path[LIBRARY_PATH_BYTES];
     int version = 0;
-    nccl.library = library_open(&wish, why);
+    nccl.library = library_open(&request, why);
     if (nccl.library != NULL) library_path(nccl.library, path);
     if (nccl.library == NULL) {
         snprintf(load_why, sizeof load_why, "%.*s", (int)sizeof load_why - 1, why);

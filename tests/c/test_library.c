@@ -27,35 +27,35 @@ static void place(const char *relative, const char *target) {
 static void test_order(const char *mathematics) {
     char first[LIBRARY_PATH_BYTES], second[LIBRARY_PATH_BYTES], path[LIBRARY_PATH_BYTES], why[LIBRARY_WHY_BYTES];
     const char *folders[] = {first, second};
-    const LibraryWish wish = {
+    const LibraryRequest request = {
         .variable = VARIABLE, .package = "nvidia/thing/lib/libthing.so.1", .name = "libthing.so.1", .remedy = REMEDY};
     snprintf(first, sizeof first, "%s/first", root);
     snprintf(second, sizeof second, "%s/second", root);
-    CHECK(library_open(&wish, why) == NULL);
+    CHECK(library_open(&request, why) == NULL);
     CHECK(strstr(why, "libthing.so.1: cannot open shared object file") != NULL && strstr(why, "(" REMEDY ")") != NULL);
 
     place("second/nvidia/thing/lib/libthing.so.1", mathematics);
-    CHECK(!library_find_package(wish.package, path) && path[0] == '\0');
+    CHECK(!library_find_package(request.package, path) && path[0] == '\0');
     CHECK_OK(library_set_folders(folders, 2));
-    CHECK(library_find_package(wish.package, path) && strncmp(path, second, strlen(second)) == 0);
-    void *library = library_open(&wish, why);
+    CHECK(library_find_package(request.package, path) && strncmp(path, second, strlen(second)) == 0);
+    void *library = library_open(&request, why);
     double (*cosine)(double) = NULL;
     CHECK(library != NULL && why[0] == '\0');
     CHECK(library_function(library, "cos", &cosine) && cosine != NULL && cosine(0) == 1);
     CHECK(!library_function(library, "a_function_that_nobody_wrote", &cosine) && cosine == NULL);
 
     place("first/nvidia/thing/lib/libthing.so.1", "/nowhere"); /* what cannot be read is passed over */
-    CHECK(library_find_package(wish.package, path) && strncmp(path, second, strlen(second)) == 0);
+    CHECK(library_find_package(request.package, path) && strncmp(path, second, strlen(second)) == 0);
 
     setenv(VARIABLE, "/nowhere/libthing.so", 1);
-    CHECK(library_open(&wish, why) == NULL && strstr(why, "/nowhere/libthing.so") != NULL);
+    CHECK(library_open(&request, why) == NULL && strstr(why, "/nowhere/libthing.so") != NULL);
     CHECK(strstr(why, REMEDY) != NULL);
     setenv(VARIABLE, mathematics, 1);
-    CHECK(library_open(&wish, why) == library);
+    CHECK(library_open(&request, why) == library);
     setenv(VARIABLE, "", 1); /* as if it were not set */
-    CHECK(library_open(&wish, why) == library);
+    CHECK(library_open(&request, why) == library);
     CHECK_OK(library_set_folders(NULL, 0));
-    CHECK(library_open(&wish, why) == NULL);
+    CHECK(library_open(&request, why) == NULL);
 }
 
 static void test_what_is_no_library(void) {

@@ -57,11 +57,11 @@ static pthread_once_t once = PTHREAD_ONCE_INIT;
 static char load_why[LIBRARY_WHY_BYTES]; /* why it is not loaded; "" if it is */
 
 static void cublas_load(void) {
-    static const LibraryWish wish = {.variable = "CGXFFCV_CUBLASLT_LIBRARY",
-                                     .package = "nvidia/cu13/lib/libcublasLt.so.13",
-                                     .name = "libcublasLt.so.13",
-                                     .remedy = REMEDY};
-    void *library = library_open(&wish, load_why);
+    static const LibraryRequest request = {.variable = "CGXFFCV_CUBLASLT_LIBRARY",
+                                           .package = "nvidia/cu13/lib/libcublasLt.so.13",
+                                           .name = "libcublasLt.so.13",
+                                           .remedy = REMEDY};
+    void *library = library_open(&request, load_why);
 #define CUBLAS_FIND(name)                                                                                              \
     if (load_why[0] == '\0' && !library_function(library, #name, &blas.name)) {                                        \
         snprintf(load_why, sizeof load_why, "cublasLt has no " #name ": " REMEDY);                                     \

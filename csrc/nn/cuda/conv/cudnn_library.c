@@ -26,12 +26,12 @@ static void cudnn_find_all(void *library, const char *path) {
 }
 
 static void cudnn_load(void) {
-    static const LibraryWish wish = {.variable = "CGXFFCV_CUDNN_LIBRARY",
-                                     .package = "nvidia/cudnn/lib/libcudnn.so.9",
-                                     .name = "libcudnn.so.9",
-                                     .remedy = REMEDY};
+    static const LibraryRequest request = {.variable = "CGXFFCV_CUDNN_LIBRARY",
+                                           .package = "nvidia/cudnn/lib/libcudnn.so.9",
+                                           .name = "libcudnn.so.9",
+                                           .remedy = REMEDY};
     char path[LIBRARY_PATH_BYTES];
-    void *library = library_open(&wish, load_why);
+    void *library = library_open(&request, load_why);
     if (library == NULL) return;
     library_path(library, path);
     cudnn_find_all(library, path);
