@@ -269,7 +269,7 @@ void jpeg_decoder_leave_to_library(JpegDecoder *decoder) { decoder->by_library =
 typedef struct Job {
     const void *data;
     size_t size;
-    const JpegWish *wish;
+    const JpegRequest *request;
     uint8_t *rgb;
     size_t stride;
     JpegTake take;
@@ -278,17 +278,17 @@ typedef struct Job {
 
 static void decoder_start(JpegDecoder *decoder, const Job *job) {
     struct jpeg_decompress_struct *library = &decoder->library;
-    const JpegWish *wish = job->wish;
+    const JpegRequest *request = job->request;
     jpeg_mem_src(library, job->data, (unsigned long)job->size);
     renew_tables(decoder);
     jpeg_read_header(library, TRUE);
     library->out_color_space = JCS_RGB;
-    library->dct_method = wish->idct == JPEG_IDCT_FAST ? JDCT_IFAST : JDCT_ISLOW;
+    library->dct_method = request->idct == JPEG_IDCT_FAST ? JDCT_IFAST : JDCT_ISLOW;
     library->scale_num = 1;
-    library->scale_denom = wish->shrink;
+    library->scale_denom = request->shrink;
     jpeg_start_decompress(library);
-    if (library->output_width != jpeg_shrunk(wish->width, wish->shrink) ||
-        library->output_height != jpeg_shrunk(wish->height, wish->shrink)) {
+    if (library->output_width != jpeg_shrunk(request->width, request->shrink) ||
+        library->output_height != jpeg_shrunk(request->height, request->shrink)) {
         leave_saying(&decoder->failure, "its header changed while it was being read");
     }
     check_quantization(decoder);
@@ -319,7 +319,7 @@ static uint32_t crop_columns(struct jpeg_decompress_struct *library, const JpegR
 
 static void read_region(JpegDecoder *decoder, const Job *job) {
     struct jpeg_decompress_struct *library = &decoder->library;
-    const JpegRegion *region = &job->wish->region;
+    const JpegRegion *region = &job->request->region;
     const uint32_t first = crop_columns(library, region);
     const size_t stride = (size_t)library->output_width * CHANNELS;
     if (region->y > 0) jpeg_skip_scanlines(library, region->y);
@@ -352,18 +352,18 @@ static bool decodes(JpegDecoder *decoder, const Job *job) {
 
 /* The most bytes that a scan can need: less than 4 for each coefficient, including blocks that overlap the edges. */
 static size_t most_bytes(const Job *job) {
-    const uint64_t pixels = ((uint64_t)job->wish->width + EDGE) * ((uint64_t)job->wish->height + EDGE);
+    const uint64_t pixels = ((uint64_t)job->request->width + EDGE) * ((uint64_t)job->request->height + EDGE);
     const uint64_t bytes = pixels * CHANNELS * 4;
     return bytes < job->size ? (size_t)bytes : job->size;
 }
 
 static Status decoder_run(JpegDecoder *decoder, const Job *job) {
-    const JpegWish *wish = job->wish;
+    const JpegRequest *request = job->request;
     JpegInfo info;
     TRY(jpeg_parse_header(job->data, job->size, &info));
-    if (info.width != wish->width || info.height != wish->height) {
-        FAIL(STATUS_FORMAT, "JPEG of %u x %u pixels where %u x %u were expected", info.width, info.height, wish->width,
-             wish->height);
+    if (info.width != request->width || info.height != request->height) {
+        FAIL(STATUS_FORMAT, "JPEG of %u x %u pixels where %u x %u were expected", info.width, info.height,
+             request->width, request->height);
     }
     TRY(jpeg_check_scans(job->data, job->size, info));
     TRY(memory_reserve(&decoder->interval, &decoder->interval_bytes, most_bytes(job) + JPEG_HUFFMAN_BEYOND, 1));
@@ -380,20 +380,21 @@ static Status decoder_run(JpegDecoder *decoder, const Job *job) {
 
 Status jpeg_decode(JpegDecoder *decoder, const void *data, size_t size, JpegIdct idct, uint32_t width, uint32_t height,
                    uint8_t *rgb, size_t stride) {
-    const JpegWish wish = {.idct = idct, .width = width, .height = height, .shrink = 1};
+    const JpegRequest request = {.idct = idct, .width = width, .height = height, .shrink = 1};
     if (stride < (size_t)width * CHANNELS || stride > INT_MAX) {
         FAIL(STATUS_ARGUMENT, "rows of %u pixels do not fit a stride of %zu bytes", width, stride);
     }
-    return decoder_run(decoder, &(Job){.data = data, .size = size, .wish = &wish, .rgb = rgb, .stride = stride});
+    return decoder_run(decoder, &(Job){.data = data, .size = size, .request = &request, .rgb = rgb, .stride = stride});
 }
 
-Status jpeg_decode_region(JpegDecoder *decoder, const void *data, size_t size, const JpegWish *wish, JpegTake take,
-                          void *context) {
-    const JpegRegion *region = &wish->region;
-    if (wish->shrink < 1 || wish->shrink > 8 || (wish->shrink & (wish->shrink - 1)) != 0) {
-        FAIL(STATUS_ARGUMENT, "a JPEG can be shrunk by 1, 2, 4 or 8, not by %u", wish->shrink);
+Status jpeg_decode_region(JpegDecoder *decoder, const void *data, size_t size, const JpegRequest *request,
+                          JpegTake take, void *context) {
+    const JpegRegion *region = &request->region;
+    if (request->shrink < 1 || request->shrink > 8 || (request->shrink & (request->shrink - 1)) != 0) {
+        FAIL(STATUS_ARGUMENT, "a JPEG can be shrunk by 1, 2, 4 or 8, not by %u", request->shrink);
     }
-    const uint32_t width = jpeg_shrunk(wish->width, wish->shrink), height = jpeg_shrunk(wish->height, wish->shrink);
+    const uint32_t width = jpeg_shrunk(request->width, request->shrink),
+                   height = jpeg_shrunk(request->height, request->shrink);
     if (region->height < 1 || region->width < 1 || (uint64_t)region->y + region->height > height ||
         (uint64_t)region->x + region->width > width) {
         FAIL(STATUS_ARGUMENT, "a region of %u x %u pixels at (%u, %u) is not within %u x %u", region->width,
@@ -402,7 +403,8 @@ Status jpeg_decode_region(JpegDecoder *decoder, const void *data, size_t size, c
     /* The library looks for the end only after the last row. */
     if (!jpeg_has_end(data, size)) FAIL(STATUS_FORMAT, "corrupt JPEG data: it has no end marker");
     TRY(memory_reserve(&decoder->strip, &decoder->strip_bytes, STRIP_ROWS * (size_t)width * CHANNELS, 1));
-    return decoder_run(decoder, &(Job){.data = data, .size = size, .wish = wish, .take = take, .context = context});
+    return decoder_run(decoder,
+                       &(Job){.data = data, .size = size, .request = request, .take = take, .context = context});
 }
 
 /* ---- encoding ---- */

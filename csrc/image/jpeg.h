@@ -67,12 +67,12 @@ typedef struct JpegRegion {
     uint32_t y, x, height, width;
 } JpegRegion;
 
-typedef struct JpegWish {
+typedef struct JpegRequest {
     JpegIdct idct;
     uint32_t width, height; /* the stream must be of exactly this size */
     uint32_t shrink;        /* reduces each side by 1, 2, 4 or 8, using only the low frequencies of each block */
     JpegRegion region;      /* of the output of jpeg_shrunk(width, shrink) x jpeg_shrunk(height, shrink) pixels */
-} JpegWish;
+} JpegRequest;
 
 static inline uint32_t jpeg_shrunk(uint32_t side, uint32_t shrink) { return (side + shrink - 1) / shrink; }
 
@@ -82,8 +82,8 @@ typedef void (*JpegTake)(void *context, const uint8_t *rgb, size_t stride, uint3
 /* Decodes a region, and passes its rows to `take`, a few at a time: with `shrink` 1, the pixels that jpeg_decode gives.
  * Data after the region's last row is not read, except to find the end marker, so damage there goes unnoticed. On
  * failure some of the rows may already have been passed on. */
-Status jpeg_decode_region(JpegDecoder *decoder, const void *data, size_t size, const JpegWish *wish, JpegTake take,
-                          void *context);
+Status jpeg_decode_region(JpegDecoder *decoder, const void *data, size_t size, const JpegRequest *request,
+                          JpegTake take, void *context);
 
 Status jpeg_encoder_create(JpegEncoder **out);
 void jpeg_encoder_destroy(JpegEncoder *encoder); /* does nothing if NULL */

@@ -23,9 +23,9 @@ Status jpeg_decode(JpegDecoder *decoder, const void *data, size_t size, JpegIdct
     FAIL(STATUS_NOT_BUILT, "%s", MISSING);
 }
 
-Status jpeg_decode_region(JpegDecoder *decoder, const void *data, size_t size, const JpegWish *wish, JpegTake take,
-                          void *context) {
-    (void)decoder, (void)data, (void)size, (void)wish, (void)take, (void)context;
+Status jpeg_decode_region(JpegDecoder *decoder, const void *data, size_t size, const JpegRequest *request,
+                          JpegTake take, void *context) {
+    (void)decoder, (void)data, (void)size, (void)request, (void)take, (void)context;
     FAIL(STATUS_NOT_BUILT, "%s", MISSING);
 }
 

@@ -22,25 +22,26 @@ static PyObject *header(PyObject *module, PyObject *object) {
 
 /* What is requested of an image, and where its rows go. */
 typedef struct Decoding {
-    JpegWish wish;
+    JpegRequest request;
     bool whole;
     uint8_t *to;
 } Decoding;
 
 static void jpeg_copy_rows(void *context, const uint8_t *rgb, size_t stride, uint32_t count) {
     Decoding *decoding = context;
-    const size_t row_bytes = (size_t)decoding->wish.region.width * 3;
+    const size_t row_bytes = (size_t)decoding->request.region.width * 3;
     for (uint32_t y = 0; y < count; y++, decoding->to += row_bytes) memcpy(decoding->to, rgb + y * stride, row_bytes);
 }
 
 static Status decode_into(const Py_buffer *stream, Decoding *decoding) {
-    const JpegWish *wish = &decoding->wish;
+    const JpegRequest *request = &decoding->request;
     JpegDecoder *decoder = NULL;
     TRY(jpeg_decoder_create(&decoder));
-    Status status = decoding->whole
-                        ? jpeg_decode(decoder, stream->buf, (size_t)stream->len, wish->idct, wish->width, wish->height,
-                                      decoding->to, (size_t)wish->width * 3)
-                        : jpeg_decode_region(decoder, stream->buf, (size_t)stream->len, wish, jpeg_copy_rows, decoding);
+    Status status =
+        decoding->whole
+            ? jpeg_decode(decoder, stream->buf, (size_t)stream->len, request->idct, request->width, request->height,
+                          decoding->to, (size_t)request->width * 3)
+            : jpeg_decode_region(decoder, stream->buf, (size_t)stream->len, request, jpeg_copy_rows, decoding);
     jpeg_decoder_destroy(decoder);
     return status;
 }
@@ -70,10 +71,10 @@ static PyObject *decode_stream(PyObject *module, const Py_buffer *stream, PyObje
     JpegInfo info;
     Status status = jpeg_parse_header(stream->buf, (size_t)stream->len, &info);
     if (status != STATUS_OK) return py_errors_raise(py_module_state(module), status);
-    decoding.wish = (JpegWish){fast ? JPEG_IDCT_FAST : JPEG_IDCT_ACCURATE, info.width, info.height, shrink, {0}};
+    decoding.request = (JpegRequest){fast ? JPEG_IDCT_FAST : JPEG_IDCT_ACCURATE, info.width, info.height, shrink, {0}};
     const uint32_t height = jpeg_shrunk(info.height, shrink), width = jpeg_shrunk(info.width, shrink);
-    if (region_of(region, height, width, &decoding.wish.region) < 0) return NULL;
-    const JpegRegion *part = &decoding.wish.region;
+    if (region_of(region, height, width, &decoding.request.region) < 0) return NULL;
+    const JpegRegion *part = &decoding.request.region;
     PyObject *array = py_array_new(ARRAY_U8, 3, (const int64_t[]){part->height, part->width, 3});
     if (array == NULL) return NULL;
     decoding.to = py_array_data(array);

@@ -28,9 +28,9 @@ static inline void decode_region(JpegDecoder *decoder, const uint8_t *data, size
                                  const uint8_t *whole) {
     const uint32_t y = data[size / 2] % info.height, x = data[size - 1] % info.width;
     const JpegRegion at = {y, x, 1 + data[size / 3] % (info.height - y), 1 + data[size / 4] % (info.width - x)};
-    const JpegWish wish = {idct, info.width, info.height, 1, at};
+    const JpegRequest request = {idct, info.width, info.height, 1, at};
     Region region = {at, 0, whole, (size_t)info.width * 3};
-    Status status = jpeg_decode_region(decoder, data, size, &wish, compare_rows, &region);
+    Status status = jpeg_decode_region(decoder, data, size, &request, compare_rows, &region);
     if (status != STATUS_OK) expect_refusal(status);
     if (status == STATUS_OK && region.row != at.height) WRONG("%u rows of %u", region.row, at.height);
     if (status != STATUS_OK && whole != NULL) WRONG("a region of a whole image: %s", error_record()->message);

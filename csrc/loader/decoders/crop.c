@@ -215,8 +215,8 @@ static Status resample(const DecoderChunk *chunk, const DecoderOutput *output, s
                   stride, rows.region.height);
         return STATUS_OK;
     }
-    const JpegWish wish = {state->fast_jpeg ? JPEG_IDCT_FAST : JPEG_IDCT_ACCURATE, image->width, image->height,
-                           cut_of(chunk, output)->shrink, rows.region};
+    const JpegRequest wish = {state->fast_jpeg ? JPEG_IDCT_FAST : JPEG_IDCT_ACCURATE, image->width, image->height,
+                              cut_of(chunk, output)->shrink, rows.region};
     uint8_t *copied = rows.to;
     bool blank = false;
     TRY(loader_pixels_stream(chunk, output, i, image, &wish, crop_take, &rows, &blank));

@@ -129,7 +129,7 @@ Status loader_pixels_decode(const DecoderChunk *chunk, const DecoderOutput *outp
 }
 
 Status loader_pixels_stream(const DecoderChunk *chunk, const DecoderOutput *output, size_t i, const BetonImage *image,
-                            const JpegWish *wish, JpegTake take, void *context, bool *blank) {
+                            const JpegRequest *wish, JpegTake take, void *context, bool *blank) {
     DecoderScratch *scratch = chunk->scratch;
     if (scratch->jpeg == NULL) TRY(jpeg_decoder_create(&scratch->jpeg));
     const int64_t start = clock_now_ns(), others = scratch->times.resample_ns;
@@ -176,7 +176,7 @@ Status loader_pixels_find(const DecoderChunk *chunk, const DecoderOutput *output
     }
     const size_t row_bytes = out->stride;
     const JpegRegion region = {(uint32_t)part.y, (uint32_t)part.x, (uint32_t)part.height, (uint32_t)part.width};
-    const JpegWish wish = {fast ? JPEG_IDCT_FAST : JPEG_IDCT_ACCURATE, image->width, image->height, 1, region};
+    const JpegRequest wish = {fast ? JPEG_IDCT_FAST : JPEG_IDCT_ACCURATE, image->width, image->height, 1, region};
     bool blank = false;
     TRY(loader_pixels_stream(chunk, output, i, image, &wish, pixels_copy_rows, &(Copy){buffer, row_bytes}, &blank));
     if (blank) memset(buffer, 0, row_bytes * (size_t)part.height);
