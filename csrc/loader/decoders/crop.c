@@ -215,11 +215,11 @@ static Status resample(const DecoderChunk *chunk, const DecoderOutput *output, s
                   stride, rows.region.height);
         return STATUS_OK;
     }
-    const JpegRequest wish = {state->fast_jpeg ? JPEG_IDCT_FAST : JPEG_IDCT_ACCURATE, image->width, image->height,
-                              cut_of(chunk, output)->shrink, rows.region};
+    const JpegRequest request = {state->fast_jpeg ? JPEG_IDCT_FAST : JPEG_IDCT_ACCURATE, image->width, image->height,
+                                 cut_of(chunk, output)->shrink, rows.region};
     uint8_t *copied = rows.to;
     bool blank = false;
-    TRY(loader_pixels_stream(chunk, output, i, image, &wish, crop_take, &rows, &blank));
+    TRY(loader_pixels_stream(chunk, output, i, image, &request, crop_take, &rows, &blank));
     if (blank) make_blank(&rows, copied);
     return STATUS_OK;
 }

@@ -129,12 +129,12 @@ Status loader_pixels_decode(const DecoderChunk *chunk, const DecoderOutput *outp
 }
 
 Status loader_pixels_stream(const DecoderChunk *chunk, const DecoderOutput *output, size_t i, const BetonImage *image,
-                            const JpegRequest *wish, JpegTake take, void *context, bool *blank) {
+                            const JpegRequest *request, JpegTake take, void *context, bool *blank) {
     DecoderScratch *scratch = chunk->scratch;
     if (scratch->jpeg == NULL) TRY(jpeg_decoder_create(&scratch->jpeg));
     const int64_t start = clock_now_ns(), others = scratch->times.resample_ns;
     Status status =
-        jpeg_decode_region(scratch->jpeg, image->region.data, (size_t)image->region.size, wish, take, context);
+        jpeg_decode_region(scratch->jpeg, image->region.data, (size_t)image->region.size, request, take, context);
     loader_decoder_spent(&scratch->times.decode_ns, start + scratch->times.resample_ns - others);
     return after_decoding(chunk, output, i, status, blank);
 }
@@ -176,9 +176,9 @@ Status loader_pixels_find(const DecoderChunk *chunk, const DecoderOutput *output
     }
     const size_t row_bytes = out->stride;
     const JpegRegion region = {(uint32_t)part.y, (uint32_t)part.x, (uint32_t)part.height, (uint32_t)part.width};
-    const JpegRequest wish = {fast ? JPEG_IDCT_FAST : JPEG_IDCT_ACCURATE, image->width, image->height, 1, region};
+    const JpegRequest request = {fast ? JPEG_IDCT_FAST : JPEG_IDCT_ACCURATE, image->width, image->height, 1, region};
     bool blank = false;
-    TRY(loader_pixels_stream(chunk, output, i, image, &wish, pixels_copy_rows, &(Copy){buffer, row_bytes}, &blank));
+    TRY(loader_pixels_stream(chunk, output, i, image, &request, pixels_copy_rows, &(Copy){buffer, row_bytes}, &blank));
     if (blank) memset(buffer, 0, row_bytes * (size_t)part.height);
     return STATUS_OK;
 }

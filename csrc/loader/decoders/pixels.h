@@ -25,7 +25,7 @@ Status loader_pixels_decode(const DecoderChunk *chunk, const DecoderOutput *outp
 /* Decodes a region of `image`, a JPEG, as jpeg_decode_region does. *blank: it is damaged and is to be black; how many
  * rows have been passed to `take` is unknown. */
 Status loader_pixels_stream(const DecoderChunk *chunk, const DecoderOutput *output, size_t i, const BetonImage *image,
-                            const JpegRequest *wish, JpegTake take, void *context, bool *blank);
+                            const JpegRequest *request, JpegTake take, void *context, bool *blank);
 
 /* Where at least the part of `image` is, or will be: in the file, and *buffer is NULL, or, for a JPEG, in *buffer,
  * which belongs to the thread. */
