@@ -119,7 +119,7 @@ typedef struct OpsTable {
     bool fuses;
 
     /* Resolves AUTO; fails for a precision that this machine does not support. */
-    Status (*precision)(Precision wish, Precision *out);
+    Status (*precision)(Precision requested, Precision *out);
 
     /* Zeroed memory for the flat buffers, and copies between any of them and the host. */
     Status (*buffer_create)(size_t elems, float **out);

@@ -42,14 +42,15 @@ static ClosingPass closing_pass(const Pass *pass) {
     return pass->op == 0 && pass->kind == PASS_CONV_CLOSE ? nn_cpu_close_stem : closing_passes[pass->kind];
 }
 
-static Status cpu_choose_precision(Precision wish, Precision *out) {
-    if (wish == PRECISION_AUTO) {
+static Status cpu_choose_precision(Precision requested, Precision *out) {
+    if (requested == PRECISION_AUTO) {
         const CpuFeatures *cpu = cpu_features();
-        wish = cpu->avx512_bf16 || cpu->amx_bf16 ? PRECISION_BFLOAT16 : PRECISION_FLOAT32;
+        requested = cpu->avx512_bf16 || cpu->amx_bf16 ? PRECISION_BFLOAT16 : PRECISION_FLOAT32;
     }
-    if (wish == PRECISION_FLOAT16) FAIL(STATUS_ARGUMENT, "the CPU computes in float32 or bfloat16, not in float16");
-    TRY(nn_cpu_dnnl_supported(wish));
-    *out = wish;
+    if (requested == PRECISION_FLOAT16)
+        FAIL(STATUS_ARGUMENT, "the CPU computes in float32 or bfloat16, not in float16");
+    TRY(nn_cpu_dnnl_supported(requested));
+    *out = requested;
     return STATUS_OK;
 }
 

@@ -28,9 +28,9 @@ static CudaPass pass_of(const Pass *pass) {
     return passes[pass->kind];
 }
 
-static Status cuda_choose_precision(Precision wish, Precision *out) {
+static Status cuda_choose_precision(Precision requested, Precision *out) {
     if (device_count() == 0) FAIL(STATUS_CUDA, "no usable GPU: %s", device_why());
-    *out = wish == PRECISION_AUTO ? PRECISION_FLOAT16 : wish;
+    *out = requested == PRECISION_AUTO ? PRECISION_FLOAT16 : requested;
     return STATUS_OK;
 }
 

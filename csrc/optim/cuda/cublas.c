@@ -141,7 +141,7 @@ static Status describe_choice(GemmChoice *choice) {
 
 static Status cublas_choose(const CudaGemm *gemm, GemmChoice *choice) {
     Status status = STATUS_OK;
-    cublasLtMatmulPreference_t wishes = NULL;
+    cublasLtMatmulPreference_t preference = NULL;
     cublasLtMatmulHeuristicResult_t found;
     int count = 0;
     const size_t workspace = WORKSPACE_BYTES;
@@ -150,16 +150,17 @@ static Status cublas_choose(const CudaGemm *gemm, GemmChoice *choice) {
     static const cublasLtMatmulPreferenceAttributes_t aligned[] = {
         CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
         CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES};
-    TRY_CUBLAS_GOTO(blas.cublasLtMatmulPreferenceCreate(&wishes));
-    TRY_CUBLAS_GOTO(blas.cublasLtMatmulPreferenceSetAttribute(wishes, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+    TRY_CUBLAS_GOTO(blas.cublasLtMatmulPreferenceCreate(&preference));
+    TRY_CUBLAS_GOTO(blas.cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
                                                               &workspace, sizeof workspace));
-    TRY_CUBLAS_GOTO(blas.cublasLtMatmulPreferenceSetAttribute(wishes, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+    TRY_CUBLAS_GOTO(blas.cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
                                                               &reductions, sizeof reductions));
     for (size_t i = 0; i < sizeof aligned / sizeof *aligned; i++) {
-        TRY_CUBLAS_GOTO(blas.cublasLtMatmulPreferenceSetAttribute(wishes, aligned[i], &alignment, sizeof alignment));
+        TRY_CUBLAS_GOTO(
+            blas.cublasLtMatmulPreferenceSetAttribute(preference, aligned[i], &alignment, sizeof alignment));
     }
     TRY_CUBLAS_GOTO(blas.cublasLtMatmulAlgoGetHeuristic(gemm->library, choice->product, choice->a, choice->b, choice->d,
-                                                        choice->d, wishes, 1, &found, &count));
+                                                        choice->d, preference, 1, &found, &count));
     if (count < 1) {
         FAIL_GOTO(STATUS_LIBRARY, "cublasLt has no algorithm for %d products of %lld x %lld by %lld x %lld",
                   choice->shape.batch, (long long)choice->shape.m, (long long)choice->shape.k,
@@ -167,7 +168,7 @@ static Status cublas_choose(const CudaGemm *gemm, GemmChoice *choice) {
     }
     choice->algorithm = found.algo;
 done:
-    if (wishes != NULL) (void)blas.cublasLtMatmulPreferenceDestroy(wishes);
+    if (preference != NULL) (void)blas.cublasLtMatmulPreferenceDestroy(preference);
     return status;
 }
 
