@@ -56,7 +56,7 @@ static Status exchange_gradients(Trainer *trainer, int first_block) {
 static Status put_parts(Trainer *trainer, int number, const StepBatch *batch, bool exchange) {
     const TrainerConfig *config = &trainer->config;
     const TrainerPhase *phase = &config->phases[number];
-    const StepWay *way = trainer->way;
+    const StepBackend *backend = trainer->backend;
     exchange = exchange && config->allreduce != NULL;
     NnStepOptions options = {.label_smoothing = config->label_smoothing,
                              .reduction = config->reduction,
@@ -71,19 +71,19 @@ static Status put_parts(Trainer *trainer, int number, const StepBatch *batch, bo
     TRY(trainer_plan(trainer, phase->side, &plan));
     if (phase->side < config->side) {
         float *shrunk;
-        TRY(way->shrink(trainer, batch, phase->side, &shrunk));
+        TRY(backend->shrink(trainer, batch, phase->side, &shrunk));
         images.data = shrunk;
         images.type = PIXELS_F32;
         images.layout = PIXELS_NHWC;
     }
     Status status = nn_plan_step(plan, &images, batch->labels, batch->count, &options);
     ErrorRecord cause = *error_record();
-    Status counted = way->count(trainer, plan); /* even of a step that failed halfway: the totals must be cleared */
+    Status counted = backend->count(trainer, plan); /* even of a step that failed halfway: the totals must be cleared */
     if (status != STATUS_OK) return error_adopt(&cause);
     TRY(counted);
     if (exchange) TRY(exchange_gradients(trainer, phase->first_block));
-    TRY(way->update(trainer, number));
-    return way->close(trainer, batch);
+    TRY(backend->update(trainer, number));
+    return backend->close(trainer, batch);
 }
 
 Status train_step_put(Trainer *trainer, int phase, const StepBatch *batch, bool exchange) {
@@ -128,7 +128,7 @@ static Status put_steps(Trainer *trainer, const StepSource *source, const StepGr
         trainer->step += count;
         *done += count;
         TRY(average_when_due(trainer));
-        TRY(trainer->way->throttle(trainer, count, recorded));
+        TRY(trainer->backend->throttle(trainer, count, recorded));
     }
     return STATUS_OK;
 }
@@ -138,12 +138,12 @@ Status train_steps_run(Trainer *trainer, const StepSource *source, const StepGra
     int64_t first = trainer->step;
     *done = 0;
     if (trainer->config.allreduce != NULL) TRY(allreduce_set_call(trainer->config.allreduce, (uint32_t)first));
-    TRY(trainer->way->begin(trainer, source, steps, out));
+    TRY(trainer->backend->begin(trainer, source, steps, out));
     if (trainer->slow != NULL && first == 0) TRY(begin_averaging(trainer));
     TRY(train_step_save_statistics(trainer));
     Status status = put_steps(trainer, source, graphs, steps, done);
     ErrorRecord cause = *error_record();
-    Status finished = trainer->way->finish(trainer, first, *done, out, losses);
+    Status finished = trainer->backend->finish(trainer, first, *done, out, losses);
     if (finished != STATUS_OK) { /* the device or a rank is lost: it is unknown how many steps were done */
         trainer->step = first;
         *done = 0;

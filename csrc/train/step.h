@@ -36,7 +36,7 @@ typedef struct StepGraphs {
 #define STEP_MANY 8
 
 /* The parts of a step that differ between host memory (step_host.c) and a stream (step_stream.c). */
-struct StepWay {
+struct StepBackend {
     Status (*begin)(Trainer *trainer, const StepSource *source, int steps, TrainerStep *out);
     Status (*shrink)(Trainer *trainer, const StepBatch *batch, int side, float **out);
     /* Moves the plan's totals to the step's; a loss that is not finite sets the first gradient to NaN, so that all
@@ -53,7 +53,7 @@ struct StepWay {
     Status (*finish)(Trainer *trainer, int64_t first, int done, TrainerStep *out, float *losses);
 };
 
-extern const StepWay train_step_host, train_step_stream;
+extern const StepBackend train_step_host, train_step_stream;
 
 /* One step of a phase on a batch. `exchange`: with the other ranks. A failure leaves the running statistics
  * unchanged. */

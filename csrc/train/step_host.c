@@ -67,5 +67,5 @@ static Status host_finish(Trainer *trainer, int64_t first, int done, TrainerStep
     return STATUS_OK;
 }
 
-const StepWay train_step_host = {host_begin, host_shrink,   host_count, host_update,
-                                 host_close, host_throttle, host_finish};
+const StepBackend train_step_host = {host_begin, host_shrink,   host_count, host_update,
+                                     host_close, host_throttle, host_finish};

@@ -210,5 +210,5 @@ static Status stream_close(Trainer *trainer, const StepBatch *batch) {
     return train_step_close(&closing, trainer->stream);
 }
 
-const StepWay train_step_stream = {stream_begin, stream_shrink,   stream_count, stream_update,
-                                   stream_close, stream_throttle, stream_finish};
+const StepBackend train_step_stream = {stream_begin, stream_shrink,   stream_count, stream_update,
+                                       stream_close, stream_throttle, stream_finish};

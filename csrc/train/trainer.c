@@ -127,7 +127,7 @@ Status trainer_create(const TrainerConfig *config, NnModel *model, Trainer **out
     trainer->config = *config;
     trainer->model = model;
     trainer->stream = nn_model_stream(model);
-    trainer->way = trainer->stream == NULL ? &train_step_host : &train_step_stream;
+    trainer->backend = trainer->stream == NULL ? &train_step_host : &train_step_stream;
     TRY_GOTO(create_optimizer(trainer));
     TRY_GOTO(trainer_alloc(trainer, nn_model_statistic_elems(model), &trainer->backup));
     if (config->lookahead_every > 0) TRY_GOTO(trainer_alloc(trainer, slow_elems(trainer), &trainer->slow));

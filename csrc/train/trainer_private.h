@@ -9,7 +9,7 @@ typedef struct SidePlan {
     NnPlan *plan; /* owned */
 } SidePlan;
 
-typedef struct StepWay StepWay;
+typedef struct StepBackend StepBackend;
 typedef struct StepStream StepStream;
 
 /* `backup` and `slow` are memory of the model's backend. */
@@ -17,7 +17,7 @@ struct Trainer {
     TrainerConfig config;
     NnModel *model;       /* borrowed */
     DeviceStream *stream; /* borrowed from the model; NULL on the CPU */
-    const StepWay *way;
+    const StepBackend *backend;
     Optim *optim;          /* owned */
     StepStream *on_stream; /* owned; NULL on the CPU */
     /* For training at each resolution: on a GPU all that were needed so far, since graphs use their memory; on the CPU
