@@ -272,7 +272,7 @@ AugmentPart augment_part(const Augment *a, const AugmentDrawn *drawn) {
         size = &a->sizes[i];
         if (augment_phase(op) != AUGMENT_MOVE) continue;
         if (drawn[i].acts) part.x = size->width - part.x - part.width;
-        if (drawn[i].turns) part.y = size->height - part.y - part.height;
+        if (drawn[i].flips_vertically) part.y = size->height - part.y - part.height;
         const AugmentFill *fill = augment_op_fill(op);
         part.y += drawn[i].y;
         part.x += drawn[i].x;
@@ -295,7 +295,7 @@ bool augment_only_mirrors(const Augment *a, const AugmentDrawn *drawn, bool *mir
     }
     for (int i = 0; i < spec->op_count; i++) {
         const bool moves = augment_phase(&spec->ops[i]) == AUGMENT_MOVE;
-        if (moves ? drawn[i].turns || drawn[i].y != 0 || drawn[i].x != 0 : drawn[i].acts) return false;
+        if (moves ? drawn[i].flips_vertically || drawn[i].y != 0 || drawn[i].x != 0 : drawn[i].acts) return false;
         if (!same_size(a->sizes[i], a->sizes[i + 1])) return false;
         *mirrored ^= drawn[i].acts;
     }

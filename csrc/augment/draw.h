@@ -35,8 +35,8 @@ typedef struct AugmentSize {
 /* What an operation does to one image, once its choices are drawn; which members matter depends on its phase
  * (operation.h). */
 typedef struct AugmentDrawn {
-    bool acts;    /* MOVE: mirrors left to right. Others: if false, the image stays as it is */
-    bool turns;   /* MOVE: mirrors top to bottom */
+    bool acts;             /* MOVE: mirrors left to right. Others: if false, the image stays as it is */
+    bool flips_vertically; /* MOVE: mirrors top to bottom */
     int32_t y, x; /* MOVE that does not mirror: out(y, x) = in(y + this y, x + this x). FILL, MIX: the corner. WARP: a
                    * shift, in pixels */
     int32_t height, width; /* MOVE: of the result. FILL, MIX: of the rectangle. WARP: the pivot's position, in half
@@ -130,8 +130,8 @@ HOST_DEVICE AugmentDrawn augment_mirror(bool acts, AugmentSize size) {
     return drawn;
 }
 
-HOST_DEVICE AugmentDrawn augment_turn(bool turns, AugmentSize size) {
-    AugmentDrawn drawn = {false, turns, 0, 0, size.height, size.width, AUGMENT_ONE, 0, 0, {0}};
+HOST_DEVICE AugmentDrawn augment_flip_vertically(bool flips_vertically, AugmentSize size) {
+    AugmentDrawn drawn = {false, flips_vertically, 0, 0, size.height, size.width, AUGMENT_ONE, 0, 0, {0}};
     return drawn;
 }
 

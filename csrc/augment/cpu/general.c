@@ -170,7 +170,7 @@ static void move(const AugmentGeneral *g, int op, const AugmentDrawn *by, Work *
     const int32_t first = within(-by->x, 0, size.width), last = within(from.width - by->x, first, size.width);
     for (int32_t y = 0; y < size.height; y++) {
         uint8_t *to = work->other + (size_t)y * (size_t)size.width * g->pixel_bytes;
-        int32_t line = by->turns ? from.height - 1 - y : y + by->y;
+        int32_t line = by->flips_vertically ? from.height - 1 - y : y + by->y;
         if (fill != NULL && fill->reflect) line = augment_reflect(line, from.height);
         const uint8_t *row = line < 0 || line >= from.height ? NULL : work->now + (size_t)line * stride;
         if (row != NULL) move_row(g, by, row, from.width, first, last, to);

@@ -11,7 +11,7 @@
 /* out(y, x) = in(y0 + y, x0 + x), or in(..., x0 - x) if mirrored, or in(y0 - y, ...) if turned upside down. */
 typedef struct Frame {
     int32_t y0, x0;
-    bool mirror, turn;
+    bool mirror, upside_down;
 } Frame;
 
 /* The padded image, in scratch memory. */
@@ -105,8 +105,8 @@ static Frame make_frame(const AugmentPass *a, const AugmentDrawn *drawn) {
     Frame f = {0};
     for (int i = 0; i < a->moves; i++) {
         if (drawn[i].acts) reverse(&f.x0, &f.mirror, drawn[i].width);
-        if (drawn[i].turns) reverse(&f.y0, &f.turn, drawn[i].height);
-        f.y0 += f.turn ? -drawn[i].y : drawn[i].y;
+        if (drawn[i].flips_vertically) reverse(&f.y0, &f.upside_down, drawn[i].height);
+        f.y0 += f.upside_down ? -drawn[i].y : drawn[i].y;
         f.x0 += f.mirror ? -drawn[i].x : drawn[i].x;
     }
     return f;
@@ -200,7 +200,7 @@ static const uint8_t *pad_rows(const AugmentPass *a, const Frame *f, const Augme
     const AugmentPart part = image->part;
     const size_t row_bytes = (size_t)part.width * AUGMENT_CHANNELS, stride = padded_stride(a);
     uint8_t *origin = scratch + (size_t)a->margin * (stride + AUGMENT_CHANNELS), *left = origin;
-    int32_t y = f->turn ? f->y0 - a->out_height + 1 : f->y0, end = y + a->out_height;
+    int32_t y = f->upside_down ? f->y0 - a->out_height + 1 : f->y0, end = y + a->out_height;
     left += part.x * AUGMENT_CHANNELS;
     if (!a->reflect) {
         if (y < part.y) y = part.y;
@@ -232,7 +232,7 @@ static void run_frame(const AugmentPass *a, const Frame *f, const AugmentImage *
         x += image->part.x;
     }
     const uint8_t *source = origin + y * (ptrdiff_t)stride + (ptrdiff_t)x * AUGMENT_CHANNELS;
-    convert(a, source, f->turn ? -(ptrdiff_t)stride : (ptrdiff_t)stride, f->mirror, next, out);
+    convert(a, source, f->upside_down ? -(ptrdiff_t)stride : (ptrdiff_t)stride, f->mirror, next, out);
 }
 
 void augment_pass_run(const AugmentPass *a, const AugmentDrawn *drawn, const AugmentImage *image, const uint8_t *next,

@@ -87,7 +87,7 @@ static __device__ __forceinline__ int walk_back(const Ops &ops, const AugmentDra
             continue;
         } else {
             x = by.acts ? width - 1 - x : x + by.x;
-            y = by.turns ? height - 1 - y : y + by.y;
+            y = by.flips_vertically ? height - 1 - y : y + by.y;
             if (op.reflect) {
                 y = augment_reflect(y, height);
                 x = augment_reflect(x, width);
@@ -250,7 +250,7 @@ static __device__ void draw(const GatherSet &set, const Ops &ops, const GatherCl
     const AugmentDrawn drawn = augment_op_draw(&ops.op[op].op, &key, false, size);
     AugmentDrawn *to = &shared->drawn[slot * ops.count + op];
     to->acts = drawn.acts;
-    to->turns = drawn.turns;
+    to->flips_vertically = drawn.flips_vertically;
     to->y = drawn.y;
     to->x = drawn.x;
     to->height = drawn.height;

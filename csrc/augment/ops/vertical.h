@@ -9,7 +9,8 @@ typedef struct AugmentVertical {
 
 HOST_DEVICE AugmentDrawn augment_vertical_draw(const AugmentVertical *op, const AugmentRandom *random,
                                                AugmentSize size) {
-    return augment_turn(random != NULL && augment_happens(augment_words(random).word[0], op->flip_prob), size);
+    return augment_flip_vertically(random != NULL && augment_happens(augment_words(random).word[0], op->flip_prob),
+                                   size);
 }
 
 #endif
