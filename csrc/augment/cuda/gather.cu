@@ -256,7 +256,7 @@ static __device__ void draw(const GatherSet &set, const Ops &ops, const GatherCl
     to->height = drawn.height;
     to->width = drawn.width;
     to->amount = drawn.amount;
-    to->way = drawn.way;
+    to->variant = drawn.variant;
     for (int i = 0; i < 4; i++) to->matrix[i] = drawn.matrix[i];
     if (ops.op[op].phase != AUGMENT_LOCAL || !drawn.acts) return;
     int barrier = 0;

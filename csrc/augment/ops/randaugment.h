@@ -130,20 +130,20 @@ HOST_DEVICE AugmentDrawn augment_randaugment_colour_draw(const AugmentRandAugmen
     } else if (change >= AUGMENT_RAND_BRIGHTNESS && change <= AUGMENT_RAND_CONTRAST) {
         drawn = augment_amount(augment_rand_factor(op, sign), size);
     }
-    drawn.way = (int32_t)change;
+    drawn.variant = (int32_t)change;
     return drawn;
 }
 
 HOST_DEVICE AugmentPixel augment_randaugment_colour_pixel(const AugmentRandAugment *op, const AugmentDrawn *drawn,
                                                           AugmentPixel pixel) {
-    const int64_t other = drawn->way == AUGMENT_RAND_COLOUR     ? (int64_t)augment_grey(pixel) * AUGMENT_ONE
-                          : drawn->way == AUGMENT_RAND_CONTRAST ? (int64_t)drawn->mean
-                                                                : 0;
+    const int64_t other = drawn->variant == AUGMENT_RAND_COLOUR     ? (int64_t)augment_grey(pixel) * AUGMENT_ONE
+                          : drawn->variant == AUGMENT_RAND_CONTRAST ? (int64_t)drawn->mean
+                                                                    : 0;
     for (int c = 0; c < AUGMENT_CHANNELS; c++) {
         const uint8_t value = pixel.value[c];
-        if (drawn->way == AUGMENT_RAND_POSTERIZE) {
+        if (drawn->variant == AUGMENT_RAND_POSTERIZE) {
             pixel.value[c] = (uint8_t)(value & 0xff00u >> drawn->amount);
-        } else if (drawn->way == AUGMENT_RAND_SOLARIZE) {
+        } else if (drawn->variant == AUGMENT_RAND_SOLARIZE) {
             const bool inverts = value * augment_rand_steps(op) >= drawn->amount;
             pixel.value[c] = inverts ? (uint8_t)(255 - value) : value;
         } else {
@@ -160,7 +160,7 @@ HOST_DEVICE AugmentDrawn augment_randaugment_levels_draw(const AugmentRandAugmen
     AugmentDrawn drawn = augment_amount(AUGMENT_ONE, size);
     (void)op;
     drawn.acts = change == AUGMENT_RAND_AUTOCONTRAST || change == AUGMENT_RAND_EQUALIZE;
-    drawn.way = (int32_t)change;
+    drawn.variant = (int32_t)change;
     return drawn;
 }
 
@@ -182,7 +182,7 @@ HOST_DEVICE void augment_randaugment_levels_table(const AugmentRandAugment *op, 
     for (int32_t v = low; v < high; v++) pixels += counts[v]; /* without the largest */
     const uint64_t step = pixels / 255;
     for (int32_t v = 0; v < AUGMENT_LEVELS; v++) {
-        if (drawn->way == AUGMENT_RAND_AUTOCONTRAST) {
+        if (drawn->variant == AUGMENT_RAND_AUTOCONTRAST) {
             table[v] = augment_rand_stretched(v, low, high);
         } else {
             const uint64_t even = step == 0 ? (uint64_t)v : (less + step / 2) / step;
