@@ -103,5 +103,6 @@ Status augment_op_check(const AugmentOp *op, AugmentFormat format) {
     for (const AugmentParameter *p = entry->parameters; p->name != NULL; p++) {
         TRY(error_at_operation(check_parameter(op, p, format), entry->name));
     }
-    return entry->agree == NULL ? STATUS_OK : error_at_operation(entry->agree(&op->as), entry->name);
+    return entry->check_parameters == NULL ? STATUS_OK
+                                           : error_at_operation(entry->check_parameters(&op->as), entry->name);
 }

@@ -133,7 +133,7 @@ typedef struct AugmentEntry {
     /* The part that follows this one, with the same Type, values and number, and so the same draws; 0: none. */
     AugmentKind then;
     /* Fails for parameters that are in their ranges, but do not go together; may be NULL. */
-    Status (*agree)(const void *parameters);
+    Status (*check_parameters)(const void *parameters);
     /* Fails for images of a size that the operation does not support; may be NULL. */
     Status (*fits)(const void *parameters, AugmentSize size);
     AugmentParameter parameters[AUGMENT_MAX_PARAMETERS + 1];

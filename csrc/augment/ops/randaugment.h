@@ -192,7 +192,7 @@ HOST_DEVICE void augment_randaugment_levels_table(const AugmentRandAugment *op, 
     }
 }
 
-static inline Status augment_randaugment_agree(const void *parameters) {
+static inline Status augment_randaugment_check_parameters(const void *parameters) {
     const AugmentRandAugment *op = (const AugmentRandAugment *)parameters;
     if (op->magnitude < op->num_magnitude_bins) return STATUS_OK;
     FAIL(STATUS_ARGUMENT, "magnitude must be below num_magnitude_bins (%d), not %d", op->num_magnitude_bins,
@@ -210,7 +210,7 @@ static inline Status augment_randaugment_agree(const void *parameters) {
 #endif
 
 AUGMENT_OP_WARP(randaugment, AugmentRandAugment, .name = "RandAugment", .number = 19, .then = AUGMENT_randaugment_near,
-                .agree = augment_randaugment_agree,
+                .check_parameters = augment_randaugment_check_parameters,
                 .doc = "Applies `num_ops` changes, each drawn from fourteen: none; shear (up to 0.3) and shift (up to\n"
                        "45 %), each along rows or columns; rotation (up to 30 degrees); brightness, colour, contrast\n"
                        "and sharpness (factors of 1 plus or minus up to 0.9); posterisation (down to 4 bits);\n"
