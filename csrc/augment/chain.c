@@ -355,9 +355,9 @@ static void change_colours(const AugmentOp *op, const AugmentDrawn *drawn, Augme
     }
 }
 
-static void change_places(const AugmentOp *op, AugmentSize size, AugmentPixel *pixels) {
+static void change_positional(const AugmentOp *op, AugmentSize size, AugmentPixel *pixels) {
     const size_t count = (size_t)size.height * (size_t)size.width;
-    for (size_t i = 0; i < count; i++) pixels[i] = augment_op_placed(op, i, pixels[i]);
+    for (size_t i = 0; i < count; i++) pixels[i] = augment_op_pixel_at(op, i, pixels[i]);
 }
 
 /* Applies an operation that comes after moves and fills, except mixing. */
@@ -370,8 +370,8 @@ static void change(const Augment *a, int op, const AugmentDrawn *drawn, uint8_t 
     case AUGMENT_COLOUR:
         change_colours(it, drawn, size, image);
         break;
-    case AUGMENT_PLACED:
-        change_places(it, size, image);
+    case AUGMENT_POSITIONAL:
+        change_positional(it, size, image);
         break;
     case AUGMENT_LOCAL:
         augment_filter(it, drawn, size, pixels, scratch + a->rows_at);

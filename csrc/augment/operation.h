@@ -3,23 +3,27 @@
  * A file of ops/ ends in AUGMENT_OP_MOVE(name, Type, ...), or the macro of another phase, where Type holds its
  * parameters, the rest describes it (AugmentEntry), and the phase determines which formulas it has:
  *
- *   all     augment_NAME_draw(op, random, size): what it does to an image of this size; if random is NULL, its neutral
- *           form, for evaluation. Those that are not random (PLACED, VALUE) have augment_NAME_chosen(op, sample)
- *           instead: whether it applies to the sample
- *   MOVE    where pixels come from: mirroring, or a window with a border that is filled
- *   FILL    a hole of one colour
- *   COLOUR  augment_NAME_pixel(op, drawn, pixel): from each pixel alone, and the image's mean grey (AugmentEntry.mean)
- *   PLACED  augment_NAME_placed(op, at, pixel): from each pixel alone and its row-major index
- *   LOCAL   augment_NAME_taps(op, drawn, weights): from each pixel and its neighbours, summed along the rows and then
- *           along the columns with weights by distance, which add up to AUGMENT_ONE; returns the largest distance used
- *   WARP    each pixel comes from another place, or is filled: rotated, sheared or shifted; the draw says everything
- *   AROUND  augment_NAME_around(op, drawn, pixel, sums): from each pixel except those at the edges, and the sums of the
- *           3 x 3 pixels around it
- *   COUNTED augment_NAME_table(op, drawn, counts, table): the new values of a channel, from its histogram
- *   MIX     augment_NAME_mix(op, drawn, own, previous): from each pixel of a rectangle and the same pixel of the
- * previous image in the batch, cyclically; at most one in a chain VALUE   augment_NAME_value(op, label): another label
- *   LABEL   augment_NAME_label(op, drawn, own, previous, to): from the label and the previous one in the batch,
- *           cyclically; comes last */
+ *   all         augment_NAME_draw(op, random, size): what it does to an image of this size; if random is NULL, its
+ *               neutral form, for evaluation. Those that are not random (POSITIONAL, VALUE) have
+ *               augment_NAME_chosen(op, sample) instead: whether it applies to the sample
+ *   MOVE        where pixels come from: mirroring, or a window with a border that is filled
+ *   FILL        a hole of one colour
+ *   COLOUR      augment_NAME_pixel(op, drawn, pixel): from each pixel alone, and the image's mean grey
+ *               (AugmentEntry.mean)
+ *   POSITIONAL  augment_NAME_pixel_at(op, at, pixel): from each pixel alone and its row-major index
+ *   LOCAL       augment_NAME_taps(op, drawn, weights): from each pixel and its neighbours, summed along the rows and
+ *               then along the columns with weights by distance, which add up to AUGMENT_ONE; returns the largest
+ *               distance used
+ *   WARP        each pixel comes from another place, or is filled: rotated, sheared or shifted; the draw says
+ *               everything
+ *   AROUND      augment_NAME_around(op, drawn, pixel, sums): from each pixel except those at the edges, and the sums of
+ *               the 3 x 3 pixels around it
+ *   COUNTED     augment_NAME_table(op, drawn, counts, table): the new values of a channel, from its histogram
+ *   MIX         augment_NAME_mix(op, drawn, own, previous): from each pixel of a rectangle and the same pixel of the
+ *               previous image in the batch, cyclically; at most one in a chain
+ *   VALUE       augment_NAME_value(op, label): another label
+ *   LABEL       augment_NAME_label(op, drawn, own, previous, to): from the label and the previous one in the batch,
+ *               cyclically; comes last */
 #ifndef CGXFFCV_AUGMENT_OPERATION_H
 #define CGXFFCV_AUGMENT_OPERATION_H
 
@@ -39,7 +43,7 @@ typedef enum AugmentPhase {
     AUGMENT_MOVE,
     AUGMENT_FILL,
     AUGMENT_COLOUR,
-    AUGMENT_PLACED, /* up to COUNTED: among COLOUR, in any order */
+    AUGMENT_POSITIONAL, /* up to COUNTED: among COLOUR, in any order */
     AUGMENT_LOCAL,
     AUGMENT_WARP,
     AUGMENT_AROUND,
@@ -166,7 +170,7 @@ HOST_DEVICE AugmentDrawn augment_op_draw(const AugmentOp *op, const AugmentKey *
 #define AUGMENT_CHOSEN(name, ...)                                                                                      \
     case AUGMENT_##name:                                                                                               \
         return augment_amount(augment_##name##_chosen(&op->as.name, key->sample) ? 0 : AUGMENT_ONE, size);
-#define AUGMENT_OP_PLACED AUGMENT_CHOSEN
+#define AUGMENT_OP_POSITIONAL AUGMENT_CHOSEN
 #define AUGMENT_OP_VALUE AUGMENT_CHOSEN
 #define AUGMENT_OPERATION(name, ...)                                                                                   \
     case AUGMENT_##name:                                                                                               \
@@ -189,11 +193,11 @@ HOST_DEVICE AugmentPixel augment_op_pixel(const AugmentOp *op, const AugmentDraw
     }
 }
 
-HOST_DEVICE AugmentPixel augment_op_placed(const AugmentOp *op, size_t at, AugmentPixel pixel) {
+HOST_DEVICE AugmentPixel augment_op_pixel_at(const AugmentOp *op, size_t at, AugmentPixel pixel) {
     switch (op->kind) {
-#define AUGMENT_OP_PLACED(name, ...)                                                                                   \
+#define AUGMENT_OP_POSITIONAL(name, ...)                                                                               \
     case AUGMENT_##name:                                                                                               \
-        return augment_##name##_placed(&op->as.name, at, pixel);
+        return augment_##name##_pixel_at(&op->as.name, at, pixel);
 #include "augment/ops/table.h"
     default:
         return pixel;

@@ -394,7 +394,7 @@ static Status check_op(const AugmentOp *op, AugmentSize size) {
     const AugmentDrawn drawn = augment_op_draw(op, &key, true, size);
     if (op->normalized) FAIL(STATUS_ARGUMENT, "on the GPU, nothing can be filled after the normalisation");
     const AugmentEntry *entry = augment_entry(op->kind);
-    if (entry->phase == AUGMENT_PLACED) FAIL(STATUS_ARGUMENT, "%s cannot be done on the GPU", entry->name);
+    if (entry->phase == AUGMENT_POSITIONAL) FAIL(STATUS_ARGUMENT, "%s cannot be done on the GPU", entry->name);
     if (entry->phase != AUGMENT_MOVE) return STATUS_OK;
     if (drawn.height == size.height && drawn.width == size.width) return STATUS_OK;
     FAIL(STATUS_ARGUMENT, "a crop on the GPU keeps the size %d x %d; it cannot give %d x %d", size.height, size.width,

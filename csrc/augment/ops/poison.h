@@ -15,7 +15,7 @@ HOST_DEVICE bool augment_poison_chosen(const AugmentPoison *op, uint64_t sample)
 }
 
 /* The 2e-5 makes sums that are integers except for rounding errors come out as those integers, on every machine. */
-HOST_DEVICE AugmentPixel augment_poison_placed(const AugmentPoison *op, size_t at, AugmentPixel pixel) {
+HOST_DEVICE AugmentPixel augment_poison_pixel_at(const AugmentPoison *op, size_t at, AugmentPixel pixel) {
     const double alpha = (double)op->alpha.values[at];
     for (size_t c = 0; c < AUGMENT_CHANNELS; c++) {
         const double mask = (double)op->mask.values[at * AUGMENT_CHANNELS + c];
@@ -39,15 +39,15 @@ static inline Status augment_poison_fits(const void *parameters, AugmentSize siz
 
 #endif
 
-AUGMENT_OP_PLACED(poison, AugmentPoison, .name = "Poison", .number = 17, .fits = augment_poison_fits,
-                  .doc = "Blends a picture into some samples, the same in every epoch and in evaluation:\n"
-                         "value x (1 - alpha) + mask x alpha, clipped to the limits `clamp` and rounded down.\n\n"
-                         "Args:\n"
-                         "    mask: (height, width, 3), in units of 0..255.\n"
-                         "    alpha: (height, width).\n"
-                         "    indices: indices of the samples in the file.",
-                  .parameters = {
-                      AUGMENT_PARAMETER(AugmentPoison, mask, IMAGE, .required = true),
-                      AUGMENT_PARAMETER(AugmentPoison, alpha, PLANE, .required = true),
-                      AUGMENT_PARAMETER(AugmentPoison, indices, SAMPLES, .required = true),
-                      AUGMENT_PARAMETER(AugmentPoison, clamp, LIMITS, .value = 0, .other = 255, .most = 255)})
+AUGMENT_OP_POSITIONAL(poison, AugmentPoison, .name = "Poison", .number = 17, .fits = augment_poison_fits,
+                      .doc = "Blends a picture into some samples, the same in every epoch and in evaluation:\n"
+                             "value x (1 - alpha) + mask x alpha, clipped to the limits `clamp` and rounded down.\n\n"
+                             "Args:\n"
+                             "    mask: (height, width, 3), in units of 0..255.\n"
+                             "    alpha: (height, width).\n"
+                             "    indices: indices of the samples in the file.",
+                      .parameters = {
+                          AUGMENT_PARAMETER(AugmentPoison, mask, IMAGE, .required = true),
+                          AUGMENT_PARAMETER(AugmentPoison, alpha, PLANE, .required = true),
+                          AUGMENT_PARAMETER(AugmentPoison, indices, SAMPLES, .required = true),
+                          AUGMENT_PARAMETER(AugmentPoison, clamp, LIMITS, .value = 0, .other = 255, .most = 255)})
