@@ -193,7 +193,7 @@ static size_t kept_bytes(const Augment *a) {
 
 static size_t working_bytes(AugmentPhase phase, AugmentSize size) {
     if (phase == AUGMENT_LOCAL) return augment_filter_bytes(size.width);
-    return phase == AUGMENT_WARP || phase == AUGMENT_AROUND ? augment_whole_bytes(size) : 0;
+    return phase == AUGMENT_WARP || phase == AUGMENT_BOX ? augment_whole_bytes(size) : 0;
 }
 
 static void place_scratch(Augment *a) {
@@ -379,8 +379,8 @@ static void change(const Augment *a, int op, const AugmentDrawn *drawn, uint8_t 
     case AUGMENT_WARP:
         augment_whole_warp(it, drawn, size, image, scratch + a->rows_at);
         break;
-    case AUGMENT_AROUND:
-        augment_whole_around(it, drawn, size, image, scratch + a->rows_at);
+    case AUGMENT_BOX:
+        augment_whole_box(it, drawn, size, image, scratch + a->rows_at);
         break;
     case AUGMENT_COUNTED:
         augment_whole_counted(it, drawn, size, image);

@@ -41,7 +41,7 @@ typedef struct AugmentDrawn {
                    * shift, in pixels */
     int32_t height, width; /* MOVE: of the result. FILL, MIX: of the rectangle. WARP: the pivot's position, in half
                             * pixels */
-    uint32_t amount;       /* COLOUR, LOCAL, AROUND, MIX, LABEL: how much; AUGMENT_ONE is neutral */
+    uint32_t amount;       /* COLOUR, LOCAL, BOX, MIX, LABEL: how much; AUGMENT_ONE is neutral */
     uint32_t mean;         /* COLOUR: the image's mean grey (AugmentEntry.mean), known once its pixels are */
     int32_t variant;       /* COLOUR, COUNTED: which of several changes, in the operation's own numbering */
     int32_t matrix[4]; /* WARP: maps places in the result to places in the image, both relative to the pivot, in units

@@ -16,7 +16,7 @@
  *               distance used
  *   WARP        each pixel comes from another place, or is filled: rotated, sheared or shifted; the draw says
  *               everything
- *   AROUND      augment_NAME_around(op, drawn, pixel, sums): from each pixel except those at the edges, and the sums of
+ *   BOX         augment_NAME_box(op, drawn, pixel, sums): from each pixel except those at the edges, and the sums of
  *               the 3 x 3 pixels around it
  *   COUNTED     augment_NAME_table(op, drawn, counts, table): the new values of a channel, from its histogram
  *   MIX         augment_NAME_mix(op, drawn, own, previous): from each pixel of a rectangle and the same pixel of the
@@ -46,7 +46,7 @@ typedef enum AugmentPhase {
     AUGMENT_POSITIONAL, /* up to COUNTED: among COLOUR, in any order */
     AUGMENT_LOCAL,
     AUGMENT_WARP,
-    AUGMENT_AROUND,
+    AUGMENT_BOX,
     AUGMENT_COUNTED,
     AUGMENT_MIX,
     AUGMENT_VALUE,
@@ -222,12 +222,12 @@ HOST_DEVICE uint32_t augment_local_row(uint32_t sum) { return (sum + 128) >> 8; 
 HOST_DEVICE uint8_t augment_local_value(uint32_t sum) { return (uint8_t)((sum + (1u << 23)) >> 24); }
 
 /* `sums`: of the pixel and its eight neighbours. */
-HOST_DEVICE AugmentPixel augment_op_around(const AugmentOp *op, const AugmentDrawn *drawn, AugmentPixel pixel,
-                                           const uint32_t sums[AUGMENT_CHANNELS]) {
+HOST_DEVICE AugmentPixel augment_op_box(const AugmentOp *op, const AugmentDrawn *drawn, AugmentPixel pixel,
+                                        const uint32_t sums[AUGMENT_CHANNELS]) {
     switch (op->kind) {
-#define AUGMENT_OP_AROUND(name, ...)                                                                                   \
+#define AUGMENT_OP_BOX(name, ...)                                                                                      \
     case AUGMENT_##name:                                                                                               \
-        return augment_##name##_around(&op->as.name, drawn, pixel, sums);
+        return augment_##name##_box(&op->as.name, drawn, pixel, sums);
 #include "augment/ops/table.h"
     default:
         return pixel;

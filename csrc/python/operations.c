@@ -272,7 +272,7 @@ static PyObject *image_operations(PyObject *module, PyObject *unused) {
     static const char *const phases[] = {
         [AUGMENT_MOVE] = "move",         [AUGMENT_FILL] = "fill",       [AUGMENT_COLOUR] = "colour",
         [AUGMENT_POSITIONAL] = "placed", [AUGMENT_LOCAL] = "local",     [AUGMENT_WARP] = "warp",
-        [AUGMENT_AROUND] = "around",     [AUGMENT_COUNTED] = "counted", [AUGMENT_MIX] = "mix",
+        [AUGMENT_BOX] = "around",        [AUGMENT_COUNTED] = "counted", [AUGMENT_MIX] = "mix",
         [AUGMENT_VALUE] = "value",       [AUGMENT_LABEL] = "label"};
     PyObject *list = PyList_New(0);
     (void)module, (void)unused;

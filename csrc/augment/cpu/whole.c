@@ -32,8 +32,8 @@ static void sum_columns(const uint8_t *above, const uint8_t *own, const uint8_t 
     for (size_t i = 0; i < values; i++) sums[i] = (uint16_t)(above[i] + own[i] + below[i]);
 }
 
-void augment_whole_around(const AugmentOp *op, const AugmentDrawn *drawn, AugmentSize size, AugmentPixel *pixels,
-                          void *scratch) {
+void augment_whole_box(const AugmentOp *op, const AugmentDrawn *drawn, AugmentSize size, AugmentPixel *pixels,
+                       void *scratch) {
     const size_t values = (size_t)size.width * AUGMENT_CHANNELS, bytes = pixels_of(size) * sizeof *pixels;
     const uint8_t *copy = scratch;
     uint16_t *columns = (uint16_t *)(void *)((unsigned char *)scratch + ((bytes + 3) & ~(size_t)3));
@@ -48,7 +48,7 @@ void augment_whole_around(const AugmentOp *op, const AugmentDrawn *drawn, Augmen
             for (int c = 0; c < AUGMENT_CHANNELS; c++) {
                 sums[c] = (uint32_t)at[c - AUGMENT_CHANNELS] + at[c] + at[c + AUGMENT_CHANNELS];
             }
-            *pixel = augment_op_around(op, drawn, *pixel, sums);
+            *pixel = augment_op_box(op, drawn, *pixel, sums);
         }
     }
 }

@@ -4,14 +4,14 @@
 
 #include "augment/operation.h"
 
-/* Scratch memory for WARP and AROUND, in bytes, aligned to 4. */
+/* Scratch memory for WARP and BOX, in bytes, aligned to 4. */
 size_t augment_whole_bytes(AugmentSize size);
 
 /* In place. */
 void augment_whole_warp(const AugmentOp *op, const AugmentDrawn *drawn, AugmentSize size, AugmentPixel *pixels,
                         void *scratch);
-void augment_whole_around(const AugmentOp *op, const AugmentDrawn *drawn, AugmentSize size, AugmentPixel *pixels,
-                          void *scratch);
+void augment_whole_box(const AugmentOp *op, const AugmentDrawn *drawn, AugmentSize size, AugmentPixel *pixels,
+                       void *scratch);
 void augment_whole_counted(const AugmentOp *op, const AugmentDrawn *drawn, AugmentSize size, AugmentPixel *pixels);
 
 #endif

@@ -151,7 +151,7 @@ static __device__ __attribute__((noinline)) uint32_t look_around(const Ops &ops,
     return packed(out);
 }
 
-/* The result from a pixel and the sums of the 3 x 3 pixels around it (AROUND). */
+/* The result from a pixel and the sums of the 3 x 3 pixels around it (BOX). */
 template <int LEVELS>
 static __device__ __attribute__((noinline)) uint32_t look_beside(const Ops &ops, const Pair &pair, const Sample &of,
                                                                  int op, int y, int x) {
@@ -163,7 +163,7 @@ static __device__ __attribute__((noinline)) uint32_t look_beside(const Ops &ops,
         const AugmentPixel pixel = unpacked(look<LEVELS>(ops, pair, of, op, y + i / 3 - 1, x + i % 3 - 1));
         for (int c = 0; c < CHANNELS; c++) sums[c] += pixel.value[c];
     }
-    return packed(augment_op_around(&ops.op[op].op, &of.drawn[op], own, sums));
+    return packed(augment_op_box(&ops.op[op].op, &of.drawn[op], own, sums));
 }
 
 /* The result of barrier `barrier` at pixel (y, x), with LEVELS others below it. */
@@ -173,7 +173,7 @@ static __device__ __attribute__((noinline)) uint32_t look_through(const Ops &ops
     const int op = ops.barrier[barrier];
     const AugmentDrawn &by = of.drawn[op];
     if (by.acts && ops.op[op].phase == AUGMENT_LOCAL) return look_around<LEVELS>(ops, pair, of, barrier, y, x);
-    if (by.acts && ops.op[op].phase == AUGMENT_AROUND) return look_beside<LEVELS>(ops, pair, of, op, y, x);
+    if (by.acts && ops.op[op].phase == AUGMENT_BOX) return look_beside<LEVELS>(ops, pair, of, op, y, x);
     const uint32_t colour = look<LEVELS>(ops, pair, of, op, y, x);
     if (!by.acts || y < by.y || y >= by.y + by.height || x < by.x || x >= by.x + by.width) return colour;
     const uint32_t other = look<LEVELS>(ops, pair, pair.previous, op, y, x);
@@ -386,7 +386,7 @@ static Op make_op(const AugmentOp *op) {
 }
 
 static bool is_barrier(AugmentPhase phase) {
-    return phase == AUGMENT_LOCAL || phase == AUGMENT_AROUND || phase == AUGMENT_MIX;
+    return phase == AUGMENT_LOCAL || phase == AUGMENT_BOX || phase == AUGMENT_MIX;
 }
 
 static Status check_op(const AugmentOp *op, AugmentSize size) {

@@ -100,8 +100,8 @@ HOST_DEVICE AugmentDrawn augment_randaugment_near_draw(const AugmentRandAugment 
 }
 
 /* Moves away from, or towards, the image smoothed by the weights 1 and, in the centre, 5. */
-HOST_DEVICE AugmentPixel augment_randaugment_near_around(const AugmentRandAugment *op, const AugmentDrawn *drawn,
-                                                         AugmentPixel pixel, const uint32_t sums[AUGMENT_CHANNELS]) {
+HOST_DEVICE AugmentPixel augment_randaugment_near_box(const AugmentRandAugment *op, const AugmentDrawn *drawn,
+                                                      AugmentPixel pixel, const uint32_t sums[AUGMENT_CHANNELS]) {
     (void)op;
     for (int c = 0; c < AUGMENT_CHANNELS; c++) {
         const uint32_t smooth = (2 * (sums[c] + 4u * pixel.value[c]) + 13) / 26;
@@ -223,8 +223,8 @@ AUGMENT_OP_WARP(randaugment, AugmentRandAugment, .name = "RandAugment", .number 
                        "    fill: value of uncovered pixels, 0..255 per channel.",
                 .parameters = AUGMENT_RANDAUGMENT_PARAMETERS)
 
-AUGMENT_OP_AROUND(randaugment_near, AugmentRandAugment, .name = "RandAugment", .number = 19,
-                  .then = AUGMENT_randaugment_colour, .parameters = AUGMENT_RANDAUGMENT_PARAMETERS)
+AUGMENT_OP_BOX(randaugment_near, AugmentRandAugment, .name = "RandAugment", .number = 19,
+               .then = AUGMENT_randaugment_colour, .parameters = AUGMENT_RANDAUGMENT_PARAMETERS)
 
 AUGMENT_OP_COLOUR(randaugment_colour, AugmentRandAugment, .name = "RandAugment", .number = 19, .mean = true,
                   .then = AUGMENT_randaugment_levels, .parameters = AUGMENT_RANDAUGMENT_PARAMETERS)

@@ -22,8 +22,8 @@
 #ifndef AUGMENT_OP_WARP
 #define AUGMENT_OP_WARP(name, Type, ...) AUGMENT_OPERATION(name, Type, WARP, __VA_ARGS__)
 #endif
-#ifndef AUGMENT_OP_AROUND
-#define AUGMENT_OP_AROUND(name, Type, ...) AUGMENT_OPERATION(name, Type, AROUND, __VA_ARGS__)
+#ifndef AUGMENT_OP_BOX
+#define AUGMENT_OP_BOX(name, Type, ...) AUGMENT_OPERATION(name, Type, BOX, __VA_ARGS__)
 #endif
 #ifndef AUGMENT_OP_COUNTED
 #define AUGMENT_OP_COUNTED(name, Type, ...) AUGMENT_OPERATION(name, Type, COUNTED, __VA_ARGS__)
@@ -65,7 +65,7 @@
 #undef AUGMENT_OP_POSITIONAL
 #undef AUGMENT_OP_LOCAL
 #undef AUGMENT_OP_WARP
-#undef AUGMENT_OP_AROUND
+#undef AUGMENT_OP_BOX
 #undef AUGMENT_OP_COUNTED
 #undef AUGMENT_OP_MIX
 #undef AUGMENT_OP_VALUE
