@@ -382,8 +382,8 @@ static void change(const Augment *a, int op, const AugmentDrawn *drawn, uint8_t 
     case AUGMENT_BOX:
         augment_whole_box(it, drawn, size, image, scratch + a->rows_at);
         break;
-    case AUGMENT_COUNTED:
-        augment_whole_counted(it, drawn, size, image);
+    case AUGMENT_HISTOGRAM:
+        augment_whole_histogram(it, drawn, size, image);
         break;
     default:
         break;

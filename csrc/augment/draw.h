@@ -43,7 +43,7 @@ typedef struct AugmentDrawn {
                             * pixels */
     uint32_t amount;       /* COLOUR, LOCAL, BOX, MIX, LABEL: how much; AUGMENT_ONE is neutral */
     uint32_t mean;         /* COLOUR: the image's mean grey (AugmentEntry.mean), known once its pixels are */
-    int32_t variant;       /* COLOUR, COUNTED: which of several changes, in the operation's own numbering */
+    int32_t variant;       /* COLOUR, HISTOGRAM: which of several changes, in the operation's own numbering */
     int32_t matrix[4]; /* WARP: maps places in the result to places in the image, both relative to the pivot, in units
                         * of 1 / AUGMENT_ONE: y from y, y from x, x from y, x from x */
 } AugmentDrawn;

@@ -18,7 +18,7 @@
  *               everything
  *   BOX         augment_NAME_box(op, drawn, pixel, sums): from each pixel except those at the edges, and the sums of
  *               the 3 x 3 pixels around it
- *   COUNTED     augment_NAME_table(op, drawn, counts, table): the new values of a channel, from its histogram
+ *   HISTOGRAM   augment_NAME_table(op, drawn, counts, table): the new values of a channel, from its histogram
  *   MIX         augment_NAME_mix(op, drawn, own, previous): from each pixel of a rectangle and the same pixel of the
  *               previous image in the batch, cyclically; at most one in a chain
  *   VALUE       augment_NAME_value(op, label): another label
@@ -43,11 +43,11 @@ typedef enum AugmentPhase {
     AUGMENT_MOVE,
     AUGMENT_FILL,
     AUGMENT_COLOUR,
-    AUGMENT_POSITIONAL, /* up to COUNTED: among COLOUR, in any order */
+    AUGMENT_POSITIONAL, /* up to HISTOGRAM: among COLOUR, in any order */
     AUGMENT_LOCAL,
     AUGMENT_WARP,
     AUGMENT_BOX,
-    AUGMENT_COUNTED,
+    AUGMENT_HISTOGRAM,
     AUGMENT_MIX,
     AUGMENT_VALUE,
     AUGMENT_LABEL
@@ -238,7 +238,7 @@ HOST_DEVICE AugmentPixel augment_op_box(const AugmentOp *op, const AugmentDrawn 
 HOST_DEVICE void augment_op_table(const AugmentOp *op, const AugmentDrawn *drawn, const uint32_t *counts,
                                   uint8_t *table) {
     switch (op->kind) {
-#define AUGMENT_OP_COUNTED(name, ...)                                                                                  \
+#define AUGMENT_OP_HISTOGRAM(name, ...)                                                                                \
     case AUGMENT_##name:                                                                                               \
         augment_##name##_table(&op->as.name, drawn, counts, table);                                                    \
         return;

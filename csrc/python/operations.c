@@ -270,9 +270,9 @@ static PyObject *parameters_tuple(const AugmentEntry *entry) {
 
 static PyObject *image_operations(PyObject *module, PyObject *unused) {
     static const char *const phases[] = {
-        [AUGMENT_MOVE] = "move",         [AUGMENT_FILL] = "fill",       [AUGMENT_COLOUR] = "colour",
-        [AUGMENT_POSITIONAL] = "placed", [AUGMENT_LOCAL] = "local",     [AUGMENT_WARP] = "warp",
-        [AUGMENT_BOX] = "around",        [AUGMENT_COUNTED] = "counted", [AUGMENT_MIX] = "mix",
+        [AUGMENT_MOVE] = "move",         [AUGMENT_FILL] = "fill",         [AUGMENT_COLOUR] = "colour",
+        [AUGMENT_POSITIONAL] = "placed", [AUGMENT_LOCAL] = "local",       [AUGMENT_WARP] = "warp",
+        [AUGMENT_BOX] = "around",        [AUGMENT_HISTOGRAM] = "counted", [AUGMENT_MIX] = "mix",
         [AUGMENT_VALUE] = "value",       [AUGMENT_LABEL] = "label"};
     PyObject *list = PyList_New(0);
     (void)module, (void)unused;

@@ -53,7 +53,7 @@ void augment_whole_box(const AugmentOp *op, const AugmentDrawn *drawn, AugmentSi
     }
 }
 
-void augment_whole_counted(const AugmentOp *op, const AugmentDrawn *drawn, AugmentSize size, AugmentPixel *pixels) {
+void augment_whole_histogram(const AugmentOp *op, const AugmentDrawn *drawn, AugmentSize size, AugmentPixel *pixels) {
     const size_t count = pixels_of(size);
     uint32_t counts[AUGMENT_CHANNELS][AUGMENT_LEVELS] = {{0}};
     uint8_t tables[AUGMENT_CHANNELS][AUGMENT_LEVELS];

@@ -12,6 +12,6 @@ void augment_whole_warp(const AugmentOp *op, const AugmentDrawn *drawn, AugmentS
                         void *scratch);
 void augment_whole_box(const AugmentOp *op, const AugmentDrawn *drawn, AugmentSize size, AugmentPixel *pixels,
                        void *scratch);
-void augment_whole_counted(const AugmentOp *op, const AugmentDrawn *drawn, AugmentSize size, AugmentPixel *pixels);
+void augment_whole_histogram(const AugmentOp *op, const AugmentDrawn *drawn, AugmentSize size, AugmentPixel *pixels);
 
 #endif

@@ -120,7 +120,7 @@ static __device__ __forceinline__ uint32_t change(const Ops &ops, const Sample &
         const Op &op = ops.op[i];
         if (!of.drawn[i].acts) continue;
         if (op.phase == AUGMENT_COLOUR) colour = change_colour(op, of.drawn[i], colour);
-        if (op.phase == AUGMENT_COUNTED) colour = look_up(of.tables + op.table * TABLE, colour);
+        if (op.phase == AUGMENT_HISTOGRAM) colour = look_up(of.tables + op.table * TABLE, colour);
     }
     return colour;
 }
@@ -365,7 +365,7 @@ static __global__ void __launch_bounds__(BLOCK, GATHER_NEIGHBOURS)
     for (int op = 0; LEVELS != PLAIN && op < ops.count; op++) {
         const int from = op < ops.mixing ? skipped : 1;
         if (ops.op[op].mean) measure(set, ops, op, from, here, &shared);
-        if (ops.op[op].phase == AUGMENT_COUNTED) count(set, ops, op, from, here, &shared);
+        if (ops.op[op].phase == AUGMENT_HISTOGRAM) count(set, ops, op, from, here, &shared);
     }
     for (int i = (int)threadIdx.x; i < here * units; i += BLOCK) {
         const int image = i / units, unit = i - image * units;
@@ -421,7 +421,7 @@ extern "C" Status augment_gather_check(const AugmentOp *ops, int op_count, int h
         const AugmentSize size = {height, width};
         TRY(check_op(&ops[i], size));
         barriers += is_barrier(augment_entry(ops[i].kind)->phase);
-        tables += augment_entry(ops[i].kind)->phase == AUGMENT_COUNTED;
+        tables += augment_entry(ops[i].kind)->phase == AUGMENT_HISTOGRAM;
     }
     if (tables > TABLES) {
         FAIL(STATUS_ARGUMENT, "on the GPU, at most %d operations may count an image's values, not %d", TABLES, tables);
@@ -442,8 +442,8 @@ static Ops make_ops(const AugmentOp *ops, int op_count) {
         const AugmentPhase phase = taken.op[i].phase;
         if (phase == AUGMENT_MIX) taken.mixing = i;
         if (is_barrier(phase)) taken.barrier[taken.levels++] = i;
-        if (phase == AUGMENT_COUNTED) taken.op[i].table = taken.tables++;
-        colours = colours || phase == AUGMENT_COLOUR || phase == AUGMENT_WARP || phase == AUGMENT_COUNTED;
+        if (phase == AUGMENT_HISTOGRAM) taken.op[i].table = taken.tables++;
+        colours = colours || phase == AUGMENT_COLOUR || phase == AUGMENT_WARP || phase == AUGMENT_HISTOGRAM;
     }
     if (!colours && taken.levels == 0) taken.levels = PLAIN;
     return taken;

@@ -229,5 +229,5 @@ AUGMENT_OP_BOX(randaugment_near, AugmentRandAugment, .name = "RandAugment", .num
 AUGMENT_OP_COLOUR(randaugment_colour, AugmentRandAugment, .name = "RandAugment", .number = 19, .mean = true,
                   .then = AUGMENT_randaugment_levels, .parameters = AUGMENT_RANDAUGMENT_PARAMETERS)
 
-AUGMENT_OP_COUNTED(randaugment_levels, AugmentRandAugment, .name = "RandAugment", .number = 19,
-                   .parameters = AUGMENT_RANDAUGMENT_PARAMETERS)
+AUGMENT_OP_HISTOGRAM(randaugment_levels, AugmentRandAugment, .name = "RandAugment", .number = 19,
+                     .parameters = AUGMENT_RANDAUGMENT_PARAMETERS)

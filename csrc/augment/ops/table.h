@@ -25,8 +25,8 @@
 #ifndef AUGMENT_OP_BOX
 #define AUGMENT_OP_BOX(name, Type, ...) AUGMENT_OPERATION(name, Type, BOX, __VA_ARGS__)
 #endif
-#ifndef AUGMENT_OP_COUNTED
-#define AUGMENT_OP_COUNTED(name, Type, ...) AUGMENT_OPERATION(name, Type, COUNTED, __VA_ARGS__)
+#ifndef AUGMENT_OP_HISTOGRAM
+#define AUGMENT_OP_HISTOGRAM(name, Type, ...) AUGMENT_OPERATION(name, Type, HISTOGRAM, __VA_ARGS__)
 #endif
 #ifndef AUGMENT_OP_MIX
 #define AUGMENT_OP_MIX(name, Type, ...) AUGMENT_OPERATION(name, Type, MIX, __VA_ARGS__)
@@ -66,7 +66,7 @@
 #undef AUGMENT_OP_LOCAL
 #undef AUGMENT_OP_WARP
 #undef AUGMENT_OP_BOX
-#undef AUGMENT_OP_COUNTED
+#undef AUGMENT_OP_HISTOGRAM
 #undef AUGMENT_OP_MIX
 #undef AUGMENT_OP_VALUE
 #undef AUGMENT_OP_LABEL
