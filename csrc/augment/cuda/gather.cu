@@ -127,21 +127,21 @@ static __device__ __forceinline__ uint32_t change(const Ops &ops, const Sample &
 
 /* The three bytes of pixel (y, x) in the result of operations [0, end), LEVELS of which are barriers. */
 template <int LEVELS>
-static __device__ __forceinline__ uint32_t look(const Ops &ops, const Pair &pair, const Sample &of, int end, int y,
-                                                int x);
+static __device__ __forceinline__ uint32_t compute_pixel(const Ops &ops, const Pair &pair, const Sample &of, int end,
+                                                         int y, int x);
 
 /* The weighted sum of a pixel and its neighbours (LOCAL). */
 template <int LEVELS>
-static __device__ __attribute__((noinline)) uint32_t look_around(const Ops &ops, const Pair &pair, const Sample &of,
-                                                                 int barrier, int y, int x) {
+static __device__ __attribute__((noinline)) uint32_t compute_filter(const Ops &ops, const Pair &pair, const Sample &of,
+                                                                    int barrier, int y, int x) {
     const int op = ops.barrier[barrier], radius = of.drawn[op].width;
     const uint32_t *weights = of.taps + barrier * TAPS;
     uint32_t sums[CHANNELS] = {0};
     for (int dy = -radius; dy <= radius; dy++) {
         uint32_t row[CHANNELS] = {0};
         for (int dx = -radius; dx <= radius; dx++) {
-            const AugmentPixel pixel = unpacked(look<LEVELS>(ops, pair, of, op, augment_reflect(y + dy, pair.height),
-                                                             augment_reflect(x + dx, pair.width)));
+            const AugmentPixel pixel = unpacked(compute_pixel<LEVELS>(
+                ops, pair, of, op, augment_reflect(y + dy, pair.height), augment_reflect(x + dx, pair.width)));
             for (int c = 0; c < CHANNELS; c++) row[c] += weights[dx < 0 ? -dx : dx] * pixel.value[c];
         }
         for (int c = 0; c < CHANNELS; c++) sums[c] += weights[dy < 0 ? -dy : dy] * augment_local_row(row[c]);
@@ -153,14 +153,14 @@ static __device__ __attribute__((noinline)) uint32_t look_around(const Ops &ops,
 
 /* The result from a pixel and the sums of the 3 x 3 pixels around it (BOX). */
 template <int LEVELS>
-static __device__ __attribute__((noinline)) uint32_t look_beside(const Ops &ops, const Pair &pair, const Sample &of,
+static __device__ __attribute__((noinline)) uint32_t compute_box(const Ops &ops, const Pair &pair, const Sample &of,
                                                                  int op, int y, int x) {
-    AugmentPixel own = unpacked(look<LEVELS>(ops, pair, of, op, y, x));
+    AugmentPixel own = unpacked(compute_pixel<LEVELS>(ops, pair, of, op, y, x));
     uint32_t sums[CHANNELS] = {own.value[0], own.value[1], own.value[2]};
     if (y == 0 || x == 0 || y == pair.height - 1 || x == pair.width - 1) return packed(own);
     for (int i = 0; i < 9; i++) {
         if (i == 4) continue;
-        const AugmentPixel pixel = unpacked(look<LEVELS>(ops, pair, of, op, y + i / 3 - 1, x + i % 3 - 1));
+        const AugmentPixel pixel = unpacked(compute_pixel<LEVELS>(ops, pair, of, op, y + i / 3 - 1, x + i % 3 - 1));
         for (int c = 0; c < CHANNELS; c++) sums[c] += pixel.value[c];
     }
     return packed(augment_op_box(&ops.op[op].op, &of.drawn[op], own, sums));
@@ -168,27 +168,27 @@ static __device__ __attribute__((noinline)) uint32_t look_beside(const Ops &ops,
 
 /* The result of barrier `barrier` at pixel (y, x), with LEVELS others below it. */
 template <int LEVELS>
-static __device__ __attribute__((noinline)) uint32_t look_through(const Ops &ops, const Pair &pair, const Sample &of,
-                                                                  int barrier, int y, int x) {
+static __device__ __attribute__((noinline)) uint32_t compute_barrier(const Ops &ops, const Pair &pair, const Sample &of,
+                                                                     int barrier, int y, int x) {
     const int op = ops.barrier[barrier];
     const AugmentDrawn &by = of.drawn[op];
-    if (by.acts && ops.op[op].phase == AUGMENT_LOCAL) return look_around<LEVELS>(ops, pair, of, barrier, y, x);
-    if (by.acts && ops.op[op].phase == AUGMENT_BOX) return look_beside<LEVELS>(ops, pair, of, op, y, x);
-    const uint32_t colour = look<LEVELS>(ops, pair, of, op, y, x);
+    if (by.acts && ops.op[op].phase == AUGMENT_LOCAL) return compute_filter<LEVELS>(ops, pair, of, barrier, y, x);
+    if (by.acts && ops.op[op].phase == AUGMENT_BOX) return compute_box<LEVELS>(ops, pair, of, op, y, x);
+    const uint32_t colour = compute_pixel<LEVELS>(ops, pair, of, op, y, x);
     if (!by.acts || y < by.y || y >= by.y + by.height || x < by.x || x >= by.x + by.width) return colour;
-    const uint32_t other = look<LEVELS>(ops, pair, pair.previous, op, y, x);
+    const uint32_t other = compute_pixel<LEVELS>(ops, pair, pair.previous, op, y, x);
     return packed(augment_op_mix(&ops.op[op].op, &by, unpacked(colour), unpacked(other)));
 }
 
 template <int LEVELS>
-static __device__ __forceinline__ uint32_t look(const Ops &ops, const Pair &pair, const Sample &of, int end, int y,
-                                                int x) {
+static __device__ __forceinline__ uint32_t compute_pixel(const Ops &ops, const Pair &pair, const Sample &of, int end,
+                                                         int y, int x) {
     const int first = LEVELS > 0 ? ops.barrier[LEVELS > 0 ? LEVELS - 1 : 0] + 1 : 0;
     const int filled = walk_back<LEVELS>(ops, of.drawn, first, end, pair.height, pair.width, &y, &x);
     if (filled >= first) return change<LEVELS>(ops, of, filled + 1, end, ops.op[filled].colour);
     uint32_t colour;
     if constexpr (LEVELS > 0) {
-        colour = look_through<LEVELS - 1>(ops, pair, of, LEVELS - 1, y, x);
+        colour = compute_barrier<LEVELS - 1>(ops, pair, of, LEVELS - 1, y, x);
     } else {
         const uint8_t *from = of.image + (y * pair.width + x) * CHANNELS;
         colour = (uint32_t)__ldg(from) | (uint32_t)__ldg(from + 1) << 8 | (uint32_t)__ldg(from + 2) << 16;
@@ -196,13 +196,14 @@ static __device__ __forceinline__ uint32_t look(const Ops &ops, const Pair &pair
     return change<LEVELS>(ops, of, first, end, colour);
 }
 
-/* Calls `look` with the number of barriers before operation `end`. */
-static __device__ uint32_t look_before(const Ops &ops, const Pair &pair, const Sample &of, int end, int y, int x) {
+/* Calls `compute_pixel` with the number of barriers before operation `end`. */
+static __device__ uint32_t compute_pixel_before(const Ops &ops, const Pair &pair, const Sample &of, int end, int y,
+                                                int x) {
     int below = 0;
     while (below < ops.levels && ops.barrier[below] < end) below++;
-    if (below == 0) return look<0>(ops, pair, of, end, y, x);
-    if (below == 1) return look<1>(ops, pair, of, end, y, x);
-    return below == 2 ? look<2>(ops, pair, of, end, y, x) : look<3>(ops, pair, of, end, y, x);
+    if (below == 0) return compute_pixel<0>(ops, pair, of, end, y, x);
+    if (below == 1) return compute_pixel<1>(ops, pair, of, end, y, x);
+    return below == 2 ? compute_pixel<2>(ops, pair, of, end, y, x) : compute_pixel<3>(ops, pair, of, end, y, x);
 }
 
 /* Makes PIXELS neighbouring pixels starting at `first`. */
@@ -212,7 +213,7 @@ static __device__ void make_pixels(const Pair &pair, const Ops &ops, int first, 
     int y = first / pair.width, x = first - y * pair.width;
 #pragma unroll
     for (int i = 0; i < PIXELS; i++) {
-        uint32_t colour = look<LEVELS>(ops, pair, pair.own, ops.count, y, x);
+        uint32_t colour = compute_pixel<LEVELS>(ops, pair, pair.own, ops.count, y, x);
 #pragma unroll
         for (int c = 0; c < CHANNELS; c++) {
             int byte = i * CHANNELS + c;
@@ -299,7 +300,7 @@ static __device__ void measure(const GatherSet &set, const Ops &ops, int op, int
         const Pair pair = pair_of(set, ops, *shared, slot);
         unsigned long long sum = 0;
         for (int i = (int)threadIdx.x; i < pixels; i += BLOCK) {
-            sum += augment_grey(unpacked(look_before(ops, pair, pair.own, op, i / set.width, i % set.width)));
+            sum += augment_grey(unpacked(compute_pixel_before(ops, pair, pair.own, op, i / set.width, i % set.width)));
         }
         if (sum != 0) atomicAdd(&shared->greys[slot], sum);
     }
@@ -321,7 +322,8 @@ static __device__ void count(const GatherSet &set, const Ops &ops, int op, int f
         for (int i = (int)threadIdx.x; i < TABLE; i += BLOCK) counts[i] = 0;
         __syncthreads();
         for (int i = (int)threadIdx.x; i < pixels; i += BLOCK) {
-            const AugmentPixel pixel = unpacked(look_before(ops, pair, pair.own, op, i / set.width, i % set.width));
+            const AugmentPixel pixel =
+                unpacked(compute_pixel_before(ops, pair, pair.own, op, i / set.width, i % set.width));
             for (int c = 0; c < CHANNELS; c++) atomicAdd(&counts[c * AUGMENT_LEVELS + pixel.value[c]], 1u);
         }
         __syncthreads();
