@@ -155,15 +155,15 @@ static Status host_gradients_finite(OptimState *optim, const OptimRate *rates, b
     return STATUS_OK;
 }
 
-typedef struct Pull {
+typedef struct Lerp {
     float *slow, *value; /* borrowed */
     size_t elems;
     float keep;
-} Pull;
+} Lerp;
 
-static Status pull_chunk(void *context, size_t item, int thread) {
+static Status lerp_chunk(void *context, size_t item, int thread) {
     (void)thread;
-    const Pull *job = context;
+    const Lerp *job = context;
     size_t begin = item * OPTIM_CHUNK, rest = job->elems - begin;
     float *restrict slow = job->slow + begin, *restrict value = job->value + begin;
     for (size_t i = 0; i < (rest < OPTIM_CHUNK ? rest : OPTIM_CHUNK); i++) {
@@ -172,9 +172,9 @@ static Status pull_chunk(void *context, size_t item, int thread) {
     return STATUS_OK;
 }
 
-static Status host_pull(OptimState *optim, float *slow, float *value, size_t elems, float keep) {
-    Pull job = {slow, value, elems, keep};
-    return pool_run(optim->pool, (elems + OPTIM_CHUNK - 1) / OPTIM_CHUNK, pull_chunk, &job);
+static Status host_lerp(OptimState *optim, float *slow, float *value, size_t elems, float keep) {
+    Lerp job = {slow, value, elems, keep};
+    return pool_run(optim->pool, (elems + OPTIM_CHUNK - 1) / OPTIM_CHUNK, lerp_chunk, &job);
 }
 
 static float *momentum_of(OptimState *optim) { return optim->momentum; }
@@ -183,7 +183,7 @@ static const OptimTable host_table = {.destroy = host_destroy,
                                       .momentum = momentum_of,
                                       .step = host_step,
                                       .gradients_finite = host_gradients_finite,
-                                      .pull = host_pull};
+                                      .lerp = host_lerp};
 
 Status optim_host_create(const OptimSpec *spec, Pool *pool, const OptimTable **table, OptimState **out) {
     Status status = STATUS_OK;

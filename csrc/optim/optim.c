@@ -115,8 +115,8 @@ Status optim_gradients_finite(Optim *optim, const OptimRate *rates, bool *out) {
     return optim->table->gradients_finite(optim->state, rates, out);
 }
 
-Status optim_pull(Optim *optim, float *slow, float *value, size_t elems, float keep) {
-    return elems == 0 ? STATUS_OK : optim->table->pull(optim->state, slow, value, elems, keep);
+Status optim_lerp(Optim *optim, float *slow, float *value, size_t elems, float keep) {
+    return elems == 0 ? STATUS_OK : optim->table->lerp(optim->state, slow, value, elems, keep);
 }
 
 float *optim_momentum(Optim *optim, int64_t *elems) {

@@ -69,7 +69,7 @@ Status optim_step(Optim *optim, const OptimRate *rates);
 Status optim_gradients_finite(Optim *optim, const OptimRate *rates, bool *out);
 
 /* slow = value = keep * slow + (1 - keep) * value over `elems` floats, in the optimizer's memory and on its stream. */
-Status optim_pull(Optim *optim, float *slow, float *value, size_t elems, float keep);
+Status optim_lerp(Optim *optim, float *slow, float *value, size_t elems, float keep);
 
 /* The momentum buffers, concatenated in the tensors' order; borrowed until optim_destroy. */
 float *optim_momentum(Optim *optim, int64_t *elems);

@@ -24,7 +24,7 @@ typedef struct OptimTable {
     float *(*momentum)(OptimState *state);
     Status (*step)(OptimState *state, const OptimRate *rates);
     Status (*gradients_finite)(OptimState *state, const OptimRate *rates, bool *out);
-    Status (*pull)(OptimState *state, float *slow, float *value, size_t elems, float keep);
+    Status (*lerp)(OptimState *state, float *slow, float *value, size_t elems, float keep);
     /* NULL in host memory. */
     Status (*load_rates)(OptimState *state, const OptimRate *rates, int64_t steps);
     Status (*check_scheduled)(OptimState *state, const int32_t *step, uint32_t *flag);

@@ -276,8 +276,8 @@ static PyObject *optimizer_pull(OptimizerObject *self, PyObject *args) {
     } else if (optimizer_enter(self) == 0) {
         size_t elems = (size_t)slow.elems;
         Py_BEGIN_ALLOW_THREADS;
-        status = self->gpu == NULL ? optim_pull(self->optim, slow.data, value.data, elems, keep)
-                                   : py_optimizer_gpu_pull(self->gpu, self->optim, slow.data, value.data, elems, keep);
+        status = self->gpu == NULL ? optim_lerp(self->optim, slow.data, value.data, elems, keep)
+                                   : py_optimizer_gpu_lerp(self->gpu, self->optim, slow.data, value.data, elems, keep);
         Py_END_ALLOW_THREADS;
         result = optimizer_leave(self, status);
     }

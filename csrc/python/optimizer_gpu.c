@@ -135,7 +135,7 @@ Status py_optimizer_gpu_replay(OptimizerGpu *gpu, Optim *optim, int32_t step, co
     return device_stream_synchronize(gpu->stream);
 }
 
-Status py_optimizer_gpu_pull(OptimizerGpu *gpu, Optim *optim, float *slow, float *value, size_t elems, float keep) {
+Status py_optimizer_gpu_lerp(OptimizerGpu *gpu, Optim *optim, float *slow, float *value, size_t elems, float keep) {
     Status status = STATUS_OK;
     float *both = NULL;
     size_t bytes = elems * sizeof *both;
@@ -144,7 +144,7 @@ Status py_optimizer_gpu_pull(OptimizerGpu *gpu, Optim *optim, float *slow, float
     TRY(device_alloc(2 * bytes, &both));
     TRY_GOTO(device_copy(both, slow, bytes, gpu->stream));
     TRY_GOTO(device_copy(both + elems, value, bytes, gpu->stream));
-    TRY_GOTO(optim_pull(optim, both, both + elems, elems, keep));
+    TRY_GOTO(optim_lerp(optim, both, both + elems, elems, keep));
     TRY_GOTO(device_copy(slow, both, bytes, gpu->stream));
     TRY_GOTO(device_copy(value, both + elems, bytes, gpu->stream));
     TRY_GOTO(device_stream_synchronize(gpu->stream));

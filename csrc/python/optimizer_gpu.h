@@ -28,7 +28,7 @@ Status py_optimizer_gpu_replay(OptimizerGpu *gpu, Optim *optim, int32_t step, co
 /* After optim_load_rates. */
 void py_optimizer_gpu_forget_graph(OptimizerGpu *gpu);
 
-/* optim_pull for host arrays. */
-Status py_optimizer_gpu_pull(OptimizerGpu *gpu, Optim *optim, float *slow, float *value, size_t elems, float keep);
+/* optim_lerp for host arrays. */
+Status py_optimizer_gpu_lerp(OptimizerGpu *gpu, Optim *optim, float *slow, float *value, size_t elems, float keep);
 
 #endif

@@ -21,11 +21,11 @@ static Status begin_averaging(Trainer *trainer) {
                         nn_model_statistic_elems(model));
 }
 
-static Status pull_average(Trainer *trainer, float keep) {
+static Status update_average(Trainer *trainer, float keep) {
     NnModel *model = trainer->model;
     size_t parameters = nn_model_parameter_elems(model), statistics = nn_model_statistic_elems(model);
-    TRY(optim_pull(trainer->optim, trainer->slow, nn_model_parameter_data(model), parameters, keep));
-    TRY(optim_pull(trainer->optim, trainer->slow + parameters, nn_model_statistic_data(model), statistics, keep));
+    TRY(optim_lerp(trainer->optim, trainer->slow, nn_model_parameter_data(model), parameters, keep));
+    TRY(optim_lerp(trainer->optim, trainer->slow + parameters, nn_model_statistic_data(model), statistics, keep));
     return train_step_save_statistics(trainer);
 }
 
@@ -35,9 +35,9 @@ static Status average_when_due(Trainer *trainer) {
     if (trainer->slow == NULL) return STATUS_OK;
     if (trainer->step % config->lookahead_every == 0) {
         double share = (double)trainer->step / (double)config->steps;
-        return pull_average(trainer, (float)(config->lookahead_base * share * share * share));
+        return update_average(trainer, (float)(config->lookahead_base * share * share * share));
     }
-    return trainer->step == config->steps ? pull_average(trainer, 1.0f) : STATUS_OK;
+    return trainer->step == config->steps ? update_average(trainer, 1.0f) : STATUS_OK;
 }
 
 /* ---- a step ---- */

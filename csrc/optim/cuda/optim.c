@@ -67,8 +67,8 @@ static Status cuda_gradients_finite(OptimState *optim, const OptimRate *rates, b
     return STATUS_OK;
 }
 
-static Status cuda_pull(OptimState *optim, float *slow, float *value, size_t elems, float keep) {
-    return optim_cuda_launch_pull(slow, value, elems, keep, optim->stream);
+static Status cuda_lerp(OptimState *optim, float *slow, float *value, size_t elems, float keep) {
+    return optim_cuda_launch_lerp(slow, value, elems, keep, optim->stream);
 }
 
 static float *momentum_of(OptimState *optim) { return optim->momentum; }
@@ -178,7 +178,7 @@ static const OptimTable cuda_table = {.destroy = cuda_destroy,
                                       .momentum = momentum_of,
                                       .step = cuda_step,
                                       .gradients_finite = cuda_gradients_finite,
-                                      .pull = cuda_pull,
+                                      .lerp = cuda_lerp,
                                       .load_rates = cuda_load_rates,
                                       .check_scheduled = cuda_check_scheduled,
                                       .step_scheduled = cuda_step_scheduled};

@@ -132,18 +132,18 @@ extern "C" Status optim_cuda_launch_check(const CudaOptimChunk *chunks, int64_t 
 
 /* ---- averaging ---- */
 
-static __global__ void __launch_bounds__(BLOCK) optim_pull_kernel(float *slow, float *value, size_t elems, float keep) {
+static __global__ void __launch_bounds__(BLOCK) optim_lerp_kernel(float *slow, float *value, size_t elems, float keep) {
     grid_begin();
     GRID_LOOP(i, elems) {
-        float pulled = keep * slow[i] + (1.0f - keep) * value[i];
-        slow[i] = pulled;
-        value[i] = pulled;
+        float average = keep * slow[i] + (1.0f - keep) * value[i];
+        slow[i] = average;
+        value[i] = average;
     }
 }
 
-extern "C" Status optim_cuda_launch_pull(float *slow, float *value, size_t elems, float keep, DeviceStream *stream) {
+extern "C" Status optim_cuda_launch_lerp(float *slow, float *value, size_t elems, float keep, DeviceStream *stream) {
     size_t blocks = ceil_div(elems, BLOCK);
-    return LAUNCH_AFTER(optim_pull_kernel, (unsigned)(blocks < 65535 ? blocks : 65535), BLOCK, 0, stream, slow, value,
+    return LAUNCH_AFTER(optim_lerp_kernel, (unsigned)(blocks < 65535 ? blocks : 65535), BLOCK, 0, stream, slow, value,
                         elems, keep);
 }
 
@@ -224,7 +224,7 @@ static __global__ void __launch_bounds__(BLOCK)
     OptimRate rate;
     if (!find_rate(schedule, matrix.group, &rate)) return;
     float keep = 1.0f - rate.rate * groups[matrix.group].decay;
-    float scale = keep * *matrix.scale, pull = keep * rate.rate;
+    float scale = keep * *matrix.scale, step_size = keep * rate.rate;
     const Storage *x = (const Storage *)matrix.last;
     int64_t end = tile.begin + CUDA_OPTIM_CHUNK < matrix.elems ? tile.begin + CUDA_OPTIM_CHUNK : matrix.elems;
     for (int64_t at = tile.begin + (int64_t)threadIdx.x * PACK; at < end; at += BLOCK * PACK) {
@@ -235,15 +235,15 @@ static __global__ void __launch_bounds__(BLOCK)
             Pack<float> low = load_pack(w), high = load_pack(w + LANES);
 #pragma unroll
             for (int lane = 0; lane < LANES; lane++) {
-                low[lane] = scale * low[lane] - pull * direction[lane];
-                high[lane] = scale * high[lane] - pull * direction[lane + LANES];
+                low[lane] = scale * low[lane] - step_size * direction[lane];
+                high[lane] = scale * high[lane] - step_size * direction[lane + LANES];
             }
             store_pack(w, low);
             store_pack(w + LANES, high);
         } else {
 #pragma unroll
             for (int lane = 0; lane < PACK; lane++) {
-                if (lane < place.count) w[lane] = scale * w[lane] - pull * direction[lane];
+                if (lane < place.count) w[lane] = scale * w[lane] - step_size * direction[lane];
             }
         }
     }

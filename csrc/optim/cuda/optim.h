@@ -69,7 +69,7 @@ Status optim_cuda_launch_step(const CudaOptimChunk *chunks, int64_t chunk_count,
 Status optim_cuda_launch_check(const CudaOptimChunk *chunks, int64_t chunk_count, CudaOptimSchedule schedule,
                                uint32_t *flag, DeviceStream *stream);
 
-Status optim_cuda_launch_pull(float *slow, float *value, size_t elems, float keep, DeviceStream *stream);
+Status optim_cuda_launch_lerp(float *slow, float *value, size_t elems, float keep, DeviceStream *stream);
 
 /* X = u / (||u|| + epsilon), with its padding, and the scale of the weights. */
 Status optim_cuda_muon_launch_begin(const CudaMuonMatrix *matrices, const CudaMuonTile *tiles, int64_t tile_count,
