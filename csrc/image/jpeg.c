@@ -1,7 +1,7 @@
 /* JPEG through libjpeg-turbo's libjpeg, except for the entropy decoding of sequential streams, which takes most of the
- * time: that is done here, and left to the library if the stream has a fault. Errors and warnings leave the library by
- * longjmp, so functions between setjmp and a library call own nothing. Each handle owns one instance of the library and
- * its buffers. */
+ * time: that is done here, and left to the library if the stream has a fault. Errors and warnings leave the library
+ * by longjmp, so functions between setjmp and a library call own nothing. Each handle owns one instance of the library
+ * and its buffers. */
 #include "image/jpeg.h"
 
 #include <limits.h>
@@ -68,28 +68,28 @@ struct JpegEncoder {
 
 /* ---- failures ---- */
 
-static void leave(j_common_ptr library) {
+static void on_error(j_common_ptr library) {
     Failure *failure = (Failure *)library->err;
     library->err->format_message(library, failure->message);
     longjmp(failure->back, 1);
 }
 
 /* Levels below 0 are warnings: the data is corrupt. */
-static void hear(j_common_ptr library, int level) {
-    if (level < 0) leave(library);
+static void on_message(j_common_ptr library, int level) {
+    if (level < 0) on_error(library);
 }
 
-static void say_nothing(j_common_ptr library) { (void)library; }
+static void discard_message(j_common_ptr library) { (void)library; }
 
 static struct jpeg_error_mgr *failure_init(Failure *failure) {
     struct jpeg_error_mgr *manager = jpeg_std_error(&failure->manager);
-    manager->error_exit = leave;
-    manager->emit_message = hear;
-    manager->output_message = say_nothing;
+    manager->error_exit = on_error;
+    manager->emit_message = on_message;
+    manager->output_message = discard_message;
     return manager;
 }
 
-static void leave_saying(Failure *failure, const char *message) {
+static void fail_with(Failure *failure, const char *message) {
     snprintf(failure->message, sizeof failure->message, "%s", message);
     longjmp(failure->back, 1);
 }
@@ -109,7 +109,7 @@ static void go_past_restart(JpegDecoder *decoder) {
     const uint8_t *marker = entropy->marker;
     if (!jpeg_huffman_ends(&entropy->reader) || entropy->end - marker < 2 ||
         marker[1] != JPEG_RST0 + entropy->restart) {
-        leave_saying(&decoder->failure, "a restart marker is misplaced");
+        fail_with(&decoder->failure, "a restart marker is misplaced");
     }
     entropy->restart = (entropy->restart + 1) % 8;
     begin_interval(decoder, marker + 2);
@@ -118,7 +118,7 @@ static void go_past_restart(JpegDecoder *decoder) {
 /* Lets the library continue after the scan. */
 static void hand_back(JpegDecoder *decoder) {
     const Entropy *entropy = &decoder->entropy;
-    if (!jpeg_huffman_ends(&entropy->reader)) leave_saying(&decoder->failure, "more data than the scan needs");
+    if (!jpeg_huffman_ends(&entropy->reader)) fail_with(&decoder->failure, "more data than the scan needs");
     struct jpeg_source_mgr *source = decoder->library.src;
     source->bytes_in_buffer -= (size_t)(entropy->marker - source->next_input_byte);
     source->next_input_byte = entropy->marker;
@@ -138,7 +138,7 @@ static boolean decode_group(j_decompress_ptr library, JBLOCKROW *blocks) {
         if (!jpeg_huffman_block(&entropy->reader, &entropy->dc[component->dc_tbl_no],
                                 &entropy->ac[component->ac_tbl_no], &entropy->predictions[which],
                                 blocks == NULL ? NULL : *blocks[i])) {
-            leave_saying(&decoder->failure, "bad Huffman code");
+            fail_with(&decoder->failure, "bad Huffman code");
         }
     }
     if (--entropy->left == 0) hand_back(decoder);
@@ -217,7 +217,7 @@ static void check_quantization(JpegDecoder *decoder) {
     for (int i = 0; i < library->num_components; i++) {
         const JQUANT_TBL *table = library->comp_info[i].quant_table;
         if (table != NULL && memcmp(table->quantval, none.quantval, sizeof none.quantval) == 0) {
-            leave_saying(&decoder->failure, "a quantization table is missing");
+            fail_with(&decoder->failure, "a quantization table is missing");
         }
     }
 }
@@ -226,7 +226,7 @@ static void check_quantization(JpegDecoder *decoder) {
 
 static void count_scans(j_common_ptr library) {
     if (((j_decompress_ptr)library)->input_scan_number > MAX_SCANS) {
-        leave_saying((Failure *)library->err, "more than 500 scans");
+        fail_with((Failure *)library->err, "more than 500 scans");
     }
 }
 
@@ -289,7 +289,7 @@ static void decoder_start(JpegDecoder *decoder, const Job *job) {
     jpeg_start_decompress(library);
     if (library->output_width != jpeg_shrunk(request->width, request->shrink) ||
         library->output_height != jpeg_shrunk(request->height, request->shrink)) {
-        leave_saying(&decoder->failure, "its header changed while it was being read");
+        fail_with(&decoder->failure, "its header changed while it was being read");
     }
     check_quantization(decoder);
     take_over_entropy(decoder);
@@ -412,7 +412,7 @@ Status jpeg_decode_region(JpegDecoder *decoder, const void *data, size_t size, c
 static void begin_target(j_compress_ptr library) { (void)library; }
 
 static boolean overflow_target(j_compress_ptr library) {
-    leave_saying((Failure *)library->err, "the encoded data is larger than any JPEG of this size");
+    fail_with((Failure *)library->err, "the encoded data is larger than any JPEG of this size");
     return FALSE;
 }
 
