@@ -95,10 +95,10 @@ __device__ __forceinline__ void mma_1688<__nv_bfloat16>(float (&c)[4], uint32_t 
 }
 
 /* Transposes an 8 x 8 matrix of 16-bit elements: lanes give and get columns 2 t and 2 t + 1 of row g. */
-__device__ static __forceinline__ uint32_t turn_matrix(uint32_t pair) {
-    uint32_t turned = 0;
-    MMA_ASM("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(turned) : "r"(pair));
-    return turned;
+__device__ static __forceinline__ uint32_t movmatrix_trans(uint32_t pair) {
+    uint32_t transposed = 0;
+    MMA_ASM("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(transposed) : "r"(pair));
+    return transposed;
 }
 
 /* Starts to copy 16 bytes from device to shared memory, both at multiples of 16, or to clear them (`from` must be a

@@ -35,7 +35,7 @@ static inline void ldmatrix_x2(uint32_t (&r)[2], const void *row) { emulator_ldm
 static inline void ldmatrix_x4_trans(uint32_t (&r)[4], const void *row) { emulator_ldmatrix_trans<4>(r, row); }
 static inline void ldmatrix_x2_trans(uint32_t (&r)[2], const void *row) { emulator_ldmatrix_trans<2>(r, row); }
 
-static inline uint32_t turn_matrix(uint32_t pair) {
+static inline uint32_t movmatrix_trans(uint32_t pair) {
     int g = emulator_lane() / 4, t = emulator_lane() % 4;
     uint32_t first = __shfl_sync(0xffffffffu, pair, 8 * t + g / 2);
     uint32_t second = __shfl_sync(0xffffffffu, pair, 8 * t + 4 + g / 2);

@@ -190,8 +190,8 @@ __device__ __forceinline__ void store(const Narrow &args, int image, const float
     to += warp * 16 + odd * 8 + lane % 4 / 2 * 4;
 #pragma unroll
     for (int i = 0; i < COLUMNS / 8; i++) {
-        uint32_t lower = turn_matrix(pair_of<T>(sums[4 * i], sums[4 * i + 1]));
-        uint32_t upper = turn_matrix(pair_of<T>(sums[4 * i + 2], sums[4 * i + 3]));
+        uint32_t lower = movmatrix_trans(pair_of<T>(sums[4 * i], sums[4 * i + 1]));
+        uint32_t upper = movmatrix_trans(pair_of<T>(sums[4 * i + 2], sums[4 * i + 3]));
         uint32_t other = __shfl_xor_sync(WHOLE_WARP, odd ? lower : upper, 1);
         int position = i * 8 + lane / 4, y = position / PITCH, x = position % PITCH;
         if (x == WIDTH || y >= args.height) continue;
