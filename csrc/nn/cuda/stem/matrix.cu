@@ -216,12 +216,12 @@ __device__ __forceinline__ void multiply(const Weights<KERNEL, TILES> &weights, 
 }
 
 /* The distance of outputs where a warp transposes its lanes' values into contiguous pieces: uses every bank once. */
-#define TURN_PIECES(tiles) ((tiles) | 1)
-#define TURN_BYTES(tiles) ((size_t)(STEP * TURN_PIECES(tiles)) * sizeof(uint4))
+#define TRANSPOSE_PIECES(tiles) ((tiles) | 1)
+#define TRANSPOSE_BYTES(tiles) ((size_t)(STEP * TRANSPOSE_PIECES(tiles)) * sizeof(uint4))
 
-template <int TILES> __device__ __forceinline__ uint32_t *turned(uint4 *turn, int row, int tile) {
+template <int TILES> __device__ __forceinline__ uint32_t *transposed(uint4 *pieces, int row, int tile) {
     const int lane = thread_index() % WARP;
-    return reinterpret_cast<uint32_t *>(turn + (row + lane / 4) * TURN_PIECES(TILES) + tile) + lane % 4;
+    return reinterpret_cast<uint32_t *>(pieces + (row + lane / 4) * TRANSPOSE_PIECES(TILES) + tile) + lane % 4;
 }
 
 template <int KERNEL, int TILES>
@@ -231,7 +231,7 @@ __global__ void __launch_bounds__(THREADS, KERNEL > 2 ? 2 : 3)
     const int warp = thread_index() / WARP, lane = thread_index() % WARP, channel = (int)blockIdx.y * TILES * 8;
     const int image = (int)blockIdx.x / b.count, y0 = ((int)blockIdx.x - image * b.count) * b.rows;
     const int count = min(b.rows, shape.out_height - y0) * shape.out_width;
-    uint4 *turn = patch + b.patch_rows * b.pitch + warp * STEP * TURN_PIECES(TILES);
+    uint4 *pieces = patch + b.patch_rows * b.pitch + warp * STEP * TRANSPOSE_PIECES(TILES);
     __half *to = output + output_at(shape, (size_t)image, y0, 0, channel);
     Weights<KERNEL, TILES> weights;
     weights.load(filters, channel, b.pitch);
@@ -247,7 +247,7 @@ __global__ void __launch_bounds__(THREADS, KERNEL > 2 ? 2 : 3)
 #pragma unroll
                 for (int i = 0; i < 2 * TILES; i++) {
                     const float *two = &sums[i / 2][i % 2 * 2];
-                    *turned<TILES>(turn, row + i % 2 * 8, i / 2) =
+                    *transposed<TILES>(pieces, row + i % 2 * 8, i / 2) =
                         bits_of(__floats2half2_rn(activate<A>(two[0]), activate<A>(two[1])));
                 }
             });
@@ -258,7 +258,7 @@ __global__ void __launch_bounds__(THREADS, KERNEL > 2 ? 2 : 3)
             int row = i / TILES, piece = i % TILES;
             if (first + row >= count) break;
             *reinterpret_cast<uint4 *>(to + (size_t)(first + row) * (size_t)shape.out_channels + piece * 8) =
-                turn[row * TURN_PIECES(TILES) + piece];
+                pieces[row * TRANSPOSE_PIECES(TILES) + piece];
         }
     }
 }
@@ -305,7 +305,7 @@ __global__ void __launch_bounds__(THREADS, KERNEL > 2 || TILES > 3 ? 2 : 3)
                             float *partials) {
     DYNAMIC_SHARED(uint4, patch);
     const int warp = thread_index() / WARP, lane = thread_index() % WARP, channel = (int)blockIdx.y * TILES * 8;
-    uint4 *turn = patch + b.patch_rows * b.pitch + warp * STEP * TURN_PIECES(TILES);
+    uint4 *pieces = patch + b.patch_rows * b.pitch + warp * STEP * TRANSPOSE_PIECES(TILES);
     float total[TILES][2] = {};
     Weights<KERNEL, TILES> weights;
     weights.load(filters, channel, b.pitch);
@@ -323,7 +323,7 @@ __global__ void __launch_bounds__(THREADS, KERNEL > 2 || TILES > 3 ? 2 : 3)
 #pragma unroll
             for (int i = 0; i < TILES; i++) {
                 int at = lane + i * WARP;
-                turn[at / TILES * TURN_PIECES(TILES) + at % TILES] = given[i];
+                pieces[at / TILES * TRANSPOSE_PIECES(TILES) + at % TILES] = given[i];
             }
             __syncwarp();
 #pragma unroll 1
@@ -334,7 +334,7 @@ __global__ void __launch_bounds__(THREADS, KERNEL > 2 || TILES > 3 ? 2 : 3)
 #pragma unroll
                     for (int i = 0; i < 2 * TILES; i++) {
                         const float *two = &sums[i / 2][i % 2 * 2];
-                        float2 dy = __half22float2(halves_of(*turned<TILES>(turn, row + i % 2 * 8, i / 2)));
+                        float2 dy = __half22float2(halves_of(*transposed<TILES>(pieces, row + i % 2 * 8, i / 2)));
                         total[i / 2][0] = fmaf(dy.x, activation_slope<A>(two[0]), total[i / 2][0]);
                         total[i / 2][1] = fmaf(dy.y, activation_slope<A>(two[1]), total[i / 2][1]);
                     }
@@ -427,15 +427,15 @@ __global__ void __launch_bounds__(THREADS, 2)
     float sums[2][KERNEL * KERNEL][4] = {};
     copy_gradients(shape, b, (int)blockIdx.x, gradient, given);
     cp_async_commit();
-    for (int number = (int)blockIdx.x, turn = 0; number < tiles; number += (int)gridDim.x, turn ^= 1) {
+    for (int number = (int)blockIdx.x, buffer = 0; number < tiles; number += (int)gridDim.x, buffer ^= 1) {
         const int image = number / b.count, y0 = (number - image * b.count) * b.rows;
         const int count = min(b.rows, shape.out_height - y0) * shape.out_width, next = number + (int)gridDim.x;
-        if (next < tiles) copy_gradients(shape, b, next, gradient, given + (turn ^ 1) * room);
+        if (next < tiles) copy_gradients(shape, b, next, gradient, given + (buffer ^ 1) * room);
         cp_async_commit();
         stage_pixels(source, b, (size_t)image, y0, patch);
         cp_async_wait<1>();
         __syncthreads();
-        add_steps<KERNEL>(b, shape.out_width, count, patch, given + turn * room, sums);
+        add_steps<KERNEL>(b, shape.out_width, count, patch, given + buffer * room, sums);
         __syncthreads();
     }
     const int elems = FILTER_CHANNELS * KERNEL * KERNEL * 3;
@@ -510,7 +510,7 @@ extern "C" Status nn_cuda_stem_matrix_forward(const StemShape *shape, const Stem
     Bands b = bands_for(shape);
     int tiles = tiles_of(shape);
     dim3 grid((unsigned)(b.images * b.count), (unsigned)(shape->out_channels / (8 * tiles)));
-    size_t shared = pixel_bytes(&b) + WARPS * TURN_BYTES(tiles);
+    size_t shared = pixel_bytes(&b) + WARPS * TRANSPOSE_BYTES(tiles);
     DISPATCH_MATRIX(shape, {
         TRY(LAUNCH((stem_matrix_forward_kernel<K, TILES>), grid, THREADS, shared, stream, filters, *source, *shape, b,
                    (__half *)output));
@@ -530,7 +530,7 @@ extern "C" Status nn_cuda_stem_matrix_bias_gradient(const StemShape *shape, cons
     int tiles = tiles_of(shape);
     *blocks = blocks_of(&b, most);
     dim3 grid(*blocks, (unsigned)(shape->out_channels / (8 * tiles)));
-    size_t shared = pixel_bytes(&b) + WARPS * TURN_BYTES(tiles);
+    size_t shared = pixel_bytes(&b) + WARPS * TRANSPOSE_BYTES(tiles);
     DISPATCH_MATRIX(shape, {
         TRY(LAUNCH((stem_matrix_bias_kernel<K, TILES>), grid, THREADS, shared, stream, filters, *source, *shape, b,
                    (const __half *)output_gradient, partials));
