@@ -60,7 +60,7 @@ Status train_runner_whiten(TrainRunner *r, TrainSet which, int64_t count, double
     GatherSet set;
     const NnLayer *layer = NULL;
     double moments[PATCH * PATCH];
-    float filters[NN_WHITEN_FILTERS * PATCH], turned[NN_WHITEN_FILTERS * PATCH];
+    float filters[NN_WHITEN_FILTERS * PATCH], reordered[NN_WHITEN_FILTERS * PATCH];
     TRY(train_runner_need(r, which, &set));
     TRY(find_frozen(r, &layer));
     TRY(prepare_moments(r, &set));
@@ -69,9 +69,10 @@ Status train_runner_whiten(TrainRunner *r, TrainSet which, int64_t count, double
     TRY(nn_whiten_filters(moments, epsilon, filters));
     for (int i = 0; i < NN_WHITEN_FILTERS * PATCH; i++) {
         int filter = i / PATCH, channel = i / 4 % 3, corner = i % 4;
-        turned[filter * PATCH + corner * 3 + channel] = filters[i];
+        reordered[filter * PATCH + corner * 3 + channel] = filters[i];
     }
-    TRY(nn_model_write(r->model, nn_model_parameter_data(r->model), layer->offset, turned, NN_WHITEN_FILTERS * PATCH));
+    TRY(nn_model_write(r->model, nn_model_parameter_data(r->model), layer->offset, reordered,
+                       NN_WHITEN_FILTERS * PATCH));
     r->trainer->on_stream->seconds += clock_now_seconds() - begin;
     return STATUS_OK;
 }

@@ -104,8 +104,8 @@ static void winograd_pack(Conv *base, const float *filters, int part, int parts)
         nn_cpu_winograd_filters(conv->tile, filters, conv->in, conv->out, 2 * (int)begin, 2 * (int)end, conv->filters,
                                 conv->filter_plane);
     } else {
-        nn_cpu_winograd_turned_filters(conv->tile, filters, conv->in, conv->out, 2 * (int)begin, 2 * (int)end,
-                                       conv->filters, conv->filter_plane);
+        nn_cpu_winograd_rotated_filters(conv->tile, filters, conv->in, conv->out, 2 * (int)begin, 2 * (int)end,
+                                        conv->filters, conv->filter_plane);
     }
 }
 

@@ -54,8 +54,8 @@ void nn_cpu_winograd_accumulate(const uint16_t *left, const uint16_t *right, int
  * in, columns out; or, rotated by 180 degrees for the data gradient, depth out, columns in. */
 void nn_cpu_winograd_filters(int tile, const float *filters, int in, int out, int begin, int end, uint16_t *to,
                              size_t plane);
-void nn_cpu_winograd_turned_filters(int tile, const float *filters, int in, int out, int begin, int end, uint16_t *to,
-                                    size_t plane);
+void nn_cpu_winograd_rotated_filters(int tile, const float *filters, int in, int out, int begin, int end, uint16_t *to,
+                                     size_t plane);
 /* gradient (out, 3, 3, in) = G^T sums G, sums[e * plane + i * out + o]. */
 void nn_cpu_winograd_filter_gradient(int tile, const float *sums, size_t plane, int in, int out, float *gradient);
 

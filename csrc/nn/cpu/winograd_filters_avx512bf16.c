@@ -3,13 +3,13 @@
 #include "nn/cpu/winograd_simd.h"
 
 /* values[i][j] = G g G^T for the input channels from i0 of filter o. */
-INLINE void filter_values(int m, const float *filters, int in, int o, int i0, int turned, Vf values[MOST][MOST]) {
+INLINE void filter_values(int m, const float *filters, int in, int o, int i0, int rotated, Vf values[MOST][MOST]) {
     int lanes = in - i0 < LANES ? in - i0 : LANES;
     Vf half[MOST][3];
     for (int kx = 0; kx < 3; kx++) {
         Vf x[3], r[MOST];
         for (int ky = 0; ky < 3; ky++) {
-            int tap = turned ? 8 - (ky * 3 + kx) : ky * 3 + kx;
+            int tap = rotated ? 8 - (ky * 3 + kx) : ky * 3 + kx;
             x[ky] = f32_load_some(filters + ((size_t)o * 9 + (size_t)tap) * (size_t)in + i0, lanes);
         }
         filter_transform(m, x, r);
@@ -53,7 +53,7 @@ void nn_cpu_winograd_filters(int tile, const float *filters, int in, int out, in
     }
 }
 
-INLINE void pack_turned(int m, const float *filters, int in, int out, int begin, int end, uint16_t *to, size_t plane) {
+INLINE void pack_rotated(int m, const float *filters, int in, int out, int begin, int end, uint16_t *to, size_t plane) {
     for (int o = begin; o < end; o += 2) {
         for (int i0 = 0; i0 < in; i0 += LANES) {
             Vf low[MOST][MOST], high[MOST][MOST];
@@ -67,12 +67,12 @@ INLINE void pack_turned(int m, const float *filters, int in, int out, int begin,
     }
 }
 
-void nn_cpu_winograd_turned_filters(int tile, const float *filters, int in, int out, int begin, int end, uint16_t *to,
-                                    size_t plane) {
+void nn_cpu_winograd_rotated_filters(int tile, const float *filters, int in, int out, int begin, int end, uint16_t *to,
+                                     size_t plane) {
     if (tile == 2) {
-        pack_turned(2, filters, in, out, begin, end, to, plane);
+        pack_rotated(2, filters, in, out, begin, end, to, plane);
     } else {
-        pack_turned(4, filters, in, out, begin, end, to, plane);
+        pack_rotated(4, filters, in, out, begin, end, to, plane);
     }
 }
 
