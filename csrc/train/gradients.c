@@ -39,7 +39,7 @@ static AllreduceLayer gap_of(size_t elems) {
 }
 
 /* "(8, 3, 3, 3)" */
-static const char *spell_shape(const NnLayer *layer, ShapeText *text) {
+static const char *format_shape(const NnLayer *layer, ShapeText *text) {
     size_t used = 0;
     for (int i = 0; i < layer->ndim && used < sizeof text->text; i++) {
         used += (size_t)snprintf(text->text + used, sizeof text->text - used, "%s%lld%s", i == 0 ? "(" : ", ",
@@ -61,7 +61,7 @@ static int make_table(const NnModel *model, size_t end, const TrainerLayerBits *
         if (layer->offset > at) table[entries++] = gap_of(layer->offset - at);
         const TrainerLayerBits *own = find_bits(bits, bits_count, layer->name);
         table[entries++] = (AllreduceLayer){.name = layer->name,
-                                            .shape = spell_shape(layer, &shapes[i]),
+                                            .shape = format_shape(layer, &shapes[i]),
                                             .elems = (int64_t)layer->elems,
                                             .dims = layer->ndim,
                                             .bits = own == NULL ? 0 : own->bits,

@@ -84,7 +84,7 @@ static Status fail_dnnl(dnnl_status_t code, const char *call) {
 
 static char dnnl_name_text[48];
 
-static void spell_name(void) {
+static void format_name(void) {
     const dnnl_version_t *version = dnnl_version();
     snprintf(dnnl_name_text, sizeof dnnl_name_text, "oneDNN %d.%d.%d", version->major, version->minor, version->patch);
 }
@@ -99,7 +99,7 @@ Status nn_cpu_dnnl_supported(Precision precision) {
 
 const char *nn_cpu_dnnl_name(void) {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
-    pthread_once(&once, spell_name);
+    pthread_once(&once, format_name);
     return dnnl_name_text;
 }
 

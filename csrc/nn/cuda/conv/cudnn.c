@@ -189,7 +189,7 @@ static void add_proposal(Search *search, Descriptor config) {
                                             &candidate->engine);
     }
     if (status == STATUS_OK) status = nn_cuda_candidate_examine(search->shape, candidate, &usable);
-    if (status == STATUS_OK && usable) status = nn_cuda_candidate_spell(candidate);
+    if (status == STATUS_OK && usable) status = nn_cuda_candidate_format(candidate);
     for (int i = 0; i < search->count; i++) {
         if (strcmp(search->list[i].text, candidate->text) == 0) usable = false;
     }
@@ -378,7 +378,7 @@ static Status reuse_plan(CudaConv *conv, const CudaConvShape *shape, const char 
     TRY_GOTO(nn_cuda_candidate_restore(&conv->graph, value, chosen));
     TRY_GOTO(nn_cuda_candidate_examine(shape, chosen, &usable));
     if (!usable) FAIL_GOTO(STATUS_FORMAT, "the plan \"%s\" may not be used for this convolution", value);
-    TRY_GOTO(nn_cuda_candidate_spell(chosen));
+    TRY_GOTO(nn_cuda_candidate_format(chosen));
     TRY_GOTO(nn_cuda_candidate_build(conv->convs->library->handle, chosen));
     status = bench_init(conv->convs, shape, &bench);
     if (status == STATUS_OK) status = bench_workspace(&bench, chosen->workspace_bytes);

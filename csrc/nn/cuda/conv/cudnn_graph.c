@@ -225,7 +225,7 @@ Status nn_cuda_candidate_build(cudnnHandle_t handle, Candidate *candidate) {
     return STATUS_OK;
 }
 
-Status nn_cuda_candidate_spell(Candidate *candidate) {
+Status nn_cuda_candidate_format(Candidate *candidate) {
     Status status = STATUS_OK;
     Descriptor knobs[CUDNN_KNOB_TYPE_COUNTS] = {0};
     int64_t count = 0;

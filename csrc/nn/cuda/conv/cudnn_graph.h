@@ -58,7 +58,7 @@ Status nn_cuda_candidate_examine(const CudaConvShape *shape, Candidate *candidat
 /* Builds the plan; compilation happens here. */
 Status nn_cuda_candidate_build(cudnnHandle_t handle, Candidate *candidate);
 /* Sets index and text: "engine E knobs N", then N times " type=value". */
-Status nn_cuda_candidate_spell(Candidate *candidate);
+Status nn_cuda_candidate_format(Candidate *candidate);
 /* Restores engine and configuration from such a text followed by " ns T", where T is the time. The text may come from a
  * file, and so may contain anything. */
 Status nn_cuda_candidate_restore(const Graph *graph, const char *text, Candidate *candidate);

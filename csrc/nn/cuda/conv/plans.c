@@ -222,7 +222,7 @@ static Status load_file(ConvPlans *plans, Entries *entries) {
 
 /* ---- writing ---- */
 
-static Status plans_spell(const ConvPlans *plans, char **out, size_t *size) {
+static Status plans_format(const ConvPlans *plans, char **out, size_t *size) {
     char *text = NULL;
     size_t room = sizeof FORMAT_LINE + IDENTITY_BYTES + END_BYTES + 16, used;
     for (int i = 0; i < plans->entries.count; i++) {
@@ -246,7 +246,7 @@ static Status write_file(const ConvPlans *plans) {
     AtomicFile *file = NULL;
     char *text = NULL;
     size_t size = 0;
-    TRY(plans_spell(plans, &text, &size));
+    TRY(plans_format(plans, &text, &size));
     make_directories(plans->directory);
     TRY_GOTO(atomic_file_create(plans->path, &file));
     TRY_GOTO(atomic_file_write_at(file, text, size, 0));
