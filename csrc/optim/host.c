@@ -16,7 +16,7 @@ struct OptimState {
     const OptimSpec *spec; /* borrowed */
     float *momentum;       /* owned */
     OptimChunk *chunks;    /* owned: of all tensors */
-    bool *chunk_clean;     /* owned: results of gradients_finite */
+    bool *chunk_finite;    /* owned: results of gradients_finite */
     size_t chunk_count;
     Muon *muon;            /* owned; NULL without Muon groups */
     int *muon_group;       /* owned: the group of each Muon matrix */
@@ -71,7 +71,7 @@ static Status host_allocate(OptimState *optim) {
     for (size_t i = 0; i < tensors; i++) optim->chunk_count += chunks_of(&optim->spec->tensors[i]);
     TRY(memory_calloc(elems, sizeof(float), &optim->momentum));
     TRY(memory_calloc(optim->chunk_count, sizeof *optim->chunks, &optim->chunks));
-    TRY(memory_calloc(optim->chunk_count, sizeof *optim->chunk_clean, &optim->chunk_clean));
+    TRY(memory_calloc(optim->chunk_count, sizeof *optim->chunk_finite, &optim->chunk_finite));
     TRY(memory_calloc(tensors, sizeof *optim->muon_group, &optim->muon_group));
     return memory_calloc(tensors, sizeof *optim->muon_rates, &optim->muon_rates);
 }
@@ -81,7 +81,7 @@ static void host_destroy(OptimState *optim) {
     optim_muon_destroy(optim->muon);
     memory_free(optim->muon_rates);
     memory_free(optim->muon_group);
-    memory_free(optim->chunk_clean);
+    memory_free(optim->chunk_finite);
     memory_free(optim->chunks);
     memory_free(optim->momentum);
     memory_free(optim);
@@ -132,7 +132,7 @@ static Status check_chunk(void *context, size_t item, int thread) {
     (void)thread;
     OptimState *optim = context;
     OptimChunk chunk = optim->chunks[item];
-    optim->chunk_clean[item] = true;
+    optim->chunk_finite[item] = true;
     if (optim->rates != NULL && !optim->rates[optim->spec->tensors[chunk.tensor].group].active) return STATUS_OK;
     const float *g = optim->spec->tensors[chunk.tensor].gradient;
     uint32_t worst = 0;
@@ -142,16 +142,16 @@ static Status check_chunk(void *context, size_t item, int thread) {
         bits &= 0x7FFFFFFFu;
         worst = bits > worst ? bits : worst;
     }
-    optim->chunk_clean[item] = worst < 0x7F800000u;
+    optim->chunk_finite[item] = worst < 0x7F800000u;
     return STATUS_OK;
 }
 
 static Status host_gradients_finite(OptimState *optim, const OptimRate *rates, bool *out) {
     optim->rates = rates;
     TRY(pool_run(optim->pool, optim->chunk_count, check_chunk, optim));
-    bool clean = true;
-    for (size_t i = 0; i < optim->chunk_count; i++) clean = clean && optim->chunk_clean[i];
-    *out = clean;
+    bool finite = true;
+    for (size_t i = 0; i < optim->chunk_count; i++) finite = finite && optim->chunk_finite[i];
+    *out = finite;
     return STATUS_OK;
 }
 

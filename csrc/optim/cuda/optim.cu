@@ -107,7 +107,7 @@ static __global__ void __launch_bounds__(BLOCK)
     const CudaOptimChunk chunk = chunks[blockIdx.x];
     OptimRate rate;
     if (schedule.rates != nullptr && !find_rate(schedule, chunk.group, &rate)) return;
-    bool clean = true;
+    bool finite = true;
     int packed = 0;
     if (aligned(chunk.gradient)) {
         packed = chunk.elems / LANES * LANES;
@@ -116,13 +116,13 @@ static __global__ void __launch_bounds__(BLOCK)
             float g[LANES];
             load_floats(chunk.gradient + at, g);
 #pragma unroll
-            for (int lane = 0; lane < LANES; lane++) clean = clean && finite_bits(g[lane]);
+            for (int lane = 0; lane < LANES; lane++) finite = finite && finite_bits(g[lane]);
         }
     }
     for (int at = packed + (int)threadIdx.x; at < chunk.elems; at += BLOCK) {
-        clean = clean && finite_bits(chunk.gradient[at]);
+        finite = finite && finite_bits(chunk.gradient[at]);
     }
-    if (!clean) atomicOr(flag, 1u);
+    if (!finite) atomicOr(flag, 1u);
 }
 
 extern "C" Status optim_cuda_launch_check(const CudaOptimChunk *chunks, int64_t chunk_count, CudaOptimSchedule schedule,
