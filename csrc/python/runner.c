@@ -389,7 +389,7 @@ static PyObject *look_method(RunnerObject *self, PyObject *args) {
         uint8_t *to = py_array_data(images);
         int64_t *to_labels = py_array_data(labels);
         Py_BEGIN_ALLOW_THREADS;
-        status = train_runner_look(self->runner, &from.source, (int)shape[0], (uint32_t)epoch.value, to, to_labels);
+        status = train_runner_preview(self->runner, &from.source, (int)shape[0], (uint32_t)epoch.value, to, to_labels);
         Py_END_ALLOW_THREADS;
         runner_object_leave(self);
     }

@@ -135,8 +135,8 @@ Status train_runner_restart(TrainRunner *r, uint64_t seed) {
     return trainer_set_step(r->trainer, 0);
 }
 
-Status train_runner_look(TrainRunner *r, const TrainBatches *from, int count, uint32_t epoch, uint8_t *images,
-                         int64_t *labels) {
+Status train_runner_preview(TrainRunner *r, const TrainBatches *from, int count, uint32_t epoch, uint8_t *images,
+                            int64_t *labels) {
     const TrainerConfig *config = &r->trainer->config;
     size_t n = (size_t)count, bytes = (size_t)config->side * (size_t)config->side * 3;
     TrainSource source;

@@ -78,8 +78,8 @@ Status train_runner_evaluate_fed(TrainRunner *runner, Loader *loader, int64_t co
 
 /* The batch that a step of this epoch would see, in host memory: `count` images, at most the trainer's batch size (with
  * a loader, exactly that), augmented, at the trainer's side. For tests. */
-Status train_runner_look(TrainRunner *runner, const TrainBatches *source, int count, uint32_t epoch, uint8_t *images,
-                         int64_t *labels);
+Status train_runner_preview(TrainRunner *runner, const TrainBatches *source, int count, uint32_t epoch, uint8_t *images,
+                            int64_t *labels);
 
 /* Seconds that the stream was busy with runs and evaluations (measured by events), plus seconds of whitening, since the
  * last call. */
