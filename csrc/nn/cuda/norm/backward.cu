@@ -122,8 +122,8 @@ __global__ void __launch_bounds__(SUM_THREADS, 2) norm_reduce_kernel(NormReduce 
     Sums<PACK> sums;
     Normalise<T> terms;
     if (channel < channels) terms.load(args.terms, channels, channel);
-    for (uint32_t turn = blockIdx.x; turn < items.chunks && channel < channels; turn += gridDim.x) {
-        uint32_t item = first_item<UNROLL>(items, turn, true);
+    for (uint32_t chunk = blockIdx.x; chunk < items.chunks && channel < channels; chunk += gridDim.x) {
+        uint32_t item = first_item<UNROLL>(items, chunk, true);
         size_t at = (size_t)item * (size_t)channels + (size_t)channel, step = (size_t)blockDim.y * (size_t)channels;
         Pack<T> x[UNROLL], dy[UNROLL];
 #pragma unroll
@@ -176,8 +176,8 @@ __global__ void __launch_bounds__(SUM_THREADS)
     Sums<PACK> sums;
     Normalise<T> terms;
     if (channel < channels) terms.load(args.terms, channels, channel);
-    for (uint32_t turn = blockIdx.x; turn < items.chunks && channel < channels; turn += gridDim.x) {
-        uint32_t item = first_item<1>(items, turn, true);
+    for (uint32_t chunk = blockIdx.x; chunk < items.chunks && channel < channels; chunk += gridDim.x) {
+        uint32_t item = first_item<1>(items, chunk, true);
         if (item >= items.count) continue;
         size_t at = (size_t)item * (size_t)channels + (size_t)channel;
         Pack<T> packs[POOL * POOL];
@@ -216,8 +216,8 @@ __global__ void __launch_bounds__(MAP_THREADS, 3) norm_backward_kernel(NormBackw
     T *to = static_cast<T *>(args.input_gradient);
     Slopes<T> terms;
     terms.load(args.terms, channels, channel);
-    for (uint32_t turn = blockIdx.x; turn < items.chunks; turn += gridDim.x) {
-        uint32_t item = first_item<UNROLL>(items, turn, false);
+    for (uint32_t chunk = blockIdx.x; chunk < items.chunks; chunk += gridDim.x) {
+        uint32_t item = first_item<UNROLL>(items, chunk, false);
         size_t at = (size_t)item * (size_t)channels + (size_t)channel, step = (size_t)blockDim.y * (size_t)channels;
         Pack<T> x[UNROLL], dy[UNROLL];
 #pragma unroll
@@ -261,8 +261,8 @@ __global__ void __launch_bounds__(MAP_THREADS, POOL == 2 ? 3 : 1)
     if (channel >= channels) return;
     Slopes<T> terms;
     terms.load(args.terms, channels, channel);
-    for (uint32_t turn = blockIdx.x; turn < items.chunks; turn += gridDim.x) {
-        uint32_t item = first_item<1>(items, turn, false);
+    for (uint32_t chunk = blockIdx.x; chunk < items.chunks; chunk += gridDim.x) {
+        uint32_t item = first_item<1>(items, chunk, false);
         if (item >= items.count) continue;
         Window window = find_window<POOL>(windows, item);
         Pack<T> elements[POOL * POOL];
@@ -296,8 +296,8 @@ __global__ void __launch_bounds__(MAP_THREADS, POOL == 2 ? 2 : 1)
     if (channel >= channels) return;
     Slopes<T> terms;
     terms.load(args.terms, channels, channel);
-    for (uint32_t turn = blockIdx.x; turn < items.chunks; turn += gridDim.x) {
-        uint32_t item = first_item<1>(items, turn, false);
+    for (uint32_t chunk = blockIdx.x; chunk < items.chunks; chunk += gridDim.x) {
+        uint32_t item = first_item<1>(items, chunk, false);
         if (item >= items.count) continue;
         Window window = find_window<POOL>(windows, item);
         Pack<T> elements[POOL * POOL], dy;

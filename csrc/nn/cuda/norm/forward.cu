@@ -81,8 +81,8 @@ __global__ void __launch_bounds__(SUM_THREADS, 2) norm_statistics_kernel(const T
     Moments<PACK> moments;
     Pack<T> zero;
     if (channel < channels) zero = load_pack(input + channel);
-    for (uint32_t turn = blockIdx.x; turn < items.chunks && channel < channels; turn += gridDim.x) {
-        uint32_t item = first_item<UNROLL>(items, turn, true);
+    for (uint32_t chunk = blockIdx.x; chunk < items.chunks && channel < channels; chunk += gridDim.x) {
+        uint32_t item = first_item<UNROLL>(items, chunk, true);
         Pack<T> packs[UNROLL];
 #pragma unroll
         for (int k = 0; k < UNROLL; k++) {
@@ -144,8 +144,8 @@ __global__ void __launch_bounds__(SUM_THREADS, POOL == 2 ? 2 : 1)
     Moments<PACK> moments;
     Pack<T> zero;
     if (channel < channels) zero = load_pack(input + channel);
-    for (uint32_t turn = blockIdx.x; turn < items.chunks && channel < channels; turn += gridDim.x) {
-        uint32_t item = first_item<1>(items, turn, true);
+    for (uint32_t chunk = blockIdx.x; chunk < items.chunks && channel < channels; chunk += gridDim.x) {
+        uint32_t item = first_item<1>(items, chunk, true);
         if (item >= items.count) continue;
         Pack<T> packs[POOL * POOL];
         load_window<T, POOL>(input, find_window<POOL>(windows, item), windows.width, channels, channel, packs);
@@ -177,8 +177,8 @@ __global__ void __launch_bounds__(MAP_THREADS, RESIDUAL ? 3 : 4)
     T *output = static_cast<T *>(args.output) + channel;
     Normalise<T> norm;
     norm.load(args.terms, channels, channel);
-    for (uint32_t turn = blockIdx.x; turn < items.chunks; turn += gridDim.x) {
-        uint32_t item = first_item<UNROLL>(items, turn, false);
+    for (uint32_t chunk = blockIdx.x; chunk < items.chunks; chunk += gridDim.x) {
+        uint32_t item = first_item<UNROLL>(items, chunk, false);
         Pack<T> packs[UNROLL], added[RESIDUAL ? UNROLL : 1];
 #pragma unroll
         for (int k = 0; k < UNROLL; k++) {
@@ -213,8 +213,8 @@ __global__ void __launch_bounds__(MAP_THREADS, POOL == 2 ? 3 : 1)
     const T *residual = static_cast<const T *>(args.residual);
     Normalise<T> norm;
     norm.load(args.terms, channels, channel);
-    for (uint32_t turn = blockIdx.x; turn < items.chunks; turn += gridDim.x) {
-        uint32_t item = first_item<1>(items, turn, false);
+    for (uint32_t chunk = blockIdx.x; chunk < items.chunks; chunk += gridDim.x) {
+        uint32_t item = first_item<1>(items, chunk, false);
         if (item >= items.count) continue;
         size_t to = (size_t)item * (size_t)channels + (size_t)channel;
         Pack<T> packs[POOL * POOL], added;
@@ -243,8 +243,8 @@ __global__ void __launch_bounds__(MAP_THREADS, POOL == 2 ? 3 : 1)
     if (channel >= channels) return;
     Normalise<T> norm;
     norm.load(args.terms, channels, channel);
-    for (uint32_t turn = blockIdx.x; turn < items.chunks; turn += gridDim.x) {
-        uint32_t item = first_item<1>(items, turn, false);
+    for (uint32_t chunk = blockIdx.x; chunk < items.chunks; chunk += gridDim.x) {
+        uint32_t item = first_item<1>(items, chunk, false);
         if (item >= items.count) continue;
         Pack<T> packs[POOL * POOL];
         load_window<T, POOL>(static_cast<const T *>(args.input), find_window<POOL>(windows, item), windows.width,

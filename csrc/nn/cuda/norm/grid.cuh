@@ -167,10 +167,11 @@ template <typename T> __device__ __forceinline__ int first_channel(void) {
     return (int)(blockIdx.y * blockDim.x + threadIdx.x) * Pack<T>::PACK;
 }
 
-/* The thread's first item of the block's `turn`th chunk; the next ones are blockDim.y apart. */
-template <int UNROLL> __device__ __forceinline__ uint32_t first_item(const Items &items, uint32_t turn, bool backward) {
-    uint32_t chunk = backward ? items.chunks - 1 - turn : turn;
-    return chunk * (UNROLL * blockDim.y) + threadIdx.y;
+/* The thread's first item of a chunk; the next ones are blockDim.y apart. Backward passes count chunks from the end. */
+template <int UNROLL>
+__device__ __forceinline__ uint32_t first_item(const Items &items, uint32_t chunk, bool backward) {
+    uint32_t at = backward ? items.chunks - 1 - chunk : chunk;
+    return at * (UNROLL * blockDim.y) + threadIdx.y;
 }
 
 /* One row of the terms, or of other per-channel values. */
