@@ -54,8 +54,8 @@ void *library_open_file(const char *file, char why[LIBRARY_WHY_BYTES]) {
     handlers_put_back(&handlers);
     why[0] = '\0';
     if (library != NULL) return library;
-    const char *said = dlerror();
-    snprintf(why, LIBRARY_WHY_BYTES, "%.*s", LIBRARY_WHY_BYTES - 1, said == NULL ? file : said);
+    const char *message = dlerror();
+    snprintf(why, LIBRARY_WHY_BYTES, "%.*s", LIBRARY_WHY_BYTES - 1, message == NULL ? file : message);
     return NULL;
 }
 
