@@ -5,13 +5,13 @@
 
 #include <signal.h>
 
-#define HANDLERS_KEPT 6
+#define HANDLERS_SAVED 6
 
 typedef struct Handlers {
-    struct sigaction before[HANDLERS_KEPT];
+    struct sigaction before[HANDLERS_SAVED];
 } Handlers;
 
-void handlers_keep(Handlers *handlers);
-void handlers_put_back(const Handlers *handlers);
+void handlers_save(Handlers *handlers);
+void handlers_restore(const Handlers *handlers);
 
 #endif

@@ -49,9 +49,9 @@ bool library_find_package(const char *relative, char path[LIBRARY_PATH_BYTES]) {
 
 void *library_open_file(const char *file, char why[LIBRARY_WHY_BYTES]) {
     Handlers handlers;
-    handlers_keep(&handlers);
+    handlers_save(&handlers);
     void *library = dlopen(file, OPENING);
-    handlers_put_back(&handlers);
+    handlers_restore(&handlers);
     why[0] = '\0';
     if (library != NULL) return library;
     const char *message = dlerror();

@@ -463,9 +463,9 @@ bool comm_net_destroy(CommNet *net, const bool *skip) {
 static void start_mpi(void) {
     int provided;
     Handlers handlers;
-    handlers_keep(&handlers); /* it opens more libraries */
+    handlers_save(&handlers); /* it opens more libraries */
     const int error = mpi->Init_thread(NULL, NULL, mpi->abi.thread_multiple, &provided);
-    handlers_put_back(&handlers);
+    handlers_restore(&handlers);
     if (error != MPI_OK) return;
     initialised_by = getpid();
     mpi->Comm_set_errhandler(mpi->abi.comm_world, mpi->abi.errors_return);
