@@ -43,7 +43,7 @@ static void descriptor_name(const AtomicFile *file, char *out, size_t size) {
 }
 
 /* Opens a file without a name; false where the system cannot create one or could not name it later. */
-static bool open_nameless(AtomicFile *file) {
+static bool open_unnamed(AtomicFile *file) {
     char own[32];
     file->descriptor = openat(file->folder, ".", O_RDWR | O_TMPFILE | O_CLOEXEC, 0666);
     if (file->descriptor < 0) return false;
@@ -55,7 +55,7 @@ static bool open_nameless(AtomicFile *file) {
 }
 
 static Status open_temporary(AtomicFile *file) {
-    if (open_nameless(file)) return STATUS_OK;
+    if (open_unnamed(file)) return STATUS_OK;
     for (int attempt = 0; attempt < NAME_ATTEMPTS; attempt++) {
         TRY(draw_name(file));
         int flags = O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
@@ -68,7 +68,7 @@ static Status open_temporary(AtomicFile *file) {
 }
 
 /* rename() needs a name, and link() cannot replace a file, so the file first gets a name next to the target. */
-static Status give_name(AtomicFile *file) {
+static Status link_temporary(AtomicFile *file) {
     char own[32];
     descriptor_name(file, own, sizeof own);
     for (int attempt = 0; attempt < NAME_ATTEMPTS && !file->named; attempt++) {
@@ -249,9 +249,9 @@ static int sync_folder(const AtomicFile *file) {
 }
 
 /* Moves the file into place. Must not fail after the rename, when the old file is gone. */
-static Status put_in_place(AtomicFile *file) {
+static Status rename_into_place(AtomicFile *file) {
     struct stat there;
-    TRY(give_name(file));
+    TRY(link_temporary(file));
     int result = close(file->descriptor);
     file->descriptor = -1;
     if (result != 0) FAIL_ERRNO("cannot close the file");
@@ -268,7 +268,7 @@ Status atomic_file_commit(AtomicFile *file, int *unsynced) {
     int result;
     RETRY_EINTR(result, fsync(file->descriptor));
     if (result != 0) FAIL_ERRNO_GOTO("cannot sync the file");
-    TRY_GOTO(put_in_place(file));
+    TRY_GOTO(rename_into_place(file));
     *unsynced = sync_folder(file);
 done:
     status = error_at_path(status, file->path);
@@ -277,7 +277,7 @@ done:
 }
 
 Status atomic_file_commit_unsynced(AtomicFile *file) {
-    Status status = error_at_path(put_in_place(file), file->path);
+    Status status = error_at_path(rename_into_place(file), file->path);
     release(file);
     return status;
 }
