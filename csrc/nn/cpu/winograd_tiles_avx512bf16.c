@@ -4,23 +4,23 @@
 #include "nn/cpu/winograd_simd.h"
 
 /* Where a tile is in its map, and whether it is completely inside. */
-typedef struct Spot {
+typedef struct TilePosition {
     int image, top, left;
     int inside;
-} Spot;
+} TilePosition;
 
-static inline Spot find_spot(const WinogradMap *map, int tile, int extent) {
+static inline TilePosition locate_tile(const WinogradMap *map, int tile, int extent) {
     int of_image = map->rows * map->columns, rest = tile % of_image;
-    Spot spot = {.image = tile / of_image,
-                 .top = rest / map->columns * map->tile - map->padding,
-                 .left = rest % map->columns * map->tile - map->padding};
-    spot.inside =
-        spot.top >= 0 && spot.left >= 0 && spot.top + extent <= map->height && spot.left + extent <= map->width;
-    return spot;
+    TilePosition position = {.image = tile / of_image,
+                             .top = rest / map->columns * map->tile - map->padding,
+                             .left = rest % map->columns * map->tile - map->padding};
+    position.inside = position.top >= 0 && position.left >= 0 && position.top + extent <= map->height &&
+                      position.left + extent <= map->width;
+    return position;
 }
 
-static inline ptrdiff_t corner_of(const WinogradMap *map, const Spot *spot) {
-    return (((ptrdiff_t)spot->image * map->height + spot->top) * map->width + spot->left) * map->channels;
+static inline ptrdiff_t corner_of(const WinogradMap *map, const TilePosition *position) {
+    return (((ptrdiff_t)position->image * map->height + position->top) * map->width + position->left) * map->channels;
 }
 
 /* The elements of a tile: pointers to the first channel, or to zeros for those outside the map. */
@@ -37,10 +37,10 @@ INLINE __mmask8 within(int first, int size) {
 INLINE void find_source(const WinogradMap *map, const uint16_t *images, int tile, int extent, TileSource *source) {
     static const uint16_t zeros[WINOGRAD_MOST_CHANNELS];
     const __m512i step = _mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7);
-    Spot spot = find_spot(map, tile, extent);
+    TilePosition position = locate_tile(map, tile, extent);
     const int64_t pixel_bytes = (int64_t)map->channels * 2, row_bytes = pixel_bytes * map->width;
-    __mmask8 columns = within(spot.left, map->width), rows = within(spot.top, map->height);
-    __m512i row = _mm512_add_epi64(_mm512_set1_epi64((int64_t)(uintptr_t)images + corner_of(map, &spot) * 2),
+    __mmask8 columns = within(position.left, map->width), rows = within(position.top, map->height);
+    __m512i row = _mm512_add_epi64(_mm512_set1_epi64((int64_t)(uintptr_t)images + corner_of(map, &position) * 2),
                                    _mm512_mullo_epi64(step, _mm512_set1_epi64(pixel_bytes)));
     const __m512i none = _mm512_set1_epi64((int64_t)(uintptr_t)zeros);
     UNROLL
@@ -234,8 +234,8 @@ INLINE void store_channels(uint16_t *to, Vf value, int full) {
     }
 }
 
-INLINE void output_tile(int m, const WinogradMap *map, const float *from, size_t plane, const Spot *spot, int inside,
-                        int full, uint16_t *corner) {
+INLINE void output_tile(int m, const WinogradMap *map, const float *from, size_t plane, const TilePosition *position,
+                        int inside, int full, uint16_t *corner) {
     Vf half[4][MOST];
     UNROLL
     for (int j = 0; j < m + 2; j++) {
@@ -250,10 +250,10 @@ INLINE void output_tile(int m, const WinogradMap *map, const float *from, size_t
     for (int i = 0; i < m; i++) {
         Vf r[4];
         output_transform(m, half[i], r);
-        if (!inside && spot->top + i >= map->height) return;
+        if (!inside && position->top + i >= map->height) return;
         UNROLL
         for (int j = 0; j < m; j++) {
-            if (!inside && spot->left + j >= map->width) break;
+            if (!inside && position->left + j >= map->width) break;
             ptrdiff_t at = ((ptrdiff_t)i * map->width + j) * map->channels;
             store_channels(corner + at, r[j], full);
         }
@@ -263,19 +263,19 @@ INLINE void output_tile(int m, const WinogradMap *map, const float *from, size_t
 INLINE void output_tiles(int m, const WinogradMap *map, const float *from, size_t plane, int stride, int first,
                          int tiles, uint16_t *images) {
     for (int t = 0; t < tiles; t++) {
-        Spot spot = find_spot(map, first + t, m);
-        uint16_t *corner = images + corner_of(map, &spot);
+        TilePosition position = locate_tile(map, first + t, m);
+        uint16_t *corner = images + corner_of(map, &position);
         const float *tile = from + (size_t)t * (size_t)stride;
         int c = 0;
         for (; c + LANES <= map->channels; c += LANES) {
-            if (spot.inside) {
-                output_tile(m, map, tile + c, plane, &spot, 1, 1, corner + c);
+            if (position.inside) {
+                output_tile(m, map, tile + c, plane, &position, 1, 1, corner + c);
             } else {
-                output_tile(m, map, tile + c, plane, &spot, 0, 1, corner + c);
+                output_tile(m, map, tile + c, plane, &position, 0, 1, corner + c);
             }
         }
         if (c < map->channels) {
-            output_tile(m, map, tile + c, plane, &spot, 0, 0, corner + c);
+            output_tile(m, map, tile + c, plane, &position, 0, 0, corner + c);
         }
     }
 }
