@@ -47,12 +47,12 @@ static int add_like(Builder *b, int like, TensorType type, bool held) {
     return add_tensor(b, type, tensor->height, tensor->width, tensor->channels, held);
 }
 
-static void touch(Builder *b, int tensor) {
+static void extend_lifetime(Builder *b, int tensor) {
     if (tensor < 0) return;
-    Tensor *touched = &b->program->tensors[tensor];
+    Tensor *used = &b->program->tensors[tensor];
     int pass = b->program->pass_count;
-    if (pass < touched->first_pass) touched->first_pass = pass;
-    if (pass > touched->last_pass) touched->last_pass = pass;
+    if (pass < used->first_pass) used->first_pass = pass;
+    if (pass > used->last_pass) used->last_pass = pass;
 }
 
 /* The tensors that each pass reads or writes: members of Op. */
@@ -130,9 +130,9 @@ static void add_ranged(Builder *b, PassKind kind, int op, int block) {
     int tensors[PASS_MAX_TENSORS];
     *pass = (Pass){kind, op, block};
     int count = nn_program_tensors_of(b->program, pass, tensors);
-    for (int i = 0; i < count; i++) touch(b, tensors[i]);
+    for (int i = 0; i < count; i++) extend_lifetime(b, tensors[i]);
     bool first_of_norm = kind == PASS_NORM_STATISTICS || kind == PASS_NORM_EVALUATE;
-    if (first_of_norm && b->model->table->fuses) touch(b, b->program->ops[op - 1].input);
+    if (first_of_norm && b->model->table->fuses) extend_lifetime(b, b->program->ops[op - 1].input);
     b->program->pass_count++;
 }
 
@@ -403,7 +403,7 @@ static Status place_held(Builder *b) {
     return STATUS_OK;
 }
 
-static bool lives_with(const Tensor *a, const Tensor *b) {
+static bool lifetimes_overlap(const Tensor *a, const Tensor *b) {
     return a->first_pass <= b->last_pass && b->first_pass <= a->last_pass;
 }
 
@@ -416,7 +416,7 @@ static void place_scratch(Program *program, int index) {
         moved = false;
         for (int i = 0; i < index; i++) {
             const Tensor *other = &program->tensors[i];
-            if (other->held || !lives_with(tensor, other)) continue;
+            if (other->held || !lifetimes_overlap(tensor, other)) continue;
             size_t end = (other->offset + other->image_bytes + TENSOR_ALIGNMENT - 1) / TENSOR_ALIGNMENT;
             end *= TENSOR_ALIGNMENT;
             if (offset < end && other->offset < offset + room) {
