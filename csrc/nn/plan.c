@@ -111,16 +111,16 @@ static Status check_step(const NnPlan *plan, const int64_t *labels, int count, c
 static Status run_phases(NnPlan *plan, const Job *job, bool backward) {
     const OpsTable *table = plan->model->table;
     const NnStepOptions *options = job->options;
-    size_t told = 0, wanted = nn_model_gradient_elems(plan->model, options->first_block);
+    size_t reported = 0, wanted = nn_model_gradient_elems(plan->model, options->first_block);
     for (int i = 0; i < plan->training.phase_count; i++) {
         const Phase *phase = &plan->training.phases[i];
         if (phase->backward != backward) continue;
         if (options->check != NULL) TRY(options->check(options->check_context));
         TRY(table->run(plan->train, job, phase));
         size_t complete = phase->gradient_end < wanted ? phase->gradient_end : wanted;
-        if (options->hook == NULL || complete <= told) continue;
-        TRY(options->hook(options->hook_context, told, complete));
-        told = complete;
+        if (options->hook == NULL || complete <= reported) continue;
+        TRY(options->hook(options->hook_context, reported, complete));
+        reported = complete;
     }
     return STATUS_OK;
 }
