@@ -351,8 +351,8 @@ template <typename T> struct MakeOutput {
 };
 
 /* Takes pooled values from the warp's exchange buffer, 8 channels of a window per thread at a time. */
-template <typename T, typename Taker>
-__device__ __forceinline__ void take_pooled(Taker &taker, const ConvPool &args, const PoolMaps &maps, int image,
+template <typename T, typename Epilogue>
+__device__ __forceinline__ void take_pooled(Epilogue &epilogue, const ConvPool &args, const PoolMaps &maps, int image,
                                             uint32_t first, const char *exchange) {
     constexpr int DOWN = WARP / TILES, TURNS = UNIT / DOWN;
     int lane = lane_of_thread(), part = lane % TILES, row = lane / TILES;
@@ -363,17 +363,17 @@ __device__ __forceinline__ void take_pooled(Taker &taker, const ConvPool &args, 
     for (int i = 0; i < TURNS; i++) {
         packs[i] = load_pack(reinterpret_cast<const T *>(exchange + (row + i * DOWN) * POOLED_STRIDE + part * 16));
     }
-    taker.begin(args, maps, channel);
+    epilogue.begin(args, maps, channel);
 #pragma unroll
     for (int i = 0; i < TURNS; i++) {
-        if (i * DOWN < left) taker.take(packs[i], args, to);
+        if (i * DOWN < left) epilogue.take(packs[i], args, to);
         to += (size_t)(DOWN * maps.channels);
     }
 }
 
 /* One unit of the warp: the windows from `first` of an image whose map is in shared memory. */
-template <typename T, int PACKS, typename Taker>
-__device__ __forceinline__ void do_unit(Taker &taker, const ConvPool &args, const PoolMaps &maps, int image,
+template <typename T, int PACKS, typename Epilogue>
+__device__ __forceinline__ void do_unit(Epilogue &epilogue, const ConvPool &args, const PoolMaps &maps, int image,
                                         uint32_t first, const char *map, Lanes<PACKS> &lanes, char *exchange) {
     int lane = lane_of_thread();
 #pragma unroll
@@ -386,20 +386,20 @@ __device__ __forceinline__ void do_unit(Taker &taker, const ConvPool &args, cons
     convolve<T, PACKS>(sums, lanes, maps.row_bytes);
     pool_sums<T>(sums, exchange);
     __syncwarp();
-    take_pooled<T>(taker, args, maps, image, first, exchange);
-    taker.take_index(exchange, args, image, first, maps);
+    take_pooled<T>(epilogue, args, maps, image, first, exchange);
+    epilogue.take_index(exchange, args, image, first, maps);
     __syncwarp();
 }
 
 /* Images go from the last to the first: the last ones are still in cache from the previous kernel. */
-template <typename T, int PACKS, template <typename> class Taker>
+template <typename T, int PACKS, template <typename> class Epilogue>
 __global__ void __launch_bounds__(THREADS, 1) conv_pool_kernel(ConvPool args, PoolMaps maps) {
     DYNAMIC_SHARED(char, filters);
     int warp = (int)(threadIdx.x / WARP);
     char *exchange = filters + BLOCK_CHANNELS * filter_bytes(PACKS) + warp * EXCHANGE_BYTES;
     char *shared_maps = filters + BLOCK_CHANNELS * filter_bytes(PACKS) + WARPS * EXCHANGE_BYTES;
     const T *input = static_cast<const T *>(args.input);
-    Taker<T> taker;
+    Epilogue<T> epilogue;
     Lanes<PACKS> lanes(filters);
     for (int i = (int)threadIdx.x * 16; i < 2 * maps.bytes; i += THREADS * 16) {
         *reinterpret_cast<uint4 *>(shared_maps + i) = make_uint4(0, 0, 0, 0);
@@ -417,10 +417,10 @@ __global__ void __launch_bounds__(THREADS, 1) conv_pool_kernel(ConvPool args, Po
         if (next >= 0) copy_map<T, PACKS>(input, maps, next, shared_maps + (place ^ 1) * maps.bytes);
         cp_async_commit();
         for (uint32_t first = (uint32_t)warp * UNIT; first < maps.windows; first += WARPS * UNIT) {
-            do_unit<T, PACKS>(taker, args, maps, image, first, shared_maps + place * maps.bytes, lanes, exchange);
+            do_unit<T, PACKS>(epilogue, args, maps, image, first, shared_maps + place * maps.bytes, lanes, exchange);
         }
     }
-    taker.end(args, maps, filters);
+    epilogue.end(args, maps, filters);
 }
 
 /* ---- launchers ---- */
@@ -472,12 +472,12 @@ static int conv_pool_blocks(const ConvPoolShape *shape) {
     return shape->images < GPU_MULTIPROCESSORS ? shape->images : GPU_MULTIPROCESSORS;
 }
 
-template <template <typename> class Taker>
+template <template <typename> class Epilogue>
 static Status launch(const ConvPoolShape *shape, const ConvPool &args, DeviceStream *stream) {
     PoolMaps maps = maps_of(shape);
     dim3 grid((unsigned)conv_pool_blocks(shape), (unsigned)(shape->out_channels / BLOCK_CHANNELS));
-    auto kernel = shape->precision == PRECISION_FLOAT16 ? conv_pool_kernel<__half, PACKS_24, Taker>
-                                                        : conv_pool_kernel<__nv_bfloat16, PACKS_24, Taker>;
+    auto kernel = shape->precision == PRECISION_FLOAT16 ? conv_pool_kernel<__half, PACKS_24, Epilogue>
+                                                        : conv_pool_kernel<__nv_bfloat16, PACKS_24, Epilogue>;
     return LAUNCH_AFTER(kernel, grid, THREADS, shared_bytes(maps, PACKS_24), stream, args, maps);
 }
 
