@@ -297,7 +297,7 @@ static Status multiprocessor_count(unsigned *out) {
 }
 
 /* How many blocks loop over the tiles: enough to fill the device, few enough to add up. */
-static Status walkers(const Tiling *t, unsigned each, unsigned *out) {
+static Status grid_stride_blocks(const Tiling *t, unsigned each, unsigned *out) {
     unsigned multiprocessors = 0;
     TRY(multiprocessor_count(&multiprocessors));
     size_t most = (size_t)each * multiprocessors, tiles = tile_count(t);
@@ -327,8 +327,8 @@ static size_t packed_bytes(const StemShape *shape, const Tiling *t) {
 extern "C" Status nn_cuda_stem_partial_elems(const StemShape *shape, size_t *out) {
     Tiling bias = tile(shape, PATCH_BYTES, BIAS_THREADS), filter = tile(shape, FILTER_PATCH_BYTES, THREADS);
     unsigned bias_blocks = 0, filter_blocks = 0;
-    TRY(walkers(&bias, BIAS_BLOCKS, &bias_blocks));
-    TRY(walkers(&filter, FILTER_BLOCKS, &filter_blocks));
+    TRY(grid_stride_blocks(&bias, BIAS_BLOCKS, &bias_blocks));
+    TRY(grid_stride_blocks(&filter, FILTER_BLOCKS, &filter_blocks));
     size_t bias_elems = (size_t)bias_blocks * (size_t)(bias.chunks * bias.groups * LANES);
     size_t filter_elems = (size_t)filter_blocks * (size_t)(filter.chunks * filter.groups * LANES * filter.taps);
     *out = bias_elems > filter_elems ? bias_elems : filter_elems;
@@ -353,7 +353,7 @@ extern "C" Status nn_cuda_stem_bias_gradient(const StemShape *shape, const StemS
         return close_eights(partials, blocks, 1, shape, factor, gradient, stream);
     }
     Tiling t = tile(shape, PATCH_BYTES, BIAS_THREADS);
-    TRY(walkers(&t, BIAS_BLOCKS, &blocks));
+    TRY(grid_stride_blocks(&t, BIAS_BLOCKS, &blocks));
     dim3 grid(blocks, (unsigned)t.chunks);
     size_t sums = (size_t)(t.chains * t.width * t.groups * LANES) * sizeof(float);
     size_t shared = patch_bytes(&t) + packed_bytes(shape, &t) + sums;
@@ -384,7 +384,7 @@ extern "C" Status nn_cuda_stem_filter_gradient(const StemShape *shape, const Ste
                             stream);
     }
     Tiling t = tile(shape, FILTER_PATCH_BYTES, THREADS);
-    TRY(walkers(&t, FILTER_BLOCKS, &blocks));
+    TRY(grid_stride_blocks(&t, FILTER_BLOCKS, &blocks));
     dim3 grid(blocks, (unsigned)t.chunks);
     int threads = filter_threads(shape, &t);
     int gradients = t.chains * ROWS * t.width, room = gradients > t.taps ? gradients : t.taps;
