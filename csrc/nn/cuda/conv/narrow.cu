@@ -48,13 +48,13 @@ typedef struct Barriers {
     CopyBarrier there[SLOTS], read[SLOTS]; /* a tap's filters have arrived, have been read; tap 0 includes the maps */
 } Barriers;
 
-/* Cycles through COUNT places, with the parity of the round. */
-struct Turn {
-    int place, parity;
+/* Cycles through COUNT slots, with the parity of the round. */
+struct PipelineState {
+    int index, parity;
 
     template <int COUNT> __device__ __forceinline__ void next(void) {
-        if (++place == COUNT) {
-            place = 0;
+        if (++index == COUNT) {
+            index = 0;
             parity ^= 1;
         }
     }
@@ -112,12 +112,12 @@ __device__ __forceinline__ void copy_filters(const Narrow &args, int slab, int t
 
 /* A warp's copies of a tap arrive `LATE` taps after they are started. */
 struct Arrivals {
-    Turn slot = {0, 0};
+    PipelineState slot = {0, 0};
     int pending = 0;
 
     __device__ __forceinline__ void arrive(CopyBarrier *there) {
         __syncwarp();
-        if (threadIdx.x % WARP == 0) copy_barrier_arrive(&there[slot.place]);
+        if (threadIdx.x % WARP == 0) copy_barrier_arrive(&there[slot.index]);
         slot.next<SLOTS>();
     }
 
@@ -138,17 +138,17 @@ struct Arrivals {
 /* A stage's maps may be overwritten once its last tap has been read; waiting for the slot of tap 0 ensures that. */
 template <typename T, int PITCH, int COLUMNS, bool DATA>
 __device__ __forceinline__ void copy_all(const Narrow &args, char *maps, char *slots, Barriers &barriers) {
-    Turn slot = {0, 0}, stage = {0, 0};
+    PipelineState slot = {0, 0}, stage = {0, 0};
     Arrivals arrivals;
     const MapCopy<T, PITCH, COLUMNS> map_copy(args);
     for (int first = (int)blockIdx.x * GROUPS; first < args.images; first += (int)gridDim.x * GROUPS) {
         for (int slab = 0; slab < args.slabs; slab++, stage.next<STAGES>()) {
             for (int tap = 0; tap < TAPS; tap++, slot.next<SLOTS>()) {
-                copy_barrier_wait(&barriers.read[slot.place], slot.parity ^ 1);
+                copy_barrier_wait(&barriers.read[slot.index], slot.parity ^ 1);
                 bool kept = args.slabs == 1 && first >= (int)gridDim.x * GROUPS;
-                if (!kept) copy_filters<T, DATA>(args, slab, tap, slots + slot.place * SLOT_BYTES);
+                if (!kept) copy_filters<T, DATA>(args, slab, tap, slots + slot.index * SLOT_BYTES);
                 for (int g = 0; tap == 0 && g < GROUPS; g++) {
-                    char *to = maps + (stage.place * GROUPS + g) * map_bytes(PITCH, COLUMNS);
+                    char *to = maps + (stage.index * GROUPS + g) * map_bytes(PITCH, COLUMNS);
                     map_copy.run(args, first + g, slab, to);
                 }
                 arrivals.started(barriers.there);
@@ -203,24 +203,24 @@ __device__ __forceinline__ void store(const Narrow &args, int image, const float
 template <typename T, int PITCH, int COLUMNS, bool DATA>
 __device__ __forceinline__ void multiply_all(const Narrow &args, const char *maps, const char *slots,
                                              Barriers &barriers) {
-    Turn slot = {0, 0}, stage = {0, 0}, done = {0, 0};
+    PipelineState slot = {0, 0}, stage = {0, 0}, done = {0, 0};
     int group = (int)threadIdx.x / WARP_GROUP;
     bool first_lane = threadIdx.x % WARP == 0;
     for (int first = (int)blockIdx.x * GROUPS; first < args.images; first += (int)gridDim.x * GROUPS) {
         float sums[COLUMNS / 2];
         for (int slab = 0; slab < args.slabs; slab++, stage.next<STAGES>()) {
-            const char *map = maps + (stage.place * GROUPS + group) * map_bytes(PITCH, COLUMNS);
+            const char *map = maps + (stage.index * GROUPS + group) * map_bytes(PITCH, COLUMNS);
             for (int tap = 0; tap < TAPS; tap++, slot.next<SLOTS>()) {
-                copy_barrier_wait(&barriers.there[slot.place], slot.parity);
-                add_tap<T, PITCH, COLUMNS, DATA>(sums, map, slots + slot.place * SLOT_BYTES, tap, slab + tap > 0);
+                copy_barrier_wait(&barriers.there[slot.index], slot.parity);
+                add_tap<T, PITCH, COLUMNS, DATA>(sums, map, slots + slot.index * SLOT_BYTES, tap, slab + tap > 0);
                 if (slab + tap == 0) continue;
                 wgmma_wait<1>();
-                if (first_lane) copy_barrier_arrive(&barriers.read[done.place]);
+                if (first_lane) copy_barrier_arrive(&barriers.read[done.index]);
                 done.next<SLOTS>();
             }
         }
         wgmma_wait<0>();
-        if (first_lane) copy_barrier_arrive(&barriers.read[done.place]);
+        if (first_lane) copy_barrier_arrive(&barriers.read[done.index]);
         done.next<SLOTS>();
         if (first + group < args.images) store<T, PITCH, COLUMNS>(args, first + group, sums);
     }
