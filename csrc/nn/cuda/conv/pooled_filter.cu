@@ -83,9 +83,9 @@ __device__ __forceinline__ Windowed load_windows(const PooledFilter &args, const
     for (int half = 0; half < 2; half++) {
         windows.saved[half] = windows.gradient[half] = 0;
         windows.index[half] = NO_WINDOW;
-        int beside = half * (STRIP_WINDOWS / 2);
-        if (window + cursor.column + beside >= sizes.pooled_width || cursor.image >= sizes.images) continue;
-        size_t from = at + (size_t)(beside * sizes.channels);
+        int offset = half * (STRIP_WINDOWS / 2);
+        if (window + cursor.column + offset >= sizes.pooled_width || cursor.image >= sizes.images) continue;
+        size_t from = at + (size_t)(offset * sizes.channels);
         windows.saved[half] = __ldg(reinterpret_cast<const uint32_t *>(static_cast<const T *>(args.saved) + from));
         windows.gradient[half] =
             __ldg(reinterpret_cast<const uint32_t *>(static_cast<const T *>(args.gradient) + from));
