@@ -540,7 +540,7 @@ void nn_cuda_conv_describe(const CudaConv *conv, NnAlgorithm *out) {
 }
 
 /* Makes the variant pack for the operands, unless they are still those of the last run. */
-static Status point_to(CudaConv *conv, void *const operands[OPERANDS], void *workspace) {
+static Status bind_operands(CudaConv *conv, void *const operands[OPERANDS], void *workspace) {
     if (conv->pack != NULL && conv->workspace == workspace &&
         memcmp(conv->operands, operands, sizeof conv->operands) == 0) {
         return STATUS_OK;
@@ -567,7 +567,7 @@ Status nn_cuda_conv_run(CudaConv *conv, const void *a, const void *b, void *to, 
     operands[places[conv->pass][1]] = (void *)b;
     operands[places[conv->pass][2]] = to;
     pthread_mutex_lock(&library->lock);
-    Status status = point_to(conv, operands, workspace);
+    Status status = bind_operands(conv, operands, workspace);
     if (status == STATUS_OK) status = execute(library, conv->convs->stream, conv->chosen.plan, conv->pack);
     pthread_mutex_unlock(&library->lock);
     return status;
