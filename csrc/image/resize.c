@@ -117,7 +117,7 @@ static Status resizer_weigh(Resizer *resizer, ResizeFilter filter) {
     columns->axis.weights = weights;
     resize_axis_weigh(&columns->axis, filter);
     if (resizer->mirrored) {
-        resize_axis_turn(&columns->axis);
+        resize_axis_reverse(&columns->axis);
         /* Blocks of lanes now begin at other pixels, and may need more sums than a window has. */
         if (lanes > 0 && kernels->lanes_bytes(&columns->axis) == 0) columns->lanes = NULL;
     }

@@ -84,16 +84,16 @@ void resize_axis_weigh(const ResizeAxis *axis, ResizeFilter filter) {
     }
 }
 
-static void exchange(uint32_t *one, uint32_t *other) {
+static void swap(uint32_t *one, uint32_t *other) {
     const uint32_t kept = *one;
     *one = *other;
     *other = kept;
 }
 
-void resize_axis_turn(const ResizeAxis *axis) {
+void resize_axis_reverse(const ResizeAxis *axis) {
     for (uint32_t x = 0, y = axis->to - 1; x < y; x++, y--) {
-        exchange(&axis->first[x], &axis->first[y]);
-        exchange(&axis->count[x], &axis->count[y]);
+        swap(&axis->first[x], &axis->first[y]);
+        swap(&axis->count[x], &axis->count[y]);
         double *one = axis->weights + (size_t)x * axis->taps, *other = axis->weights + (size_t)y * axis->taps;
         for (uint32_t k = 0; k < axis->taps; k++) {
             const double kept = one[k];

@@ -31,7 +31,7 @@ void resize_axis_place(ResizeAxis *axis, ResizeFilter filter);
 void resize_axis_weigh(const ResizeAxis *axis, ResizeFilter filter);
 
 /* Reverses the axis: the last output pixel is then made of what output pixel 0 was made of, and so on. */
-void resize_axis_turn(const ResizeAxis *axis);
+void resize_axis_reverse(const ResizeAxis *axis);
 
 /* How an output row is computed from a row of sums: out = trunc(total * factor + half) in float64, where the total is
  * the sum over a pixel's taps, in order, of weight * sum. */
