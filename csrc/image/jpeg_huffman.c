@@ -7,7 +7,7 @@
 
 #include "base/bytes.h"
 
-#define LOOK JPEG_HUFFMAN_LOOK
+#define LOOKAHEAD JPEG_HUFFMAN_LOOKAHEAD
 #define LONGEST JPEG_HUFFMAN_LONGEST
 #define MARK 0xFF    /* begins a marker; followed by a stuffed 0, it stands for itself */
 #define NO_CODE 1000 /* more coefficients than a block has */
@@ -43,9 +43,10 @@ void jpeg_huffman_make(JpegHuffmanTable *table, const uint8_t *counts, const uin
     for (unsigned length = 1; length <= LONGEST; length++, code <<= 1) {
         table->offset[length] = (int32_t)index - (int32_t)code;
         for (unsigned i = 0; i < counts[length]; i++, code++, index++) {
-            if (length > LOOK) continue;
-            const uint32_t first = code << (LOOK - length), last = (code + 1) << (LOOK - length);
-            for (uint32_t look = first; look < last; look++) table->entries[look] = ENTRY(values[index], length);
+            if (length > LOOKAHEAD) continue;
+            const uint32_t first = code << (LOOKAHEAD - length), last = (code + 1) << (LOOKAHEAD - length);
+            for (uint32_t prefix = first; prefix < last; prefix++)
+                table->entries[prefix] = ENTRY(values[index], length);
         }
         table->behind[length] = code << (LONGEST - length);
     }
@@ -55,7 +56,7 @@ void jpeg_huffman_make(JpegHuffmanTable *table, const uint8_t *counts, const uin
 /* The entry of a code that is too long for the look-up table; 0: there is no such code. */
 static __attribute__((noinline)) uint32_t long_entry(uint64_t bits, const JpegHuffmanTable *table) {
     const uint32_t ahead = (uint32_t)(bits >> (64 - LONGEST));
-    unsigned length = LOOK + 1;
+    unsigned length = LOOKAHEAD + 1;
     while (length <= LONGEST && ahead >= table->behind[length]) length++;
     if (length > LONGEST) return 0;
     const int32_t index = (int32_t)(ahead >> (LONGEST - length)) + table->offset[length];
@@ -106,7 +107,7 @@ bool jpeg_huffman_ends(const JpegHuffmanReader *reader) { return untouched(reade
  * a value leave 26, more than a look-up needs. */
 static inline __attribute__((always_inline)) uint32_t look_up(JpegHuffmanReader *reader,
                                                               const JpegHuffmanTable *table) {
-    const uint32_t entry = table->entries[reader->bits >> (64 - LOOK)];
+    const uint32_t entry = table->entries[reader->bits >> (64 - LOOKAHEAD)];
     fill(reader);
     return entry;
 }

@@ -9,15 +9,15 @@
 
 #define JPEG_HUFFMAN_BLOCK 64
 #define JPEG_HUFFMAN_LONGEST 16
-#define JPEG_HUFFMAN_LOOK 10    /* bits that are looked up at once: with a value's 15, less than half of 57 */
-#define JPEG_HUFFMAN_BEYOND 512 /* padding bytes after an interval: more than a block can take */
+#define JPEG_HUFFMAN_LOOKAHEAD 10 /* bits that are looked up at once: with a value's 15, less than half of 57 */
+#define JPEG_HUFFMAN_BEYOND 512   /* padding bytes after an interval: more than a block can take */
 
 /* A table of the stream, `counts` codes of each length 1 to 16 for `values` in order, and what is derived from it. */
 typedef struct JpegHuffmanTable {
     bool made;
     uint8_t counts[JPEG_HUFFMAN_LONGEST + 1];
     uint8_t values[256];
-    uint32_t entries[1 << JPEG_HUFFMAN_LOOK]; /* indexed by the next bits; 0: a longer code, or none */
+    uint32_t entries[1 << JPEG_HUFFMAN_LOOKAHEAD]; /* indexed by the next bits; 0: a longer code, or none */
     /* For each length: the end of its codes, left-aligned in 16 bits, and what to add to a code to get its index in
      * `values`. */
     uint32_t behind[JPEG_HUFFMAN_LONGEST + 1];
