@@ -278,7 +278,7 @@ Status device_capturing(DeviceStream *stream, bool *out) {
     return STATUS_OK;
 }
 
-void device_capture_apart(void) {
+void device_relax_capture(void) {
     enum cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
     if (cudaThreadExchangeStreamCaptureMode(&mode) != cudaSuccess) (void)cudaGetLastError();
 }

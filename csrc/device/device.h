@@ -102,7 +102,7 @@ Status device_stream_wait(DeviceStream *stream, DeviceEvent *event);
 
 /* From now on this thread's calls do not disturb a stream that another thread captures, except for calls that wait for
  * the whole device. */
-void device_capture_apart(void);
+void device_relax_capture(void);
 
 /* Milliseconds between two recorded, completed events. */
 Status device_event_elapsed(DeviceEvent *begin, DeviceEvent *end, float *out_ms);

@@ -90,7 +90,7 @@ Status device_capturing(DeviceStream *stream, bool *out) {
     return device_absent();
 }
 
-void device_capture_apart(void) {}
+void device_relax_capture(void) {}
 
 Status device_copy(void *to, const void *from, size_t bytes, DeviceStream *stream) {
     (void)to, (void)from, (void)bytes, (void)stream;

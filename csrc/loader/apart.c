@@ -13,7 +13,7 @@ typedef struct Apart {
 } Apart;
 
 void loader_apart_enter(int device) {
-    if (device_select(device) == STATUS_OK) device_capture_apart();
+    if (device_select(device) == STATUS_OK) device_relax_capture();
 }
 
 static void *run(void *argument) {
