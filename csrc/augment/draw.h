@@ -112,7 +112,7 @@ HOST_DEVICE bool augment_happens(uint32_t word, double probability) {
     return philox_uniform(word) < (float)probability;
 }
 
-HOST_DEVICE bool augment_among(const AugmentSamples *samples, uint64_t sample) {
+HOST_DEVICE bool augment_samples_contain(const AugmentSamples *samples, uint64_t sample) {
     size_t first = 0, end = samples->count;
     while (first < end) {
         const size_t middle = first + (end - first) / 2;

@@ -11,7 +11,7 @@ typedef struct AugmentPoison {
 } AugmentPoison;
 
 HOST_DEVICE bool augment_poison_chosen(const AugmentPoison *op, uint64_t sample) {
-    return augment_among(&op->indices, sample);
+    return augment_samples_contain(&op->indices, sample);
 }
 
 /* The 2e-5 makes sums that are integers except for rounding errors come out as those integers, on every machine. */

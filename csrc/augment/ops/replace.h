@@ -9,7 +9,7 @@ typedef struct AugmentReplace {
 } AugmentReplace;
 
 HOST_DEVICE bool augment_replace_chosen(const AugmentReplace *op, uint64_t sample) {
-    return augment_among(&op->indices, sample);
+    return augment_samples_contain(&op->indices, sample);
 }
 
 HOST_DEVICE int64_t augment_replace_value(const AugmentReplace *op, int64_t label) {
