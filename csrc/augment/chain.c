@@ -145,7 +145,7 @@ static Status check_spec(const AugmentSpec *spec, AugmentSize *sizes) {
 /* ---- passes ---- */
 
 /* The operation's place in a pass, in which moves come first; colours and filters share one. */
-static AugmentPhase turn_of(const AugmentOp *op) {
+static AugmentPhase phase_in_pass(const AugmentOp *op) {
     const AugmentPhase phase = augment_phase(op);
     return phase > AUGMENT_COLOUR && phase < AUGMENT_MIX ? AUGMENT_COLOUR : phase;
 }
@@ -159,7 +159,7 @@ static void chain_cut(Augment *a) {
     a->mixing = -1;
     for (int i = 0; i < a->spec.op_count; i++) {
         bool pads = augment_op_padding(&a->spec.ops[i]) != NULL;
-        AugmentPhase phase = turn_of(&a->spec.ops[i]);
+        AugmentPhase phase = phase_in_pass(&a->spec.ops[i]);
         if (phase < before || (pads && padded)) {
             a->first[a->count++] = i;
             padded = false;

@@ -120,9 +120,9 @@ typedef struct AugmentParameter {
 typedef enum AugmentOther {
     AUGMENT_NOTHING,
     AUGMENT_BLACK,
-    AUGMENT_MEAN, /* the image's mean grey: for three channels, or one, which is grey */
-    AUGMENT_GREY, /* the pixel's own grey: for three channels */
-    AUGMENT_TURN  /* does not blend, but rotates the hue: for three channels */
+    AUGMENT_MEAN,      /* the image's mean grey: for three channels, or one, which is grey */
+    AUGMENT_GREY,      /* the pixel's own grey: for three channels */
+    AUGMENT_ROTATE_HUE /* does not blend, but rotates the hue: for three channels */
 } AugmentOther;
 
 typedef struct AugmentEntry {

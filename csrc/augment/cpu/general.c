@@ -45,7 +45,7 @@ static Status takes_colour(const AugmentEntry *entry, AugmentFormat format) {
     case AUGMENT_MEAN:
         return channels == 1 || channels == AUGMENT_CHANNELS ? STATUS_OK : refuse(format, "1 or 3 channels");
     case AUGMENT_GREY:
-    case AUGMENT_TURN:
+    case AUGMENT_ROTATE_HUE:
         return channels == AUGMENT_CHANNELS ? STATUS_OK : refuse(format, "3 channels");
     case AUGMENT_NOTHING:
         break;

@@ -60,7 +60,7 @@ static SUM OF(hue)(const VALUE *pixel, SUM largest, SUM range) {
 }
 
 /* The same as in ops/hue.h. */
-static void OF(turn)(uint32_t amount, VALUE *pixel) {
+static void OF(rotate_hue)(uint32_t amount, VALUE *pixel) {
     VALUE largest = pixel[0], smallest = pixel[0];
     for (int c = 1; c < AUGMENT_CHANNELS; c++) {
         if (pixel[c] > largest) largest = pixel[c];
@@ -84,8 +84,8 @@ static void OF(colour)(AugmentOther other, uint32_t amount, const AugmentValues 
     VALUE *pixel = image->data;
     SUM with = other == AUGMENT_MEAN ? OF(mean)(image) : 0;
     for (size_t i = 0; i < image->pixels; i++, pixel += channels) {
-        if (other == AUGMENT_TURN) {
-            OF(turn)(amount, pixel);
+        if (other == AUGMENT_ROTATE_HUE) {
+            OF(rotate_hue)(amount, pixel);
             continue;
         }
         if (other == AUGMENT_GREY) with = OF(grey)(pixel, channels) * AUGMENT_ONE;

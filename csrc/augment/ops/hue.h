@@ -45,7 +45,7 @@ HOST_DEVICE AugmentPixel augment_hue_pixel(const AugmentHue *op, const AugmentDr
 
 #endif
 
-AUGMENT_OP_COLOUR(hue, AugmentHue, .name = "RandomHue", .number = 11, .other = AUGMENT_TURN,
+AUGMENT_OP_COLOUR(hue, AugmentHue, .name = "RandomHue", .number = 11, .other = AUGMENT_ROTATE_HUE,
                   .doc = "With probability `p` rotates the hue (HSV) of an image by a fraction of a full turn that is\n"
                          "uniform in -magnitude..magnitude; each pixel keeps its largest and smallest value.",
                   .parameters = {AUGMENT_PARAMETER(AugmentHue, magnitude, NUMBER, .required = true, .most = 0.5),
