@@ -192,7 +192,7 @@ Status train_runner_evaluate_fed(TrainRunner *r, Loader *loader, int64_t count, 
         TrainSource source;
         TRY(train_source_open_host(r, loader, NULL, &source));
         Status status = evaluate_on_host(&source, count, views, view_count, logits, labels);
-        (void)train_source_settle(&source);
+        (void)train_source_close(&source);
         return status;
     }
     TRY(train_runner_need_feed(r, loader));

@@ -118,8 +118,8 @@ Status train_runner_run(TrainRunner *r, const TrainBatches *from, int steps, uin
     if (r->stream != NULL) TRY(warm_up_phases(r, &source));
     Status status = train_steps_run(r->trainer, &source.steps, r->graphs, steps, out, losses, done);
     ErrorRecord cause = *error_record();
-    Status settled = train_source_settle(&source);
-    return status == STATUS_OK ? settled : error_adopt(&cause);
+    Status closed = train_source_close(&source);
+    return status == STATUS_OK ? closed : error_adopt(&cause);
 }
 
 Status train_runner_restart(TrainRunner *r, uint64_t seed) {
@@ -153,7 +153,7 @@ Status train_runner_preview(TrainRunner *r, const TrainBatches *from, int count,
     TRY(device_copy(images, r->batch_images, n * bytes, r->stream));
     TRY(device_copy(labels, r->batch_labels, n * sizeof *labels, r->stream));
     TRY(device_stream_synchronize(r->stream));
-    return train_source_settle(&source);
+    return train_source_close(&source);
 }
 
 Status train_runner_take_seconds(TrainRunner *r, double *out) {

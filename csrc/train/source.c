@@ -107,7 +107,7 @@ Status train_source_open_feed(TrainRunner *r, Loader *loader, int64_t images, ui
     return upload_order(r, NULL, images);
 }
 
-Status train_source_settle(TrainSource *source) {
+Status train_source_close(TrainSource *source) {
     loader_batch_release(source->batch);
     source->batch = NULL;
     return source->loader == NULL || source->r->stream == NULL ? STATUS_OK : loader_feed_settle(source->r->feed);

@@ -33,6 +33,6 @@ Status train_source_take(TrainSource *source, StepBatch *out);
 Status train_source_gather(const TrainSource *source, int count, StepBatch *out);
 
 /* Releases everything of the loader's that is in use, even if this fails. */
-Status train_source_settle(TrainSource *source);
+Status train_source_close(TrainSource *source);
 
 #endif
