@@ -120,8 +120,8 @@ static Status next_steps(Trainer *trainer, const StepSource *source, const StepG
 static Status put_steps(Trainer *trainer, const StepSource *source, const StepGraphs *graphs, int steps, int *done) {
     const TrainerConfig *config = &trainer->config;
     while (*done < steps) {
-        bool look = !source->recordable || *done % CHECK_EVERY == 0;
-        if (config->check != NULL && look) TRY(config->check(config->check_context));
+        bool due = !source->recordable || *done % CHECK_EVERY == 0;
+        if (config->check != NULL && due) TRY(config->check(config->check_context));
         int count = steps_at_once(trainer, graphs, *done, steps);
         bool recorded = graphs != NULL && graphs[phase_at(trainer, trainer->step)].one != NULL;
         TRY(next_steps(trainer, source, graphs, count));
