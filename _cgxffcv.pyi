@@ -1,4 +1,4 @@
-"""The C core of cgxffcv. Import cgxffcv instead: its modules are the public face of what stands here.
+"""The C core of cgxffcv. Import cgxffcv instead: its modules are the public interface to what is defined here.
 
 tests/py/test_stub.py compares this file with the module: names, members, parameters.
 """
@@ -18,10 +18,10 @@ I64: TypeAlias = NDArray[np.int64]
 U8: TypeAlias = NDArray[np.uint8]
 Array: TypeAlias = NDArray[Any]
 ThreeFloats: TypeAlias = Sequence[float]
-Members: TypeAlias = dict[str, Any]  # of a C struct, by a table of csrc/python
+Members: TypeAlias = dict[str, Any]  # the members of a C struct, as listed in a table of csrc/python
 Skips: TypeAlias = list[tuple[int, str, str]]  # (index, field, reason)
 
-# ---- names that the core spells ----
+# ---- names that the core defines ----
 
 ALLREDUCE_ALGORITHMS: tuple[str, ...]
 ALLREDUCE_FEEDBACKS: tuple[str, ...]

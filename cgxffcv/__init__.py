@@ -1,18 +1,18 @@
 """Fast .beton data loading, compressed allreduce and CIFAR-10 training over one C extension.
 
 The names below are imported when they are first used, so that ``import cgxffcv`` is quick and ``cgxffcv doctor`` can
-say what is wrong where the extension module itself cannot be loaded.
+say what is wrong when the extension module itself cannot be loaded.
 """
 
 from __future__ import annotations
 
 from cgxffcv.bundled import provide as _provide
 
-TYPE_CHECKING = False  # type checkers take it for typing's, whose import takes time
+TYPE_CHECKING = False  # type checkers treat it as typing's, which takes time to import
 
 __version__ = "0.1.0"
 
-# name: the module that has it
+# name: the module that defines it
 _EXPORTS = {
     **dict.fromkeys(
         [

@@ -1,4 +1,4 @@
-"""Bits of each layer chosen by what quantisation loses of it, again after every so many runs of a plan.
+"""Chooses the bits of each layer by what quantisation loses of it, again after every so many runs of a plan.
 
     plan = AllreducePlan(world, layers, bits=4, error_feedback=True)
     adaptive = AdaptiveBits(plan, every=500)
@@ -26,8 +26,8 @@ __all__ = ["AdaptiveBits", "Policy"]
 
 @dataclass(frozen=True)
 class Policy:
-    """By what bits are chosen. widths: bits to choose from, rising. every: runs from one choice to the next. budget:
-    the share of the elements' energy that may be lost; None: what `usual` bits for all layers would lose."""
+    """How bits are chosen. widths: bits to choose from, ascending. every: runs from one choice to the next. budget: the
+    share of the elements' energy that may be lost; None: what `usual` bits for all layers would lose."""
 
     widths: tuple[int, ...]
     every: int
@@ -60,7 +60,8 @@ class Policy:
         return cls(tuple(sorted(chosen)), int(every), share, usual)
 
     def choose(self, lost: np.ndarray, sizes: np.ndarray) -> list[int]:
-        """The width of each layer, from the losses and bytes that `AllreducePlan.losses` gives, of all ranks."""
+        """The width of each layer, from the losses (summed over ranks) and bytes that `AllreducePlan.losses`
+        returns."""
         losses, energy = np.ascontiguousarray(lost[:, :-1]), lost[:, -1].sum()
         usual = losses[:, self.widths.index(self.usual)].sum() if self.budget is None else 0.0
         budget = usual if self.budget is None else self.budget * energy
@@ -68,8 +69,8 @@ class Policy:
         return [self.widths[index] for index in chosen]
 
     def choose_for_all(self, lost: np.ndarray, sizes: np.ndarray, rank: int, tell: Callable[[Any], Any]) -> list[int]:
-        """Rank 0's choice, by `tell`, which gives all ranks what rank 0 has said. Where it fails, rank 0 raises
-        what has failed, and the others, which would wait for it, a ValueError that says the same."""
+        """Rank 0's choice, shared through `tell`, which broadcasts rank 0's value. If choosing fails, rank 0 raises the
+        error and the others, which would wait for it, a ValueError with the same text."""
         mine: Any = None
         failure: Exception | None = None
         if rank == 0:
@@ -103,7 +104,7 @@ def _checked_budget(budget: object) -> float | None:
 
 
 def _checked_widths(widths: object, most: int) -> list[int]:
-    expected = f"widths must be one or several numbers of bits, as (2, 4, 8), or None, not {widths!r}"
+    expected = f"widths must be one or more numbers of bits, such as (2, 4, 8), or None, not {widths!r}"
     if isinstance(widths, (str, bytes)) or not isinstance(widths, Iterable):
         raise TypeError(expected)
     given = list(widths)
@@ -118,13 +119,13 @@ def _checked_widths(widths: object, most: int) -> list[int]:
 
 
 class AdaptiveBits:
-    """Runs a plan, and before every `every`-th of its runs gives each layer other bits.
+    """Runs a plan and, before every `every`-th run, chooses the bits of each layer again.
 
-    plan: an AllreducePlan, in host memory or on a GPU, whose runs are then counted from its `call` at this moment on.
-    A GPU's buffer is copied to host memory for a measurement, which is the processors' work in both cases. widths: bits
-    to choose from; default 2 to 8, with the codec "rotated" 1 to 4. budget: the share of the elements' energy that
-    quantisation may lose; None: as much as the plan's own bits for all layers would lose at that time. Layers to which
-    the plan's `bits` gives a number by name or index keep it, and layers that are not quantised stay so.
+    plan: an AllreducePlan, in host memory or on a GPU; its runs are counted from its current `call`. The CPU measures
+    the losses in both cases; a GPU's buffer is copied to host memory for that. widths: bits to choose from; default 2
+    to 8, with the codec "rotated" 1 to 4. budget: the share of the elements' energy that quantisation may lose; None:
+    as much as the plan's own bits for all layers would lose at that time. Layers to which the plan's `bits` gives a
+    number by name or index keep it, and layers that are not quantised stay so.
 
     Raises TypeError or ValueError naming the argument.
     """
@@ -141,18 +142,18 @@ class AdaptiveBits:
         self._runs = plan.call
         self.plan, self.every, self.budget = plan, self.policy.every, self.policy.budget
         self.widths = self.policy.widths
-        self._due = False  # a choice, until it was made
+        self._due = False  # a choice is due, and stays so until it has been made
         self._fixed = np.array(plan.layer_bits) != 0
 
     @property
     def bits(self) -> tuple[int, ...]:
-        """Of each layer; 0 where the plan's own rule holds."""
+        """The bits of each layer; 0 where the plan's own rule applies."""
         return self.plan.layer_bits
 
     def run(self, buffer: Any, stream: object = None) -> Any:
         """The plan's run. Collective."""
         if self.plan.device is None:
-            self._runs = self.plan.call  # a GPU's tells of runs that are over
+            self._runs = self.plan.call  # on a GPU, `call` counts only the runs that have ended
         self._due = self._due or self._runs % self.every == 0
         if self._due and self.plan.comm.size > 1:
             self.measure(buffer, stream)
@@ -160,9 +161,8 @@ class AdaptiveBits:
         return self.plan.run(buffer, stream)
 
     def measure(self, buffer: Any, stream: object = None) -> None:
-        """Chooses the bits for this buffer, on rank 0, for all. Where the losses are no numbers, the bits stay,
-        and the next run tries again. Collective; ValueError on all ranks where there are too many layers to choose
-        for."""
+        """Chooses the bits for this buffer, on rank 0, for all. If the losses are not finite, the bits stay and the
+        next run tries again. Collective; ValueError on all ranks if there are too many layers to choose for."""
         comm = self.plan.comm
         lost, sizes = self.plan.losses(buffer, self.widths, stream)
         rows = (sizes[:, 0] > 0) & ~self._fixed

@@ -1,10 +1,10 @@
-"""Compressed allreduce: gradients averaged over ranks in 1 to 8 bits an element.
+"""Compressed allreduce: gradients averaged over ranks in 1 to 8 bits per element.
 
     from cgxffcv import allreduce, comm
 
     with comm.world() as world:
         plan = allreduce.AllreducePlan(world, [("conv.weight", (64, 3, 3, 3)), ("conv.bias", (64,))], bits=4)
-        plan.run(gradients)  # float32, all layers one after the other; the average of all ranks, in place
+        plan.run(gradients)  # float32, all layers, one after the other; the average of all ranks, in place
         print(plan.explain())
 
 The quantiser follows QSGD (Alistarh et al., 2017) in the max-min form of CGX (Markov et al., Middleware 2022);
@@ -28,12 +28,12 @@ from cgxffcv import costs
 from cgxffcv.tensors import stream_number, take
 from cgxffcv.wording import Told, as_table, counted
 
-#: The names that arguments may have, as the core spells them.
+#: The values that these arguments may take, as the core spells them.
 ALGORITHMS, DTYPES, OPS = _cgxffcv.ALLREDUCE_ALGORITHMS, _cgxffcv.ALLREDUCE_DTYPES, _cgxffcv.ALLREDUCE_OPS
 FEEDBACKS = _cgxffcv.ALLREDUCE_FEEDBACKS
-#: Likewise of a QuantSpec.
+#: The same for a QuantSpec.
 CODECS, QUANTIZED_DTYPES, ROUNDINGS = _cgxffcv.CODECS, _cgxffcv.QUANTIZED_DTYPES, _cgxffcv.ROUNDINGS
-#: The most bits that each codec has; the least is 1.
+#: The most bits that each codec supports; the fewest is 1.
 CODEC_BITS = _cgxffcv.CODEC_BITS
 UNCOMPRESSED = 32
 
@@ -58,7 +58,7 @@ def dtype_name(dtype: object) -> str:
 
 
 def _plain(array: np.ndarray, argument: str) -> tuple[np.ndarray, str]:
-    """The array in a type that the buffer protocol knows, and its dtype's name."""
+    """The array in a type that the buffer protocol supports, and its dtype's name."""
     if not isinstance(array, np.ndarray):
         raise TypeError(f"{argument} must be a NumPy array, not {type(array).__name__}")
     name = array.dtype.name
@@ -69,13 +69,13 @@ def _plain(array: np.ndarray, argument: str) -> tuple[np.ndarray, str]:
 class QuantSpec:
     """How a tensor is quantised; both ends must agree on all of it.
 
-    bits: 1..8 (1 with the codec "sign", at most 4 with "rotated"). bucket_size: elements that share a range. dtype:
-    of the tensor, "float32", "float16" or "bfloat16". codec: "maxmin" (uniform between the bucket's extremes),
-    "sign" (1 bit with the mean magnitude), "maxmin_spikes" (`spikes` elements of greatest magnitude travel apart;
-    default one for each 128), "rotated" (random signs and a Hadamard transform, then levels for a Gaussian: the
-    error does not depend on the data; buckets of 64, 128 .. 4096). rounding: "nearest" or "stochastic".
-    half_metadata: ranges in the tensor's own 16-bit type. scale: with "rotated", "mse" for the least error or
-    "unbiased" for one whose mean is nearly zero ("auto": that).
+    bits: 1..8 (1 with the codec "sign", at most 4 with "rotated"). bucket_size: elements that share a range. dtype: the
+    tensor's, "float32", "float16" or "bfloat16". codec: "maxmin" (uniform between the bucket's extremes), "sign" (1 bit
+    with the mean magnitude), "maxmin_spikes" (the `spikes` elements of greatest magnitude are sent separately; default
+    one per 128), "rotated" (random signs and a Hadamard transform, then levels for a Gaussian: the error does not
+    depend on the data; buckets of 64, 128 .. 4096). rounding: "nearest" or "stochastic". half_metadata: ranges in the
+    tensor's own 16-bit type. scale: with "rotated", "mse" for the least error or "unbiased" for an error whose mean is
+    nearly zero ("auto": the latter).
     """
 
     bits: int = 4
@@ -91,7 +91,7 @@ class QuantSpec:
     def __post_init__(self) -> None:
         object.__setattr__(self, "dtype", dtype_name(self.dtype))
         object.__setattr__(self, "_core", dict(vars(self)))
-        _cgxffcv.quantize_wire_bytes(self._core, 0)  # refuses what does not fit
+        _cgxffcv.quantize_wire_bytes(self._core, 0)  # raises for fields that do not go together
 
     def wire_bytes(self, elems: int) -> int:
         """Bytes that a run of `elems` elements takes: all ranges, padded to 16 bytes, then all codes, padded to 16."""
@@ -113,9 +113,10 @@ def quantize(
     """Quantises a C-contiguous array to its bytes on the wire (uint8, `spec.wire_bytes(array.size)` of them).
 
     Without a `spec` one is made of `options` (QuantSpec's fields) with the array's dtype. A float32 array may be
-    quantised under the spec of a 16-bit tensor (a sum of such). Stochastic rounding and the codec "rotated" draw
-    from Philox keyed by `seed`, `call`, `rank` (rounding alone) and the element's place, `quad` being the number of
-    its first group of four. `out` receives the bytes. Raises ValueError naming the argument that is out of range.
+    quantised under the spec of a 16-bit tensor (as a sum of such tensors). Stochastic rounding and the codec "rotated"
+    draw from Philox keyed by `seed`, `call`, `rank` (rounding only) and the element's position, where `quad` is the
+    number of the array's first group of four elements. `out` receives the bytes. Raises ValueError naming the argument
+    that is out of range.
     """
     plain, name = _plain(array, "array")
     if spec is None:
@@ -147,8 +148,8 @@ def dequantize(
     """Decodes `quantize`'s bytes to an array of the given shape: (accumulate + x') / divisor, rounded to out's dtype.
 
     `out` defaults to a new array of the spec's dtype (uint16 for bfloat16); `accumulate` is float32 and may be
-    `out` itself (not with "rotated", whose sums are of other values). "rotated" needs `quantize`'s seed, call and
-    quad. Raises CommError if the bytes are damaged in a way that shows.
+    `out` itself (not with "rotated", whose sums are of transformed values). "rotated" needs `quantize`'s seed, call and
+    quad. Raises CommError if the bytes are detectably damaged.
     """
     if out is None:
         out = np.empty(elems, np.uint16 if spec.dtype == "bfloat16" else spec.dtype)
@@ -174,7 +175,7 @@ def _whole(argument: str, value: object) -> int:
 
 
 def check_timeout(value: object) -> None:
-    """TypeError or ValueError for what is neither None nor a number of seconds above 0."""
+    """Raises TypeError or ValueError for anything but None or a number of seconds above 0."""
     if value is None:
         return
     expected = "timeout must be a number of seconds above 0, or None"
@@ -185,14 +186,14 @@ def check_timeout(value: object) -> None:
 
 
 def check_switch(argument: str, value: object) -> None:
-    """TypeError for what is neither True nor False: a text, say, would count as True whatever it says."""
+    """Raises TypeError for anything but True or False: a string, say, would count as True whatever it says."""
     if not isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{argument} must be True or False, not {value!r}")
 
 
 def feedback_of(value: object) -> bool | str:
     """How error feedback keeps what was lost: False (not at all, "none"), True (in float32, "float32") or "int8".
-    TypeError or ValueError for what is none of these."""
+    Raises TypeError or ValueError for anything else."""
     if isinstance(value, (bool, np.bool_)):
         return bool(value)
     if isinstance(value, str) and value in FEEDBACKS:
@@ -202,7 +203,7 @@ def feedback_of(value: object) -> bool | str:
 
 
 def _count(argument: str, value: object, bits: int) -> int:
-    """A whole number that fits that many bits."""
+    """A whole number that fits into that many bits."""
     number = _whole(argument, value)
     if not 0 <= number < 1 << bits:
         raise ValueError(f"{argument} must be in 0..2^{bits}-1, not {number}")
@@ -254,7 +255,7 @@ def _named(layers: Iterable) -> list[tuple[str | None, LayerShape]]:
 
 @dataclass(frozen=True)
 class _Table:
-    """The layers of a plan; bits and sizes of buckets are each layer's own, 0 where the default holds."""
+    """The layers of a plan; bits and bucket sizes are each layer's own, 0 where the default applies."""
 
     layers: list[tuple[str | None, LayerShape]]
     default_bits: int
@@ -272,11 +273,11 @@ class _Table:
 
     @property
     def quantized(self) -> bool:
-        """Whether any layer may be."""
+        """True if any layer may be quantised."""
         return any(width not in (0, UNCOMPRESSED) for width in (self.default_bits, *self.bits))
 
     def core(self, bits: Iterable[int]) -> list[dict[str, Any]]:
-        """As the core takes it, with these bits of the layers."""
+        """The table as the core takes it, with these bits for the layers."""
         own = zip(self.layers, bits, self.bucket_sizes, strict=True)
         return [_core_layer(name, shape, width, size) for (name, shape), width, size in own]
 
@@ -287,16 +288,16 @@ class AllreducePlan:
     comm: a `cgxffcv.comm.Comm`. layers: for each layer (name, shape), or a shape or a number of elements alone, in
     the order of the flat buffer. bits: 1..8, or 32 for none; bucket_size: elements that share a range; both also as
     a mapping from layer names or indices (and "default") to values. Layers of one dimension, and layers of fewer
-    than `layer_min_size` elements, are not quantised unless `bits` names them. dtype: any of DTYPES; what is
-    neither float32, float16 nor bfloat16 (taken as uint16), and every op but "sum" and "average", travels exactly.
-    codec, rounding, half_metadata, spikes, scale: see QuantSpec, where scale "auto" is "mse" with error feedback.
-    algorithm: one of ALGORITHMS; "auto" goes by costs (collective; see cgxffcv.costs), and where plain is
-    the faster on this link it sends plain, and `explain` says so. average: False gives the sum; `op`, unless it is
-    None, names any operation. error_feedback: what quantisation lost is added at the next run; until then it is kept in
+    than `layer_min_size` elements, are not quantised unless `bits` names them. dtype: any of DTYPES; types other than
+    float32, float16 and bfloat16 (taken as uint16), and ops other than "sum" and "average", are sent exactly. codec,
+    rounding, half_metadata, spikes, scale: see QuantSpec, where scale "auto" is "mse" with error feedback. algorithm:
+    one of ALGORITHMS; "auto" chooses by measured costs (collective; see cgxffcv.costs); where sending uncompressed is
+    faster on this link it does that, and `explain` says so. average: False gives the sum; `op`, unless it is None,
+    names any operation. error_feedback: what quantisation lost is added at the next run; until then it is kept in
     float32 (True), or in a quarter of the memory ("int8": docs/ALLREDUCE.md). seed: of stochastic rounding, equal on
-    all ranks. threads: that quantise. timeout: seconds that a run may take; else the communicator's.
-    device: the number of the GPU on which the buffers lie; None: in host memory. compare: there, too, the ranks compare
-    before every run what they are about to do; False: only now.
+    all ranks. threads: how many quantise. timeout: seconds that a run may take; by default the communicator's. device:
+    the number of the GPU that holds the buffers; None: host memory. compare: on a GPU, too, the ranks compare before
+    every run what they are about to do; False: only when the plan is made.
 
     After a run the buffers of all ranks are equal bit for bit. All ranks make and run their plans in the same order.
     Raises ValueError naming the layer or the option.
@@ -358,11 +359,11 @@ class AllreducePlan:
         }
         self._plan = self._make(self.layer_bits)
         if algorithm == "ring" and quantizes and comm.size > 4:
-            message = f"a ring of {comm.size} ranks quantises {comm.size} times on the way: sra does so twice"
+            message = f"a ring of {comm.size} ranks quantises {comm.size} times along the way: sra does so twice"
             warnings.warn(message, RuntimeWarning, stacklevel=2)
 
     def _make(self, bits: Iterable[int]) -> _cgxffcv.AllreducePlan:
-        """The core's plan, with these bits of the layers (0: the plan's own)."""
+        """The core's plan, with these bits for the layers (0: the plan's own)."""
         return _cgxffcv.AllreducePlan(self.comm, self._table.core(bits), *self._where, **self._options)
 
     def run(self, buffer: Any, stream: object = None) -> Any:
@@ -370,8 +371,8 @@ class AllreducePlan:
         the ranks first compare what they are about to do. Raises CommError on all of them if that differs, PeerLost,
         CommTimeout; after any of these the contents of the buffer are unspecified.
 
-        A buffer of any framework will do. On a GPU it is ordered on `stream`, else on the stream on which its framework
-        works, and may come back before the sums are there; `wait` waits for them."""
+        A buffer of any framework will do. On a GPU the run is ordered on `stream`, by default the stream that its
+        framework uses, and may return before the sums are complete; `wait` waits for them."""
         if isinstance(buffer, np.ndarray):
             self._plan.run(_plain(buffer, "buffer")[0])
         else:
@@ -380,17 +381,17 @@ class AllreducePlan:
         return buffer
 
     def wait(self, stream: object = None) -> None:
-        """Until a GPU's stream (None: the default one) has done what is on it, with the deadline of a run. Raises what
-        a run raises."""
+        """Waits until a GPU's stream (None: the default one) has finished its work, with the timeout of a run. Raises
+        what `run` raises."""
         self._plan.wait(0 if stream is None else stream_number(stream))
 
-    # Runs whose messages the caller moves, of a communicator that `comm.apart` made: first "inside" (two_level), then
+    # Runs whose messages the caller sends, on a communicator that `comm.apart` made: first "inside" (two_level), then
     # "across". Arrays of bytes are uint8, and buffers as for `run`.
 
     def stage_messages(self, stage: str) -> tuple[int, tuple[int, ...], int, int]:
-        """This rank's number in the stage; the bytes of its message to each member, one after the other in what
-        `stage_encode` writes, none to itself (one_shot: one message for all); of each member's message to it; of a
-        result, 0 without. No members: the stage is left out."""
+        """This rank's number in the stage; the sizes in bytes of its messages to the members, which `stage_encode`
+        writes one after the other, 0 for itself (one_shot: one message for all); of each member's message to it; and of
+        a result, 0 if there is none. Without members the stage is left out."""
         return self._plan.stage_messages(stage)
 
     def stage_encode(self, stage: str, buffer: np.ndarray, messages: np.ndarray) -> None:
@@ -398,17 +399,18 @@ class AllreducePlan:
         self._plan.stage_encode(stage, _plain(buffer, "buffer")[0], messages)
 
     def stage_reduce(self, stage: str, buffer: np.ndarray, messages: np.ndarray, result: np.ndarray) -> None:
-        """Takes the messages of the other members, one after the other, and writes the result, for an all-gather among
-        the stage's members and then (two_level) among those of "inside". Not for one_shot."""
+        """Reduces the messages of the other members, given one after the other, and writes the result, for an
+        all-gather among the stage's members and then (two_level) among those of "inside". Not for one_shot."""
         self._plan.stage_reduce(stage, _plain(buffer, "buffer")[0], messages, result)
 
     def stage_finish(self, buffer: np.ndarray, gathered: np.ndarray) -> None:
-        """Takes what was gathered. Raises CommError if a rank was in another run."""
+        """Writes what was gathered to the buffer. Raises CommError if a rank was in another run."""
         self._plan.stage_finish(_plain(buffer, "buffer")[0], gathered)
 
     def set_bits(self, bits: Sequence[int], stream: object = None) -> None:
-        """Bits of each layer from the next run on, 0 for the plan's own rule. `call` and `residual` go on. All ranks
-        together, with the same. On a GPU it waits for the runs that are on `stream` (None: the default one)."""
+        """Sets the bits of each layer from the next run on, 0 for the plan's own rule; `call` and `residual` are kept.
+        All ranks call it together, with the same bits. On a GPU it waits for the runs on `stream` (None: the default
+        one)."""
         if len(bits) != len(self.layer_bits):
             raise ValueError(f"bits must be one number for each of {len(self.layer_bits)} layers, not {len(bits)}")
         if self.device is not None:
@@ -423,8 +425,8 @@ class AllreducePlan:
     def losses(self, buffer: Any, widths: Sequence[int], stream: object = None) -> tuple[np.ndarray, np.ndarray]:
         """What quantising this rank's elements (with the residual) would lose at each width: ||x - x'||^2 of each layer
         with each of the widths and, in the last column, ||x||^2; and the bytes of each layer with each of the widths.
-        Zeros for layers that are not quantised. The processors measure: of a buffer on a GPU, which is complete on
-        `stream` as for `run`, a copy."""
+        Zeros for layers that are not quantised. The CPU measures; a buffer on a GPU, which is complete on `stream` as
+        for `run`, is copied."""
         if isinstance(buffer, np.ndarray):
             here = _plain(buffer, "buffer")[0]
         else:
@@ -435,7 +437,7 @@ class AllreducePlan:
         return self._plan.losses(here, self._plan.residual, widths)
 
     def explain(self) -> str:
-        """What was chosen and why, what travels how, what it is predicted to cost."""
+        """What was chosen and why, how each layer is sent, and what it is predicted to cost."""
         return Told(self._plan.explain())
 
     def _repr_html_(self) -> str:
@@ -454,12 +456,12 @@ class AllreducePlan:
 
     @property
     def recordable(self) -> bool:
-        """Whether runs on a GPU are put on its stream without waiting for it."""
+        """True if runs on a GPU are put on its stream without waiting for it."""
         return self._plan.recordable
 
     @property
     def wire_bytes(self) -> int:
-        """Bytes that this rank sends in a run, a slice that goes to several ranks counted for each."""
+        """Bytes that this rank sends in a run; a slice that goes to several ranks counts once for each."""
         return self._plan.wire_bytes
 
     @property
@@ -478,19 +480,19 @@ class AllreducePlan:
 
     @property
     def feeds_back(self) -> bool:
-        """Whether there is a residual."""
+        """True if there is a residual."""
         return self._plan.feeds_back
 
     @property
     def residual(self) -> np.ndarray | None:
-        """What quantisation lost so far, float32: a writable view; of a GPU's, and of one kept in 8 bits, a copy (not
-        while runs are under way). None without error feedback."""
+        """What quantisation has lost so far, float32: a writable view, or a copy if it is on a GPU or kept in 8 bits
+        (not while runs are in progress). None without error feedback."""
         return self._plan.residual
 
     def restore(self, residual: np.ndarray) -> None:
-        """Takes up what `residual` has given, perhaps of another plan over the same elements. In 8 bits it is rounded,
-        unless it comes from 8 bits of the same layers and bucket sizes. Not while runs are under way. ValueError
-        without error feedback, for another number of elements, and for what is not finite."""
+        """Restores what `residual` returned, perhaps that of another plan over the same elements. In 8 bits it is
+        rounded, unless it comes from 8 bits of the same layers and bucket sizes. Not while runs are in progress.
+        ValueError without error feedback, for another number of elements, and for values that are not finite."""
         self._plan.restore(residual)
 
 

@@ -1,6 +1,6 @@
 """What the two scripts and the command line are made of: from a configuration to a run that reports."""
 
-# What a program beside them may want of `process`, which is imported when one of these is.
+# What other programs may want from `process`, which is imported when one of these is used.
 __all__ = ["Say", "cores_of_this_rank", "end", "local_rank", "local_ranks", "rank", "ranks", "say"]
 
 

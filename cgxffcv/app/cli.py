@@ -13,15 +13,15 @@ from cgxffcv.app.usage import Parser, whole
 from cgxffcv.errors import UserError
 
 BENCHES = {
-    "loader": "the CIFAR pipeline's images a second, beside copying the same bytes",
-    "beton": "writing, opening and verifying .beton files, and JPEG, beside their limits",
-    "quantize": "the quantiser's GB/s, beside memcpy",
-    "allreduce": "the compressed allreduce over sizes, beside MPI_Allreduce (under mpirun)",
-    "ddp": "a step of DistributedDataParallel: its own sums, its hooks, ours",
-    "cifar": "trainings of a recipe with several seeds: accuracy, seconds, share of the machine's peak",
+    "loader": "the CIFAR pipeline's images per second, next to copying the same bytes",
+    "beton": "writing, opening and verifying .beton files, and JPEG, next to their limits",
+    "quantize": "the quantiser's GB/s, next to memcpy",
+    "allreduce": "the compressed allreduce over sizes, next to MPI_Allreduce (under mpirun)",
+    "ddp": "a step of DistributedDataParallel: with its own allreduce, its hooks, ours",
+    "cifar": "runs of a recipe with several seeds: accuracy, seconds, share of the machine's peak",
     "table": "the demo's training: usual PyTorch code, ours, ours compressed",
 }
-# Those with a module of their own in app/commands.
+# Those that have their own module in app/commands.
 COMMANDS = ("write", "convert", "train", "predict", "export", "report", "calibrate")
 
 
@@ -95,12 +95,12 @@ def parser() -> argparse.ArgumentParser:
         ("write", "write CIFAR-10 as .beton files"),
         ("convert", "write a .beton file from a folder of images, tar files, or other .beton files"),
         ("train", "train on them: alone, or on several ranks through cgxffcv launch"),
-        ("predict", "what a trained network says of images"),
-        ("export", "a trained network for PyTorch or ONNX"),
-        ("report", "a page about one or several runs: curves, mistakes, times, bytes"),
-        ("calibrate", "measure what allreduces cost between these ranks (under mpirun), for their choice of algorithm"),
+        ("predict", "classify images with a trained network"),
+        ("export", "write a trained network for PyTorch or ONNX"),
+        ("report", "write a page about one or more runs: curves, mistakes, times, bytes"),
+        ("calibrate", "measure what allreduces cost between these ranks (under mpirun), to choose algorithms by"),
     ):
-        commands.add_parser(name, help=text)  # for the list alone: `run` hands its options to the command
+        commands.add_parser(name, help=text)  # only for the list: `run` passes its options to the command
     _add_launch(commands)
     for name, function, text in (
         ("info", _info, "what is in a .beton file"),
@@ -108,12 +108,12 @@ def parser() -> argparse.ArgumentParser:
     ):
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument("file", metavar="FILE.beton")
-        command.add_argument("--json", action="store_true", help="for programs")
+        command.add_argument("--json", action="store_true", help="print JSON, for programs")
         command.set_defaults(function=function)
         if name == "info":
             command.add_argument("--thumbnails", metavar="OUT.png", help="write a contact sheet of its images")
-    doctor = commands.add_parser("doctor", help="what this machine has, what is missing, and how to mend it")
-    doctor.add_argument("--json", action="store_true", help="for programs")
+    doctor = commands.add_parser("doctor", help="what this machine has, what is missing, and how to fix it")
+    doctor.add_argument("--json", action="store_true", help="print JSON, for programs")
     doctor.set_defaults(function=_doctor)
     bench = commands.add_parser(
         "bench",
@@ -125,7 +125,7 @@ def parser() -> argparse.ArgumentParser:
     )
     bench.add_argument("name", choices=BENCHES, metavar="NAME", help="the benchmark")
     rest = bench.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="its options")
-    rest.required = False  # so that "NAME" alone is asked for
+    rest.required = False  # so that a usage error asks for NAME only
     bench.set_defaults(function=_bench)
     return top
 
@@ -136,14 +136,14 @@ def _add_launch(commands: argparse._SubParsersAction[Parser]) -> None:
     launch = commands.add_parser("launch", help="mpirun with the right options for one machine", description=about)
     launch.add_argument("-np", "-n", "--np", type=whole(1), required=True, metavar="NP", help="number of ranks")
     launch.add_argument("--print", action="store_true", help="show the mpirun command, do not run it")
-    launch.add_argument("-m", dest="module", nargs=argparse.REMAINDER, metavar="MODULE ...", help="a module of Python")
+    launch.add_argument("-m", dest="module", nargs=argparse.REMAINDER, metavar="MODULE ...", help="a Python module")
     text = "train or bench (of cgxffcv) with its options, a script.py, or a program"
     launch.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND ...", help=text)
     launch.set_defaults(function=_launch)
 
 
 def run(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; gives its exit code."""
+    """Runs one command; returns its exit code."""
     arguments = sys.argv[1:] if argv is None else list(argv)
     if arguments and arguments[0] in COMMANDS:
         module = importlib.import_module(f"cgxffcv.app.commands.{arguments[0]}")

@@ -132,9 +132,9 @@ def test_the_command_shows_what_it_keeps(folder):
 @needs_mpirun
 def test_a_line_takes_more_than_one_size(folder):
     done = calibrated("--sizes", "100", "100")
-    assert done.returncode == 2 and "--sizes: 2 to 8 different ones" in done.stderr and not folder.exists()
+    assert done.returncode == 2 and "--sizes: expected 2 to 8 different ones" in done.stderr and not folder.exists()
 
 
 def test_alone_there_is_nothing_to_measure():
     done = calibrated(ranks=0)
-    assert done.returncode == 2 and "there is one rank" in done.stderr and done.stderr.count("\n") == 1
+    assert done.returncode == 2 and "there is only one rank" in done.stderr and done.stderr.count("\n") == 1

@@ -204,7 +204,7 @@ def npy(path, count, order="C"):
         (lambda p: np.save(p / "x.npy", np.zeros((0, 32, 32, 3), np.uint8)), r"the shape \(0, 32, 32, 3\)"),
         (lambda p: (p / "x.npy").write_bytes(b"nothing"), "x.npy: not a readable .npy file"),
         (lambda p: np.save(p / "x.npy", np.array([{}]), allow_pickle=True), "not a readable .npy file"),
-        (lambda p: os.truncate(npy(p / "x.npy", 3), 5000), "x.npy: .* says 3 images, but ends before"),
+        (lambda p: os.truncate(npy(p / "x.npy", 3), 5000), "x.npy: .* says 3 images, but it ends before"),
         (lambda p: npy(p / "x.npy", 2, order="F"), "x.npy: .* Fortran"),
         (lambda p: (p / "x.npy").write_bytes(b"\x93NUMPY\x09\x00"), "x.npy: not a readable .npy file"),
         (lambda p: (p / "x.png").write_bytes(b"nothing"), "x.png: "),
@@ -240,7 +240,7 @@ def test_a_npy_file_that_is_cut_meanwhile(network, tmp_path, capsys, monkeypatch
     found = predict._from_npy(str(path), 32)
     assert len(next(found)[0]) == 2
     os.truncate(path, 128 + 2 * 32 * 32 * 3)
-    with pytest.raises(UserError, match="says 200 images, but ends before"):
+    with pytest.raises(UserError, match="says 200 images, but it ends before"):
         list(found)
 
 

@@ -1,1 +1,1 @@
-"""What `cgxffcv write`, `train` and `predict` do, and with the first two the scripts: main(prog, arguments) of each."""
+"""The larger commands, main(prog, arguments) of each; the two scripts run `write` and `train`."""

@@ -1,4 +1,4 @@
-"""`cgxffcv calibrate`: measures what allreduces cost between these ranks and keeps it, for "auto" to choose by."""
+"""`cgxffcv calibrate`: measures what allreduces cost between these ranks and saves it, for "auto" to choose by."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from cgxffcv.errors import UsageError, UserError
 from cgxffcv.wording import counted
 
 DESCRIPTION = """\
-Under mpirun (or cgxffcv launch -np N calibrate), with the ranks, GPUs and variables of the jobs that are to profit.
-"auto" then goes by what was measured, and sends what was to be compressed as it is where that takes less time."""
+Run it under mpirun (or cgxffcv launch -np N calibrate), with the ranks, GPUs and environment of the jobs that are to
+benefit. "auto" then chooses by what was measured, and sends data uncompressed where that takes less time."""
 SHOWN = (1 << 10, 1 << 14, 1 << 18, 1 << 20, 1 << 22, 1 << 24, 1 << 26)  # elements of float32
 BUCKET = 1024
 MOST_REPEATS, MOST_ELEMENTS = 10000, 1 << 32
@@ -22,13 +22,13 @@ MOST_REPEATS, MOST_ELEMENTS = 10000, 1 << 32
 
 def _parser(prog: str) -> Parser:
     p = Parser(prog=prog, description=DESCRIPTION)
-    p.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto", help="where buffers lie")
-    p.add_argument("--bits", type=whole(1, 8), default=4, help="of the times that are shown; default 4")
-    p.add_argument("--nodes", type=whole(1), help="pretend that the ranks lie on this many nodes")
+    p.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto", help="where the buffers are")
+    p.add_argument("--bits", type=whole(1, 8), default=4, help="bits of the times shown; default 4")
+    p.add_argument("--nodes", type=whole(1), help="pretend that the ranks are on this many nodes")
     sizes, repeats = whole(1, MOST_ELEMENTS), whole(1, MOST_REPEATS)
-    p.add_argument("--sizes", type=sizes, nargs="+", default=[], metavar="ELEMENTS", help="to measure with")
-    p.add_argument("--repeats", type=repeats, default=costs.THOROUGH, help="of each measurement; the best counts")
-    p.add_argument("--json", action="store_true", help="for programs")
+    p.add_argument("--sizes", type=sizes, nargs="+", default=[], metavar="ELEMENTS", help="sizes to measure")
+    p.add_argument("--repeats", type=repeats, default=costs.THOROUGH, help="runs of each measurement; the best counts")
+    p.add_argument("--json", action="store_true", help="print JSON, for programs")
     return p
 
 
@@ -39,10 +39,10 @@ def predicted(line: tuple[float, float, float], elems: int, bytes_each: float) -
 
 
 def text(lines: costs.Lines, bits: int) -> str:
-    """Predicted microseconds over sizes, and what "auto" would take."""
+    """Predicted microseconds over sizes, and what "auto" would choose."""
     bytes_each = {name: 4.0 if name == "exact" else bits / 8 + 8 / BUCKET for name in lines}
     names = list(lines)
-    out = [f"microseconds at {counted(bits, 'bit')} (exact: plain), as the lines say"]
+    out = [f"microseconds at {counted(bits, 'bit')} (exact: uncompressed), as predicted"]
     out.append(f"{'MiB':>10} " + " ".join(f"{name:>10}" for name in names) + "  auto")
     for elems in SHOWN:
         times = {name: 1e6 * predicted(lines[name], elems, bytes_each[name]) for name in names}
@@ -56,14 +56,16 @@ def text(lines: costs.Lines, bits: int) -> str:
 
 def run(options: argparse.Namespace, world: comm.Comm, index: int | None) -> None:
     if world.size == 1:
-        raise UsageError("calibrate: there is one rank, which sends nothing: run it under mpirun, or cgxffcv launch")
+        raise UsageError(
+            "calibrate: there is only one rank, which sends nothing: run it under mpirun or cgxffcv launch"
+        )
     sizes = tuple(sorted(set(options.sizes)))
     if len(sizes) == 1 or len(sizes) > 8:
-        raise UsageError("calibrate: --sizes: 2 to 8 different ones, for a line is drawn through them")
+        raise UsageError("calibrate: --sizes: expected 2 to 8 different ones, as a line is fitted through them")
     try:
         lines, path = costs.calibrate(world, index, sizes, options.repeats)
     except OSError as error:
-        raise UserError(f"what was measured cannot be kept: {error.filename}: {error.strerror}") from error
+        raise UserError(f"the measurements cannot be saved: {error.filename}: {error.strerror}") from error
     if options.json:
         process.say(json.dumps({"lines": lines, "path": str(path)}))
     else:
@@ -72,7 +74,7 @@ def run(options: argparse.Namespace, world: comm.Comm, index: int | None) -> Non
 
 
 def main(prog: str, argv: Sequence[str]) -> int:
-    """Runs the command; gives the exit code."""
+    """Runs the command; returns the exit code."""
     options = _parser(prog).parse_args(argv)
     index = device.choose(options.device, local_rank=process.local_rank())
     try:

@@ -5,7 +5,7 @@
     cgxffcv convert 'part-{000..012}.tar' OUT.beton     members KEY.jpg (or .jpeg, .png) and KEY.cls
     cgxffcv convert A.beton B.beton OUT.beton     their samples, one file after the other; the fields must be the same
 
-JPEG files go in unchanged, unless --max-resolution makes them smaller or --mode raw decodes them.
+JPEG files are stored unchanged, unless --max-resolution makes them smaller or --mode raw decodes them.
 """
 
 from __future__ import annotations
@@ -32,22 +32,29 @@ IMAGES = "jpg;jpeg;png"
 def make_parser(prog: str) -> Parser:
     parser = Parser(prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sources", nargs="+", metavar="SOURCE", help="a folder, tar files, or .beton files")
-    parser.add_argument("out", metavar="OUT.beton", help="one that exists is replaced when the new one is complete")
+    parser.add_argument("out", metavar="OUT.beton", help="an existing file is replaced once the new one is complete")
     parser.add_argument(
         "--mode",
         choices=("given", "jpg", "raw"),
         default="given",
-        help="how images are stored: JPEG if they are (given), JPEG, or as pixels",
+        help="how images are stored: JPEG only if they are JPEG (given), all as JPEG, or as pixels",
     )
     parser.add_argument(
-        "--max-resolution", type=whole(1, 65535), metavar="PIXELS", help="of the longer side; larger images are reduced"
+        "--max-resolution",
+        type=whole(1, 65535),
+        metavar="PIXELS",
+        help="limit of the longer side; larger images are scaled down",
     )
-    parser.add_argument("--quality", type=whole(1, 100), default=90, help="of JPEG that is encoded here (90)")
-    parser.add_argument("--shuffle", action="store_true", help="in an order drawn from --seed (folders)")
-    parser.add_argument("--seed", type=whole(0), default=0, help="of --shuffle (0)")
-    parser.add_argument("--skip-bad", action="store_true", help="leave out what cannot be read, and say what it was")
-    parser.add_argument("--checksums", action="store_true", help="so that `cgxffcv verify` finds any changed byte")
-    parser.add_argument("--workers", type=whole(1), default=-1, metavar="N", help="processes; by default all cores")
+    parser.add_argument("--quality", type=whole(1, 100), default=90, help="quality of JPEG images encoded here (90)")
+    parser.add_argument("--shuffle", action="store_true", help="write in a random order drawn from --seed (folders)")
+    parser.add_argument("--seed", type=whole(0), default=0, help="seed of --shuffle (0)")
+    parser.add_argument("--skip-bad", action="store_true", help="leave out what cannot be read, and list it")
+    parser.add_argument(
+        "--checksums", action="store_true", help="store checksums, with which `cgxffcv verify` finds any changed byte"
+    )
+    parser.add_argument(
+        "--workers", type=whole(1), default=-1, metavar="N", help="worker processes; by default all cores"
+    )
     return parser
 
 
@@ -77,7 +84,7 @@ def convert(options: argparse.Namespace) -> WriteReport:
         return report
     if endings <= {".tar", ".tgz", ".gz"}:
         if options.shuffle:
-            raise UserError("tar files are read in their order: no --shuffle")
+            raise UserError("tar files are read in their own order: no --shuffle")
         report = _writer(options, common).from_webdataset(names, lambda them: them.decode().to_tuple(IMAGES, "cls"))
         keep_names(options.out, None)
         return report

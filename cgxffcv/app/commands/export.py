@@ -9,17 +9,17 @@ from cgxffcv.app.usage import Parser
 from cgxffcv.errors import UserError
 
 DESCRIPTION = """\
-Writes a trained network for others. CHECKPOINT is a run's last.safetensors or best.safetensors, or its log folder (the
-best). torch: safetensors with PyTorch's names and layouts, which the module in examples/torch_network.py loads; onnx:
-a model from uint8 images (n, side, side, 3) to logits, for onnxruntime and others (needs the package onnx). Both
-normalise by themselves and take the plain view."""
+Writes a trained network for other frameworks. CHECKPOINT is a run's last.safetensors or best.safetensors, or its log
+folder (for the best). torch: safetensors with PyTorch's names and layouts, which the module in
+examples/torch_network.py loads; onnx: a model from uint8 images (n, side, side, 3) to logits, for onnxruntime and
+others (needs the package onnx). Both normalise the images themselves and see only their plain view."""
 
 
 def make_parser(prog: str) -> Parser:
     parser = Parser(prog=prog, description=DESCRIPTION)
     parser.add_argument("checkpoint", metavar="CHECKPOINT")
-    parser.add_argument("out", metavar="OUT", help="the file; one that exists is replaced when the new one is complete")
-    parser.add_argument("--to", choices=("torch", "onnx"), required=True, help="what reads it")
+    parser.add_argument("out", metavar="OUT", help="the file; an existing one is replaced once the new one is complete")
+    parser.add_argument("--to", choices=("torch", "onnx"), required=True, help="what it is for")
     return parser
 
 

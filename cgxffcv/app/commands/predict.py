@@ -1,4 +1,4 @@
-"""`cgxffcv predict`: what a trained network says of images in files."""
+"""`cgxffcv predict`: classifies images in files with a trained network."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from cgxffcv.errors import UserError
 
 BATCH = 500
 DESCRIPTION = """\
-Prints the class of each image, as a network that cgxffcv has trained sees it. CHECKPOINT is a run's last.safetensors or
-best.safetensors, or its log folder (the best). IMAGES are pictures (JPEG; with Pillow also PNG and others), .npy files
-(uint8, height x width x 3, one image or several) and .beton files, of whose labels it says how many were found."""
+Prints the class of each image according to a network that cgxffcv trained. CHECKPOINT is a run's last.safetensors or
+best.safetensors, or its log folder (for the best). IMAGES are pictures (JPEG; with Pillow also PNG and others), .npy
+files (uint8, height x width x 3, one image or several) and .beton files, for which it also prints how many labels it
+got right."""
 
 Part = tuple[list[str], np.ndarray, np.ndarray | None]  # names, uint8 (n, side, side, 3), labels (n,) if there are any
 
@@ -37,22 +38,22 @@ def _one_or_more(array: np.ndarray, path: str, side: int) -> np.ndarray:
 
 
 def _npy_header(file: IO[bytes], path: str) -> np.ndarray:
-    """An array of the type and shape that a .npy file says, without its memory."""
+    """An array of the dtype and shape in a .npy file's header, which takes no memory."""
     try:
         known = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
         shape, columns_first, dtype = known[np.lib.format.read_magic(file)](file)
         if dtype.hasobject:
             raise ValueError("it holds Python objects")
         if columns_first and len(shape) > 1:
-            raise ValueError("its elements are in Fortran's order; numpy.ascontiguousarray changes that")
+            raise ValueError("its elements are in Fortran order; numpy.ascontiguousarray changes that")
         return np.broadcast_to(np.zeros((), dtype), shape)
     except (ValueError, EOFError, OverflowError, KeyError) as error:
-        said = "a version of the format that is not known here" if isinstance(error, KeyError) else error
+        said = "an unknown version of the format" if isinstance(error, KeyError) else error
         raise _refuse(path, f"not a readable .npy file: {said}") from error
 
 
 def _from_npy(path: str, side: int) -> Iterator[Part]:
-    """Read piece by piece, not mapped: a mapping of a file that is cut meanwhile would end the process."""
+    """Read piece by piece, not mapped: if a mapped file is truncated meanwhile, the process is killed."""
     with files.open_plain(path, "rb") as file:
         array = _npy_header(file, path)
         count, one = len(_one_or_more(array, path, side)), side * side * 3
@@ -61,7 +62,7 @@ def _from_npy(path: str, side: int) -> Iterator[Part]:
             with files.naming(path):
                 data = file.read(part * one)
             if len(data) < part * one:
-                raise _refuse(path, f"not a readable .npy file: it says {count:,} images, but ends before")
+                raise _refuse(path, f"not a readable .npy file: its header says {count:,} images, but it ends before")
             names = [path if array.ndim == 3 else f"{path}[{at + i}]" for i in range(part)]
             yield names, np.frombuffer(data, np.uint8).reshape(part, side, side, 3), None
 
@@ -163,15 +164,17 @@ def make_parser(prog: str) -> Parser:
     parser = Parser(prog=prog, description=DESCRIPTION)
     parser.add_argument("checkpoint", metavar="CHECKPOINT")
     parser.add_argument("images", metavar="IMAGES", nargs="+")
-    parser.add_argument("--top", type=whole(1, 10), default=1, metavar="K", help="the K most probable classes")
+    parser.add_argument("--top", type=whole(1, 10), default=1, metavar="K", help="print the K most probable classes")
     parser.add_argument(
-        "--plain", action="store_true", help="the images as they are, without the other views of the recipe"
+        "--plain", action="store_true", help="classify the images as they are, without the recipe's other views"
     )
-    parser.add_argument("--resize", action="store_true", help="pictures of any size: the square in the middle, scaled")
+    parser.add_argument(
+        "--resize", action="store_true", help="take pictures of any size: the square in the middle, scaled"
+    )
     parser.add_argument(
         "--device", default="cpu", choices=("auto", "cpu", "gpu"), help="where to compute (default cpu)"
     )
-    parser.add_argument("--json", action="store_true", help="for programs: a JSON object a line")
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs: one object per line")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""`cgxffcv report`: one page about one or several runs."""
+"""`cgxffcv report`: a page about one or more runs."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from cgxffcv.app.usage import Parser
 from cgxffcv.errors import UserError
 
 DESCRIPTION = """\
-Writes a page (HTML, with everything inside) about one or several runs: curves, what differs in their configurations,
-where the time went, bytes on the wire, the machine; of the first run also what its best network takes for what, and the
-test images that it is most surely wrong about. RUN is a log folder, or its run.jsonl."""
+Writes a self-contained HTML page about one or more runs: curves, what differs in their configurations, where the time
+went, bytes on the wire, the machine; for the first run also which classes its best network confuses, and the test
+images that it is most confidently wrong about. RUN is a log folder, or its run.jsonl."""
 
 
 def make_parser(prog: str) -> Parser:
     parser = Parser(prog=prog, description=DESCRIPTION)
     parser.add_argument("runs", metavar="RUN", nargs="+")
     parser.add_argument("-o", "--out", metavar="FILE.html", default="report.html", help="(default report.html)")
-    parser.add_argument("--png", metavar="FILE.png", help="the curves as a picture, too (needs matplotlib)")
+    parser.add_argument("--png", metavar="FILE.png", help="also write the curves as a picture (needs matplotlib)")
     parser.add_argument("--no-images", action="store_true", help="do not run the network on the test set")
     return parser
 
