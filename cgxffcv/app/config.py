@@ -1,6 +1,6 @@
 """One configuration for both scripts: sections of values, where each value came from, and what was wrong with it.
 
-Sources, each stronger than the ones before: built-in defaults (or the recipe's, for values that a recipe decides),
+Sources, each overriding the ones before: built-in defaults (or the recipe's, for values that a recipe decides),
 ``--config-file`` files in the order given, the command line (``--section.name=value`` or one of the flat flags), the
 environment (``CGXFFCV__SECTION__NAME=value``; ``section.name=value`` works too where a launcher can set such a name).
 """
@@ -28,11 +28,11 @@ from cgxffcv.wording import brief
 ENV_PREFIX = "CGXFFCV__"
 
 
-BASIC = ("training.recipe", "training.device", "log.config")  # in --help, beside the flat flags
+BASIC = ("training.recipe", "training.device", "log.config")  # shown by --help in addition to the flat flags
 REST = f"""\
 recipes: {", ".join(RECIPES)}
 
-Every name of a configuration file is an option, too: --training.lr=0.2; --help-all shows all of them.
+Every name in a configuration file is also an option: --training.lr=0.2; --help-all shows all of them.
 """
 
 
@@ -83,17 +83,17 @@ class Config:
         return self._values[key].origin
 
     def given(self, key: str) -> bool:
-        """Whether the user said it, by whatever way."""
+        """True if the user set it, in any way."""
         return self.origin(key) != "default"
 
     def said(self, key: str) -> bool:
-        """Whether there is a value that the user gave; null is none."""
+        """True if the user gave a value; null does not count."""
         return self.given(key) and self[key] is not None and not self.origin(key).startswith("recipe ")
 
     def fill(self, values: Mapping[str, Any], origin: str, usual: Mapping[str, Any] | None = None) -> None:
-        """Puts `values` ("section.name" to value) in where nobody has said anything; KeyError for unknown names.
+        """Sets `values` ("section.name" to value) where nothing has been set; KeyError for unknown names.
 
-        usual: what these values are if nobody says anything, where that is not the built-in default."""
+        usual: what these values are if nothing is set, where that is not the built-in default."""
         for key, value in values.items():
             if self[key] is None:
                 self._values[key] = Value(value, origin)
@@ -112,7 +112,7 @@ class Config:
         return out
 
     def differs(self, key: str) -> bool:
-        """Whether a value is another one than if nobody had said anything."""
+        """True if a value differs from what it would be if nothing were set."""
         return self[key] is not None and self[key] != self._usual[key]
 
     def lines(self, everything: bool = False) -> list[str]:
@@ -124,7 +124,7 @@ class Config:
         return [f"{key:<{names}} = {shown[key]:<{width}}  ({item.origin})" for key, item in items.items()]
 
     def told(self) -> str:
-        """What is printed before a run: as much as log.config says, and how to see the rest."""
+        """The text printed before a run: as much as log.config asks for, and how to see the rest."""
         if self.log.config == "all":
             return "\n".join(["configuration:", *self.lines(everything=True)])
         usual, lines = f"the defaults and recipe {self.training.recipe}", self.lines()
@@ -146,7 +146,7 @@ class Config:
 
 
 def _comment(text: str) -> str:
-    """On one line, and without what YAML or UTF-8 does not take: a file's name may hold any byte."""
+    """On one line, and without characters that YAML or UTF-8 rejects: a file name may contain any byte."""
     return "".join(char if char.isprintable() else " " for char in text.encode("utf-8", "backslashreplace").decode())
 
 
@@ -192,7 +192,7 @@ def _from_file(path: str, problems: list[str]) -> dict[str, Value]:
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse whose refusals are ConfigErrors, so that every mistake ends in the same way."""
+    """An ArgumentParser that raises ConfigError, so that every mistake is reported in the same way."""
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError([message])
@@ -208,7 +208,7 @@ class _Collect(argparse.Action):
 
 
 class _HelpAll(argparse.Action):
-    """Shows what --help leaves out, too."""
+    """Also shows what --help leaves out."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         make_parser(parser.prog, parser.description).print_help()
@@ -218,13 +218,15 @@ class _HelpAll(argparse.Action):
 def make_parser(prog: str, description: str, shown: Iterable[str] = SCHEMA, rest: bool = False) -> Parser:
     """A parser with --config-file, the demo's flat flags and every --section.name; its --help has those of `shown`.
 
-    rest: whether there is a --help-all with all that --help leaves out.
+    rest: whether to add a --help-all that shows what --help leaves out.
     """
     usage = "%(prog)s [--config-file FILE]... [--FLAG VALUE | --section.name=VALUE]..."
     about = {"description": description, "allow_abbrev": False, "epilog": REST if rest else __doc__.split("\n\n", 1)[1]}
     parser = Parser(prog=prog, usage=usage, **about, formatter_class=argparse.RawDescriptionHelpFormatter)
     if rest:
-        parser.add_argument("--help-all", action=_HelpAll, nargs=0, help="every parameter, and how sources are ranked")
+        parser.add_argument(
+            "--help-all", action=_HelpAll, nargs=0, help="every parameter, and which source overrides which"
+        )
     text = "YAML file of sections and values; may be repeated, later files win"
     parser.add_argument("--config-file", action="append", default=[], metavar="FILE", help=text)
     flat = parser.add_argument_group("flat flags")
@@ -256,7 +258,7 @@ def _from_command_line(collected: list[tuple[str, str, Any]], problems: list[str
         pairs = {dest: text} if dest in SCHEMA else expand[dest](text)
         for key, value in pairs.items():
             _add(target, key, value, written, problems)
-    return flat | dotted  # a full name says more than a flat flag
+    return flat | dotted  # a full name overrides a flat flag
 
 
 def _unknown(words: list[str]) -> list[str]:
@@ -301,7 +303,7 @@ def load(
 ) -> Config:
     """The configuration from `argv` (default: the process's) and `environ`. ConfigError lists every mistake at once.
 
-    used: the parameters that the program uses, if it is not all of them: its --help shows no others. It takes them all,
+    used: the parameters that the program uses, if not all of them; its --help shows only these. It accepts all of them,
     so that one configuration serves several programs.
     """
     problems: list[str] = []

@@ -1,6 +1,6 @@
-"""Configuration files: YAML (or JSON) of sections and values, from anywhere, hence hostile.
+"""Configuration files: YAML (or JSON) of sections and values, from any source, hence not trusted.
 
-Only the composed nodes are looked at, never objects made from them: no tag does anything, aliases are not unfolded,
+Only the composed nodes are looked at, never objects made from them: tags have no effect, aliases are not expanded,
 sizes and depths are bounded, and every mistake names its line.
 """
 
@@ -16,12 +16,14 @@ from cgxffcv.app.schema import SCHEMA, SECTIONS, WrongValue
 from cgxffcv.nearest import suggest
 from cgxffcv.wording import brief
 
-MAX_BYTES = 1 << 16  # PyYAML reads 30 kB a second at worst
-MAX_ITEMS = 16  # of a list
-MAX_DIGITS = 40  # of what is taken for a number
-MOST_PROBLEMS = 20  # that are told of one file
+MAX_BYTES = 1 << 16  # PyYAML reads 30 kB per second at worst
+MAX_ITEMS = 16  # in a list
+MAX_DIGITS = 40  # in what is taken for a number
+MOST_PROBLEMS = 20  # reported per file
 _TAG = "tag:yaml.org,2002:"
-_TEXT = {f"{_TAG}{name}" for name in ("str", "timestamp", "merge", "value")}  # what YAML would make of it means nothing
+_TEXT = {
+    f"{_TAG}{name}" for name in ("str", "timestamp", "merge", "value")
+}  # taken as text, whatever else YAML makes of it
 _VALUES = {f"{_TAG}{name}" for name in ("null", "bool", "int", "float")}
 
 
@@ -47,7 +49,7 @@ def _compose(name: str) -> yaml.Node | None:
     with files.open_plain(name, "rb") as file:
         data = file.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
-        raise WrongValue(f"larger than {MAX_BYTES:,} bytes; this is no configuration file")
+        raise WrongValue(f"larger than {MAX_BYTES:,} bytes; this is not a configuration file")
     if not data.strip():
         raise WrongValue("the file is empty")
     try:
@@ -65,15 +67,15 @@ class _Reader:
         self.told = 0
 
     def problem(self, line: int, text: str) -> None:
-        """Notes a mistake; of very many only the first are told."""
+        """Records a mistake; if there are very many, only the first are reported."""
         self.told += 1
         if self.told <= MOST_PROBLEMS:
             self.problems.append(f"{self.name}:{line}: {text}")
         elif self.told == MOST_PROBLEMS + 1:
-            self.problems.append(f"{self.name}: there are more mistakes; mend these first")
+            self.problems.append(f"{self.name}: there are more mistakes; fix these first")
 
     def entries(self, node: yaml.MappingNode) -> list[tuple[str, yaml.Node, int]]:
-        """(key, value node, line) of a mapping; a key that stands twice is a problem."""
+        """(key, value node, line) of a mapping; a key that occurs twice is a problem."""
         seen: dict[str, int] = {}
         out: list[tuple[str, yaml.Node, int]] = []
         if node.tag != f"{_TAG}map":
@@ -84,7 +86,7 @@ class _Reader:
             if not isinstance(key_node, yaml.ScalarNode) or key_node.tag not in _TEXT | _VALUES:
                 self.problem(line, "a key must be a plain name")
             elif key_node.tag == f"{_TAG}merge":
-                self.problem(line, "merge keys (<<) are not taken here; write the values out")
+                self.problem(line, "merge keys (<<) are not supported; write the values out")
             elif key_node.value in seen:
                 also = seen[key_node.value]
                 self.problem(line, f"duplicate key {brief(key_node.value)} (also in line {also}); keep one of them")
@@ -125,7 +127,7 @@ class _Reader:
         elif isinstance(node, yaml.MappingNode):
             return [(f"{section}.{key}", value, at) for key, value, at in self.entries(node)]
         elif not (isinstance(node, yaml.ScalarNode) and node.tag == f"{_TAG}null"):
-            self.problem(line, f"section {brief(section)} must hold values (name: value), one a line")
+            self.problem(line, f"section {brief(section)} must hold values (name: value), one per line")
         return []
 
 
@@ -142,7 +144,7 @@ def _value(node: yaml.Node, as_written: bool, depth: int = 0) -> Any:
     loader = yaml.SafeLoader("")
     try:
         return loader.construct_object(node)
-    except (ValueError, LookupError, AttributeError, yaml.YAMLError):  # a tag that the text does not go with
+    except (ValueError, LookupError, AttributeError, yaml.YAMLError):  # a tag that does not fit the text
         return node.value
     finally:
         loader.dispose()

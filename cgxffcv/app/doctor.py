@@ -1,4 +1,4 @@
-"""cgxffcv doctor: what this machine and this build have, what is missing, and the one command that mends it."""
+"""cgxffcv doctor: what this machine and this build have, what is missing, and the one command that fixes it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ USE = {
     "cuda": "GPUs",
     "nccl": "uncompressed sums between GPUs through NCCL",
 }
-# what brings a library back that the extension module is linked with
+# packages that bring back a library that the extension module is linked with
 LIBRARIES = {
     "jpeg": ["libjpeg-dev"],
     "gomp": ["libgomp1"],
@@ -43,7 +43,7 @@ FRAMEWORKS = ("torch", "jax", "cupy", "Pillow", "matplotlib")
 
 
 def output(*command: str) -> str | None:
-    """What a command prints; None if it is not there, fails or hangs."""
+    """What a command prints; None if it does not exist, fails or hangs."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False, errors="replace")
     except (OSError, subprocess.TimeoutExpired):
@@ -96,7 +96,7 @@ def system() -> dict[str, Any]:
 
 
 def gpus() -> dict[str, Any]:
-    """The NVIDIA driver and its GPUs, as nvidia-smi, or else the kernel's files, tell."""
+    """The NVIDIA driver and its GPUs, according to nvidia-smi, or else to the kernel's files."""
     query = "name,memory.total,compute_cap,driver_version"
     listed = output("nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader")
     if listed is not None:
@@ -114,7 +114,7 @@ def gpus() -> dict[str, Any]:
 
 
 def plan_cache() -> dict[str, Any]:
-    """Where the fastest convolutions are remembered (csrc/nn/cuda/conv/plans.h), and whether that can be written."""
+    """Where the fastest convolutions are cached (csrc/nn/cuda/conv/plans.h), and whether that folder is writable."""
     folder = files.cache_folder()
     nearest = folder
     while not nearest.exists() and nearest != nearest.parent:
@@ -123,17 +123,17 @@ def plan_cache() -> dict[str, Any]:
 
 
 def _no_code(architectures: str, capability: tuple[int, int]) -> str | None:
-    """What is wrong if a build for these architectures ("75;80;90") has no code for a GPU; None if it has."""
+    """What is wrong if a build for these architectures ("75;80;90") has no code for a GPU; None if it does."""
     codes = sorted((int(a) // 10, int(a) % 10) for a in re.findall(r"\d+", architectures))
     same = any(major == capability[0] and minor <= capability[1] for major, minor in codes)
-    if not codes or same or capability >= codes[-1]:  # the newest one's code is there for newer GPUs, too
+    if not codes or same or capability >= codes[-1]:  # the newest one's code also runs on newer GPUs
         return None
     number = "".join(map(str, capability))
     return f"this build's code (for {architectures}) does not run on it: rebuild with CGXFFCV_CUDA_ARCH={number}"
 
 
 def cuda() -> dict[str, Any]:
-    """What a build with CUDA makes of this machine's GPUs; {} for one without."""
+    """What a build with CUDA sees of this machine's GPUs; {} for a build without."""
     try:
         import _cgxffcv
     except ImportError:
@@ -145,7 +145,7 @@ def cuda() -> dict[str, Any]:
         {**device, "free_bytes": None, "problem": _no_code(info["cuda_architectures"], device["compute_capability"])}
         for device in _cgxffcv.devices()
     ]
-    if devices:  # the first is tried; to set up the others would take time and memory on each
+    if devices:  # only the first is tried: setting up the others would take time and memory on each
         try:
             _cgxffcv.select_device(0)
             devices[0] |= {"free_bytes": _cgxffcv.device_free_memory(), "problem": None}
@@ -163,7 +163,7 @@ def cuda() -> dict[str, Any]:
 
 
 def _mpi_library() -> tuple[dict[str, str] | None, str | None]:
-    """What ranks started from here would meet through, or why they could not."""
+    """The MPI library that ranks started from here would use, or why there is none."""
     try:
         import _cgxffcv
 
@@ -187,7 +187,7 @@ def mpi() -> dict[str, Any]:
 
 
 def found() -> dict[str, str | None]:
-    """Part of the build: what of it lies on this machine, None if nothing."""
+    """For each part of the build, what of it is on this machine; None if nothing."""
     nvcc = shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
     m = mpi()
     jpeg = ctypes.util.find_library("jpeg")
@@ -206,7 +206,7 @@ def found() -> dict[str, str | None]:
 
 
 def gather() -> dict[str, Any]:
-    """Everything that doctor knows, as plain values."""
+    """Everything that doctor reports, as plain values."""
     report: dict[str, Any] = {
         "cgxffcv": __version__,
         "python": platform.python_version(),
@@ -229,15 +229,15 @@ def gather() -> dict[str, Any]:
 class Mending:
     """What the one command has to do."""
 
-    packages: list[str] = field(default_factory=list)  # of Debian and Ubuntu
-    toolkit: list[str] = field(default_factory=list)  # of NVIDIA's repository
+    packages: list[str] = field(default_factory=list)  # for Debian and Ubuntu
+    toolkit: list[str] = field(default_factory=list)  # from NVIDIA's repository
     python: list[str] = field(default_factory=list)  # for pip
     build: bool = False  # cgxffcv itself again
-    variables: str = ""  # before the build
+    variables: str = ""  # set before the build
 
 
 def diagnose(report: dict[str, Any]) -> tuple[list[str], str | None]:
-    """What is missing, in words, and the one command that mends it; None if nothing is."""
+    """What is missing, in words, and the one command that fixes it; None if nothing is missing."""
     missing: list[str] = []
     mend = Mending()
     info = report["core"].get("info", {})
@@ -248,20 +248,20 @@ def diagnose(report: dict[str, Any]) -> tuple[list[str], str | None]:
         if not info or info.get(part):
             continue
         here = report["found"][part]
-        reason = f"{here} is here, but this build was made without it" if here else "not installed"
+        reason = f"{here} is installed, but this build was made without it" if here else "not installed"
         missing.append(f"{part} ({USE[part]}): {'this build was made without it' if part == 'mpi' else reason}")
         mend.build = True
         if here is None:
             mend.packages += APT.get(part, [])
     if info.get("mpi") and report["mpi"]["library"] is None:
-        missing.append(f"the library of MPI ({USE['mpi']}): {report['mpi']['why_no_library']}")
+        missing.append(f"the MPI library ({USE['mpi']}): {report['mpi']['why_no_library']}")
         mend.packages.append("openmpi-bin")
     elif info.get("mpi") and report["mpi"]["mpirun"] is None:
         missing.append("mpirun, which starts several ranks: not installed")
         mend.packages.append("openmpi-bin")
     if info and not info.get("cuda") and report["gpu"]["devices"]:
         here = report["found"]["cuda"]
-        reason = f"{here} is here, but this build was made without it"
+        reason = f"{here} is installed, but this build was made without it"
         if not here:
             reason = "the CUDA toolkit is not installed (its packages come from NVIDIA's repository, "
             reason += "developer.nvidia.com/cuda-downloads)"
@@ -275,7 +275,7 @@ def diagnose(report: dict[str, Any]) -> tuple[list[str], str | None]:
 
 
 def _mend_loading(error: str, mend: Mending) -> None:
-    """A library that is gone comes back; whatever else keeps the module from loading is mended by a build."""
+    """Installs a missing library again; anything else that keeps the module from loading is fixed by a build."""
     library = first_match(r"\blib([\w+-]+)\.so", error)
     if library in LIBRARIES:
         mend.packages += LIBRARIES[library]
@@ -288,7 +288,7 @@ def _mend_loading(error: str, mend: Mending) -> None:
 
 
 def _diagnose_gpus(report: dict[str, Any], mend: Mending) -> list[str]:
-    """What is wrong with the GPUs of a build with CUDA, in words."""
+    """What is wrong with the GPUs that a build with CUDA finds, in words."""
     cuda = report["cuda"]
     wrong, lacking = [], []
     if not cuda["devices"] and report["gpu"]["driver"]:
@@ -298,16 +298,16 @@ def _diagnose_gpus(report: dict[str, Any], mend: Mending) -> list[str]:
             wrong.append(f"GPU {index} ({device['name']}) cannot be used: {device['problem']}")
             lacking += ["".join(map(str, device["compute_capability"]))] if "rebuild" in device["problem"] else []
     if cuda["devices"] and cuda["cudnn"] is None:
-        wrong.append("cuDNN 9 for CUDA 13, through which GPUs train, is not here")
+        wrong.append("cuDNN 9 for CUDA 13, which training on GPUs needs, is not installed")
         mend.python.append("nvidia-cudnn-cu13 nvidia-cublas")
     if cuda["devices"] and not cuda["plan_cache"]["writable"]:
         wrong.append(
-            f"{cuda['plan_cache']['folder']} cannot be written: each process looks for the fastest convolutions again; "
-            "set CGXFFCV_CACHE to a folder of yours"
+            f"{cuda['plan_cache']['folder']} is not writable: each process looks for the fastest convolutions again; "
+            "set CGXFFCV_CACHE to a folder that you can write to"
         )
     if len(cuda["devices"]) > 1 and cuda["nccl"] is None:
         built = report["core"]["info"].get("nccl")
-        wrong.append("NCCL is not here: uncompressed gradients go between the GPUs by kernels of our own alone")
+        wrong.append("NCCL is not installed: uncompressed gradients are sent between the GPUs by our own kernels only")
         mend.toolkit += ["libnccl2"] if built else ["libnccl2", "libnccl-dev"]
         mend.build |= not built
     if lacking:
@@ -321,7 +321,7 @@ def _is_source(folder: Path) -> bool:
 
 
 def _origin() -> dict[str, Any]:
-    """What pip has noted about where this package came from (PEP 610); {} if that was an index, or nowhere."""
+    """What pip has recorded about where this package came from (PEP 610); {} for a package index, or if unknown."""
     try:
         return json.loads(importlib.metadata.distribution("cgxffcv").read_text("direct_url.json") or "{}")
     except (importlib.metadata.PackageNotFoundError, ValueError):
@@ -336,18 +336,18 @@ def _installed_from() -> Path | None:
 
 
 def checkout() -> Path | None:
-    """The source tree: the working directory, where this package lies, or where it was installed from."""
+    """The source tree: the working directory, where this package is, or where it was installed from."""
     folders = (Path.cwd(), Path(__file__).resolve().parents[2], _installed_from())
     return next((folder for folder in folders if folder and _is_source(folder)), None)
 
 
 def _made_here(folder: Path) -> bool:
-    """Whether `make` in a source tree builds what this very Python runs."""
+    """True if `make` in a source tree builds what this Python runs."""
     return folder / ".venv" == Path(sys.prefix) or folder == Path(__file__).resolve().parents[2]
 
 
 def _source() -> str:
-    """What pip builds from, for a shell. A wheel is none: what it was built without, it lacks everywhere."""
+    """What pip builds from, quoted for a shell. A wheel does not count: what it was built without, it always lacks."""
     folder, installed, origin = checkout(), _installed_from(), _origin()
     if folder is not None:
         return shlex.quote(str(folder))
@@ -359,10 +359,10 @@ def _source() -> str:
 
 
 def remedy(mend: Mending) -> str | None:
-    """One line for a shell; None if there is nothing to do."""
+    """One shell command line; None if there is nothing to do."""
     folder = checkout()
     make = mend.build and folder is not None and _made_here(folder)
-    # make installs the packages, too, but not NVIDIA's
+    # make also installs the packages, but not NVIDIA's
     wanted = list(dict.fromkeys(([] if make else mend.packages) + mend.toolkit))
     steps = []
     if wanted:
@@ -370,7 +370,7 @@ def remedy(mend: Mending) -> str | None:
     pip = f"{shlex.quote(sys.executable)} -m pip install"
     if mend.python:
         steps.append(f"{pip} --force-reinstall {' '.join(mend.python)}")
-    if make:  # clean: also where nothing in the tree has changed
+    if make:  # clean: so that it builds even if nothing in the tree has changed
         where = "" if folder == Path.cwd() else f" -C {shlex.quote(str(folder))}"
         steps.append(f"{mend.variables}make{where} clean build")
     elif mend.build:
@@ -411,17 +411,17 @@ def text(report: dict[str, Any]) -> str:
         built = yes(info.get(part)) if loaded else "-"
         lines.append(f"{part:<9} {built:<9} {report['found'][part] or 'not found'} ({use})")
     if report["frameworks"]:
-        lines += ["", "beside it: " + ", ".join(f"{name} {v}" for name, v in report["frameworks"].items())]
+        lines += ["", "also installed: " + ", ".join(f"{name} {v}" for name, v in report["frameworks"].items())]
     lines.append("")
     if report["missing"]:
         lines += ["Missing:"] + [f"  {item}" for item in report["missing"]]
-        lines += ["This mends it:", f"  {report['remedy']}"] if report["remedy"] else []
+        lines += ["This fixes it:", f"  {report['remedy']}"] if report["remedy"] else []
         if (report["remedy"] or "").endswith(" SOURCE"):
             lines.append(
                 "  (SOURCE: a folder with cgxffcv's source, or its .tar.gz; a wheel has only what it was built with)"
             )
         if "apt-get" in (report["remedy"] or "") and shutil.which("apt-get") is None:
-            lines.append("  (the packages are named as on Debian and Ubuntu; this system has others)")
+            lines.append("  (these are the package names of Debian and Ubuntu; this system has others)")
     else:
         without = "" if info.get("cuda") else " (there is no GPU, so no CUDA is needed)"
         lines.append(f"Nothing is missing{without}.")
@@ -437,14 +437,14 @@ def _memory(free: int | None, total: int) -> str:
 
 
 def _cuda_lines(cuda: dict[str, Any]) -> list[str]:
-    """What the build makes of the GPUs."""
+    """What the build sees of the GPUs."""
     if not cuda:
         return []
     cache = cuda["plan_cache"]
     lines = [f"CUDA       code for compute capabilities {cuda['architectures'].replace(';', ', ')}"]
     if cuda["devices"]:
         d = cuda["devices"][0]
-        lines[0] += f"; runtime {_version(d['runtime_version'])}, the driver takes {_version(d['driver_version'])}"
+        lines[0] += f"; runtime {_version(d['runtime_version'])}, the driver supports {_version(d['driver_version'])}"
     lines[0] += f"; cuDNN {cuda['cudnn'] or 'not found'}, NCCL {cuda['nccl'] or 'not found'}"
     for i, d in enumerate(cuda["devices"]):
         capability = ".".join(map(str, d["compute_capability"]))

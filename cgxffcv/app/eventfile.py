@@ -1,4 +1,4 @@
-"""A run's curves and configuration as an event file of TensorBoard's; its package is needed for that alone."""
+"""A run's curves and configuration as a TensorBoard event file; the package tensorboard is needed only for this."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cgxffcv import files
 from cgxffcv.errors import UserError
 
 PATTERN = "events.out.tfevents.*"
-# What of a record becomes a point of a curve: the name there, and the curve's.
+# Which values of a record become points of a curve: the value's name, and the curve's.
 CURVES = {
     "step": {"loss": "step/loss", "rate": "step/lr", "wire_bytes": "step/wire_bytes", "seconds": "step/seconds"},
     "epoch": {
@@ -35,8 +35,8 @@ def check_installed(key: str) -> None:
 
 
 class EventFile:
-    """Takes the records that run.jsonl gets. Points stand at the number of steps done. `done`: how many the run has;
-    what a killed process of it left of later ones is void. Raises OSError."""
+    """Takes the records that go to run.jsonl. The x axis is the number of steps done. `done`: the steps that the run
+    has done; later points, left by a process that was killed, become void. Raises OSError."""
 
     def __init__(self, folder: Path, done: int):
         from tensorboard.compat.proto import event_pb2, summary_pb2
@@ -49,7 +49,7 @@ class EventFile:
         self._writer.add_event(self._event(wall_time=time.time(), step=done + 1, session_log=begun))
 
     def event(self, name: str, values: Mapping[str, Any]) -> None:
-        """A record of run.jsonl; those without anything to show are passed over."""
+        """Adds a record of run.jsonl; records with nothing to show are skipped."""
         if name == "start":
             self._add(values["step"], [self._text("config", values["config"])])
         elif name in CURVES:

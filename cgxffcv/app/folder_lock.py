@@ -1,4 +1,4 @@
-"""One run at a time in a log folder: a lock that its process holds, and that goes with it."""
+"""One run at a time in a log folder: a lock that lasts as long as the process that holds it."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ LONGEST = 200  # bytes that say who holds it
 class FolderLock:
     """Held from now until `close`, or until this process ends, however that happens; also a context manager.
 
-    The folder is made if it is not there. UserError names the process that holds the lock. Where the file system has no
-    locks (NFS without its lock service), `say` tells so, and nothing keeps two runs apart.
+    The folder is made if it does not exist. UserError names the process that holds the lock. Where the file system has
+    no locks (NFS without its lock service), a note goes to `say`, and nothing keeps two runs apart.
     """
 
     def __init__(self, folder: Path, say: Callable[[str], None]):
@@ -34,7 +34,9 @@ class FolderLock:
                 folder.mkdir(parents=True, exist_ok=True)
                 file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
             except OSError as error:
-                raise UserError(f"{folder}: cannot keep a run's files there: {error.strerror}; name another") from error
+                raise UserError(
+                    f"{folder}: cannot write a run's files there: {error.strerror}; name another"
+                ) from error
             try:
                 self._take(file, say)
             finally:
@@ -42,16 +44,16 @@ class FolderLock:
                     os.close(file)
 
     def _take(self, file: int, say: Callable[[str], None]) -> None:
-        """Leaves `_file` unset if another run has removed this file meanwhile, so that there is a new one to lock."""
+        """Leaves `_file` unset if another run has removed this file meanwhile: then a new one must be locked."""
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
                 raise UserError(
-                    f"{self.folder}: another run writes into it: {self._holder(file)}; wait until it ends, or give "
+                    f"{self.folder}: another run is writing to it: {self._holder(file)}; wait until it ends, or give "
                     "this one a folder of its own with --log-dir"
                 ) from None
-            say(f"note: {self.folder}: no locks there ({error.strerror}); do not let two runs write into it at a time")
+            say(f"note: {self.folder}: no locks there ({error.strerror}); no two runs may write to it at the same time")
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(file), os.stat(self._path)):
                 os.ftruncate(file, 0)
@@ -60,10 +62,10 @@ class FolderLock:
 
     @staticmethod
     def _holder(file: int) -> str:
-        return os.pread(file, LONGEST, 0).decode("utf-8", "replace").strip() or "a process that has just begun"
+        return os.pread(file, LONGEST, 0).decode("utf-8", "replace").strip() or "a process that has just started"
 
     def close(self) -> None:
-        """Lets go of the folder; a second call does nothing."""
+        """Releases the folder; a second call does nothing."""
         if self._file >= 0:
             with contextlib.suppress(OSError):
                 os.unlink(self._path)  # nobody else can have locked it

@@ -1,8 +1,8 @@
 """mpirun for one machine: the options that a newcomer would have to find out one after another.
 
-As root (containers) Open MPI wants to be allowed; with fewer slots than ranks it wants to be told; and by default it
-binds each of two ranks to one core, however many there are. Here ranks are not bound and share the cores evenly. They
-talk through shared memory; Open MPI 5 complains of TCP, which nobody needs, on a machine without a network.
+Open MPI has to be told that it may run as root (in containers) and with more ranks than slots; and by default it binds
+each of two ranks to one core, however many there are. Here ranks are not bound and share the cores evenly. They
+communicate through shared memory; on a machine without a network Open MPI 5 complains about TCP, which is not needed.
 
 The command is a program, a script.py, -m MODULE, or one of this package's own commands that run on several ranks.
 """
@@ -29,7 +29,7 @@ ALONE = ("write", "convert", "predict", "launch", "info", "verify", "doctor")
 
 
 def mpirun() -> str | None:
-    """The mpirun that PATH has, else the one beside Python, where the wheels of MPI put theirs; None without one."""
+    """The mpirun on PATH, else the one next to Python, where the MPI wheels put theirs; None if there is none."""
     own = os.path.join(os.path.dirname(sys.executable), "mpirun")
     return "mpirun" if shutil.which("mpirun") else shutil.which(own)
 
@@ -57,7 +57,7 @@ def _resolved(program: Sequence[str]) -> list[str]:
 
 
 def _check(np: int, program: Sequence[str]) -> None:
-    """What would otherwise be said once by each rank, in mpirun's words."""
+    """Reports what every rank would otherwise report, in mpirun's words."""
     if mpirun() is None:
         raise UserError(NO_MPIRUN)
     first = program[0]
@@ -74,7 +74,7 @@ def _check(np: int, program: Sequence[str]) -> None:
 
 
 def main(np: int, program: Sequence[str], dry: bool = False) -> int:
-    """Runs mpirun and returns its exit code; UserError if that cannot be."""
+    """Runs mpirun and returns its exit code; UserError if it cannot be run."""
     words = list(program[1:] if program[:1] == ["--"] else program)
     if not words or words == ["-m"]:
         raise UsageError("launch: no command given; for example: cgxffcv launch -np 2 train --dist-backend cgx")

@@ -1,5 +1,5 @@
-"""What a run's best network says of its test set: how often each class is taken for which, and the images that it is
-most surely wrong about."""
+"""What a run's best network makes of its test set: how often each class is taken for which, and the images that it is
+most confidently wrong about."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class Mistake:
 
 @dataclass(frozen=True)
 class Verdicts:
-    """`confusion`[label, taken for]: images, int64 (classes, classes); `worst`: the surest mistakes first; `images`: as
-    many as the test set has, of which those that `confusion` counts were judged."""
+    """`confusion`[label, taken for]: numbers of images, int64 (classes, classes); `worst`: the most confident mistakes
+    first; `images`: the size of the test set, of which those that `confusion` counts were judged."""
 
     classes: tuple[str, ...]
     confusion: np.ndarray
@@ -71,17 +71,17 @@ def _judge(classifier: Any, file: Any, image: str, labels: np.ndarray, most: int
 
 
 def judge(folder: Path, test: str | None, most: int = 24) -> Verdicts:
-    """On the test images, each as it is; of more than 10,000, on so many from all over the file, which may be in the
-    order of classes. UserError without a checkpoint or a test set that fits it."""
+    """Judges the test images, each as it is; of more than 10,000, that many from all over the file, which may be sorted
+    by class. UserError without a checkpoint or a test set that fits it."""
     from cgxffcv import nn
     from cgxffcv.reader import Reader
     from cgxffcv.train.data import IMAGE, LABEL, labelled_images
 
     found = [folder / name for name in CHECKPOINTS if (folder / name).is_file()]
     if not found:
-        raise UserError(f"{folder}: no checkpoint there")
+        raise UserError(f"{folder}: no checkpoint in it")
     if not isinstance(test, str) or not Path(test).is_file():
-        raise UserError(f"{test}: the test set is not there any more")
+        raise UserError(f"{test}: the test set no longer exists")
     classifier = nn.load(found[0])
     try:
         with Reader(test) as file:

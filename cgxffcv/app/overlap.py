@@ -1,4 +1,4 @@
-"""Whether a test set holds images of the training set: a quick look, not a proof that it does not."""
+"""Checks whether a test set contains images of the training set: a quick look, which cannot prove that it does not."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cgxffcv.reader import Reader
 __all__ = ["shared_images"]
 
 MOST_TESTED = 64  # images of the test set that are looked for
-MOST_SEARCHED = 20_000  # images of the training set among which
+MOST_SEARCHED = 20_000  # images of the training set that are searched
 IMAGE, LABEL = "image", "label"
 
 
@@ -22,8 +22,8 @@ def _of_one_class(labels: np.ndarray, label: int, most: int) -> list[int]:
 
 
 def shared_images(train: str | os.PathLike[str], test: str | os.PathLike[str]) -> tuple[int, int]:
-    """How many of how many test images are in the training set, too, with the same label and byte for byte as they are
-    stored. Takes images of the class of the first one; (0, 0) for files that hold no labelled images."""
+    """How many of how many test images are also in the training set, with the same label and stored byte for byte the
+    same. Looks only at images of the first one's class; (0, 0) for files that hold no labelled images."""
     with Reader(train) as searched, Reader(test) as tested:
         for file in (searched, tested):
             kinds = [getattr(file.fields.get(name), "kind", None) for name in (IMAGE, LABEL)]

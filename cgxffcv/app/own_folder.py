@@ -1,7 +1,7 @@
-"""A folder of one's own images, a sub-folder a class, becomes two .beton files for training: once, then they are kept.
+"""Makes two .beton files for training of a folder of the user's own images, one sub-folder per class, and keeps them.
 
-They lie below data.root, in a folder whose name has a hash of all that they depend on: every image's path, size and
-time of change, and how they are made squares and split.
+They are stored under data.root, in a folder whose name contains a hash of everything that they depend on: every image's
+path, size and time of modification, and how they are made square and split.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ from cgxffcv.writer.writer import IMAGE_SUFFIXES, WriteReport
 
 __all__ = ["ClassFolder", "Squares", "alone", "prepare", "split", "square"]
 
-FORMAT = 1  # of what is made of a folder; another one is made again
-TOLD = 5  # files of a kind that are named
+FORMAT = 1  # version of the files made of a folder; those of another version are made again
+TOLD = 5  # files of a kind that are listed
 LOOK_SECONDS = 0.2  # between two looks at a lock that another process holds
-MOST_LOCKS = 20  # that are taken, one after the other, when others remove theirs
-TOLD_SECONDS = 3.0  # until the user is told of that
-STOPPED_SECONDS = 60.0  # for which that process may be stopped
-NO_IMAGES = ("thumbs.db", "desktop.ini")  # that systems leave in folders, besides hidden files
+MOST_LOCKS = 20  # how often a lock is taken again when others remove the file
+TOLD_SECONDS = 3.0  # after which the user is told of the wait
+STOPPED_SECONDS = 60.0  # for which the process that holds the lock may be stopped
+NO_IMAGES = ("thumbs.db", "desktop.ini")  # files that systems leave in folders, besides hidden ones
 PARTS = ("train", "training", "test", "testing", "val", "valid", "validation")  # that many data sets are split into
 
 
 @dataclass(frozen=True)
 class ClassFolder:
-    """FOLDER/CLASS/**/IMAGE: the classes by name, each image's path and class number, and what else is there: other
-    files, images of no class, links to folders (which are not followed: they may lead in circles)."""
+    """FOLDER/CLASS/**/IMAGE: the classes by name, each image's path and class number, and everything else: other files,
+    images outside any class, links to folders (which are not followed: they may form cycles)."""
 
     root: Path
     classes: tuple[str, ...]
@@ -59,11 +59,11 @@ class ClassFolder:
 
     @classmethod
     def read(cls, folder: str, key: str, classes: Sequence[str] | None = None) -> ClassFolder:
-        """classes: those of the training folder, for the test's. DataError names what is missing; OSError: a folder
-        cannot be read."""
+        """classes: those of the training folder, if this is the test's. DataError names what is missing; OSError if a
+        folder cannot be read."""
         root = Path(folder)
         if not root.is_dir():
-            raise DataError(f"{folder}: {'is no folder' if root.exists() else 'no such folder'} ({key})")
+            raise DataError(f"{folder}: {'not a folder' if root.exists() else 'no such folder'} ({key})")
         entries = sorted(entry for entry in root.iterdir() if not entry.name.startswith("."))
         found = [entry.name for entry in entries if entry.is_dir()]
         names = _checked_classes(folder, key, found, classes)
@@ -83,12 +83,12 @@ class ClassFolder:
         return cls(root, tuple(names), tuple(paths), tuple(labels), tuple(others))
 
     def listing(self) -> list[Any]:
-        """What changes when an image does."""
+        """A value that changes when an image does."""
         return [list(self.classes), [[os.path.relpath(path, self.root), *_state(path)] for path in self.paths]]
 
 
 def _state(path: str) -> tuple[int | None, int | None]:
-    """Size and time of change; None for what is not there (a link that leads nowhere): the writer says so."""
+    """Size and time of modification; None for a file that does not exist (a broken link): the writer reports it."""
     try:
         found = os.stat(path)
     except OSError:
@@ -101,15 +101,15 @@ def _checked_classes(folder: str, key: str, found: list[str], wanted: Sequence[s
         unknown = [name for name in found if name not in wanted]
         if unknown:
             raise DataError(
-                f"{folder}: class {unknown[0]!r} ({key}) is not among the training images'; there are "
+                f"{folder}: class {unknown[0]!r} ({key}) is not among the training images' classes: "
                 f"{', '.join(wanted[:20])}{', ...' if len(wanted) > 20 else ''}"
             )
         return wanted
     if not CLASSES[0] <= len(found) <= CLASSES[1]:
         seen = "one class only" if len(found) == 1 else f"{len(found):,} sub-folders"
         raise DataError(
-            f"{folder}: {seen} ({key}); expected one sub-folder a class, {CLASSES[0]} to {CLASSES[1]:,} of them, as in "
-            f"{Path(folder) / 'cat' / 'tom.jpg'}"
+            f"{folder}: {seen} ({key}); expected one sub-folder per class, {CLASSES[0]} to {CLASSES[1]:,} of them, as "
+            f"in {Path(folder) / 'cat' / 'tom.jpg'}"
         )
     if all(name.lower() in PARTS for name in found):
         first, *rest = sorted(found, key=lambda name: not name.lower().startswith("train"))
@@ -149,7 +149,7 @@ def square(image: np.ndarray, side: int) -> np.ndarray:
 
 
 class Squares(Sequence[tuple[np.ndarray, int]]):
-    """Images of one size with their labels, decoded when they are asked for."""
+    """Images of one size with their labels, decoded on access."""
 
     def __init__(self, paths: Sequence[str], labels: Sequence[int], side: int):
         self.paths, self.labels, self.side = paths, labels, side
@@ -168,8 +168,8 @@ class Squares(Sequence[tuple[np.ndarray, int]]):
 
 
 def split(labels: Sequence[int], share: float, seed: int) -> np.ndarray:
-    """Which images are kept for the test, a mask: of each class that share of its images, drawn by the seed, at least
-    one, but never its only one."""
+    """A mask of the images kept for the test: that share of each class's images, drawn by the seed, at least one, but
+    never a class's only image."""
     values = np.asarray(labels)
     random = np.random.default_rng(seed)
     chosen = np.zeros(len(values), bool)
@@ -183,7 +183,7 @@ def split(labels: Sequence[int], share: float, seed: int) -> np.ndarray:
 def _write(
     path: Path, squares: Squares, names: Sequence[str], config: Config, say: process.Say, whole: bool = False
 ) -> None:
-    """whole: some image of each class must be left."""
+    """whole: at least one image of each class must be readable."""
     fields = {"image": RGBImageField(), "label": IntField()}
     ways = {"on_error": config.data.on_error, "checksums": config.data.checksums}
     writer = DatasetWriter(path, fields, num_workers=config.data.num_workers, **ways)
@@ -191,7 +191,7 @@ def _write(
         report = writer.from_indexed_dataset(squares)
     except _cgxffcv.BetonError as error:
         reason = error.reason if error.reason.startswith(str(squares.paths[error.sample])) else str(error)
-        raise DataError(f"{reason}; mend or remove it, or leave such images out: --data.on_error=skip") from error
+        raise DataError(f"{reason}; fix or remove it, or leave such images out: --data.on_error=skip") from error
     _tell(report, say)
     bad = {skipped.index for skipped in report.skipped}
     kept = {label for index, label in enumerate(squares.labels) if index not in bad}
@@ -212,8 +212,8 @@ def _tell(report: WriteReport, say: process.Say) -> None:
 
 
 def _wait_for(file: IO[str], folder: Path, say: process.Say) -> bool:
-    """Until nobody else holds the lock. Whoever does may take hours, but not by standing still. False: there are no
-    locks there, so each makes the files, and each file appears whole."""
+    """Waits until nobody else holds the lock. Its holder may take hours, but may not be stopped. Returns False if there
+    are no locks there: then each process makes the files, and each file appears whole."""
     waited = stopped = 0.0
     while True:
         try:
@@ -230,17 +230,19 @@ def _wait_for(file: IO[str], folder: Path, say: process.Say) -> bool:
         if stopped >= STOPPED_SECONDS:
             raise DataError(
                 f"{folder}: process {holder}, which makes the files there, is stopped (SIGSTOP): kill -CONT {holder} "
-                "lets it go on, kill -9 lets this one make them"
+                "lets it continue, kill -9 lets this one make them"
             )
         if waited < TOLD_SECONDS <= waited + LOOK_SECONDS:
-            say(f"{folder}: another process{f' ({holder})' if holder else ''} makes the files there; waiting for it")
+            say(
+                f"{folder}: another process{f' ({holder})' if holder else ''} is making the files there; waiting for it"
+            )
         time.sleep(LOOK_SECONDS)
         waited += LOOK_SECONDS
 
 
 def _held_lock(folder: Path, say: process.Say) -> tuple[IO[str], bool]:
-    """The folder's lock, and whether it is held. Whoever fails in there may remove both while others wait: then they
-    are made again."""
+    """The folder's lock, and whether it is held. A process that fails may remove both while others wait: then they are
+    made again."""
     path = folder / ".lock"
     for _ in range(MOST_LOCKS):
         folder.mkdir(parents=True, exist_ok=True)
@@ -251,13 +253,13 @@ def _held_lock(folder: Path, say: process.Say) -> tuple[IO[str], bool]:
                 stack.pop_all()
                 return file, held
         time.sleep(LOOK_SECONDS)
-    raise DataError(f"{path}: whenever it is locked it is another file by then; name another folder (--data.root=DIR)")
+    raise DataError(f"{path}: it keeps being replaced while it is being locked; name another folder (--data.root=DIR)")
 
 
 @contextlib.contextmanager
 def alone(folder: Path, say: process.Say) -> Iterator[bool]:
-    """One process at a time: the others wait, and find what the first has made. False where there are no locks, and
-    others may be at work, too."""
+    """Lets in one process at a time: the others wait, and find what the first has made. Yields False where there are no
+    locks, and others may be at work, too."""
     file, held = _held_lock(folder, say)
     with file:
         file.truncate(0)
@@ -267,7 +269,7 @@ def alone(folder: Path, say: process.Say) -> Iterator[bool]:
 
 
 def _left_out(on_error: str) -> list[Any]:
-    """What else decides which images can be read, where others are left out."""
+    """What else decides which images can be read, if the others are left out."""
     return [on_error, find_spec("PIL") is not None, _cgxffcv.max_image_pixels()] if on_error == "skip" else [on_error]
 
 
@@ -285,7 +287,7 @@ def _name(config: Config, training: ClassFolder, testing: ClassFolder | None) ->
 def _check(config: Config) -> None:
     if config.data.folder is None:
         raise ConfigError(
-            ["data.source = folder needs data.folder, your images in one sub-folder a class: --data.folder=DIR"]
+            ["data.source = folder needs data.folder, your images in one sub-folder per class: --data.folder=DIR"]
         )
     root = Path(config.data.root).resolve()
     for key, images in (("data.folder", config.data.folder), ("data.val_folder", config.data.val_folder)):
@@ -305,8 +307,8 @@ def _make(folder: Path, config: Config, training: ClassFolder, testing: ClassFol
     held = np.zeros(len(labels), bool) if testing is not None else split(labels, d.val_share, d.split_seed)
     if testing is None and not held.any():
         raise DataError(
-            f"{d.folder}: one image in each class; nothing is left for the test. Add images, or name test images with "
-            "--data.val_folder"
+            f"{d.folder}: only one image in each class, which leaves none for the test. Add images, or name test "
+            "images with --data.val_folder"
         )
     rest = Squares(paths[~held].tolist(), labels[~held].tolist(), d.side)
     if testing is not None:
@@ -321,7 +323,7 @@ def _make(folder: Path, config: Config, training: ClassFolder, testing: ClassFol
     if others:
         more = ", ..." if len(others) > TOLD else ""
         say(
-            f"note: {len(others):,} left out (files with no image's ending, images of no class, links to folders): "
+            f"note: {len(others):,} left out (files without an image suffix, images of no class, links to folders): "
             f"{', '.join(others[:TOLD])}{more}"
         )
     _write(folder / "train.beton", rest, training.classes, config, say, whole=True)
@@ -342,12 +344,12 @@ def _made(folder: Path) -> bool:
 
 
 def prepare(config: Config, say: process.Say) -> None:
-    """Makes the .beton files of data.folder unless they are there, and puts their names into the configuration. Every
-    rank calls it; one makes them, the others wait.
+    """Makes the .beton files of data.folder unless they exist, and puts their names into the configuration. Every rank
+    calls it; one makes them, the others wait.
 
-    Raises ConfigError without data.folder, and with data.root inside the images' folders; DataError for folders that
-    are not there, that cannot be read, without classes or images, for classes whose names would be the same in a file,
-    and, unless data.on_error is skip, for the first image that cannot be read.
+    Raises ConfigError without data.folder, and with data.root inside the images' folders; DataError for folders that do
+    not exist, cannot be read, or have no classes or images, for classes whose names would be the same in a file, and,
+    unless data.on_error is skip, for the first image that cannot be read.
     """
     _check(config)
     training = _read(config, "data.folder")

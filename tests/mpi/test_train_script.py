@@ -251,7 +251,7 @@ def test_the_second_run_in_a_folder_is_refused(data, tmp_path):
         wait_for_epoch(first, tmp_path)
         for again in ([], ["--resume"]):
             done = train(data, tmp_path, *TINY, *again)
-            assert done.returncode == 1 and f"another run writes into it: process {first.pid} on" in done.stderr
+            assert done.returncode == 1 and f"another run is writing to it: process {first.pid} on" in done.stderr
             assert len(events(tmp_path, "start")) == 1
     finally:
         first.kill()
@@ -263,7 +263,7 @@ def test_the_second_run_in_a_folder_is_refused(data, tmp_path):
 def test_the_ranks_of_a_job_share_the_folder_and_refuse_together(data, tmp_path):
     with FolderLock(tmp_path, print):
         done = train(data, tmp_path, *TINY, ranks=2)
-        assert done.returncode != 0 and f"another run writes into it: process {os.getpid()}" in done.stderr
+        assert done.returncode != 0 and f"another run is writing to it: process {os.getpid()}" in done.stderr
     done = train(data, tmp_path, *TINY, "--epochs", "1", ranks=2)
     assert done.returncode == 0 and not (tmp_path / ".lock").exists(), done.stderr
 

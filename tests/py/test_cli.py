@@ -391,7 +391,7 @@ def test_what_is_only_not_installed_needs_no_build():
     assert missing == ["mpirun, which starts several ranks: not installed"]
     assert remedy.endswith("apt-get install -y openmpi-bin")
     missing, remedy = doctor.diagnose(made_up(mpi={"mpirun": None, "library": None, "why_no_library": "none is here"}))
-    assert missing == ["the library of MPI (several ranks under mpirun): none is here"]
+    assert missing == ["the MPI library (several ranks under mpirun): none is here"]
     assert remedy.endswith("apt-get install -y openmpi-bin")
 
 
@@ -439,7 +439,7 @@ def test_doctor_on_gpus(monkeypatch, tmp_path):
         ),
         (
             {"gpu": DRIVER, "found": {"cuda": "CUDA toolkit 13.0"}},
-            "CUDA toolkit 13.0 is here, but this build was made",
+            "CUDA toolkit 13.0 is installed, but this build was made",
             "make clean build",
         ),
         (
@@ -454,12 +454,12 @@ def test_doctor_on_gpus(monkeypatch, tmp_path):
         ),
         (
             {"core": WITH_CUDA, "gpu": DRIVER, "cuda": {**CUDA, "plan_cache": unwritable}},
-            "/nowhere cannot be written: each process looks for the fastest convolutions again; set CGXFFCV_CACHE",
+            "/nowhere is not writable: each process looks for the fastest convolutions again; set CGXFFCV_CACHE",
             None,
         ),
         (
             {"core": WITH_CUDA, "gpu": DRIVER, "cuda": {**CUDA, "devices": [H100, H100], "nccl": None}},
-            "NCCL is not here: uncompressed gradients go between the GPUs by kernels of our own alone",
+            "NCCL is not installed: uncompressed gradients are sent between the GPUs by our own kernels only",
             "sudo apt-get install -y libnccl2 libnccl-dev && make clean build",
         ),
         ({"core": WITH_CUDA, "cuda": {**CUDA, "devices": [], "why_no_device": "no driver"}}, None, None),
@@ -470,7 +470,7 @@ def test_doctor_on_gpus(monkeypatch, tmp_path):
         assert expected is None or expected in missing[0], missing
     text = "\n".join(doctor._cuda_lines({**CUDA, "devices": [H100, lost]}))
     for part in (
-        "capabilities 75, 80, 86, 90; runtime 13.0, the driver takes 13.0; cuDNN 9.13.0, NCCL 2.28.9",
+        "capabilities 75, 80, 86, 90; runtime 13.0, the driver supports 13.0; cuDNN 9.13.0, NCCL 2.28.9",
         "0: NVIDIA H100, compute capability 9.0, 132 multiprocessors, 79.0 of 80.0 GB free, usable",
         "1: Tesla M40, compute capability 5.2, 132 multiprocessors, 80.0 GB, CANNOT BE USED",
         ".cache/cgxffcv (writable)",

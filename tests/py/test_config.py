@@ -208,7 +208,7 @@ def test_unreadable_files(tmp_path):
     assert "not UTF-8" in problems("--config-file", str(tmp_path / "latin"))[0]
     assert "Is a directory" in problems("--config-file", str(tmp_path))[0]
     (tmp_path / "big").write_bytes(b"#" * (config_file.MAX_BYTES + 1))
-    assert "no configuration file" in problems("--config-file", str(tmp_path / "big"))[0]
+    assert "not a configuration file" in problems("--config-file", str(tmp_path / "big"))[0]
 
 
 def test_every_flipped_bit_and_cut_of_a_file_is_a_configuration_or_refused(file):
@@ -285,7 +285,7 @@ def test_hostile_files_end_in_short_messages(file, name):
 
 def test_of_very_many_mistakes_the_first_are_told(file):
     found = problems("--config-file", file("training:\n" + "".join(f"  learning_rate{i}: 1\n" for i in range(2000))))
-    assert len(found) == config_file.MOST_PROBLEMS + 1 and found[-1].endswith("mend these first")
+    assert len(found) == config_file.MOST_PROBLEMS + 1 and found[-1].endswith("fix these first")
 
 
 def test_what_is_no_plain_file_is_refused(tmp_path):

@@ -41,7 +41,7 @@ def other(tmp_path):
 
 def test_the_second_run_names_the_first(tmp_path, other):
     expected = (
-        rf"log: another run writes into it: process {other.pid} on .*, since 20.*; wait until it ends, .*--log-dir"
+        rf"log: another run is writing to it: process {other.pid} on .*, since 20.*; wait until it ends, .*--log-dir"
     )
     for name in ("log", "log/../log"):
         with pytest.raises(UserError, match=expected):
@@ -88,12 +88,12 @@ def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(fcntl, "flock", refuse)
     said = []
     with FolderLock(tmp_path, said.append):
-        assert len(said) == 1 and "no locks there (No locks available); do not let two runs write" in said[0]
+        assert len(said) == 1 and "no locks there (No locks available); no two runs may write" in said[0]
 
 
 def test_a_folder_that_cannot_be(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"file/log: cannot keep a run's files there: Not a directory; name another"):
+    with pytest.raises(UserError, match=r"file/log: cannot write a run's files there: Not a directory; name another"):
         FolderLock(tmp_path / "file/log", print)
-    with pytest.raises(UserError, match="file: cannot keep a run's files there: File exists; name another"):
+    with pytest.raises(UserError, match="file: cannot write a run's files there: File exists; name another"):
         FolderLock(tmp_path / "file", print)

@@ -333,7 +333,7 @@ def test_a_link_to_a_folder_is_named_and_one_to_nothing_is_a_bad_image(folder):
     (folder / "ant" / "more").symlink_to(folder / "bee")
     c, said = prepare(folder)
     assert (
-        f"1 left out (files with no image's ending, images of no class, links to folders): {folder / 'ant' / 'more'}"
+        f"1 left out (files without an image suffix, images of no class, links to folders): {folder / 'ant' / 'more'}"
         in said
     )
     (folder / "ant" / "gone.png").symlink_to("nowhere.png")
@@ -377,7 +377,7 @@ def test_a_folder_for_the_test(folder, tmp_path):
         assert list(file.column("label")) == [2]
     assert "24 images for training and 1 for the test" in said
     (tmp_path / "other" / "gnu").mkdir()
-    with pytest.raises(DataError, match="class 'gnu' .* is not among the training images'; there are ant, bee, cow"):
+    with pytest.raises(DataError, match="class 'gnu' .* is not among the training images' classes: ant, bee, cow"):
         prepare(folder, f"--data.val_folder={tmp_path / 'other'}")
 
 
@@ -513,7 +513,7 @@ def test_one_image_a_class_leaves_nothing_for_the_test(tmp_path):
     for number, name in enumerate(NAMES[:2]):
         (tmp_path / "few" / name).mkdir(parents=True)
         Image.fromarray(pictures(2, 24, 2)[0][number]).save(tmp_path / "few" / name / "x.png")
-    with pytest.raises(DataError, match="one image in each class; nothing is left for the test"):
+    with pytest.raises(DataError, match="only one image in each class, which leaves none for the test"):
         prepare(tmp_path / "few")
 
 

@@ -259,7 +259,7 @@ def test_the_command_after_a_training(tmp_path, capsys, monkeypatch):
             np.testing.assert_array_equal(mistake.image, file.value(mistake.number, "image"))
     (tmp_path / "test.beton").unlink()
     assert cli.run(["report", str(tmp_path / "run"), "-o", str(tmp_path / "x.html")]) == 0
-    assert "the test set is not there any more" in (tmp_path / "x.html").read_text()
+    assert "the test set no longer exists" in (tmp_path / "x.html").read_text()
 
 
 def test_a_picture_needs_matplotlib(tmp_path):

@@ -60,7 +60,7 @@ def test_relative_paths_belong_to_the_working_directory(tmp_path):
     [
         (["--data.sauce=auto"], 2, "unknown option --data.sauce; did you mean --data.source?"),
         (["--data.source=cloud"], 2, "expected one of auto, local, download, sample"),
-        (["--data.train_dataset=x.beton", "--data.val_dataset=./x.beton"], 2, "are one file: x.beton"),
+        (["--data.train_dataset=x.beton", "--data.val_dataset=./x.beton"], 2, "are the same file: x.beton"),
         (["--data.num_workers=2000"], 2, "expected a whole number from 1 to 1024, or -1"),
         (["--data.source=local", "--data.root=/proc/nowhere"], 1, "no CIFAR-10 below /proc/nowhere"),
         (["--data.source=sample", "--data.train_dataset=/proc/none/x.beton"], 1, "/proc/none"),

@@ -1,9 +1,10 @@
-"""Trains on the .beton files that were written before, with gradients averaged over all ranks.
+"""Trains on .beton files written before, with gradients averaged over all ranks.
 
     cgxffcv train                                                           one process
     cgxffcv launch -np 4 train --dist-backend cgx --quantization-bits 4     four, compressed gradients
     cgxffcv train --data.source=folder --data.folder=DIR                    your own images: DIR/CLASS/IMAGE
-    cgxffcv train --data.source=sample                                      a try, with the images that ship with it
+    cgxffcv train --data.source=sample                                      a first try, with the images that ship with
+    cgxffcv
 
 Without --training.recipe it trains resnet9: ResNet-9 in 20 epochs, 93.6 % on CIFAR-10; on the sample, where there is no
 GPU, airbench90.

@@ -1,7 +1,7 @@
-"""Writes CIFAR-10, or images of one's own, as two .beton files, for training.
+"""Writes CIFAR-10, or your own images, as two .beton files for training.
 
-The data comes from where data.source says: files below data.root, a download, the sample that ships with cgxffcv, or
-(folder) your own images in data.folder, one sub-folder a class.
+The data comes from where data.source says: files under data.root, a download, the sample that ships with cgxffcv, or
+(folder) your own images in data.folder, one sub-folder per class.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def main(prog: str, arguments: Sequence[str]) -> int:
         process.say(f"kept in {settings.data.train_dataset} and {settings.data.val_dataset}")
         return 0
     if os.path.realpath(d.train_dataset) == os.path.realpath(d.val_dataset):
-        raise ConfigError([f"data.train_dataset and data.val_dataset are one file: {d.train_dataset}; name two"])
+        raise ConfigError([f"data.train_dataset and data.val_dataset are the same file: {d.train_dataset}; name two"])
     interrupts.careful()
     data = cifar.obtain(d.root, d.source, d.url, say=process.say, mode=settings.log.progress)
     write(d.train_dataset, data.train_images, data.train_labels, d.num_workers, d.checksums)
