@@ -1,4 +1,4 @@
-"""One page about one or several runs, with all that it shows inside: no scripts, no other files, no network."""
+"""A self-contained page about one or more runs: no scripts, no other files, no network."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from cgxffcv.wording import counted, duration, size
 
 __all__ = ["page"]
 
-MOST_CELLS = 20  # classes of which a confusion matrix shows every cell
+MOST_CELLS = 20  # up to this many classes a confusion matrix shows every cell
 MOST_PAIRS = 15
 
 STYLE = """
@@ -85,7 +85,7 @@ def _cards(runs: Sequence[RunRecord]) -> str:
 
 
 def _legend(entries: Sequence[tuple[str, str, str]]) -> str:
-    """Of (name, colour, class)."""
+    """A legend of (name, colour, class)."""
     items = "".join(
         f'<span><i class="{kind}" style="{"background" if kind == "square" else "border-color"}:{colour}"></i>'
         f"{_e(name)}</span>"
@@ -95,7 +95,7 @@ def _legend(entries: Sequence[tuple[str, str, str]]) -> str:
 
 
 def _curves(runs: Sequence[RunRecord]) -> str:
-    """Accuracy and loss of tests and training, the rate, the speed."""
+    """Accuracy and loss in tests and training, the learning rate, the speed."""
     several = len(runs) > 1
     coloured = list(zip(runs, COLOURS * len(runs), strict=False))
 
@@ -124,7 +124,7 @@ def _curves(runs: Sequence[RunRecord]) -> str:
             svg.chart(
                 [Curve(run.name, run.curve("images_per_second"), colour) for run, colour in coloured],
                 "epoch",
-                "images a second",
+                "images per second",
                 from_zero=True,
             ),
             keys,
@@ -136,7 +136,7 @@ def _curves(runs: Sequence[RunRecord]) -> str:
 
 
 def _by_epoch(run: RunRecord, key: str) -> list[tuple[float, float]]:
-    """A value of the steps over the epochs that they stand in: the first epoch ends at 1."""
+    """A value of the steps over the epochs that they belong to: the first epoch ends at 1."""
     lengths: dict[int, int] = {}
     for step in run.steps:
         lengths[step["epoch"]] = lengths.get(step["epoch"], 0) + 1
@@ -171,11 +171,11 @@ def _wire(runs: Sequence[RunRecord]) -> str:
         if run.wire_bytes and run.steps:
             bits = run.setting("compression.bits")
             how = (
-                f"{bits} bits a value, {run.setting('compression.algorithm')}"
+                f"{bits} bits per value, {run.setting('compression.algorithm')}"
                 if bits not in (None, 32)
                 else "uncompressed"
             )
-            a_step = f"{size(run.wire_bytes_a_step)} a step of rank 0"
+            a_step = f"{size(run.wire_bytes_a_step)} per step on rank 0"
             cells = (run.name, counted(run.ranks, "process"), how, size(run.wire_bytes), a_step)
             rows.append("<tr>" + "".join(f"<td>{_e(cell)}</td>" for cell in cells) + "</tr>")
     return f'<table class="lines">{"".join(rows)}</table>' if rows else ""
@@ -238,9 +238,9 @@ def _confusion(verdicts: Verdicts) -> str:
             cells.append(f'<td style="background:{tone}" title="{_e(told)}">{text}</td>')
         lines.append(f"<tr><th>{_e(classes[label])}</th>{''.join(cells)}<th>{row[label] / total:.1%}</th></tr>")
     about = (
-        "<p class='dim'>Rows: what the images are; columns: what they were taken for; at the end: the share that was "
+        "<p class='dim'>Rows: what the images are; columns: what they were taken for; at the end: the share that is "
     )
-    about += "found.</p>"
+    about += "right.</p>"
     return f'{about}<table class="matrix">{head}<tbody>{"".join(lines)}</tbody></table>'
 
 
@@ -268,13 +268,13 @@ def _judged(verdicts: Verdicts | None, problem: str | None) -> str:
     if verdicts is None:
         return _section("Mistakes", f"<p class='dim'>Not shown: {_e(problem)}</p>") if problem else ""
     figures = "".join(_figure(mistake, verdicts.classes) for mistake in verdicts.worst)
-    wrong = f'<div class="wrong">{figures}</div>' if figures else "<p>There is none.</p>"
-    title = f"What {verdicts.checkpoint} takes for what: {verdicts.accuracy:.2%} of "
+    wrong = f'<div class="wrong">{figures}</div>' if figures else "<p>There are none.</p>"
+    title = f"Confusions of {verdicts.checkpoint}: accuracy {verdicts.accuracy:.2%} on "
     if verdicts.judged < verdicts.images:
-        title += f"{verdicts.judged:,} plain images from all over the {verdicts.images:,} of the test set"
+        title += f"{verdicts.judged:,} plain images spread over the {verdicts.images:,} of the test set"
     else:
         title += "the plain images"
-    return _section(title, _confusion(verdicts)) + _section("Most surely wrong", wrong)
+    return _section(title, _confusion(verdicts)) + _section("Most confidently wrong", wrong)
 
 
 def page(runs: Sequence[RunRecord], verdicts: Verdicts | None = None, problem: str | None = None) -> str:
@@ -282,7 +282,7 @@ def page(runs: Sequence[RunRecord], verdicts: Verdicts | None = None, problem: s
     names = ", ".join(run.name for run in runs)
     began = time.strftime("%Y-%m-%d %H:%M", time.localtime(runs[0].start.get("time", 0)))
     body = [
-        f"<h1>{_e(names)}</h1><p class='about'>{counted(len(runs), 'training')}, begun {began}; written by cgxffcv "
+        f"<h1>{_e(names)}</h1><p class='about'>{counted(len(runs), 'run')}, started {began}; written by cgxffcv "
         f"{_e(__version__)}</p>",
         _cards(runs),
         _curves(runs),

@@ -1,4 +1,4 @@
-"""The curves of runs as a picture; matplotlib is needed for it alone."""
+"""The curves of runs as a picture; matplotlib is needed only for this."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ __all__ = ["write"]
 PANELS = (
     ("accuracy", "test_accuracy", "train_accuracy"),
     ("loss", "test_loss", "train_loss"),
-    ("images a second", "images_per_second", None),
+    ("images per second", "images_per_second", None),
 )
 
 
 def write(runs: Sequence[RunRecord], path: str) -> None:
-    """UserError without matplotlib."""
+    """Writes the picture to `path`. UserError without matplotlib."""
     if importlib.util.find_spec("matplotlib") is None:
         raise UserError("--png needs matplotlib: pip install matplotlib")
     import matplotlib

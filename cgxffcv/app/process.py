@@ -1,7 +1,7 @@
-"""What every command of ours shares: which rank this is, how many cores it has, and how it ends.
+"""What all our commands share: which rank this is, how many cores it has, and how it ends.
 
-A mistake of the user ends in one message and exit code 2, a failure of the world around us in one message and exit
-code 1; only a mistake of ours shows a traceback. Under mpirun the first rank that fails ends all others.
+A user's mistake ends in one message and exit code 2, a failure of the environment in one message and exit code 1; only
+a bug of ours shows a traceback. Under mpirun the first rank that fails ends all others.
 """
 
 from __future__ import annotations
@@ -21,17 +21,18 @@ from cgxffcv.errors import ConfigError, UsageError, UserError
 from cgxffcv.interrupts import Terminated
 
 Say = Callable[[str], None]
-# What other ranks leave to rank 0 for a message that all would give, and to the rank whose failure they heard of.
+# How long other ranks wait for rank 0 to print what all would print, and for the rank of whose failure they were
+# notified.
 SAME_WORD_SECONDS, HEARD_SECONDS = 1.0, 1.5
 
 
 def rank() -> int:
-    """This process's number as the launcher tells it; 0 without a launcher. Does not start MPI."""
+    """This process's number according to the launcher; 0 without a launcher. Does not start MPI."""
     return place.or_alone().rank
 
 
 def ranks() -> int:
-    """The number of processes as the launcher tells it; 1 without a launcher."""
+    """The number of processes according to the launcher; 1 without a launcher."""
     return max(place.or_alone().size, 1)
 
 
@@ -55,7 +56,7 @@ def cores_of_this_rank() -> int:
 
 
 def printable(stream: TextIO | None) -> None:
-    """Lets a stream show what its encoding lacks (an umlaut in ASCII, a byte of a file's name) as an escape."""
+    """Makes a stream show what its encoding lacks (an umlaut in ASCII, a byte of a file's name) as an escape."""
     if getattr(stream, "errors", "") in ("strict", "surrogateescape") and hasattr(stream, "reconfigure"):
         stream.reconfigure(errors="backslashreplace")
 
@@ -67,7 +68,7 @@ def say(text: str = "") -> None:
 
 
 def say_here(text: str = "") -> None:
-    """Prints on whichever rank it is: what only one of them does."""
+    """Prints on whichever rank this is: for work that only one of them does."""
     printable(sys.stdout)
     print(text, flush=True)
 
@@ -77,12 +78,12 @@ def _message(error: BaseException) -> str:
         names = " -> ".join(str(name) for name in (error.filename, error.filename2) if name)
         return f"{names}: {error.strerror}" if names else error.strerror
     text = str(error) or type(error).__name__
-    # what to install stands there; how this very installation is built again, doctor finds out
+    # the text says what to install; doctor finds out how this installation is built again
     return f"{text} (cgxffcv doctor gives the command)" if type(error).__name__ == "NotBuiltError" else text
 
 
 def _expected() -> tuple[type[BaseException], ...]:
-    """Exceptions that speak for themselves."""
+    """Exceptions whose message is enough, without a traceback."""
     kinds: list[type[BaseException]] = [OSError, MemoryError]
     core = sys.modules.get("_cgxffcv")
     for name in ("BetonError", "CommError", "CudaError", "NotBuiltError"):
@@ -95,13 +96,13 @@ _how_to_go_on = ""
 
 
 def go_on_with(text: str) -> None:
-    """What to say behind the message of a failure between ranks; "" for nothing."""
+    """Sets what to print after the message of a failure between ranks; "" for nothing."""
     global _how_to_go_on
     _how_to_go_on = text
 
 
 def _flush() -> None:
-    """Writes out what was printed; a stream may be closed, full, or gone."""
+    """Flushes what was printed; a stream may be closed, full, or gone."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, OSError, ValueError):
             stream.flush()
@@ -117,7 +118,7 @@ def run(prog: str, main: Callable[[], int | None]) -> NoReturn:
     """Runs `main` and ends the process with its result, or with a message and a code for what went wrong."""
     interrupts.begin(prog)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    # what is warned about, not in which line of ours
+    # show what is warned about, not our line of code
     warnings.formatwarning = lambda message, *where: f"{prog}: warning: {message}\n"
     printable(sys.stdout)
     try:
@@ -127,7 +128,7 @@ def run(prog: str, main: Callable[[], int | None]) -> NoReturn:
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else 1 if error.code else 0
     except BaseException as error:
-        interrupts.quiet()  # mpirun may now end this process without more words
+        interrupts.quiet()  # mpirun may now end this process without another message
         code, delay, text = _verdict(prog, error)
         _tell_other_ranks(error)
         time.sleep(delay)
@@ -144,8 +145,8 @@ def run(prog: str, main: Callable[[], int | None]) -> NoReturn:
 def _verdict(prog: str, error: BaseException) -> tuple[int, float, str]:
     """Exit code, seconds to wait, and what to say then.
 
-    Whoever says something first ends all ranks, so the rank that knows best speaks first: rank 0 where all ranks would
-    say the same, and ranks that only heard of another one's failure last.
+    The first rank to end ends all others, so the rank that knows most reports first: rank 0 if all ranks would say the
+    same; ranks that were only notified of another one's failure come last.
     """
     alone = ranks() == 1
     name = prog if alone else f"{prog}: rank {rank()}"
@@ -166,15 +167,15 @@ def _verdict(prog: str, error: BaseException) -> tuple[int, float, str]:
     if interrupts.received():  # whoever caught the interrupt's exception raised another one instead
         return 128 + interrupts.received(), 0.0, interrupts.words(prog, interrupts.received())
     if isinstance(error, ImportError) and error.name == "_cgxffcv":
-        remedy = "python -m cgxffcv doctor says what mends it (in a checkout: make build)"
+        remedy = "python -m cgxffcv doctor says what fixes it (in a checkout: make build)"
         text = f"{name}: error: the extension module cannot be loaded: {error}; {remedy}\n"
         return 1, SAME_WORD_SECONDS if rank() else 0.0, text
     text = "".join(traceback.format_exception(error))
-    return 70, 0.0, f"{text}{name}: this is a mistake in cgxffcv; please report it with the lines above\n"
+    return 70, 0.0, f"{text}{name}: this is a bug in cgxffcv; please report it with the lines above\n"
 
 
 def _tell_other_ranks(error: BaseException) -> None:
-    """Breaks what is left of the communicators, so that no rank waits for this one."""
+    """Aborts the communicators that are left, so that no rank waits for this one."""
     module = sys.modules.get("cgxffcv.comm")
     if module is not None and ranks() > 1:
         module.abort_all(f"{type(error).__name__}: {error}")

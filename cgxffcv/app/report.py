@@ -1,4 +1,4 @@
-"""What a run keeps: run.jsonl and log.csv."""
+"""The logs that a run keeps: run.jsonl and log.csv."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def plain(value: Any) -> Any:
 
 
 def was_interrupted(folder: Path) -> bool:
-    """Whether the last record of run.jsonl there is that the run was interrupted: its rank 0 has told so."""
+    """True if the last record of run.jsonl there says that the run was interrupted, as reported by its rank 0."""
     with contextlib.suppress(OSError), open(folder / "run.jsonl", "rb") as file:
         file.seek(max(file.seek(0, os.SEEK_END) - 4096, 0))
         return file.read().rstrip().rpartition(b"\n")[2].startswith(b'{"event": "interrupted"')
@@ -34,7 +34,7 @@ def was_interrupted(folder: Path) -> bool:
 
 
 def _drop_half_line(path: Path) -> None:
-    """Cuts off what a killed process left of its last line, so that the next one begins a line."""
+    """Cuts off an incomplete last line that a killed process left, so that the next record starts on a new line."""
     with contextlib.suppress(FileNotFoundError), files.open_plain(path, "r+b") as file:
         end = file.seek(0, os.SEEK_END)
         while end > 0:
@@ -48,11 +48,11 @@ def _drop_half_line(path: Path) -> None:
 
 
 class RunLog:
-    """run.jsonl (one JSON object a line: what happened, when) and log.csv (one line an epoch) in a folder.
+    """run.jsonl (one JSON object per line: what happened, when) and log.csv (one line per epoch) in a folder.
 
-    Every record is on its way to the disk when `event` returns; a killed run leaves whole lines but perhaps the last,
-    which is dropped when the run goes on. `tensorboard`: the step from which on an event file, too, gets the records;
-    None: there is none.
+    Every record is on its way to the disk when `event` returns; a killed run leaves whole lines except perhaps the
+    last, which is dropped when the run is resumed. `tensorboard`: the step from which records also go to an event file;
+    None: no event file.
     """
 
     COLUMNS = ["epoch", "steps", "seconds", "images_per_second", "lr", "train_loss", "train_accuracy"]
@@ -108,7 +108,7 @@ RUN_FILES = ("run.jsonl", "log.csv", "config.yaml", "last.safetensors", "best.sa
 
 
 def set_aside(folder: Path) -> Path | None:
-    """Moves what an earlier run left in `folder` into a folder of its own below it; gives that, or None."""
+    """Moves what an earlier run left in `folder` into a new folder inside it; returns that folder, or None."""
     left = [folder / name for name in RUN_FILES if (folder / name).exists()]
     left += sorted(folder.glob(eventfile.PATTERN))
     if not left:

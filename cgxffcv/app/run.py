@@ -1,4 +1,4 @@
-"""One training run as a person sees it: the bar, the epoch lines, the forecast, the log, how it ends."""
+"""One training run as the user sees it: the bar, the epoch lines, the forecast, the log, how it ends."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from cgxffcv.wording import counted, duration, size
 WARM_UP_STEPS = 1  # the first step makes its plans
 TIMED_STEPS = 3
 LONG_SECONDS = 60.0  # from here on another recipe is recommended
-RECENT_STEPS = 20  # for images a second
+RECENT_STEPS = 20  # for images per second
 LAST, BEST = "last.safetensors", "best.safetensors"
 
 
@@ -46,7 +46,7 @@ def total_teraflops(recipe: Recipe, images: int) -> float:
 
 
 def cheapest(images: int, like: Recipe) -> Recipe:
-    """The recipe that costs least, for images as those of `like`."""
+    """The recipe that costs least, for images like those of `like`."""
     fitting = [
         recipe if like.of_cifar else recipe.fitted(like.side, like.classes) for recipe in recipes.RECIPES.values()
     ]
@@ -54,7 +54,7 @@ def cheapest(images: int, like: Recipe) -> Recipe:
 
 
 def forecast(recipe: Recipe, seconds: float, images: int, on_gpu: bool = False) -> list[str]:
-    """What to say of a training on so many images that will take so many seconds on this machine."""
+    """What to say about a training on that many images that will take that many seconds on this machine."""
     lines = [f"This will take about {duration(seconds)} on this machine (from the first {TIMED_STEPS} steps)."]
     other = cheapest(images, recipe)
     share = total_teraflops(other, images) / total_teraflops(recipe, images)
@@ -68,10 +68,10 @@ def forecast(recipe: Recipe, seconds: float, images: int, on_gpu: bool = False) 
 
 
 class Run:
-    """What the training loop tells about itself; a context manager. Other ranks than 0 show and keep nothing.
+    """Shows and records how a training proceeds; a context manager. Ranks other than 0 show and keep nothing.
 
-    `began`: time.monotonic() at the start of the process. `resumed`: the checkpoint that the trainer goes on from;
-    `changes`: what is not as it was there. `warning`: what to say at the start and beside the test's accuracy.
+    `began`: time.monotonic() at the start of the process. `resumed`: the checkpoint that the trainer resumed from;
+    `changes`: what differs from then. `warning`: what to say at the start and next to the test accuracy.
     """
 
     def __init__(
@@ -96,15 +96,15 @@ class Run:
         self.rate = 0.0
         self.sent = 0
         self.tested: EvaluationReport | None = None
-        # in a folder of its own a run that goes on keeps its own best network, though the one before had a better one
+        # a run resumed into another folder keeps its own best network, even if the run before had a better one
         self._best = trainer.best_accuracy if self._goes_on and trainer.epoch > 0 else -1.0
         self._recent: deque[float] = deque(maxlen=RECENT_STEPS)
         self._epoch, self._loss, self._counted, self._correct, self._images = -1, 0.0, 0, 0, 0
         self._timed: list[float] = []
-        self._plans: list[dict[str, Any]] = []  # that run.jsonl has
+        self._plans: list[dict[str, Any]] = []  # those that run.jsonl has
 
     def _open(self, config: Config) -> RunLog:
-        """The folder with a fresh log, or with the one that goes on; what an earlier run left is set aside."""
+        """Opens the folder with a new log, or to continue the log there; what an earlier run left is set aside."""
         if not self._goes_on and self.folder.is_dir():
             aside = set_aside(self.folder)
             if aside is not None:
@@ -119,7 +119,7 @@ class Run:
         return log
 
     def _machine(self) -> dict[str, Any]:
-        """What rank 0 computes on."""
+        """The machine that rank 0 runs on."""
         found = doctor.system()
         gpu = self.trainer.gpu
         memory = size(found["memory_bytes"]) if found["memory_bytes"] else None
@@ -129,10 +129,10 @@ class Run:
 
     def __enter__(self) -> Run:
         t = self.trainer
-        what = f"{counted(self.ranks, 'process')}, {counted(t.images_per_step, 'image')} a step"
+        what = f"{counted(self.ranks, 'process')}, {counted(t.images_per_step, 'image')} per step"
         if self.resumed is not None:
             self.note(
-                f"going on from {self.resumed}: {t.epoch} of {counted(self.epochs, 'epoch')}, {t.step:,} of "
+                f"resuming from {self.resumed}: {t.epoch} of {counted(self.epochs, 'epoch')}, {t.step:,} of "
                 f"{counted(t.steps, 'step')} done"
             )
             for change in self.changes:
@@ -141,9 +141,9 @@ class Run:
             what += f"; on GPU {t.gpu} ({device.devices()[t.gpu]['name']}), {t.precision}"
         self.note(f"training {t.recipe.name}: {counted(self.epochs, 'epoch')}, {counted(t.steps, 'step')}, {what}")
         if t.gpu is not None and self.ranks > 1:
-            self.note(f"gradients travel {t.explain().splitlines()[0]}")
+            self.note(f"gradients are reduced {t.explain().splitlines()[0]}")
         if t.recipe.hardest:
-            self.note("(later epochs pass over the hardest images only, so there are more of them than of whole ones)")
+            self.note("(later epochs pass over the hardest images only, so there are more of them than full passes)")
         if self.warning is not None:
             self.note(self.warning)
         return self
@@ -166,7 +166,8 @@ class Run:
             raise failure
 
     def _interrupted(self) -> None:
-        """Alone, keeps what has been done so far; among others, only the last epoch's checkpoint is there."""
+        """A single process saves what has been done so far; with several ranks, only the last epoch's checkpoint
+        exists."""
         if self.ranks == 1:
             self.trainer.save(self.folder / LAST)
         self._keep_plans()
@@ -179,15 +180,15 @@ class Run:
         elif claim.is_first_left() and not was_interrupted(self.folder):
             print(
                 hint, file=sys.stderr, flush=True
-            )  # mpirun ends this process because rank 0 was killed without a word
+            )  # mpirun ends this process because rank 0 was killed without a message
 
     def _how_to_go_on(self) -> str:
         """Empty as long as there is no checkpoint."""
         path = self.folder / LAST
-        return f"{path} is there: the same command with --resume goes on from it" if path.exists() else ""
+        return f"{path} exists: the same command with --resume continues from it" if path.exists() else ""
 
     def note(self, text: str) -> None:
-        """A line that stays, on rank 0."""
+        """Prints a line that stays, on rank 0."""
         if not self.shown:
             return
         if self.progress.mode == "off":
@@ -196,7 +197,7 @@ class Run:
             self.progress.note(text)
 
     def event(self, name: str, values: dict[str, Any]) -> None:
-        """A record in run.jsonl."""
+        """Adds a record to run.jsonl."""
         if self.log is not None:
             self.log.event(name, values)
 
@@ -224,7 +225,7 @@ class Run:
         self.event("step", step._asdict())
 
     def _forecast(self, step: StepReport) -> None:
-        """After the first few steps: how long all will take, at their rate of floating-point operations."""
+        """After the first few steps, says how long everything will take at their rate of floating-point operations."""
         self._timed.append(step.seconds)
         if len(self._timed) != WARM_UP_STEPS + TIMED_STEPS:
             return
@@ -239,18 +240,18 @@ class Run:
         self.event("forecast", {"seconds": seconds})
 
     def test_is_due(self) -> bool:
-        """Whether the epoch that has just ended is one that is tested; the last one always is."""
+        """True if the epoch that has just ended is to be tested; the last one always is."""
         return self.trainer.finished or self.trainer.epoch % self.test_every == 0
 
     def _keep(self, test: EvaluationReport | None) -> None:
-        """The checkpoints of an epoch: the last one, and the best one if it is that. Collective."""
+        """Saves the checkpoints of an epoch: the last one, and the best one if it is the best. Collective."""
         self.trainer.save(self.folder / LAST)
         if test is not None and test.accuracy > self._best:
             self._best = test.accuracy
             self.trainer.save(self.folder / BEST, best=True)
 
     def _keep_plans(self) -> None:
-        """A record of the plans of convolutions made since the last one, if there are any."""
+        """Records the plans of convolutions made since the last such record, if there are any."""
         if self.log is None:
             return
         algorithms = self.trainer.algorithms()
@@ -260,7 +261,7 @@ class Run:
             self.event("plans", algorithms | {"plans": new})
 
     def epoch(self, epoch: EpochReport, test: EvaluationReport | None) -> None:
-        """A line that stays, a record in run.jsonl and log.csv, the checkpoints. Collective."""
+        """Prints a line that stays, adds a record to run.jsonl and log.csv, saves the checkpoints. Collective."""
         self._keep(test)
         self.tested = test
         speed = self._images * self.ranks / max(epoch.seconds, 1e-9)  # of the part that was trained in this process
@@ -280,12 +281,12 @@ class Run:
         self.event("epoch", record)
 
     def _finish(self) -> TrainingDiverged | None:
-        """The summary; the error in which a training ends that has learned nothing."""
+        """Prints the summary; returns the error for a training that has learned nothing."""
         seconds = time.monotonic() - self.began
         if self.tested is None:
             self.note(
-                f"nothing to do: all {self.epochs} epochs are done already; with more than "
-                f"{self.trainer.recipe.epochs:g} epochs (--epochs) the training goes on"
+                f"nothing to do: all {self.epochs} epochs are already done; with more than "
+                f"{self.trainer.recipe.epochs:g} epochs (--epochs) the training continues"
             )
             return None
         best = max(self.trainer.best_accuracy, self.tested.accuracy)
@@ -299,10 +300,10 @@ class Run:
         if self.warning is not None:
             self.note(self.warning)
         if self.trainer.skipped:
-            self.note(f"{self.trainer.skipped:,} of {self.trainer.step:,} steps were left out (see above)")
+            self.note(f"{self.trainer.skipped:,} of {self.trainer.step:,} steps were skipped (see above)")
         if self.ranks > 1:
             self.note(f"each rank sent {size(self.sent)} for gradients")
-        self.note(f"kept in {self.folder}/: {LAST}, {BEST}, run.jsonl, log.csv, config.yaml")
+        self.note(f"saved in {self.folder}/: {LAST}, {BEST}, run.jsonl, log.csv, config.yaml")
         self.event(
             "end", {"test_accuracy": self.tested.accuracy, "best_accuracy": best, "seconds": seconds, "sent": self.sent}
         )
@@ -312,13 +313,13 @@ class Run:
         t = self.trainer
         if t.skipped * 2 >= t.step:
             found = (
-                f"{t.skipped:,} of {t.step:,} steps were left out, because a loss or a gradient was not finite in them"
+                f"{t.skipped:,} of {t.step:,} steps were skipped, because a loss or a gradient was not finite in them"
             )
         elif self.tested is not None and math.isnan(self.tested.loss):
-            found = "the network gives no numbers for the test images"
+            found = "the network's outputs for the test images are not finite"
         else:
             return None
         return TrainingDiverged(
-            f"this training has come to nothing: {found}; lower the learning rate (recipe {t.recipe.name}: lr = "
+            f"this training has diverged: {found}; lower the learning rate (recipe {t.recipe.name}: lr = "
             f"{t.recipe.lr:g}), or check the data"
         )

@@ -1,4 +1,4 @@
-"""A run's log folder, read again: what was configured, what each epoch brought, where the time went."""
+"""A run's log folder, read back: what was configured, what each epoch brought, where the time went."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ LOG = "run.jsonl"
 NEEDED = {"start": ("time",), "step": ("epoch", "step"), "epoch": ("epoch",), "end": ("seconds",)}
 SECONDS = ("time", "seconds", "load_seconds", "test_seconds")
 WHOLE = ("ranks", "epoch", "step", "steps", "wire_bytes")
-MOST = 1 << 53  # of a number in a record
+MOST = 1 << 53  # limit of a number in a record
 
 
 @dataclass
 class RunRecord:
-    """One run as run.jsonl tells it. `steps` and `epochs`: the records of these events in order, each number once (a
-    run that went on has the later one); `state`: finished, failed, interrupted or unfinished; `earlier`: seconds of the
+    """One run according to run.jsonl. `steps` and `epochs`: the records of these events in order, each number once (for
+    a resumed run, the later one); `state`: finished, failed, interrupted or unfinished; `earlier`: seconds of the
     processes before the last one, which began at `began`."""
 
     folder: Path
@@ -46,7 +46,7 @@ class RunRecord:
         return self.start.get("config", {}).get(section, {}).get(name)
 
     def settings(self) -> dict[str, Any]:
-        """All of them, "section.name" to value."""
+        """All values, "section.name" to value."""
         config = self.start.get("config", {})
         return {f"{section}.{name}": value for section, values in config.items() for name, value in values.items()}
 
@@ -56,7 +56,7 @@ class RunRecord:
 
     @property
     def accuracy(self) -> float | None:
-        """Of the last test."""
+        """The accuracy in the last test."""
         tests = self.curve("test_accuracy")
         return tests[-1][1] if tests else None
 
@@ -67,17 +67,17 @@ class RunRecord:
 
     @property
     def seconds(self) -> float:
-        """From start to end, summed over the processes of a run that went on; without an end, up to the last record."""
+        """From start to end, summed over the processes of a resumed run; without an end, up to the last record."""
         return self.earlier + (self.end["seconds"] if self.end else max(self.last_time - self.began, 0.0))
 
     @property
     def wire_bytes(self) -> int:
-        """What all ranks sent for gradients, in the epochs that came to their ends."""
+        """Bytes that all ranks sent for gradients, in the epochs that were completed."""
         return sum(epoch.get("wire_bytes") or 0 for epoch in self.epochs)
 
     @property
     def wire_bytes_a_step(self) -> float:
-        """What rank 0 sent for gradients, the mean of all steps."""
+        """Bytes that rank 0 sent for gradients per step, the mean of all steps."""
         return sum(step.get("wire_bytes") or 0 for step in self.steps) / max(len(self.steps), 1)
 
     @property
@@ -85,7 +85,7 @@ class RunRecord:
         return self.start.get("ranks") or 1
 
     def shares(self) -> dict[str, float]:
-        """Seconds by what they went into."""
+        """Seconds, by what they were spent on."""
         waited = sum(step.get("load_seconds") or 0.0 for step in self.steps)
         trained = sum(step.get("seconds") or 0.0 for step in self.steps) - waited
         tested = sum(epoch.get("test_seconds") or 0.0 for epoch in self.epochs)
@@ -106,7 +106,7 @@ class RunRecord:
         rows += [("time", duration(self.seconds)), ("processes", str(self.ranks))]
         if self.wire_bytes:
             bits = self.setting("compression.bits")
-            how = f", in {bits} bits a value" if bits not in (None, 32) else ""
+            how = f", in {bits} bits per value" if bits not in (None, 32) else ""
             rows.append(("sent for gradients", size(self.wire_bytes) + how))
         rows.append(("state", self.state + (f": {self.error}" if self.error else "")))
         return rows
@@ -116,7 +116,8 @@ class RunRecord:
 
 
 def _check(record: dict[str, Any]) -> None:
-    """ValueError or TypeError unless a record has what is calculated with, as numbers that can be; null is as none."""
+    """Raises ValueError or TypeError unless a record has the values that are calculated with, as valid numbers; null
+    counts as missing."""
     for name in NEEDED.get(record["event"], ()):
         if record.get(name) is None:
             raise ValueError(f"no {name}")
@@ -154,8 +155,8 @@ def _take(run: RunRecord, record: dict[str, Any]) -> None:
 
 
 def read(path: str | PathLike[str]) -> RunRecord:
-    """The run of a log folder, or of its run.jsonl; a last line that was cut off is passed over. UserError if there is
-    no log, or if it is none."""
+    """The run of a log folder, or of its run.jsonl; a last line that was cut off is ignored. UserError if there is no
+    log, or if it is not one."""
     folder = Path(path)
     log = folder if folder.name == LOG else folder / LOG
     try:
@@ -171,9 +172,9 @@ def read(path: str | PathLike[str]) -> RunRecord:
             _take(run, json.loads(line))
         except json.JSONDecodeError as error:
             if number < len(lines):
-                raise UserError(f"{log}, line {number}: no record of a run ({error})") from None
+                raise UserError(f"{log}, line {number}: not a record of a run ({error})") from None
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-            raise UserError(f"{log}, line {number}: no record of a run ({error})") from None
+            raise UserError(f"{log}, line {number}: not a record of a run ({error})") from None
     if not run.start:
-        raise UserError(f"{log}: no run has begun in it")
+        raise UserError(f"{log}: no run has started in it")
     return run

@@ -19,7 +19,7 @@ class WrongValue(ValueError):
 class Param:
     """One parameter. `kind` is the expectation in words; `convert` gives the value in its type or raises WrongValue.
 
-    `as_written`: a file's word counts as it stands there, whatever YAML would make of it (012, no, 2026-11-29).
+    `as_written`: a word in a file is taken literally, whatever YAML would make of it (012, no, 2026-11-29).
     """
 
     convert: Callable[[Any], Any]
@@ -128,7 +128,7 @@ def choice(default: str | None, help: str, *words: str) -> Param:
 
 
 def several(help: str, inner: Callable[[str], Any]) -> Param:
-    """A list, in YAML's form or as text with commas; items may be pairs (first:second). inner: of one number."""
+    """A list, in YAML's form or as text with commas; items may be pairs (first:second). inner: converts one number."""
     kind = "numbers with commas between them"
 
     def item(value: Any) -> Any:
@@ -170,28 +170,30 @@ def _of_recipe(field: dataclasses.Field[Any]) -> Param:
 
 SECTIONS = {
     "data": "where the data comes from and where the .beton files are",
-    "training": "what is trained, and how; a value that is not given is the recipe's",
-    "recipe": "all that a recipe decides besides; see cgxffcv/recipes.py",
+    "training": "what is trained, and how; values that are not given are the recipe's",
+    "recipe": "everything else that a recipe decides; see cgxffcv/recipes.py",
     "compression": "how gradients are compressed (used by comm.backend=cgx)",
-    "comm": "how the ranks talk to each other",
-    "log": "what is shown and what is kept",
+    "comm": "how the ranks communicate",
+    "log": "what is shown and what is saved",
 }
 
 SCHEMA: dict[str, Param] = {
     "data.train_dataset": text("data/cifar_train.beton", "the training set, a .beton file", "a file name"),
     "data.val_dataset": text("data/cifar_test.beton", "the test set, a .beton file", "a file name"),
     "data.gpu": integer(0, "index of the first GPU to use; the ranks of a machine take its GPUs in turn", 0),
-    "data.num_workers": integer(-1, "threads that write the .beton files; -1: one a core", 1, MOST_THREADS, also=(-1,)),
+    "data.num_workers": integer(
+        -1, "threads that write the .beton files; -1: one per core", 1, MOST_THREADS, also=(-1,)
+    ),
     "data.source": choice(
         "auto",
-        "local: CIFAR-10 below data.root; download: the official archive; sample: the 6,000 shipped images; "
-        "auto: the first of these that can be had; folder: your own images, in data.folder",
+        "local: CIFAR-10 under data.root; download: the official archive; sample: the 6,000 shipped images; "
+        "auto: the first of these that is available; folder: your own images, in data.folder",
         *("auto", "local", "download", "sample", "folder"),
     ),
     "data.root": text(
         "data", "folder in which CIFAR-10, and .beton files made of your own images, are kept", "a folder name"
     ),
-    "data.folder": text(None, "with source folder: your images, one sub-folder a class", "a folder name"),
+    "data.folder": text(None, "with source folder: your images, one sub-folder per class", "a folder name"),
     "data.val_folder": text(
         None, "with source folder: the test images, in sub-folders of the same names", "a folder name"
     ),
@@ -199,7 +201,7 @@ SCHEMA: dict[str, Param] = {
         0.1, "with source folder and no val_folder: the share of each class that is kept for the test", 0, 1, True, True
     ),
     "data.split_seed": integer(0, "decides which images that share takes", 0),
-    "data.side": integer(32, "with source folder: pixels of the square that each image is made", *SIDES),
+    "data.side": integer(32, "with source folder: side in pixels of the square that each image is made", *SIDES),
     "data.on_error": choice(
         "raise",
         "with source folder: stop at an image that cannot be read, or leave it out (skip)",
@@ -216,8 +218,8 @@ SCHEMA: dict[str, Param] = {
     "training.recipe": text(
         "resnet9", "the recipe: network, optimizer, schedule, augmentation", "the name of a recipe"
     ),
-    "training.batch_size": integer(None, "images a step, of all processes (recipes ffcv and demo: of each)", 1),
-    "training.val_batch_size": integer(None, "images at a time in the test (500; on a GPU 2,000)", 1, 2**20),
+    "training.batch_size": integer(None, "images per step, over all processes (recipes ffcv and demo: per process)", 1),
+    "training.val_batch_size": integer(None, "images per batch in the test (500; on a GPU 2,000)", 1, 2**20),
     "training.epochs": number(None, "passes over the training set", 0, 1e6, above=True),
     "training.lr": number(None, "learning rate (the highest of the schedule)", 0),
     "training.momentum": number(None, "momentum of SGD", 0, 1, below=True),
@@ -228,37 +230,37 @@ SCHEMA: dict[str, Param] = {
     "training.label_smoothing": number(None, "label smoothing", 0, 1, below=True),
     "training.lr_tta": boolean(None, "test on the mean of each image and its mirror"),
     "training.num_workers": integer(
-        -1, "threads that load, on each process; -1: one a core", 1, MOST_THREADS, also=(-1,)
+        -1, "threads that load, per process; -1: one per core", 1, MOST_THREADS, also=(-1,)
     ),
     "training.seed": integer(0, "decides initialisation, order and augmentation", 0),
     "training.device": choice("auto", "where to train; auto: the GPU if there is one", "auto", "cpu", "gpu"),
     "training.precision": choice(
         "auto",
-        "how activations are stored and products taken (parameters and sums are float32); auto: float16 on a GPU, "
-        "bfloat16 on a CPU that multiplies it, else float32",
+        "the type of activations and products (parameters and sums are float32); auto: float16 on a GPU, "
+        "bfloat16 on a CPU that can multiply it, else float32",
         *("auto", "float32", "bfloat16", "float16"),
     ),
     "training.deterministic": boolean(
-        False, "on a GPU only algorithms that give the same bytes every time (a CPU always does)"
+        False, "on a GPU, use only algorithms that give the same bytes every time (a CPU always does)"
     ),
     "training.resident": boolean(
-        True, "on a GPU keep the data sets in its memory, as far as they fit; false: feed it batch by batch"
+        True, "on a GPU, keep the data sets in its memory, as far as they fit; false: feed it batch by batch"
     ),
     "training.test_every": integer(1, "epochs from one test to the next; the last epoch is always tested", 1),
-    "training.resume": text(None, "checkpoint, or log folder, to go on from", "a file or folder name"),
-    "compression.bits": integer(32, "bits a gradient value; 32: no compression", 1, 8, also=(32,)),
+    "training.resume": text(None, "checkpoint, or log folder, to resume from", "a file or folder name"),
+    "compression.bits": integer(32, "bits per gradient value; 32: no compression", 1, 8, also=(32,)),
     "compression.bucket_size": integer(1024, "gradient values that share one scale", 1),
-    "compression.layer_min_size": integer(1024, "layers with fewer values go uncompressed", 0),
+    "compression.layer_min_size": integer(1024, "layers with fewer values are sent uncompressed", 0),
     "compression.algorithm": choice(
-        "auto", "how the compressed sum is made", "auto", "sra", "one_shot", "ring", "two_level"
+        "auto", "how the compressed sum is computed", "auto", "sra", "one_shot", "ring", "two_level"
     ),
     "compression.error_feedback": choice(
-        "none", "what quantising lost is added at the next step, kept in float32 or int8", "none", "float32", "int8"
+        "none", "add what quantisation lost at the next step, kept in float32 or int8", "none", "float32", "int8"
     ),
     "compression.stochastic": boolean(False, "round at random (without bias) instead of to the nearest level"),
     "comm.backend": choice(
         "nccl",
-        "cgx: compressed allreduce; nccl: uncompressed, through NCCL where built, else our own; "
+        "cgx: compressed allreduce; nccl: uncompressed, through NCCL if built in, else by our own code; "
         "gloo and mpi: uncompressed",
         *("cgx", "nccl", "gloo", "mpi"),
     ),
@@ -276,11 +278,13 @@ SCHEMA: dict[str, Param] = {
         *("changed", "all"),
     ),
     "log.interval": number(10.0, "seconds between plain progress lines", 0),
-    "log.tensorboard": boolean(False, "curves and configuration for TensorBoard in log.dir, too (needs tensorboard)"),
+    "log.tensorboard": boolean(
+        False, "also write curves and configuration for TensorBoard to log.dir (needs tensorboard)"
+    ),
 }
 
 
-# The values of a recipe that have names of FFCV's in the training section; all others stand in the recipe section.
+# The values of a recipe that have FFCV's names, in the training section; all others are in the recipe section.
 OF_TRAINING = ["batch_size", "epochs", "lr", "momentum", "lr_peak_epoch", "weight_decay", "label_smoothing", "lr_tta"]
 SCHEMA |= {
     f"recipe.{field.name}": _of_recipe(field)
@@ -292,7 +296,7 @@ SCHEMA["recipe.test_views"] = text(None, "the recipe's test_views; see training.
 
 @dataclass(frozen=True)
 class Flag:
-    """A flat flag of the demo: what it says in terms of SCHEMA. `const`: its value when it is given without one."""
+    """A flat flag of the demo, and what it sets in terms of SCHEMA. `const`: its value when it is given without one."""
 
     names: tuple[str, ...]
     help: str
@@ -322,23 +326,23 @@ def _dataset_dir(folder: str) -> dict[str, Any]:
 FLAGS = [
     Flag(("dataset-dir",), "folder of cifar_train.beton and cifar_test.beton (default data)", _dataset_dir),
     Flag(("log-dir",), "folder for logs and checkpoints (default runs/cifar)", _same("log.dir")),
-    Flag(("batch-size",), "images a step, of all processes (resnet9: 512)", _same("training.batch_size")),
-    Flag(("val-batch-size",), "images at a time in the test", _same("training.val_batch_size")),
+    Flag(("batch-size",), "images per step, over all processes (resnet9: 512)", _same("training.batch_size")),
+    Flag(("val-batch-size",), "images per batch in the test", _same("training.val_batch_size")),
     Flag(("epochs",), "passes over the training set (resnet9: 20)", _same("training.epochs")),
     Flag(("base-lr",), "learning rate (resnet9: 0.5)", _same("training.lr")),
     Flag(("momentum",), "momentum of SGD (resnet9: 0.9)", _same("training.momentum")),
     Flag(("wd",), "weight decay (resnet9: 5e-4)", _same("training.weight_decay")),
-    Flag(("no-cuda",), "train on the CPU, also where there is a GPU", _same("training.device"), const="cpu"),
+    Flag(("no-cuda",), "train on the CPU even if there is a GPU", _same("training.device"), const="cpu"),
     Flag(
         ("deterministic",),
-        "on a GPU only algorithms that give the same bytes every time",
+        "on a GPU, use only algorithms that give the same bytes every time",
         _same("training.deterministic"),
         const="true",
     ),
     Flag(("seed",), "decides initialisation, order and augmentation (default 0)", _same("training.seed")),
     Flag(
         ("resume",),
-        "go on from a checkpoint or log folder (default: the log folder)",
+        "resume from a checkpoint or log folder (default: the log folder)",
         _same("training.resume"),
         const="auto",
         optional=True,
@@ -346,7 +350,7 @@ FLAGS = [
     Flag(("dist-backend",), "cgx (compresses gradients), nccl, gloo or mpi (default nccl)", _same("comm.backend")),
     Flag(
         ("quantization-bits",),
-        "bits of a gradient value, with cgx (default 32: uncompressed)",
+        "bits per gradient value, with cgx (default 32: uncompressed)",
         _same("compression.bits"),
     ),
     Flag(
@@ -354,5 +358,5 @@ FLAGS = [
         "gradient values that share one scale (default 1024)",
         _same("compression.bucket_size"),
     ),
-    Flag(("local_rank", "local-rank"), "taken for compatibility; ranks come from mpirun", lambda value: {}),
+    Flag(("local_rank", "local-rank"), "accepted for compatibility; ranks come from mpirun", lambda value: {}),
 ]

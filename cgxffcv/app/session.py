@@ -1,4 +1,4 @@
-"""From a configuration to a run: the recipe, the files, the threads, the log folder, the checkpoint to go on from."""
+"""From a configuration to a run: the recipe, the files, the threads, the log folder, the checkpoint to resume from."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cgxffcv.recipes import Recipe, RecipeError
 if TYPE_CHECKING:
     from cgxffcv.train.facts import ImageFacts
 
-LEAST_STEPS, LEAST_BATCH = 8, 16  # of an epoch, and of a step, where a small data set makes batches smaller
+LEAST_STEPS, LEAST_BATCH = 8, 16  # per epoch, and images per step, if a small data set makes batches smaller
 
 
 def named_recipe(config: Config) -> Recipe:
@@ -30,9 +30,9 @@ def named_recipe(config: Config) -> Recipe:
 
 
 def choose_recipe(config: Config, say: process.Say, facts: ImageFacts | None = None) -> Recipe:
-    """The recipe with everything that the configuration says otherwise; fills the configuration with the rest.
+    """The recipe with all changes that the configuration makes to it; fills the rest of the configuration from it.
 
-    facts: of the images, to which the recipe is fitted first; None: they are CIFAR-10's."""
+    facts: about the images, to which the recipe is fitted first; None: they are CIFAR-10's."""
     recipe = named_recipe(config)
     name = recipe.name
     if facts is not None and not facts.of_cifar:
@@ -57,8 +57,8 @@ def choose_recipe(config: Config, say: process.Say, facts: ImageFacts | None = N
 
 
 def _fit_batch(config: Config, recipe: Recipe, samples: int, say: process.Say) -> Recipe:
-    """A small data set takes smaller batches, so that an epoch has steps; a rate for means of gradients shrinks with
-    them (those for sums need not)."""
+    """Makes batches smaller for a small data set, so that an epoch has several steps; a learning rate for mean
+    gradients shrinks with them (one for sums need not)."""
     ranks = process.ranks() if recipe.batch_scope == "process" else 1
     if config.said("training.batch_size") or samples >= LEAST_STEPS * recipe.batch_size * ranks:
         return recipe
@@ -74,7 +74,7 @@ def _fit_batch(config: Config, recipe: Recipe, samples: int, say: process.Say) -
 
 
 def _fit_passes(config: Config, recipe: Recipe, samples: int, say: process.Say) -> Recipe:
-    """Of a small data set no pass takes the hardest images alone where these are fewer than a batch."""
+    """Drops passes over only the hardest images of a small data set where these are fewer than a batch."""
     batch = config.training.batch_size if config.said("training.batch_size") else recipe.batch_size
     batch *= process.ranks() if recipe.batch_scope == "process" else 1
     hardest = tuple((share, fraction) for share, fraction in recipe.hardest if int(fraction * samples) >= batch)
@@ -82,14 +82,14 @@ def _fit_passes(config: Config, recipe: Recipe, samples: int, say: process.Say) 
         return recipe
     left = ", ".join(f"{fraction:.0%}" for share, fraction in recipe.hardest if (share, fraction) not in hardest)
     say(
-        f"note: no pass takes the hardest {left} of the images alone, as in recipe {recipe.name}: they are less than a "
+        f"note: no pass takes only the hardest {left} of the images, as in recipe {recipe.name}: they are fewer than a "
         "batch"
     )
     return recipe.replace(hardest=hardest)
 
 
 def _share_batch(config: Config, recipe: Recipe, say: process.Say) -> Recipe:
-    """The recipe with a step's batch that all processes can share evenly, unless somebody has said how large it is."""
+    """The recipe with a batch per step that all processes can share evenly, unless its size was configured."""
     batch, ranks = recipe.batch_size, process.ranks()
     if recipe.batch_scope == "process" or batch % ranks == 0 or config.said("training.batch_size"):
         return recipe
@@ -108,7 +108,7 @@ def choose_compression(config: Config, say: process.Say) -> dict[str, object] | 
     if config.comm.backend != "cgx":
         if c.bits != 32:
             say(
-                f"note: gradients go UNCOMPRESSED: compression.bits = {c.bits} needs comm.backend = cgx, and it is "
+                f"note: gradients are sent UNCOMPRESSED: compression.bits = {c.bits} needs comm.backend = cgx, not "
                 f"{config.comm.backend} ({config.origin('comm.backend')}); add --dist-backend cgx"
             )
         return None
@@ -135,7 +135,7 @@ def choose_device(config: Config, say: process.Say) -> int | None:
     except UserError as error:
         origin = config.origin("training.device")
         raise UserError(
-            f"training.device = gpu ({origin}): {error}; or use --training.device=cpu (cgxffcv doctor tells more)"
+            f"training.device = gpu ({origin}): {error}; or use --training.device=cpu (cgxffcv doctor says more)"
         ) from None
     if count == 0:
         reason = device.unused()
@@ -149,23 +149,21 @@ def choose_device(config: Config, say: process.Say) -> int | None:
         origin = config.origin("data.gpu")
         raise UserError(f"data.gpu = {first} ({origin}): {error}; or use --training.device=cpu") from None
     if process.local_ranks() > count:
-        say(
-            f"note: {process.local_ranks()} ranks share {wording.counted(count, 'GPU')}: one rank for each GPU "
-            "is faster"
-        )
+        say(f"note: {process.local_ranks()} ranks share {wording.counted(count, 'GPU')}: one rank per GPU is faster")
     return index
 
 
 def _check_precision_of_cpu(config: Config) -> None:
     if config.training.precision == "float16":
         raise UserError(
-            f"training.precision = float16 ({config.origin('training.precision')}): only GPUs compute in it; here it "
+            f"training.precision = float16 ({config.origin('training.precision')}): only GPUs support it; here it "
             "can be auto, float32 or bfloat16"
         )
 
 
 def check_files(config: Config) -> None:
-    """The two .beton files are there, otherwise says which command writes them; and they are two."""
+    """Checks that the two .beton files exist, else says which command writes them; and that they are not the same
+    file."""
     for key in ("data.train_dataset", "data.val_dataset"):
         path = config[key]
         if not os.path.exists(path):
@@ -178,15 +176,15 @@ def check_files(config: Config) -> None:
     train, test = (config[key] for key in ("data.train_dataset", "data.val_dataset"))
     if os.path.samefile(train, test):
         raise UserError(
-            f"{test} is the training set, too (data.val_dataset, {config.origin('data.val_dataset')}; "
-            f"data.train_dataset, {config.origin('data.train_dataset')}): an accuracy on images that were trained on "
-            "says nothing of others; name the test set's file"
+            f"{test} is also the training set (data.val_dataset, {config.origin('data.val_dataset')}; "
+            f"data.train_dataset, {config.origin('data.train_dataset')}): the accuracy on images that were trained on "
+            "says nothing about others; name the test set's file"
         )
 
 
 def make_files(config: Config) -> None:
-    """The .beton files of a folder of images, or of the sample, where data.source is that, and for the sample a recipe
-    if none is named; after set_threads, as look_at_images."""
+    """Makes the .beton files of a folder of images, or of the sample, if data.source says so, and chooses a recipe for
+    the sample if none is named; to be called after set_threads, like look_at_images."""
     if config.data.source == "folder":
         from cgxffcv.app.own_folder import prepare
 
@@ -208,17 +206,17 @@ def look_at_images(config: Config, threads: int) -> ImageFacts:
 
 
 def trained_on(config: Config) -> str | None:
-    """What to say on rank 0 if the test set holds images of the training set; None if it seems not to."""
+    """What to say on rank 0 if the test set contains images of the training set; None if it seems not to."""
     if process.rank() != 0:
         return None
     from cgxffcv.app.overlap import shared_images
 
     found, tested = shared_images(config.data.train_dataset, config.data.val_dataset)
-    if found * 10 <= tested:  # a few twins are in many data sets
+    if found * 10 <= tested:  # many data sets have a few duplicates
         return None
     return (
-        f"WARNING: {found} of {tested} images of the test set that were looked up are in the training set, too: the "
-        "accuracy of the test says little about other images"
+        f"WARNING: {found} of {tested} images of the test set that were looked up are also in the training set: the "
+        "test accuracy says little about other images"
     )
 
 
@@ -228,7 +226,7 @@ def lock_folder(config: Config, say: process.Say) -> contextlib.AbstractContextM
 
 
 def set_threads(say: process.Say) -> int:
-    """Gives oneDNN's threads this rank's share of the cores, unless OMP_NUM_THREADS says otherwise; the number.
+    """Gives oneDNN's threads this rank's share of the cores, unless OMP_NUM_THREADS says otherwise; returns the number.
 
     Must come before the extension module is loaded. Says so if mpirun left this rank fewer cores than its share.
     """
@@ -257,5 +255,7 @@ def checkpoint_to_resume(config: Config) -> Path | None:
     if path.is_dir() or wish == "auto":
         path = path / "last.safetensors"
     if not path.is_file():
-        raise UserError(f"--resume: {path} is not there. Start without --resume, or name a checkpoint or a log folder")
+        raise UserError(
+            f"--resume: {path} does not exist. Start without --resume, or name a checkpoint or a log folder"
+        )
     return path

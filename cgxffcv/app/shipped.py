@@ -13,12 +13,12 @@ from cgxffcv.app.own_folder import alone
 
 __all__ = ["prepare", "suit_cpu"]
 
-# as `make train` takes for so few images
+# the same as `make train` uses for so few images
 RECIPE = {"training.recipe": "airbench90", "training.epochs": 20, "training.test_every": 10}
 
 
 def prepare(config: Config) -> None:
-    """Writes the two .beton files of the sample where neither is there. Every rank calls it; one makes them, the others
+    """Writes the two .beton files of the sample if neither exists. Every rank calls it; one makes them, the others
     wait."""
     d = config.data
     paths = (d.train_dataset, d.val_dataset)
@@ -32,7 +32,7 @@ def prepare(config: Config) -> None:
 
 
 def suit_cpu(config: Config) -> None:
-    """Where nobody has named a recipe and there is no GPU: one that a CPU is through with in seconds."""
+    """If no recipe is named and there is no GPU, chooses one that a CPU finishes in seconds."""
     from cgxffcv import device  # loads the C core
 
     gpu = config.training.device == "gpu" or (config.training.device == "auto" and device.devices())

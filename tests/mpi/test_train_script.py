@@ -111,7 +111,7 @@ def test_ranks(data, tmp_path, ranks, backend, bits):
     options = ["--dist-backend", backend, "--quantization-bits", str(bits), "--batch-size", batch]
     done = train(data, tmp_path, *TINY, *options, ranks=ranks)
     assert done.returncode == 0, done.stderr
-    assert f"{ranks} processes, {batch} images a step" in done.stderr and "each rank sent" in done.stderr
+    assert f"{ranks} processes, {batch} images per step" in done.stderr and "each rank sent" in done.stderr
     assert all(record["wire_bytes"] > 0 and record["skipped"] == 0 for record in events(tmp_path, "epoch"))
 
 
@@ -158,7 +158,7 @@ def test_stopped_and_resumed_gives_the_same_bytes(data, tmp_path, number):
     assert process.returncode != 0
     before = checkpoint.load(log / "last.safetensors")
     again = train(data, log, *LONGER, *bits, "--resume", ranks=ranks)
-    assert again.returncode == 0 and "going on from" in again.stderr, again.stderr
+    assert again.returncode == 0 and "resuming from" in again.stderr, again.stderr
     assert (log / "last.safetensors").read_bytes() == (tmp_path / "whole/last.safetensors").read_bytes()
     assert len(events(log, "start")) == 2 and before
 
@@ -184,7 +184,7 @@ def test_a_killed_rank_ends_with_the_way_to_go_on(data, tmp_path, victim):
     wait_for_epoch(process, tmp_path)
     os.kill(pids_of_ranks(process, 2)[victim], signal.SIGKILL)
     stdout, stderr = process.communicate(timeout=LIMIT)
-    hint = f"{tmp_path}/last.safetensors is there: the same command with --resume goes on from it"
+    hint = f"{tmp_path}/last.safetensors exists: the same command with --resume continues from it"
     assert process.returncode != 0 and (stdout + stderr).count(hint) == 1 and "Traceback" not in stderr, stderr
 
 
@@ -196,7 +196,7 @@ def test_a_frozen_rank_ends_with_the_way_to_go_on(data, tmp_path):
     os.kill(pids_of_ranks(process, 2)[1], signal.SIGSTOP)
     _, stderr = process.communicate(timeout=LIMIT)
     assert process.returncode != 0 and "Traceback" not in stderr, stderr
-    assert "rank 0 waited 4 s for rank 1" in stderr and "goes on from it" in stderr
+    assert "rank 0 waited 4 s for rank 1" in stderr and "continues from it" in stderr
 
 
 def test_ctrl_c_alone_keeps_what_was_done(data, tmp_path):
@@ -275,14 +275,14 @@ def test_a_training_that_came_to_nothing_ends_with_an_error(data, tmp_path, rank
     told = [
         line for line in done.stderr.splitlines() if line.startswith("train_cifar_ffcv_cgx.py: error: this training")
     ]
-    assert len(told) == 1 and "steps were left out, because a loss or a gradient was not finite" in told[0], done.stderr
+    assert len(told) == 1 and "steps were skipped, because a loss or a gradient was not finite" in told[0], done.stderr
     assert events(tmp_path, "failed")[0]["error"].startswith("TrainingDiverged")
 
 
 def test_training_images_in_the_test_set(data, tmp_path):
     train_set = data / "cifar_train.beton"
     done = train(data, tmp_path, *TINY, f"--data.val_dataset={train_set}")
-    assert done.returncode == 1 and "is the training set, too" in done.stderr, done.stderr
+    assert done.returncode == 1 and "is also the training set" in done.stderr, done.stderr
     shutil.copy(train_set, tmp_path / "copy.beton")
     done = train(data, tmp_path / "log", *TINY, "--epochs", "1", f"--data.val_dataset={tmp_path}/copy.beton")
     assert done.returncode == 0 and done.stderr.count("WARNING: 64 of 64 images of the test set") == 2, done.stderr
@@ -292,7 +292,7 @@ def test_training_images_in_the_test_set(data, tmp_path):
 def test_a_finished_run_is_prolonged_by_another_number_of_ranks(alone, data, tmp_path):
     shutil.copytree(alone[0], tmp_path / "log")
     done = train(data, tmp_path / "log", *TINY, "--resume")
-    assert done.returncode == 0 and "nothing to do: all 2 epochs are done already; with more" in done.stderr, (
+    assert done.returncode == 0 and "nothing to do: all 2 epochs are already done; with more" in done.stderr, (
         done.stderr
     )
     done = train(data, tmp_path / "log", *TINY, "--resume", "--epochs", "3", ranks=2)
@@ -323,7 +323,7 @@ def test_the_default_and_the_demo_on_a_few_images(data, tmp_path, recipe):
 def test_any_number_of_ranks_shares_a_batch(data, tmp_path):
     done = train(data, tmp_path, "--training.recipe=airbench90", "--epochs", "1", "--recipe.hardest=0:1", ranks=3)
     assert done.returncode == 0, done.stderr
-    assert "a step takes 498 images" in done.stdout and "3 processes, 498 images a step" in done.stderr
+    assert "a step takes 498 images" in done.stdout and "3 processes, 498 images per step" in done.stderr
 
 
 @needs_mpi

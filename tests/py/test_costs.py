@@ -122,7 +122,7 @@ def test_the_command_shows_what_it_keeps(folder):
     done = calibrated("--sizes", "4096", "256", "--repeats", "2", "--bits", "2")
     assert done.returncode == 0, done.stdout + done.stderr
     held = json.loads(the_file(folder).read_text())
-    assert "microseconds at 2 bits" in done.stdout and f"kept in {the_file(folder)}" in done.stdout
+    assert "microseconds at 2 bits" in done.stdout and f"saved in {the_file(folder)}" in done.stdout
     latency, element, byte = held["lines"]["sra"]
     least = min(1e6 * (latency + 1024 * (element + (0.25 + 8 / 1024) * byte)), 1e9)
     row = next(line for line in done.stdout.splitlines() if line.split()[:1] == ["0.004"])

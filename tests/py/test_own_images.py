@@ -482,7 +482,7 @@ def test_folders_that_are_none(folder, tmp_path):
         own_folder.prepare(config.load(["--data.source=folder"], environ={}), print)
     with pytest.raises(DataError, match="no such folder \\(data.folder, --data.folder\\)"):
         prepare(tmp_path / "none")
-    with pytest.raises(DataError, match="one class only .* expected one sub-folder a class, 2 to 1,000"):
+    with pytest.raises(DataError, match="one class only .* expected one sub-folder per class, 2 to 1,000"):
         (tmp_path / "one" / "ant").mkdir(parents=True)
         prepare(tmp_path / "one")
     with pytest.raises(DataError, match="gnu: a class without images"):
@@ -587,7 +587,7 @@ def test_the_command_trains_on_a_folder_and_predicts_by_name(folder, tmp_path, c
     header = checkpoint.read_header(tmp_path / "run" / "best.safetensors")
     assert header["classes"] == list(NAMES) and header["recipe"]["classes"] == 3 and header["recipe"]["side"] == 16
     assert cli.run([*words, "--resume", "--epochs=3"]) == 0
-    assert "going on from" in "".join(capsys.readouterr())
+    assert "resuming from" in "".join(capsys.readouterr())
     image = next((folder / "cow").glob("*.png"))
     assert cli.run(["predict", str(tmp_path / "run"), str(image), "--resize", "--json"]) == 0
     assert set(json.loads(capsys.readouterr().out)["probabilities"]) == set(NAMES)

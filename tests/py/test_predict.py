@@ -160,7 +160,7 @@ def test_files_of_every_kind(network, tmp_path, capsys):
         name, percent = line.rpartition(": ")[2].split()
         assert name == names[number] and float(percent[:-1]) == pytest.approx(100 * expected[number].max(), abs=0.5)
     right = int((classes == labels).sum())
-    assert len(lines) == 26 and lines[-1] == f"{beton}: {right} of 20 labels found ({right / 20:.2%})"
+    assert len(lines) == 26 and lines[-1] == f"{beton}: {right} of 20 labels right ({right / 20:.2%})"
     assert said(capsys, network[0], tmp_path / "one.npy", "--top", "3")[0].count("%") == 3
 
 

@@ -99,7 +99,7 @@ def test_a_whole_run(tmp_path, capsys):
     trainer = PretendTrainer()
     go(trainer, tmp_path / "log")
     out = capsys.readouterr().err
-    assert "training demo: 3 epochs, 15 steps, 1 process, 100 images a step" in out
+    assert "training demo: 3 epochs, 15 steps, 1 process, 100 images per step" in out
     assert "epoch   2/3: loss 1.500, train 40.00%, test 50.00%, 250 img/s, 2.0 s + 0.5 s\n" in out
     assert "test accuracy 40.00% (20 of 50 images), best 50.00%" in out and "sent" not in out
     bar = next(line for line in out.splitlines() if line.startswith("epoch 1/3"))
@@ -130,7 +130,7 @@ def test_tests_may_be_rarer(tmp_path, capsys):
 def test_several_ranks_say_what_they_sent(tmp_path, capsys):
     go(PretendTrainer(ranks=2), tmp_path)
     out = capsys.readouterr().err
-    assert "2 processes, 200 images a step" in out and ", 10.0 kB sent" in out
+    assert "2 processes, 200 images per step" in out and ", 10.0 kB sent" in out
     assert "each rank sent 15.0 kB for gradients" in out
 
 
@@ -142,16 +142,16 @@ def test_other_ranks_are_silent_and_keep_nothing(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "skipped, loss, expected", [(8, 1.2, "8 of 15 steps were left out, because"), (0, math.nan, "no numbers")]
+    "skipped, loss, expected", [(8, 1.2, "8 of 15 steps were skipped, because"), (0, math.nan, "not finite")]
 )
 def test_a_training_that_came_to_nothing_ends_with_an_error(tmp_path, capsys, skipped, loss, expected):
     trainer = PretendTrainer()
     trainer.skipped, test = skipped, trainer.evaluate
     trainer.evaluate = lambda: test()._replace(loss=loss)
-    with pytest.raises(TrainingDiverged, match=f"come to nothing: .*{expected}.*; lower the learning rate"):
+    with pytest.raises(TrainingDiverged, match=f"diverged: .*{expected}.*; lower the learning rate"):
         go(trainer, tmp_path)
     assert [event["event"] for event in events(tmp_path)][-2:] == ["end", "failed"]
-    assert ("8 of 15 steps were left out (see above)" in capsys.readouterr().err) == (skipped > 0)
+    assert ("8 of 15 steps were skipped (see above)" in capsys.readouterr().err) == (skipped > 0)
 
 
 def test_half_of_the_steps_are_too_many_to_leave_out(tmp_path):
@@ -166,7 +166,7 @@ def test_a_few_steps_left_out_are_told(tmp_path, capsys):
     trainer = PretendTrainer()
     trainer.skipped = 7
     go(trainer, tmp_path)
-    assert "7 of 15 steps were left out" in capsys.readouterr().err
+    assert "7 of 15 steps were skipped" in capsys.readouterr().err
 
 
 def test_a_warning_stands_at_both_ends_and_changes_after_the_start(tmp_path, capsys):
@@ -196,13 +196,13 @@ def test_interrupted_and_resumed(tmp_path, capsys):
     trainer = PretendTrainer()
     with pytest.raises(KeyboardInterrupt):
         go(trainer, tmp_path, stop_at=7)
-    assert "the same command with --resume goes on from it" in capsys.readouterr().err
+    assert "the same command with --resume continues from it" in capsys.readouterr().err
     assert trainer.saved[-1] == ("last.safetensors", 1, False) and events(tmp_path)[-1]["event"] == "interrupted"
     checkpoint = session.checkpoint_to_resume(settings(tmp_path, "--resume"))
     again = PretendTrainer()
     again.epoch, again.step, again.best_accuracy = 1, STEPS, 0.3
     go(again, tmp_path, resumed=checkpoint)
-    assert "going on from" in capsys.readouterr().err
+    assert "resuming from" in capsys.readouterr().err
     assert [e["event"] for e in events(tmp_path)].count("start") == 2  # the log goes on
     assert ("best.safetensors", 2, True) in again.saved and ("best.safetensors", 3, True) not in again.saved
 
@@ -215,7 +215,7 @@ def test_another_rank_tells_how_to_go_on_only_where_rank_0_could_not(tmp_path, c
         trainer.rank, trainer.ranks = 1, 2
         with pytest.raises(KeyboardInterrupt):
             go(trainer, tmp_path, stop_at=7)
-        return capsys.readouterr().err.count("the same command with --resume goes on from it")
+        return capsys.readouterr().err.count("the same command with --resume continues from it")
 
     go(PretendTrainer(), tmp_path)  # rank 0, of whom there is no word about an interruption
     capsys.readouterr()
@@ -253,7 +253,7 @@ def test_resumed_when_all_is_done(tmp_path, capsys):
     trainer = PretendTrainer()
     trainer.epoch = trainer.epochs
     go(trainer, tmp_path)
-    assert "all 3 epochs are done already; with more than 20 epochs (--epochs) the training" in capsys.readouterr().err
+    assert "all 3 epochs are already done; with more than 20 epochs (--epochs) the training" in capsys.readouterr().err
 
 
 # --- the forecast --------------------------------------------------------------------------------------------------
@@ -282,7 +282,7 @@ def test_a_gpu_is_named_and_no_cpu_recommended(tmp_path, capsys, monkeypatch):
     trainer.explain = lambda: "on the GPUs by NCCL 2.28.9\nin detail"
     go(trainer, tmp_path)
     text = capsys.readouterr().err
-    assert "on GPU 1 (NVIDIA H100), float16" in text and "gradients travel on the GPUs by NCCL 2.28.9\n" in text
+    assert "on GPU 1 (NVIDIA H100), float16" in text and "gradients are reduced on the GPUs by NCCL 2.28.9\n" in text
     assert "This will take about" in text and "made for GPUs" not in text and "in detail" not in text
 
 
@@ -387,7 +387,7 @@ def test_one_file_for_both_sets_is_refused(tmp_path):
     (tmp_path / "hard.beton").hardlink_to(train)
     for name in ("train.beton", "./train.beton", "link.beton", "hard.beton"):
         options = [f"--data.train_dataset={train}", f"--data.val_dataset={tmp_path}/{name}"]
-        with pytest.raises(UserError, match=r"is the training set, too \(data.val_dataset, --data.val_dataset"):
+        with pytest.raises(UserError, match=r"is also the training set \(data.val_dataset, --data.val_dataset"):
             session.check_files(config.load(options, environ={}))
 
 
@@ -512,7 +512,7 @@ def test_a_build_without_cuda_says_so():
 
 @pytest.mark.parametrize("wish", ["--resume", "--resume={0}", "--resume={0}/x.safetensors"])
 def test_resume_names_what_is_missing(tmp_path, wish):
-    with pytest.raises(UserError, match="is not there. Start without --resume"):
+    with pytest.raises(UserError, match="does not exist. Start without --resume"):
         session.checkpoint_to_resume(settings(tmp_path, wish.format(tmp_path)))
 
 

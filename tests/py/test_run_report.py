@@ -76,7 +76,7 @@ def test_a_log_is_read(tmp_path):
     np.testing.assert_allclose(run.curve("test_accuracy"), [(1, 0.4), (2, 0.5), (3, 0.6)])
     shares = run.shares()
     assert shares == {"training steps": 9.0, "waiting for data": 3.0, "tests": 1.5, "everything else": 6.5}
-    assert ("sent for gradients", "24.0 kB, in 4 bits a value") in run.summary()
+    assert ("sent for gradients", "24.0 kB, in 4 bits per value") in run.summary()
     assert "<caption>a</caption>" in run._repr_html_() and "60.00%" in run._repr_html_()
     assert runs.read(tmp_path / "a" / "run.jsonl").name == "a"
 
@@ -100,7 +100,7 @@ def test_bytes_of_a_step_are_those_of_all_steps(tmp_path):
     log.write_text("\n".join(log.read_text().splitlines()[:-1]) + "\n")  # the last epoch has no end
     run = runs.read(tmp_path / "a")
     assert (run.wire_bytes, run.wire_bytes_a_step, len(run.steps)) == (8000, 1000, 8)
-    assert "<td>8.0 kB</td><td>1.0 kB a step of rank 0</td>" in page.page([run])
+    assert "<td>8.0 kB</td><td>1.0 kB per step on rank 0</td>" in page.page([run])
 
 
 @pytest.mark.parametrize("line", [0, 1, 2, -1])
@@ -127,19 +127,19 @@ def test_a_log_with_other_values_is_refused_with_its_line(tmp_path, line, change
     records = [json.loads(text) for text in log.read_text().splitlines()]
     records[line] |= change
     log.write_text("".join(json.dumps(record) + "\n" for record in records))
-    with pytest.raises(UserError, match=rf"line {line % len(records) + 1}: no record of a run \("):
+    with pytest.raises(UserError, match=rf"line {line % len(records) + 1}: not a record of a run \("):
         runs.read(tmp_path / "a")
 
 
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [
-        ("", "no run has begun"),
-        ('{"event": "end", "seconds": 1}\n', "no run has begun"),
-        ('{"event": "end"}\n', "line 1: no record of a run .no seconds"),
-        ('{"event": "start"}', "line 1: no record of a run .no time"),
-        ("[]\n[]\n", "line 1: no record of a run"),
-        ("nonsense\n{}\n", "line 1: no record of a run"),
+        ("", "no run has started"),
+        ('{"event": "end", "seconds": 1}\n', "no run has started"),
+        ('{"event": "end"}\n', "line 1: not a record of a run .no seconds"),
+        ('{"event": "start"}', "line 1: not a record of a run .no time"),
+        ("[]\n[]\n", "line 1: not a record of a run"),
+        ("nonsense\n{}\n", "line 1: not a record of a run"),
     ],
 )
 def test_logs_that_are_none(tmp_path, text, wanted):
@@ -231,7 +231,7 @@ def test_confusion_and_mistakes(tmp_path):
     many[3, 4] = 2
     names = tuple(f"kind {i}" for i in range(30))
     text = page.page([runs.read(tmp_path / "a")], mistakes.Verdicts(names, many, [], "last.safetensors", 9000))
-    assert "of 152 plain images from all over the 9,000 of the test set" in text
+    assert "on 152 plain images spread over the 9,000 of the test set" in text
     assert "kind 3 taken for kind 4" in text and "<td>kind 5 taken" not in text
 
 
@@ -245,7 +245,7 @@ def test_the_command_after_a_training(tmp_path, capsys, monkeypatch):
     assert cli.run(["report", str(tmp_path / "run"), "-o", str(tmp_path / "x.html")]) == 0
     text = (tmp_path / "x.html").read_text()
     whole(text)
-    assert "airplane" in text and "best.safetensors takes for what" in text and "processor" in text
+    assert "airplane" in text and "Confusions of best.safetensors" in text and "processor" in text
     verdicts = mistakes.judge(tmp_path / "run", test)
     assert verdicts.confusion.sum() == 60 and len(verdicts.worst) == min(24, 60 - np.trace(verdicts.confusion))
     monkeypatch.setattr(mistakes, "MOST_IMAGES", 7)

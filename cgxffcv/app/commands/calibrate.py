@@ -70,7 +70,7 @@ def run(options: argparse.Namespace, world: comm.Comm, index: int | None) -> Non
         process.say(json.dumps({"lines": lines, "path": str(path)}))
     else:
         process.say(text(lines, options.bits))
-        process.say(f"kept in {path}")
+        process.say(f"saved in {path}")
 
 
 def main(prog: str, argv: Sequence[str]) -> int:

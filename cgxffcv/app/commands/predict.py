@@ -157,7 +157,7 @@ def _predict_file(classifier: Any, path: str, options: argparse.Namespace) -> No
     if labelled and options.json:
         print(json.dumps({"file": path, "images": images, "correct": correct, "accuracy": correct / images}))
     elif labelled:
-        print(f"{path}: {correct:,} of {images:,} labels found ({correct / images:.2%})")
+        print(f"{path}: {correct:,} of {images:,} labels right ({correct / images:.2%})")
 
 
 def make_parser(prog: str) -> Parser:

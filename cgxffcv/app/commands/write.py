@@ -46,7 +46,7 @@ def main(prog: str, arguments: Sequence[str]) -> int:
     if d.source == "folder":
         interrupts.careful()
         own_folder.prepare(settings, process.say)
-        process.say(f"kept in {settings.data.train_dataset} and {settings.data.val_dataset}")
+        process.say(f"saved in {settings.data.train_dataset} and {settings.data.val_dataset}")
         return 0
     if os.path.realpath(d.train_dataset) == os.path.realpath(d.val_dataset):
         raise ConfigError([f"data.train_dataset and data.val_dataset are the same file: {d.train_dataset}; name two"])
