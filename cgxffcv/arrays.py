@@ -8,8 +8,8 @@
         handle = world.allreduce_async(gradient, op="sum")       # in the background
         handle.wait()
 
-A communicator keeps the plans that it has made, by what they are asked for: the same call again finds its plan. Before
-each call the ranks compare what they were asked for, so that a difference is an error on all of them.
+A communicator caches its plans by the arguments of the call: the same call finds its plan again. Before each call the
+ranks compare their arguments, so that a difference is an error on all of them.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ from cgxffcv.tensors import Taken
 
 __all__ = ["Handle", "plans", "reduce", "reduce_async"]
 
-KEPT_PLANS = 32  # of calls without a key; the one that was used longest ago goes first
+KEPT_PLANS = 32  # of calls without a key; the least recently used one is dropped first
 
 
-# ---- what a call is asked for ----
+# ---- the arguments of a call ----
 
 
 @dataclass(frozen=True)
@@ -108,9 +108,9 @@ def _widths(bits: int | Mapping) -> Iterator[Any]:
 
 @functools.cache
 def _known_options() -> tuple[str, ...]:
-    """Of AllreducePlan, those that a call may have, too."""
+    """The options of AllreducePlan that a call may also have."""
     given = inspect.signature(AllreducePlan.__init__).parameters
-    decided = ("bits", "dtype", "op", "average", "device", "compare")  # by the arrays, or in other words
+    decided = ("bits", "dtype", "op", "average", "device", "compare")  # given by the arrays, or in another way
     return tuple(name for name, it in given.items() if it.kind is it.KEYWORD_ONLY and name not in decided)
 
 
@@ -128,12 +128,12 @@ def _wish(op: str, bits: int | Mapping, key: object, options: dict[str, Any]) ->
     if op not in OPS:
         raise ValueError(f"op must be one of {', '.join(OPS)}, not {op!r}")
     if key is not None and not isinstance(key, str):
-        raise TypeError(f"key must be a text, not {key!r}")
+        raise TypeError(f"key must be a string, not {key!r}")
     _check_options(options)
     if "error_feedback" in options:
         options = options | {"error_feedback": feedback_of(options["error_feedback"])}
     if options.get("error_feedback") and key is None:
-        raise ValueError("error_feedback needs key=...: what was lost is kept and added by that name")
+        raise ValueError("error_feedback needs key=...: what was lost is kept under that name, and added")
     if isinstance(bits, Mapping):
         bits = dict(sorted(bits.items(), key=repr))
     return Wish(op, bits, key, options)
@@ -144,7 +144,7 @@ def _check_bits(wish: Wish, group: Group, name: str) -> None:
         return
     if group.dtype not in QUANTIZED_DTYPES:
         raise ValueError(
-            f"{name} is of {group.dtype}, which travels exactly or not at all: only {', '.join(QUANTIZED_DTYPES)} are "
+            f"{name} has the dtype {group.dtype}, which is only sent exactly: only {', '.join(QUANTIZED_DTYPES)} are "
             f"quantised. Give bits={UNCOMPRESSED}, or convert it first"
         )
     if wish.op not in ("sum", "average"):
@@ -156,7 +156,7 @@ def _check_bits(wish: Wish, group: Group, name: str) -> None:
 
 @dataclass
 class Collected:
-    """The arrays of a call, grouped; `used` has, for each name, the array that came, or the copy that is reduced."""
+    """The arrays of a call, grouped; `used` has, for each name, the array passed in or the copy that is reduced."""
 
     arrays: Any
     names: list[str | None]
@@ -164,7 +164,7 @@ class Collected:
     groups: list[Group]
 
     def result(self) -> Any:
-        """After the run: in a container as it came."""
+        """The results after the run, in a container like the one passed in."""
         given = [tensors.give(used) if isinstance(used, Taken) else used for used in self.used]
         if isinstance(self.arrays, Mapping):
             by_name = dict(zip(self.names, given, strict=True))
@@ -178,7 +178,7 @@ def _leaves(arrays: Any) -> tuple[list[str | None], list[Any]]:
     """Names and arrays; those of a dict in the order of their names, which is the same on all ranks."""
     if isinstance(arrays, Mapping):
         if not all(isinstance(name, str) for name in arrays):
-            raise TypeError("arrays: the keys of a dict must be texts, the names of its arrays")
+            raise TypeError("arrays: the keys of a dict must be strings, the names of its arrays")
         names = sorted(arrays)
         return list(names), [arrays[name] for name in names]
     if isinstance(arrays, (list, tuple)):
@@ -187,7 +187,7 @@ def _leaves(arrays: Any) -> tuple[list[str | None], list[Any]]:
 
 
 def _in_place(taken: Taken, argument: str, in_place: bool | None) -> Taken:
-    """The array itself, or a copy of it where it is not to be changed; an error where neither is what was meant."""
+    """The array itself, or a copy if it is not to be changed; ValueError if neither is what the caller asked for."""
     if not taken.tensor.contiguous:
         raise ValueError(f"{argument} is not in C order: pass a contiguous copy (numpy.ascontiguousarray makes one)")
     if in_place is False or (in_place is None and not taken.mutable):
@@ -249,7 +249,7 @@ class Kept:
             return entry
         known = self.keyed.get((key, group.dtype, group.device))
         if known is not None and known[0] != text:
-            raise ValueError(f"key {key!r} is that of other arrays or options: {known[0]!r}, not {text!r}")
+            raise ValueError(f"key {key!r} belongs to other arrays or options: {known[0]!r}, not {text!r}")
         return None if known is None else known[1]
 
     def put(self, group: Group, key: str | None, text: str, entry: Entry) -> None:
@@ -266,7 +266,7 @@ def _kept(comm: _cgxffcv.Comm) -> Kept:
 
 
 def _plan(comm: _cgxffcv.Comm, wish: Wish, group: Group) -> AllreducePlan:
-    """The plan for a group, found or made, on all ranks alike. Collective."""
+    """The plan for a group, found or made, the same on all ranks. Collective."""
     kept = _kept(comm)
     text = wish.text(group)
     entry = kept.find(group, wish.key, text)
@@ -299,31 +299,32 @@ def reduce(
     **options: Any,
 ) -> Any:
     """`comm.allreduce(arrays, ...)`: reduces an array, or a list, tuple or dict of arrays as one call, over all ranks,
-    and returns what holds the results, in a container as it came. Collective.
+    and returns the results, in a container like the one passed in. Collective.
 
     arrays: of NumPy, PyTorch, CuPy, JAX, or anything with DLPack, the CUDA array interface or the buffer protocol, in
     C order. They are reduced in place, and returned; those that can never be changed (JAX) give new ones. in_place:
-    True refuses the latter; False gives new arrays always, as the framework's `from_dlpack` makes them. Read-only
-    arrays are refused without in_place=False. A dict's keys are names: its order is of no account.
+    True refuses the latter; False always gives new arrays, made by the framework's `from_dlpack`. Read-only arrays are
+    refused without in_place=False. A dict's keys are names; its order does not matter.
 
     op: "sum", "average", "min", "max", "prod"; bits: 32 (exact), or 1 to 8, also by name or index in a list or dict
     ("default" for the others). A single array is quantised whatever its shape; of several, those of one dimension or
-    with fewer than `layer_min_size` elements only where `bits` names them. What is neither float32, float16 nor
-    bfloat16, and other operations than "sum" and "average", must be exact. dtype: for bfloat16 kept as uint16.
+    with fewer than `layer_min_size` elements only where `bits` names them. Types other than float32, float16 and
+    bfloat16, and operations other than "sum" and "average", must be exact. dtype: names bfloat16 that is kept as
+    uint16.
 
     key: a name for what is kept between calls: with error_feedback=True what quantisation lost, which is added at the
-    next call with that key; it belongs to these arrays and options alone. options: AllreducePlan's (bucket_size, codec,
+    next call with that key; it belongs to these arrays and options only. options: AllreducePlan's (bucket_size, codec,
     rounding, algorithm, error_feedback, seed, threads, timeout, ...).
 
-    Arrays on a GPU are ordered on `stream` (PyTorch's, CuPy's, or an address), else on the stream on which their
-    framework works: the call may come back before the sums are there, and what is put on that stream later finds them.
+    Arrays on a GPU are ordered on `stream` (PyTorch's, CuPy's, or an address), by default on the stream that their
+    framework uses: the call may return before the sums are complete, and work put on that stream later sees them.
 
-    Raises TypeError or ValueError that names the array or option; CommError on all ranks where they were asked for
-    different things, before anything moves; PeerLost, CommTimeout. After one of these the arrays are unspecified.
+    Raises TypeError or ValueError that names the array or option; CommError on all ranks if their arguments differ,
+    before anything is sent; PeerLost, CommTimeout. After one of these the contents of the arrays are unspecified.
     """
     wish = _wish(op, bits, key, options)
     collected = _collect(arrays, wish, dtype, stream, in_place)
-    made = [_plan(comm, wish, group) for group in collected.groups]  # all are compared before the first one moves
+    made = [_plan(comm, wish, group) for group in collected.groups]  # all are compared before the first one runs
     for plan, group in zip(made, collected.groups, strict=True):
         plan._plan.put(group.tensors(), group.stream)
     return collected.result()
@@ -339,9 +340,9 @@ def plans(
     key: str | None = None,
     **options: Any,
 ) -> list[AllreducePlan]:
-    """`comm.allreduce_plans(arrays, ...)`: the plans of that call, which are made if need be: what they `explain()`,
-    their `wire_bytes`, and `residual` and `call`, which are all that a key keeps. One for each type of elements and
-    device. Changes no array. Collective."""
+    """`comm.allreduce_plans(arrays, ...)`: the plans of that call, made if necessary, with their `explain()`,
+    `wire_bytes`, and `residual` and `call`, which are all that is kept under a key. One for each dtype and device.
+    Changes no array. Collective."""
     wish = _wish(op, bits, key, options)
     collected = _collect(arrays, wish, dtype, None, None)
     return [_plan(comm, wish, group) for group in collected.groups]
@@ -351,13 +352,13 @@ def plans(
 
 
 class Background:
-    """A thread that carries out the calls of a communicator in their order, over a communicator of its own, so that the
+    """A thread that carries out the calls of a communicator in order, over a separate communicator, so that the
     caller's is free meanwhile."""
 
     def __init__(self, comm: _cgxffcv.Comm) -> None:
         self.owner, self.process = weakref.ref(comm), os.getpid()
         self.comm = comm.split(0, comm.rank)
-        comm._kept["aside"] = self.comm  # what aborts the one aborts the other
+        comm._kept["aside"] = self.comm  # aborting one aborts the other
         self.pool = ThreadPoolExecutor(1, "cgxffcv-allreduce")
 
     def carry_out(self, wish: Wish, groups: list[Group], runs: list[_cgxffcv.AllreduceRun]) -> None:
@@ -365,7 +366,7 @@ class Background:
             made = []
             for group in groups:
                 if group.device >= 0:
-                    _cgxffcv.select_device(group.device)  # and no other one is ever set up on this thread
+                    _cgxffcv.select_device(group.device)  # no other GPU is ever set up on this thread
                 made.append(_plan(self.comm, wish, group))
             for plan, run in zip(made, runs, strict=True):
                 run.run(plan._plan)
@@ -381,7 +382,7 @@ class Background:
 
 
 class Handle:
-    """A call in the background. It keeps the arrays alive; they are not to be touched before `wait`."""
+    """A call in the background. It keeps the arrays alive; they must not be touched before `wait`."""
 
     def __init__(self, background: Background, wish: Wish, collected: Collected, stream: object) -> None:
         runs = [_cgxffcv.allreduce_begin(group.tensors(), group.stream) for group in collected.groups]
@@ -391,16 +392,16 @@ class Handle:
         self._waited = False
 
     def done(self) -> bool:
-        """Whether the results are there, or a failure is."""
+        """True if the results are complete or the call has failed."""
         if not self._future.done():
             return False
         return self._future.exception() is not None or all(run.done for run in self._runs)
 
     def wait(self, stream: object = None) -> Any:
         """Waits for the call and returns what `comm.allreduce` would have; raises what it would have raised. Ctrl-C
-        ends the wait, not the call. For arrays on a GPU it may come back before the sums are there: what is put on
-        `stream` (else that of the call, else the one on which the framework works now) later finds them."""
-        if self._process != os.getpid():  # the thread that works on it is not here
+        ends the wait, not the call. For arrays on a GPU it may return before the sums are complete: work put later on
+        `stream` (by default the call's, else the one that the framework uses now) sees them."""
+        if self._process != os.getpid():  # the thread that carries it out is not in this process
             raise _cgxffcv.CommError(f"allreduce: this call belongs to process {self._process}, which forked this one")
         try:
             self._future.result()
@@ -415,7 +416,7 @@ class Handle:
         return self._collected.result()
 
     def synchronize(self) -> Any:
-        """As wait(), and until a GPU has the sums, too, with the communicator's deadline."""
+        """Like wait(), and also waits until a GPU has the sums, with the communicator's timeout."""
         result = self.wait()
         for run in self._runs:
             self._pool.submit(run.wait).result()
@@ -424,7 +425,7 @@ class Handle:
     def __del__(self) -> None:
         future = getattr(self, "_future", None)
         if future is not None and not self._waited and self._process == os.getpid():
-            future.add_done_callback(_warn_of_failure)  # at once, or when the call comes to its end
+            future.add_done_callback(_warn_of_failure)  # at once, or when the call ends
 
 
 def _warn_of_failure(future: Future) -> None:
@@ -445,10 +446,11 @@ def reduce_async(
     stream: object = None,
     **options: Any,
 ) -> Handle:
-    """`comm.allreduce_async(arrays, ...)`: as `reduce`, in the background: calls are carried out in their order, on a
-    thread of the communicator and, for arrays on a GPU, on a stream of its own, behind what the caller's stream holds
-    now. Collective; the first one of a communicator splits it. Errors in the arguments are raised here, others by the
-    handle's wait(); where ranks differ or one is lost, `comm` is broken, too. Keys are not those of `reduce`."""
+    """`comm.allreduce_async(arrays, ...)`: like `reduce`, in the background: calls are carried out in order, on a
+    thread of the communicator and, for arrays on a GPU, on a separate stream, after the work that is on the caller's
+    stream now. Collective; the first call on a communicator splits it. Errors in the arguments are raised here, others
+    by the handle's wait(); if ranks differ or one is lost, `comm` is broken, too. Keys are separate from those of
+    `reduce`."""
     wish = _wish(op, bits, key, options)
     collected = _collect(arrays, wish, dtype, stream, in_place)
     background = comm._kept.get("background")

@@ -1,9 +1,9 @@
-"""Runs mpirun and stands between it and the terminal, so that a job ends with its own last words.
+"""Runs mpirun and mediates between it and the terminal, so that the last thing shown is the job's own messages.
 
-Ctrl-C at a terminal reaches a whole group of processes, mpirun among them, and Open MPI 5 then ends the ranks without
-letting them say anything. So mpirun gets a session of its own; Ctrl-C (or SIGTERM) goes to rank 0 first, which says how
-to go on, and whose end ends the job. Of what mpirun itself prints, that a rank has ended with an error is left out: the
-rank has said why. What all ranks would say is said once.
+Ctrl-C at a terminal reaches a whole process group, mpirun included, and Open MPI 5 then ends the ranks without letting
+them say anything. So mpirun gets a separate session; Ctrl-C (or SIGTERM) goes to rank 0 first, which says how to
+resume, and whose end ends the job. mpirun's report that a rank has ended with an error is left out: the rank has said
+why. An error that all ranks would report is shown once.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ ASKED_FOR = re.compile(rb"\w+ noticed that process rank")
 
 
 class Banners:
-    """Passes on what mpirun writes to stderr, without its boxes (between two rules) that say what is known, and without
-    an error that another rank has told already."""
+    """Passes on what mpirun writes to stderr, except boxes (between two rules) that say what is already known, and
+    errors that another rank has already reported."""
 
     def __init__(self, out: int) -> None:
         self.out = out
-        self.asked = False  # whether the ranks' end was asked for
-        self.pending = b""  # of a line that may open a box, or within one that is left out
+        self.asked = False  # True once the user has asked for the ranks to end
+        self.pending = b""  # part of a line that may open a box, or of one in a box that is left out
         self.within, self.dropping, self.at_start = False, False, True
         self.errors: set[tuple[bytes, ...]] = set()
 
     def _line(self, line: bytes) -> bytes:
-        """What remains of a whole line; a rule is held back until the line after it tells what box this is."""
+        """What remains of a whole line; a rule is held back until the line after it shows which box this is."""
         if self.dropping:
             self.dropping = RULE.fullmatch(line) is None
             return b""
@@ -81,14 +81,14 @@ class Banners:
             text = text[os.write(self.out, text) :]
 
     def copy(self, pipe: int) -> None:
-        """Until the pipe's end; runs in a thread."""
+        """Passes on everything up to the pipe's end; runs in a thread."""
         while data := os.read(pipe, 1 << 16):
             self.feed(data)
         self.end()
 
 
 def _ranks(mpirun: int) -> dict[int, int]:
-    """Process by rank of what mpirun has started here."""
+    """The process of each rank that mpirun has started on this machine."""
     found = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -104,7 +104,7 @@ def _ranks(mpirun: int) -> dict[int, int]:
 
 
 def _send(process: int, number: int) -> None:
-    """As a terminal would, to all that a rank has started, if it leads a group."""
+    """Sends a signal as a terminal would: to everything that a rank has started, if it leads a process group."""
     with contextlib.suppress(ProcessLookupError):
         if os.getpgid(process) == process:
             os.killpg(process, number)
@@ -113,7 +113,7 @@ def _send(process: int, number: int) -> None:
 
 
 class Ending:
-    """How a job ends that was asked to (by signal `number`): rank 0, then the others, then mpirun."""
+    """Ends a job on request (by signal `number`): rank 0 first, then the others, then mpirun."""
 
     def __init__(self, mpirun: subprocess.Popen[bytes], number: int) -> None:
         self.mpirun, self.number = mpirun, number
@@ -127,7 +127,7 @@ class Ending:
             mpirun.send_signal(number)
 
     def look(self) -> None:
-        """To be called again and again. Rank 0's end is no news to the others that they should still report."""
+        """To be called repeatedly. The others are ended at once after rank 0, so that they do not report its end."""
         ranks = _ranks(self.mpirun.pid) if self.rank_0 else {}
         if self.rank_0 and 0 not in ranks:
             self.rank_0 = False
@@ -142,7 +142,8 @@ class Ending:
 
 
 def _wait(mpirun: subprocess.Popen[bytes], banners: Banners, signals: set[signal.Signals]) -> int | None:
-    """Until mpirun has ended; the first signal that asked for it. A second one, or GRACE_SECONDS, ends all at once."""
+    """Waits until mpirun has ended; returns the first signal that asked for it. A second one, or GRACE_SECONDS, ends
+    all ranks at once."""
     ending = None
     while mpirun.poll() is None:
         got = signal.sigtimedwait(signals, LOOK_SECONDS if ending else 3600)
@@ -158,7 +159,8 @@ def _wait(mpirun: subprocess.Popen[bytes], banners: Banners, signals: set[signal
 
 
 def run(line: Sequence[str]) -> int:
-    """mpirun's exit code (128 + n if signal n ended it); KeyboardInterrupt or Terminated when that was asked for."""
+    """Returns mpirun's exit code (128 + n if signal n ended it); raises KeyboardInterrupt or Terminated if the user
+    ended it."""
     libc = ctypes.CDLL(None)
     signals = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
     signals = {number for number in signals if signal.getsignal(number) != signal.SIG_IGN} | {signal.SIGCHLD}

@@ -1,4 +1,4 @@
-"""Charts as SVG text, to stand in a page or a notebook: curves, and bars of shares."""
+"""Charts as SVG text, for a page or a notebook: curves, and bars of shares."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ GREY = "#99999988"
 
 @dataclass(frozen=True)
 class Curve:
-    """(x, y) points, drawn in a colour; `dashed` beside the main ones, `faint` behind them."""
+    """(x, y) points, drawn in a colour; `dashed` alongside the main ones, `faint` behind them."""
 
     name: str
     points: Sequence[tuple[float, float]]
@@ -56,7 +56,7 @@ def _thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]
 
 
 class _Frame:
-    """From values to places."""
+    """Maps values to positions."""
 
     def __init__(self, curves: Sequence[Sequence[tuple[float, float]]], whole: bool, from_zero: bool):
         xs = [x for points in curves for x, _ in points]
@@ -117,7 +117,7 @@ def chart(
     from_zero: bool = False,
 ) -> str:
     """An SVG element with these curves; empty without points. percent: y is a share; whole: ticks of x are whole
-    numbers; from_zero: y begins at 0."""
+    numbers; from_zero: y starts at 0."""
     drawn = [(curve, points) for curve in curves if (points := _thinned(curve.points))]
     if not drawn:
         return ""
@@ -148,7 +148,7 @@ class Figure:
 
 
 def shares(parts: Sequence[tuple[str, float]], shown: Sequence[str]) -> str:
-    """One bar, divided: names with their values, and what is said of each."""
+    """A bar divided into `parts`, names with their values; `shown`: the text for each."""
     total = sum(value for _, value in parts)
     if not total > 0:
         return ""

@@ -1,4 +1,4 @@
-"""argparse as this package uses it: whatever is wrong with a command's words is one line, and exit code 2."""
+"""argparse as this package uses it: any mistake in a command's arguments gives one line and exit code 2."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cgxffcv.nearest import suggest
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose refusals are UsageErrors that name its --help, and the nearest option for one that it lacks."""
+    """A parser whose errors are UsageErrors that name its --help and, for an unknown option, the nearest one."""
 
     def __init__(self, *arguments: Any, **options: Any):
         super().__init__(*arguments, **{"allow_abbrev": False, **options})
@@ -22,7 +22,7 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{' '.join(message.split())}; see {self.prog} --help")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
-        """A word that is none of those asked for; every Python says it in the same words, with the nearest."""
+        """Refuses a word that is not one of the choices, in the same words with every Python, and names the nearest."""
         if action.choices is not None and value not in action.choices:
             known = ", ".join(action.choices)
             wrong = f"invalid choice: {value!r}; expected one of {known}{suggest(value, action.choices)}"
@@ -38,7 +38,7 @@ class Parser(argparse.ArgumentParser):
         return options, extra
 
 
-MEASURED = "everything measured, into FILE beside the table, or alone to standard output"
+MEASURED = "write all measurements to FILE, next to the table, or to standard output instead of it"
 
 
 def add_json(parser: argparse.ArgumentParser, help: str = MEASURED) -> None:

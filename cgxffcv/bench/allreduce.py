@@ -1,4 +1,4 @@
-"""`bench allreduce`: the compressed allreduce over sizes, in the form of nccl-tests, beside its rivals.
+"""`bench allreduce`: the compressed allreduce over sizes, in the form of nccl-tests, next to its rivals.
 
     mpirun -np 2 python -m cgxffcv bench allreduce -b 256K -e 1G -f 4 --bits 4
 
@@ -6,9 +6,9 @@ algbw is the bytes of the tensor over the time, busbw is algbw * 2(N-1)/N (what 
 in nccl-tests, whose -b -e -i -f -n -w -o -d mean the same. `#wrong` counts elements outside the bound that the
 arithmetic gives (allreduce_bounds.py); it is -1 where the ranks differ.
 `error` is ||result - exact||^2 / ||exact||^2. The rivals run in turns with ours, in the same processes: on GPUs NCCL's
-sums of as many float32 and bfloat16, else MPI_Allreduce of as many float32. Times are medians of the rounds; on GPUs
-they lie between two events, around runs that are recorded in graphs where that can be. Each run begins with what the
-one before has left, in the same buffer.
+sums of as many float32 and bfloat16 elements, else MPI_Allreduce of as many float32. Times are medians of the rounds;
+on GPUs they are taken between two events, around runs that are recorded in graphs where possible. Each run starts from
+what the one before has left in the same buffer.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def parse_size(text: str) -> int:
 
 
 def parse_sizes(text: str) -> list[int]:
-    """Sizes in rising order."""
+    """Sizes in ascending order."""
     return sorted(map(parse_size, text.split(",")))
 
 
@@ -85,28 +85,30 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     p.add_argument(
         "-e", "--maxbytes", type=parse_size, default=None, help="the largest; default 64M, or -b if that is more"
     )
-    p.add_argument("-i", "--stepbytes", type=parse_size, help="each size is so much larger than the one before")
-    p.add_argument("-f", "--stepfactor", type=number(1.001, 1e6), help="so many times as large; default 4")
-    p.add_argument("--sizes", type=parse_sizes, metavar="SIZE,...", help="just these, in place of -b to -e")
-    p.add_argument("-n", "--iters", type=whole(0), default=0, help="runs in a round; 0: as many as take a moment")
+    p.add_argument("-i", "--stepbytes", type=parse_size, help="what to add to a size for the next one")
+    p.add_argument(
+        "-f", "--stepfactor", type=number(1.001, 1e6), help="what to multiply a size by for the next one; default 4"
+    )
+    p.add_argument("--sizes", type=parse_sizes, metavar="SIZE,...", help="just these, instead of -b to -e")
+    p.add_argument("-n", "--iters", type=whole(0), default=0, help="runs per round; 0: as many as take a moment")
     p.add_argument("-w", "--warmup_iters", type=whole(0), default=2)
     p.add_argument("--rounds", type=whole(1), default=5, help="rounds of each side, in turns; the median counts")
     p.add_argument("--bits", type=whole(1, 32), help="1 to 8, or 32 for none; default 4, and 1 with the codec sign")
     p.add_argument("--bucket-size", type=whole(1), default=1024)
     p.add_argument("-d", "--dtype", choices=DTYPES, default="float32")
-    p.add_argument("-o", "--op", choices=(*OPS, "avg"), help="default average, of whole numbers sum")
+    p.add_argument("-o", "--op", choices=(*OPS, "avg"), help="default average, for integers sum")
     p.add_argument("--algorithm", choices=ALGORITHMS, default="auto")
     p.add_argument("--codec", choices=CODECS, default="maxmin")
     p.add_argument("--rounding", choices=ROUNDINGS, default="nearest")
     p.add_argument("--half-metadata", action="store_true")
-    p.add_argument("--threads", type=whole(1, 256), default=1, help="that quantise, on each rank")
-    p.add_argument("--nodes", type=whole(1), help="pretend that the ranks lie on this many nodes")
-    p.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto", help="where the tensor lies")
-    p.add_argument("--link", choices=links.LINKS, default="any", help="what ours and the rivals may use")
-    p.add_argument("--no-graph", action="store_true", help="on GPUs, call every run instead of recording them")
+    p.add_argument("--threads", type=whole(1, 256), default=1, help="how many quantise, per rank")
+    p.add_argument("--nodes", type=whole(1), help="pretend that the ranks are on this many nodes")
+    p.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto", help="where the tensor is")
+    p.add_argument("--link", choices=links.LINKS, default="any", help="links that ours and the rivals may use")
+    p.add_argument("--no-graph", action="store_true", help="on GPUs, launch every run instead of recording them")
     p.add_argument("--no-rival", action="store_true")
     charts.add_chart(p, "times over sizes")
-    add_json(p, "the results, into FILE beside the table, or alone to standard output")
+    add_json(p, "write the results to FILE, next to the table, or to standard output instead of it")
     options = p.parse_args(argv)
     if options.maxbytes is None:
         options.maxbytes = max(parse_size("64M"), options.minbytes)
@@ -126,7 +128,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def counts_of(options: argparse.Namespace) -> list[int]:
-    """Elements of each call, without repetitions: a size below one element is one."""
+    """Elements of each call, without repetitions: a size below one element counts as one."""
     size, sizes = float(options.minbytes), list(options.sizes or ())
     while not options.sizes and size <= options.maxbytes:
         sizes.append(int(size))
@@ -139,7 +141,7 @@ def item_bytes(dtype: str) -> int:
 
 
 def trial_of(world: comm.Comm, site: str, options: argparse.Namespace, count: int, **own: Any) -> Any:
-    """The buffer and what sums it. UsageError if the options do not go together."""
+    """The buffer and the allreduce that sums it. UsageError if the options do not go together."""
     same = ("bits", "bucket_size", "dtype", "op", "algorithm", "codec", "rounding", "half_metadata", "threads")
     chosen = {name: getattr(options, name) for name in same} | own
     chosen |= {"layer_min_size": 0, "spikes": 0, "scale": "auto"}
@@ -191,7 +193,7 @@ class Side:
     trial: Any
 
     def runs_of(self, options: argparse.Namespace, count: int, seconds: float) -> int:
-        """In a round; equal on all ranks, as times are."""
+        """Runs per round; equal on all ranks, as times are."""
         if options.warmup_iters:
             self.trial.time(count, options.warmup_iters, False)
         if options.iters:
@@ -200,14 +202,14 @@ class Side:
 
 
 def error_of(world: comm.Comm, rival: Side, count: int) -> float:
-    """Of a rival's averages, as far as the first block goes: what it was timed at, it has done."""
+    """The error of a rival's averages in the first block, which shows that it did the work that was timed."""
     out = np.empty(min(count, BLOCK), block_of(world.rank, rival.dtype).dtype)
     rival.trial.read(out)
     return count_wrong(out, Way(rival.dtype, "average", world.size, "exact", False))[1]
 
 
 def rivals_of(world: comm.Comm, site: str, options: argparse.Namespace, count: int) -> tuple[list[Side], str]:
-    """(what this machine has of them, why not more); one buffer each for all sizes."""
+    """(the rivals that this machine has, why not more); each has one buffer for all sizes."""
     if options.no_rival or world.size == 1:
         return [], ""
     name = {"host": "mpi", "device": "nccl"}[site]
@@ -272,7 +274,7 @@ def line_of(r: dict) -> str:
 
 
 def draw(path: str, title: str, rows: list[dict], rivals: list[Side]) -> None:
-    """Times over sizes, both as powers."""
+    """Times over sizes, on logarithmic axes."""
     sizes = [r["size"] for r in rows]
     series = {"cgxffcv": [r["time_us"] for r in rows]}
     series |= {side.title: [r["rivals"][side.key]["time_us"] for r in rows] for side in rivals}
@@ -286,7 +288,7 @@ def draw(path: str, title: str, rows: list[dict], rivals: list[Side]) -> None:
 
 
 def begin(options: argparse.Namespace) -> tuple[comm.Comm, str]:
-    """The communicator, and where buffers lie."""
+    """The communicator, and where the buffers are."""
     links.take(options.link, process.ranks())
     options.gpu = device.choose(options.device, local_rank=process.local_rank())
     try:
@@ -308,7 +310,7 @@ def benchmark(world: comm.Comm, site: str, options: argparse.Namespace) -> list[
     rivals, why = rivals_of(world, site, options, counts[-1])
     loud = world.rank == 0 and options.json != "-"
     if loud:
-        threads = f", kernels {_cgxffcv.quantize_kernels()}, {counted(options.threads, 'thread')} a rank"
+        threads = f", kernels {_cgxffcv.quantize_kernels()}, {counted(options.threads, 'thread')} per rank"
         print(f"# cgxffcv bench allreduce: {title_of(world, site, options)}{threads if site == 'host' else ''}")
         print(f"# rivals: {', '.join(side.title for side in rivals) or 'none'}{f' ({why})' if why else ''}")
         print(heading(rivals), flush=True)

@@ -1,10 +1,10 @@
-"""How far an allreduce's result may be from the exact one, element by element, as its arithmetic says.
+"""How far an allreduce's result may be from the exact one, element by element, according to its arithmetic.
 
 The data of every rank is a block of random elements, repeated; so are the exact result and its bound. Each quantisation
-on a rank's or a sum's way adds what its codec may lose: maxmin half a unit (a whole one when stochastic); sign, whose
-decoded values are plus or minus the bucket's mean magnitude, at most the bucket's greatest magnitude; maxmin_spikes
-half a unit of what lies between the spikes, and the rounding of a spike to bfloat16. What rotated loses is spread over
-its bucket like Gaussian noise of a known energy: eight standard deviations.
+of a rank's elements or of a sum adds what its codec may lose: maxmin half a unit (a whole one when stochastic); sign,
+whose decoded values are plus or minus the bucket's mean magnitude, at most the bucket's greatest magnitude;
+maxmin_spikes half a unit of the elements other than the spikes, and the rounding of a spike to bfloat16. What rotated
+loses is spread over its bucket like Gaussian noise of a known energy: eight standard deviations.
 """
 
 from __future__ import annotations
@@ -77,8 +77,8 @@ def exact_of(way: Way) -> np.ndarray:
 
 
 def _each_bucket(x: np.ndarray, way: Way, measure: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """A measure of each row of buckets, at each of its elements. Buckets that do not fill the block lie anywhere in it:
-    then that of all elements counts, which is no less."""
+    """A measure of each row of buckets, at each of its elements. Buckets that do not divide the block may be anywhere
+    in it: then the measure of all elements counts, which is no less."""
     size = way.bucket_size if BLOCK % way.bucket_size == 0 else BLOCK
     return np.repeat(measure(x.reshape(-1, size)), size)
 
@@ -96,14 +96,14 @@ def _rms(rows: np.ndarray) -> np.ndarray:
 
 
 def _width_of_the_rest(rows: np.ndarray, spikes: int) -> np.ndarray:
-    """Twice the greatest magnitude but for the spikes."""
+    """Twice the greatest magnitude apart from the spikes."""
     if spikes >= rows.shape[1]:
         return np.zeros(len(rows))
     return 2 * np.partition(np.abs(rows), -spikes - 1, axis=1)[:, -spikes - 1]
 
 
 def _lost(way: Way, width: np.ndarray, magnitude: np.ndarray) -> np.ndarray:
-    """What one quantisation may lose of elements in buckets of such a width (rotated: root mean square) and greatest
+    """What one quantisation may lose of elements in buckets of this width (rotated: root mean square) and greatest
     magnitude."""
     if way.codec == "rotated":
         return (8 * ROTATED_LOSS[way.bits] ** 0.5 + 2.0**-20) * width
@@ -113,9 +113,9 @@ def _lost(way: Way, width: np.ndarray, magnitude: np.ndarray) -> np.ndarray:
 
 
 def _quantized_bound(way: Way, blocks: list[np.ndarray]) -> np.ndarray:
-    """Of the sum: every rank's own loss, then that of each quantisation of a sum, whose width and magnitude are at most
-    those of all summands together: what is decoded lies within its bucket's range, but for the rounding of spikes, and
-    for the noise of rotated, which adds its share to the energy."""
+    """The bound for the sum: every rank's own loss, then that of each quantisation of a sum, whose width and magnitude
+    are at most those of all summands together: what is decoded is within its bucket's range, except for the rounding of
+    spikes and the noise of rotated, which adds its share to the energy."""
     growths = {"maxmin_spikes": 1 + 2.0**-7, "rotated": (1 + ROTATED_LOSS.get(way.bits, 0)) ** 0.5}
     magnitudes = [_each_bucket(x, way, _magnitude) for x in blocks]
     widths = [_each_bucket(x, way, _rms if way.codec == "rotated" else _width) for x in blocks]

@@ -1,7 +1,7 @@
 """Files: writing 50,000 CIFAR images, opening 1.28 million samples, JPEG encoding and pass-through, verifying.
 
-Beside each figure stands the limit of the same run: what writing (and syncing) the same number of bytes with plain
-write() takes, what reading the opened bytes once takes, what libjpeg-turbo alone takes on the same threads.
+Next to each figure is the limit in the same run: what writing (and syncing) the same number of bytes with plain write()
+takes, what reading the opened bytes once takes, what libjpeg-turbo alone takes on the same threads.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from cgxffcv.fields import IntField, RGBImageField
 SEED = 1
 PHOTO = (375, 500)  # the usual size of an ImageNet picture
 OPENED_SAMPLES = 1_280_000
-WRITERS, CHUNK = 12, 100  # processes of a writer, and the samples that each takes at a time
+WRITERS, CHUNK = 12, 100  # processes of a writer, and the samples that each takes per turn
 
 
 def timed(runs: int, work: Callable[[], Any], before: Callable[[], Any] = lambda: None) -> dict[str, Any]:
@@ -80,7 +80,8 @@ def bench_writing(folder: Path, root: str, count: int, runs: int) -> dict[str, A
 
 
 def dealt(count: int) -> np.ndarray:
-    """Sample numbers as WRITERS processes leave them that take CHUNK samples in turn: each one's, one after another."""
+    """Sample numbers in the order that WRITERS processes, which take CHUNK samples in turn, leave: one process after
+    another."""
     samples = np.arange(count)
     return samples[np.argsort(samples // CHUNK % WRITERS, kind="stable")]
 
@@ -187,9 +188,11 @@ def main(arguments: Sequence[str]) -> int:
     """`python -m cgxffcv bench beton [--json FILE]`."""
     top = Parser(prog="cgxffcv bench beton", description=__doc__)
     add_json(top)
-    top.add_argument("--data-root", default="data", metavar="DIR", help="CIFAR-10, if it is there (default: data)")
+    top.add_argument(
+        "--data-root", default="data", metavar="DIR", help="folder with CIFAR-10, if there is one (default: data)"
+    )
     top.add_argument("--images", type=whole(1), default=50_000, metavar="N")
-    top.add_argument("--samples", type=whole(1), default=OPENED_SAMPLES, metavar="N", help="of the file that is opened")
+    top.add_argument("--samples", type=whole(1), default=OPENED_SAMPLES, metavar="N", help="in the file that is opened")
     top.add_argument("--photographs", type=whole(1), default=400, metavar="N")
     top.add_argument("--runs", type=whole(1), default=5, metavar="N")
     top.add_argument("--dir", metavar="DIR", help="where the files are written (default: a temporary directory)")

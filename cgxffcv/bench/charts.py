@@ -1,4 +1,4 @@
-"""Pictures of what benchmarks have measured; matplotlib is needed for them alone."""
+"""Pictures of what benchmarks have measured; matplotlib is needed only for them."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ def add_chart(parser: Parser, text: str) -> None:
 
 
 def check(name: str, chart: str | None, *others: str | None) -> None:
-    """Refuses a chart, and other files, that could not be written when all has been measured."""
+    """Refuses a chart, and other files, that could not be written once everything has been measured."""
     if chart and importlib.util.find_spec("matplotlib") is None:
         raise UserError("--chart needs matplotlib: pip install matplotlib")
     for path in filter(None, (chart, *others)):
         if not Path(path).resolve().parent.is_dir():
-            raise UsageError(f"bench {name}: {path}: its folder is not there")
+            raise UsageError(f"bench {name}: {path}: its folder does not exist")
 
 
 @contextlib.contextmanager
 def axes(path: str, title: str) -> Iterator[Any]:
-    """The axes of a picture that is written at the end."""
+    """The axes of a picture that is saved when the context ends."""
     import matplotlib
 
     matplotlib.use("agg")

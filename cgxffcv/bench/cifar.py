@@ -1,10 +1,11 @@
-"""`cgxffcv bench cifar`: trains a recipe several times and says what came out.
+"""`cgxffcv bench cifar`: trains a recipe several times and reports the results.
 
 The seeds are 0, 1, ... (from --first-seed on); no run is left out. A trainer that can start afresh (on a GPU) trains
-one seed after the other in one process, others each in a process of its own. The clocks: *field* is the whitening, all
-steps and the final test; *call* adds opening the files and making network and loaders; *again* is what a further
-training takes in the same process; *cold* runs from the start of a process to its first accuracy. The test set chooses
-nothing: it is read once, at the end; hyper-parameters are chosen on held-out folds of the training set (--folds).
+one seed after the other in one process, otherwise each run has a separate process. The clocks: *field* is the
+whitening, all steps and the final test; *call* adds opening the files and making the network and the loaders; *again*
+is what a further training in the same process takes; *cold* runs from the start of a process to its first accuracy.
+Nothing is chosen by the test set: it is read once, at the end; hyper-parameters are chosen on held-out folds of the
+training set (--folds).
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ FOLD_IMAGES = 5000
 ON_GPU, ON_CPU = "airbench94", "airbench90"
 CLOCKS = {
     "field": "whitening, steps and test",
-    "call": "and files, network, loaders",
+    "call": "the same and files, network, loaders",
     "again": "a further training in the same process",
     "cold": "from the start of the process",
 }
@@ -48,13 +49,13 @@ def _parser() -> Parser:
     parser.add_argument("--runs", type=whole(1), default=3, help="trainings, with the seeds 0, 1, ... (default 3)")
     parser.add_argument("--target", type=number(0, 1), help="accuracy to reach, 0..1 (default: the recipe's)")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "gpu"))
-    parser.add_argument("--threads", type=whole(0), default=0, help="of the network; 0: all cores")
+    parser.add_argument("--threads", type=whole(0), default=0, help="threads of the network; 0: all cores")
     parser.add_argument("--precision", default="auto", choices=("auto", "float32", "bfloat16", "float16"))
-    parser.add_argument("--deterministic", action="store_true", help="the same bytes every time, on a GPU, too")
+    parser.add_argument("--deterministic", action="store_true", help="the same bytes every time, also on a GPU")
     text = "feed a GPU batch by batch, as if the data sets did not fit its memory"
     parser.add_argument("--no-resident", action="store_true", help=text)
-    parser.add_argument("--ranks", type=whole(1), default=1, help="processes for each training, through mpirun")
-    parser.add_argument("--bits", type=bits, default=32, help="of a gradient value between ranks; 32: uncompressed")
+    parser.add_argument("--ranks", type=whole(1), default=1, help="processes per training, through mpirun")
+    parser.add_argument("--bits", type=bits, default=32, help="bits per gradient value between ranks; 32: uncompressed")
     parser.add_argument("--bucket-size", type=whole(1), default=1024, help="gradient values that share one scale")
     parser.add_argument("--codec", default="maxmin", choices=CODECS)
     parser.add_argument(
@@ -63,28 +64,28 @@ def _parser() -> Parser:
         const="float32",
         default="none",
         choices=FEEDBACKS,
-        help="what quantising lost is added at the next step, kept in float32 or int8",
+        help="add what quantisation lost at the next step, kept in float32 or int8",
     )
     parser.add_argument("--train", default="data/cifar_train.beton", metavar="FILE")
     parser.add_argument("--test", default="data/cifar_test.beton", metavar="FILE")
-    text = "for tuning: run i leaves the (i mod K)-th fold of the training images out and is tested on it"
+    text = "for tuning: run i leaves out the (i mod K)-th fold of the training images and is tested on it"
     parser.add_argument("--folds", type=whole(0), default=0, metavar="K", help=text)
-    text = f"images of a fold ({FOLD_IMAGES} with --folds); without --folds as many folds as there are"
+    text = f"images per fold ({FOLD_IMAGES} with --folds); without --folds there are as many folds as fit"
     parser.add_argument("--holdout", type=whole(0), default=0, metavar="N", help=text)
     parser.add_argument(
         "--set", action="append", default=[], metavar="FIELD=VALUE", help="change a field of the recipe"
     )
     parser.add_argument("--first-seed", type=whole(0), default=0)
-    parser.add_argument("--fresh", action="store_true", help="each run in a process of its own, on a GPU, too")
+    parser.add_argument("--fresh", action="store_true", help="a separate process for each run, also on a GPU")
     text = "start each process with an empty cache of plans: the coldest clock"
     parser.add_argument("--empty-cache", action="store_true", help=text)
-    add_json(parser, "all figures, into FILE after each run, or to standard output")
+    add_json(parser, "write all figures to FILE after each run, or to standard output")
     parser.add_argument("--seeds", type=_numbers, metavar="SEEDS", help=argparse.SUPPRESS)
     return parser
 
 
 def bits(text: str) -> int:
-    """Of a gradient value."""
+    """The bits of a gradient value."""
     if text not in (*map(str, range(1, 9)), "32"):
         raise argparse.ArgumentTypeError(f"expected 1 to 8, or 32 (no compression), not {text!r}")
     return int(text)
@@ -102,7 +103,7 @@ def _value(text: str) -> Any:
 
 
 def usual_recipe(device: str) -> str:
-    """The recipe for what there is here. This process leaves the GPUs alone, so that the first run finds them so."""
+    """The recipe for this machine. This process does not touch the GPUs, so that the first run finds them unused."""
     return ON_GPU if device != "cpu" and machine.usable_gpus()[0] else ON_CPU
 
 
@@ -140,7 +141,7 @@ def fold_images(options: argparse.Namespace) -> int:
 
 
 def folds(options: argparse.Namespace) -> int:
-    """The number of folds that runs go through; UserError if the training set has fewer."""
+    """The number of folds that runs cycle through; UsageError if the training set has fewer."""
     images, samples = fold_images(options), samples_of(options.train)
     if not 0 < images < samples:
         raise UsageError(f"bench cifar: --holdout {images}: expected 1 to {samples - 1} images")
@@ -163,7 +164,7 @@ def hold_out(path: str, count: int, fold: int) -> dict[str, Any]:
 
 
 def open_trainer(options: argparse.Namespace, seed: int, fold: int | None) -> Any:
-    """A trainer for the first seed; all ranks' together under mpirun."""
+    """A trainer for the first seed; under mpirun one of all ranks together."""
     from cgxffcv import comm as communication
     from cgxffcv.train import Compression, Trainer
 
@@ -190,7 +191,7 @@ def open_trainer(options: argparse.Namespace, seed: int, fold: int | None) -> An
 
 
 def train(trainer: Any, began: float, first: bool) -> dict[str, Any]:
-    """One training from a fresh trainer on. `began`: perf_counter at the start of the call; `first` in this process."""
+    """One training with a fresh trainer. `began`: perf_counter at the start of the call; `first`: in this process."""
     start, waited, wire, skipped, losses = time.perf_counter(), trainer.load_seconds, 0, 0, []
     while not trainer.finished:
         for _ in trainer.run_epoch():
@@ -203,7 +204,7 @@ def train(trainer: Any, began: float, first: bool) -> dict[str, Any]:
     test = trainer.evaluate()
     done = time.perf_counter()
     cold = seconds_since_start()
-    device_clock = getattr(trainer, "field_seconds", None)  # of a GPU's own clock
+    device_clock = getattr(trainer, "field_seconds", None)  # by a GPU's own clock
     field = trainer.whitening_seconds + (done - start) if device_clock is None else device_clock
     device = "cpu" if trainer.gpu is None else devices()[trainer.gpu]["name"]
     return {
@@ -235,7 +236,7 @@ def train(trainer: Any, began: float, first: bool) -> dict[str, Any]:
 
 def train_here(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Trainings with the seeds that begin --seeds, as far as one trainer can take them: all seeds of the first one's
-    fold if it can start afresh, else the first seed alone."""
+    fold if it can start afresh, else only the first seed."""
     count = folds(options) if fold_images(options) else 0
     fold = options.seeds[0] % count if count else None
     began, first = time.perf_counter(), True
@@ -256,8 +257,8 @@ def train_here(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 def start_runs(
     options: argparse.Namespace, arguments: Sequence[str], seeds: Sequence[int], keep: Callable[[dict[str, Any]], None]
 ) -> int:
-    """Trainings in a process (or under mpirun) of their own, which begins with seeds[0] and takes as many further
-    seeds as it can; gives each one's figures to `keep` as they come. The number of trainings."""
+    """Runs trainings in a separate process (or under mpirun), which begins with seeds[0] and takes as many further
+    seeds as it can; passes each one's figures to `keep` as they come. Returns the number of trainings."""
     words = ["-m", "cgxffcv", "bench", "cifar", *arguments, "--seeds", ",".join(map(str, seeds))]
     command = processes.interpreter(*words)
     if options.ranks > 1:
@@ -280,12 +281,12 @@ def start_runs(
         code = program.process.wait()
     if code != 0 or count == 0:
         failed = seeds[min(count, len(seeds) - 1)]
-        raise UserError(f"the run with seed {failed} failed with exit code {code}; its message stands above")
+        raise UserError(f"the run with seed {failed} failed with exit code {code}; its message is above")
     return count
 
 
 def in_order(options: argparse.Namespace) -> list[int]:
-    """All seeds: one fold's after the other's, so that a trainer can take all of a fold."""
+    """All seeds, one fold after the other, so that a trainer can take all of a fold."""
     seeds = range(options.first_seed, options.first_seed + options.runs)
     if not fold_images(options):
         return list(seeds)
@@ -303,7 +304,7 @@ def _spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def summarise(runs: Sequence[dict[str, Any]], target: float, peak_gflops: float | None) -> dict[str, Any]:
-    """Section "how a claim is made": mean, deviation, standard error, share at the target; seconds; rates."""
+    """Mean, deviation and standard error of the accuracy, share of runs at the target; seconds; rates."""
     accuracies = [run["accuracy"] for run in runs]
     deviation = statistics.stdev(accuracies) if len(runs) > 1 else None
     clocks: dict[str, list[float]] = {}
@@ -343,7 +344,7 @@ def _percent(value: float | None) -> str:
 def _rates(summary: dict[str, Any], peak_name: str) -> list[str]:
     operations, peak_gflops = summary["flops"], summary["peak_gflops"]
     lines = [
-        f"operations  {summary['flops_per_image'] / 1e9:.4f} GFLOP an image, training {operations['train'] / 1e12:.2f} "
+        f"operations  {summary['flops_per_image'] / 1e9:.4f} GFLOP/image, training {operations['train'] / 1e12:.2f} "
         f"TFLOP, optimizer {operations['optimizer'] / 1e12:.3f}, test {operations['test'] / 1e12:.2f}",
         f"rate        {summary['images_per_second']:,.0f} images/s in training, {summary['gflops']:,.0f} GFLOP/s; all "
         f"operations within the field's clock: {summary['field_gflops']:,.0f}",
@@ -384,12 +385,12 @@ def show(recipe: recipes.Recipe, summary: dict[str, Any], runs: Sequence[dict[st
     parts = ", ".join(f"{part.replace('_', ' ')} {seconds:.3f} s" for part, seconds in means.items())
     lines += [f"parts       {parts}", *_rates(summary, peak_name)]
     if run["wire_bytes"]:
-        lines.append(f"wire        {run['wire_bytes'] / 1e6:.1f} MB of gradients a run")
+        lines.append(f"wire        {run['wire_bytes'] / 1e6:.1f} MB of gradients per run")
     return "\n".join(lines)
 
 
 class Figures:
-    """The runs as they come; the file of --json is whole after each."""
+    """Collects the runs as they come; the file of --json is complete after each."""
 
     def __init__(self, options: argparse.Namespace, arguments: Sequence[str], recipe: recipes.Recipe):
         self.recipe, self.wanted = recipe, options.runs
@@ -398,7 +399,7 @@ class Figures:
         self.target = recipe.target if options.target is None else options.target
         self.runs: list[dict[str, Any]] = []
         self.peak: float | None = None
-        self.peak_name = "the benchmark did not come to its end"
+        self.peak_name = "the benchmark did not reach its end"
         command = shlex.join(["python", "-m", "cgxffcv", "bench", "cifar", *arguments])
         self.head = {"command": command, "arguments": list(arguments), "machine": machine.describe()}
 
@@ -422,7 +423,7 @@ class Figures:
             machine.write_json(self.path, self.as_dict())
 
     def finish(self) -> None:
-        """Shows and keeps what there is, if there is anything."""
+        """Shows and saves what there is, if there is anything."""
         if self.runs:
             summary = summarise(self.runs, self.target, self.peak)
             print(show(self.recipe, summary, self.runs, self.peak_name), file=self.out, flush=True)
@@ -436,13 +437,13 @@ def _check(options: argparse.Namespace) -> None:
         if not Path(path).exists():
             raise UserError(f"{path}: no such file; cgxffcv write makes it, or name others with --train and --test")
     if not fold_images(options) and os.path.samefile(options.train, options.test):
-        raise UsageError(f"bench cifar: --test {options.test} is the training set, too; name another, or use --folds")
+        raise UsageError(f"bench cifar: --test {options.test} is also the training set; name another, or use --folds")
     if options.json and options.json != "-" and not Path(options.json).parent.is_dir():
-        raise UsageError(f"bench cifar: --json {options.json}: its folder is not there")
+        raise UsageError(f"bench cifar: --json {options.json}: its folder does not exist")
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs the benchmark; gives the exit code."""
+    """Runs the benchmark; returns the exit code."""
     options = _parser().parse_args(argv)
     if options.recipe is None:
         options.recipe = usual_recipe(options.device)
@@ -459,7 +460,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         while waiting:
             waiting = waiting[start_runs(options, argv, waiting, figures.add) :]
-        # After the runs, so that the first of them begins on a GPU and with libraries that nobody has touched.
+        # After the runs, so that the first of them begins on a GPU and with libraries that nothing has touched.
         figures.peak, figures.peak_name = peak.measure(
             "cpu" if figures.runs[0]["device"] == "cpu" else "gpu", figures.runs[0]["precision"]
         )

@@ -1,9 +1,10 @@
-"""`bench ddp`: a training step of PyTorch's DistributedDataParallel, with its own sums, with its hooks, and with ours.
+"""`bench ddp`: a training step of PyTorch's DistributedDataParallel, with its own allreduce, with its hooks, and with
+ours.
 
     python -m cgxffcv bench ddp --model gpt2 --links any,no-peer,sockets
 
-It starts its own ranks, one a GPU, as torchrun would; on the CPU they talk through gloo. Data are random. The floor is
-DDP's noop hook, which sums nothing. Rows are medians of the steps' times, each that of the slowest rank.
+It starts its own ranks, one per GPU, as torchrun would; on the CPU they communicate through gloo. Data are random. The
+floor is DDP's noop hook, which sums nothing. Rows are medians of the step times, each that of the slowest rank.
 """
 
 from __future__ import annotations
@@ -40,26 +41,30 @@ ERRORS = ("Error", "error:")
 def _parser() -> Parser:
     p = Parser(prog="cgxffcv bench ddp", description=__doc__.split("\n\n")[0])
     p.add_argument("--model", default="resnet50", help=f"some of {','.join(MODELS)}; default resnet50")
-    p.add_argument("--gpus", type=whole(2), metavar="N", help="ranks, one a GPU (default: all); on the CPU just ranks")
+    p.add_argument(
+        "--gpus", type=whole(2), metavar="N", help="ranks, one per GPU (default: all GPUs); on the CPU just ranks"
+    )
     p.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto")
     p.add_argument("--links", default="any", help=f"some of {','.join(links.LINKS)}; default any")
     p.add_argument("--ways", default=",".join(WAYS), help=f"some of {','.join(WAYS)}; default all")
-    p.add_argument("--batch-size", type=whole(1), help="of a rank; default 64, 32 and 4 for the three")
-    p.add_argument("--steps", type=whole(1), default=30, help="that are timed; default 30")
-    p.add_argument("--warmup", type=whole(3), default=10, help="before them; default 10")
+    p.add_argument("--batch-size", type=whole(1), help="per rank; default 64, 32 and 4 for the three")
+    p.add_argument("--steps", type=whole(1), default=30, help="steps that are timed; default 30")
+    p.add_argument("--warmup", type=whole(3), default=10, help="steps before them; default 10")
     p.add_argument("--bucket-mb", type=number(0.001), default=25, help="DDP's bucket_cap_mb; default 25")
     p.add_argument("--codec", choices=CODECS, default="maxmin", help="ours")
-    p.add_argument("--algorithm", choices=ALGORITHMS, default="auto", help="ours; auto may go plain")
+    p.add_argument("--algorithm", choices=ALGORITHMS, default="auto", help="ours; auto may send uncompressed")
     p.add_argument("--error-feedback", nargs="?", const="float32", default="none", choices=FEEDBACKS, help="ours")
-    p.add_argument("--timeout", type=number(1), default=300, metavar="SECONDS", help="of a way; default 300")
-    p.add_argument("--budget", type=number(1), metavar="SECONDS", help="of all: ways that are left then are left out")
+    p.add_argument("--timeout", type=number(1), default=300, metavar="SECONDS", help="limit for each way; default 300")
+    p.add_argument(
+        "--budget", type=number(1), metavar="SECONDS", help="limit for all: ways still left then are skipped"
+    )
     add_json(p)
     charts.add_chart(p, "steps by way and link")
     return p
 
 
 def _some(options: argparse.Namespace, name: str, known: Sequence[str]) -> list[str]:
-    """A list of words, each one that is known."""
+    """A list of words, all of which are known."""
     words = [word.strip() for word in str(getattr(options, name)).split(",") if word.strip()]
     for word in words:
         if word not in known:
@@ -72,7 +77,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     for name, known in (("model", MODELS), ("links", links.LINKS), ("ways", WAYS)):
         setattr(options, name, _some(options, name, list(known)))
     if process.ranks() > 1:
-        raise UsageError("bench ddp starts its ranks by itself: run it alone, and say --gpus N")
+        raise UsageError("bench ddp starts its ranks by itself: run it without mpirun, with --gpus N")
     if importlib.util.find_spec("torch") is None:
         raise UserError("bench ddp needs PyTorch: pip install torch torchvision")
     charts.check("ddp", options.chart)
@@ -83,7 +88,7 @@ def where(options: argparse.Namespace) -> tuple[str, int]:
     """(cpu or gpu, ranks). UserError where there are fewer GPUs than ranks."""
     if options.device == "cpu":
         return "cpu", options.gpus or 2
-    code = "import torch; print(torch.cuda.device_count())"  # elsewhere: it takes memory of a GPU
+    code = "import torch; print(torch.cuda.device_count())"  # in another process, as it takes memory of a GPU
     done = subprocess.run(processes.interpreter("-c", code), capture_output=True, text=True, check=False)
     gpus = int(done.stdout.split()[-1]) if done.returncode == 0 else 0
     if gpus == 0 and options.device == "auto":
@@ -98,7 +103,7 @@ def where(options: argparse.Namespace) -> tuple[str, int]:
 
 
 def environment(link: str, rank: int, ranks: int, port: int, threads: int) -> dict[str, str]:
-    """Of a rank, as torchrun sets it."""
+    """The environment of a rank, as torchrun sets it."""
     place = {"RANK": rank, "WORLD_SIZE": ranks, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": ranks}
     place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": threads}
     inherited = {k: v for k, v in processes.environment().items() if not k.startswith(("OMPI_", "PMIX_"))}
@@ -107,7 +112,7 @@ def environment(link: str, rank: int, ranks: int, port: int, threads: int) -> di
 
 @contextlib.contextmanager
 def ranks_of(job: dict[str, Any], link: str, ranks: int, folder: Path) -> Iterator[list[processes.Program]]:
-    """The ranks of a job, which are ended on the way out; output and errors of rank R go to out.R and log.R."""
+    """The ranks of a job, which are ended on exit; output and errors of rank R go to out.R and log.R."""
     port = processes.free_port()
     threads = max(1, processes.cores() // ranks)
     command = processes.interpreter("-m", "cgxffcv.bench.ddp_rank", json.dumps(job))
@@ -124,17 +129,17 @@ def ranks_of(job: dict[str, Any], link: str, ranks: int, folder: Path) -> Iterat
 
 
 def last_words(folder: Path, ranks: int) -> str:
-    """What the ranks said of a failure, one line each at most."""
+    """What the ranks said about a failure, at most one line each."""
     said = []
     for rank in range(ranks):
         lines = [line for line in (folder / f"log.{rank}").read_text(errors="replace").splitlines() if line.strip()]
         errors = [line for line in lines if any(word in line for word in ERRORS)]
         said += [f"rank {rank}: {line.strip()}" for line in (errors or lines)[-1:]]
-    return "; ".join(said[:LOG_LINES]) or "the ranks ended without a word"
+    return "; ".join(said[:LOG_LINES]) or "the ranks ended without a message"
 
 
 def run(job: dict[str, Any], link: str, ranks: int, timeout: float) -> list[dict[str, Any]]:
-    """What the ways of a job have given, up to the first that failed, which has an "error"."""
+    """The results of a job's ways, up to the first that failed, which has an "error"."""
     found: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="cgxffcv-ddp-") as name:
         folder = Path(name)
@@ -149,7 +154,7 @@ def run(job: dict[str, Any], link: str, ranks: int, timeout: float) -> list[dict
                     found.append(record)
                     since = time.monotonic()
                 if any(code not in (None, 0) for code in codes):
-                    time.sleep(1)  # others' words
+                    time.sleep(1)  # for the messages of other ranks
                     error = last_words(folder, ranks)
                 elif time.monotonic() - since > timeout:
                     error = f"no result within {timeout:g} s (--timeout); {last_words(folder, ranks)}"
@@ -161,7 +166,8 @@ def run(job: dict[str, Any], link: str, ranks: int, timeout: float) -> list[dict
 def rows_of(
     options: argparse.Namespace, model: str, link: str, device: str, ranks: int, end: float
 ) -> list[dict[str, Any]]:
-    """All ways of one model on one link, until `end` by the clock; a way that fails costs the others a new start."""
+    """All ways of one model on one link, until `end` by the clock; after a way that fails the others are started
+    again."""
     job = {name: getattr(options, name) for name in JOB}
     job |= {"model": model, "batch": options.batch_size or MODELS[model].batch, "device": device}
     rows: list[dict[str, Any]] = []
@@ -186,7 +192,7 @@ def heading(model: str, link: str, options: argparse.Namespace) -> str:
     batch = options.batch_size or MODELS[model].batch
     unit = f"{MODELS[model].unit}/s"
     return (
-        f"\n{model}, batch {batch} a rank, {links.WORDS[link]}\n"
+        f"\n{model}, batch {batch} per rank, {links.WORDS[link]}\n"
         f"{'':<22} {'ms a step':>10} {'over floor':>11} {'least':>9} {'most':>9} {unit:>12} {'MB sent':>9}"
     )
 
@@ -210,7 +216,7 @@ def text(rows: list[dict[str, Any]], options: argparse.Namespace) -> str:
 
 
 def draw(path: str, rows: list[dict[str, Any]], options: argparse.Namespace, title: str) -> None:
-    """Milliseconds a step, a group of bars for each model and link, as multiples of its floor."""
+    """Milliseconds per step, a group of bars for each model and link."""
     groups = [(model, link) for model in options.model for link in options.links]
     width = 0.8 / len(options.ways)
     with charts.axes(path, title) as axes:
@@ -221,7 +227,7 @@ def draw(path: str, rows: list[dict[str, Any]], options: argparse.Namespace, tit
             axes.bar([place + index * width for place in places], heights, width, color=colour, label=WAYS[way])
         axes.set_xticks([place + 0.4 - width / 2 for place in range(len(groups))])
         axes.set_xticklabels([f"{model}\n{links.WORDS[link]}" for model, link in groups], fontsize=7)
-        axes.set_ylabel("milliseconds a step")
+        axes.set_ylabel("milliseconds per step")
         axes.legend(fontsize=7)
 
 

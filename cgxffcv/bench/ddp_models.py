@@ -16,7 +16,7 @@ IMAGE_SIZE, CLASSES = 224, 1000
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of a GPT-2; the defaults are the 124 M one's."""
+    """The sizes of a GPT-2; the defaults are those of the one with 124 M parameters."""
 
     vocabulary: int = 50257
     context: int = 1024
@@ -44,7 +44,7 @@ class Block(nn.Module):
 
 
 class Gpt2(nn.Module):
-    """Logits of the next token at every place; the last product shares its weights with the embedding."""
+    """Logits of the next token at every position; the last product shares its weights with the embedding."""
 
     def __init__(self, sizes: Sizes | None = None) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ def _of_torchvision(name: str) -> nn.Module:
     try:
         from torchvision import models
     except ImportError as error:
-        raise UserError(f"bench ddp: {name} is torchvision's: pip install torchvision ({error})") from error
+        raise UserError(f"bench ddp: {name} comes from torchvision: pip install torchvision ({error})") from error
     return getattr(models, name)(weights=None)
 
 
@@ -96,7 +96,7 @@ def make(name: str, device: torch.device) -> Task:
 
 
 def batch_of(name: str, count: int, rank: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Random inputs and labels, other ones on each rank."""
+    """Random inputs and labels, different on each rank."""
     random = torch.Generator().manual_seed(1 + rank)
     if name == "gpt2":
         shape, limit = (count, Sizes().context), Sizes().vocabulary

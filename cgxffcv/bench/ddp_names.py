@@ -1,4 +1,4 @@
-"""What `bench ddp` knows by name, without PyTorch."""
+"""The names that `bench ddp` knows, without PyTorch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 class Model(NamedTuple):
     unit: str
-    batch: int  # of a rank
+    batch: int  # per rank
 
 
 MODELS = {

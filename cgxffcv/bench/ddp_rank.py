@@ -1,8 +1,8 @@
 """One rank of `bench ddp`: python -m cgxffcv.bench.ddp_rank JOB, in an environment like torchrun's.
 
 JOB is JSON: model, ways, batch, steps, warmup, device, bucket_mb, codec, algorithm, error_feedback. Rank 0 prints a
-line of JSON for each way. A step is forward under bfloat16's autocast, backward with the sums, and SGD with momentum;
-on a GPU its time is that between the ends of two steps, by events. Each way begins with a new network.
+line of JSON for each way. A step is forward under bfloat16 autocast, backward with the sums, and SGD with momentum; on
+a GPU its time is that between the ends of two steps, by events. Each way starts with a new network.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Job = dict[str, Any]
 
 
 def register(model: DistributedDataParallel, way: str, job: Job) -> Any:
-    """Gives the model the hook of a way; its state."""
+    """Registers the hook of a way with the model; returns its state."""
     if way == "floor":
         model.register_comm_hook(None, debugging_hooks.noop_hook)
     elif way == "bf16":
@@ -48,7 +48,7 @@ def register(model: DistributedDataParallel, way: str, job: Job) -> Any:
 
 
 def wire_bytes(way: str, state: Any, elems: int) -> int | None:
-    """That a rank sends in a step: what any ring must send of what is reduced, or what the state has counted."""
+    """Bytes that a rank sends in a step: what any ring must send of what is reduced, or what the state has counted."""
     share = 2 * (dist.get_world_size() - 1) / dist.get_world_size()
     if way == "powersgd":
         return int(4 * share * state.total_numel_after_compression / max(1, state.iter - 2))
@@ -80,7 +80,7 @@ class Clock:
 
 
 def equal_replicas(model: torch.nn.Module) -> bool:
-    """Whether all ranks hold the same bytes, by sums of them as whole numbers."""
+    """True if all ranks hold the same bytes, by sums of them as integers."""
     sums = [parameter.detach().view(torch.int32).to(torch.int64) for parameter in model.parameters()]
     mine = [
         int((bits * (1 + torch.arange(bits.numel(), device=bits.device).view_as(bits) % 8191)).sum()) for bits in sums

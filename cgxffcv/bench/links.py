@@ -1,4 +1,5 @@
-"""What ranks of one machine may use to talk: all there is, no peer access between GPUs, or sockets as between nodes."""
+"""What the ranks of one machine may communicate through: everything, no peer access between GPUs, or only sockets, as
+between nodes."""
 
 from __future__ import annotations
 
@@ -11,10 +12,10 @@ WORDS = {"any": "all links", "no-peer": "without peer access", "sockets": "over 
 
 
 def variables(link: str, ranks: int) -> dict[str, str]:
-    """The environment that leaves ours and the rivals this link; over sockets each rank is a node of its own."""
+    """The environment that leaves ours and the rivals this link; over sockets each rank counts as a separate node."""
     return LINKS[link] | ({"CGXFFCV_COMM_NODES": str(ranks)} if link == "sockets" else {})
 
 
 def take(link: str, ranks: int) -> None:
-    """For this process, before MPI and NCCL begin."""
+    """Sets the link for this process, before MPI and NCCL are initialised."""
     os.environ.update(variables(link, ranks))

@@ -1,5 +1,5 @@
-"""The CIFAR pipeline's images a second, beside what copying the same bytes takes; and writing the file. With --photos
-the usual loaders of photographs, too; with --rival ffcv all of them beside FFCV's.
+"""The CIFAR pipeline's images per second, next to copying the same bytes; and writing the file. With --photos also the
+usual loaders of photographs; with --rival ffcv all of them next to FFCV's.
 
 The pipeline: flip, translate by 2, cutout 4, normalise to float16, channels first; random order. The limit, measured in
 the same run with the same number of threads: each image's 3,072 bytes copied twice into a batch buffer, in file order.
@@ -45,7 +45,7 @@ def steps() -> list[tf.Transform]:
 
 
 def obtain(root: str, count: int) -> tuple[np.ndarray, np.ndarray, str]:
-    """(images, labels, what they are): CIFAR-10 below `root`, repeated as needed, else random pixels."""
+    """(images, labels, what they are): CIFAR-10 under `root`, repeated as needed, else random pixels."""
     try:
         data = cifar.obtain(root, "local", say=lambda text: None)
     except DataError:
@@ -53,11 +53,11 @@ def obtain(root: str, count: int) -> tuple[np.ndarray, np.ndarray, str]:
         images = rng.integers(0, 256, (count, SIDE, SIDE, 3), dtype=np.uint8)
         return images, rng.integers(0, 10, count), "random pixels"
     chosen = np.arange(count) % len(data.train_images)
-    return np.ascontiguousarray(data.train_images[chosen]), data.train_labels[chosen], f"CIFAR-10 of {root}"
+    return np.ascontiguousarray(data.train_images[chosen]), data.train_labels[chosen], f"CIFAR-10 from {root}"
 
 
 def write(path: Path, images: np.ndarray, labels: np.ndarray, runs: int) -> list[float]:
-    """Seconds of each run of writing the file, which the last one leaves."""
+    """Seconds of each run of writing the file; the last run's file stays."""
     seconds = []
     for _ in range(runs):
         begin = time.perf_counter()
@@ -67,7 +67,7 @@ def write(path: Path, images: np.ndarray, labels: np.ndarray, runs: int) -> list
 
 
 def check(path: Path, images: np.ndarray, labels: np.ndarray) -> None:
-    """The benchmark measures a right result: without its random choices the pipeline equals NumPy's."""
+    """Checks that the benchmark measures a correct result: without its random choices the pipeline equals NumPy's."""
     ids = np.random.default_rng(SEED).permutation(len(images))[:512]
     options = {"order": OrderOption.RANDOM, "seed": SEED, "drop_last": False, "ids": True}
     with Loader(path, 512, pipelines={"image": steps()}, **options) as loader:
@@ -97,7 +97,7 @@ class CopyLimit:
             np.copyto(buffer[:, IN_BYTES:], source)
 
     def epoch(self) -> float:
-        """Images a second."""
+        """Images per second."""
         begin = time.perf_counter()
         with ThreadPoolExecutor(self.threads) as pool:
             list(pool.map(self.copy, range(self.threads)))
@@ -105,7 +105,7 @@ class CopyLimit:
 
 
 def epoch(loader: Loader) -> float:
-    """Images a second over one epoch, the batches looked at and dropped."""
+    """Images per second over one epoch, whose batches are looked at and dropped."""
     begin, count = time.perf_counter(), 0
     for image, _label in loader:
         count += len(image)
@@ -113,7 +113,7 @@ def epoch(loader: Loader) -> float:
 
 
 def measure(path: Path, images: np.ndarray, threads: int, options: argparse.Namespace) -> dict:
-    """Loader and limit in turn, so that what disturbs one disturbs the other."""
+    """Measures loader and limit in turns, so that what disturbs one disturbs the other."""
     begin = time.perf_counter()
     loader = Loader(
         path, options.batch_size, threads, pipelines={"image": steps()}, order=OrderOption.RANDOM, seed=SEED
@@ -204,7 +204,8 @@ def thread_counts(text: str = "") -> list[int]:
 
 
 def give(report: dict[str, Any], show: Callable[[dict[str, Any]], None], path: str | None) -> None:
-    """The report as JSON ("-"), or for people and, with a path, as JSON there; UserError if that cannot be written."""
+    """Prints the report as JSON ("-"), or for people and, with a path, writes it there as JSON; UserError if it cannot
+    be written."""
     text = json.dumps(report, indent=2)
     if path == "-":
         print(text)
@@ -220,7 +221,9 @@ def give(report: dict[str, Any], show: Callable[[dict[str, Any]], None], path: s
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     top = Parser(prog="cgxffcv bench loader", description=__doc__)
     add_json(top)
-    top.add_argument("--data-root", default="data", metavar="DIR", help="CIFAR-10, if it is there (default: data)")
+    top.add_argument(
+        "--data-root", default="data", metavar="DIR", help="folder with CIFAR-10, if there is one (default: data)"
+    )
     top.add_argument("--images", type=whole(1), default=50_000, metavar="N")
     top.add_argument("--batch-size", type=whole(1), default=512, metavar="N")
     top.add_argument(
@@ -231,17 +234,17 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         type=thread_counts,
         default=thread_counts(),
         metavar="N,N...",
-        help="default: 1, 2, 4... up to the processors of this process",
+        help="default: 1, 2, 4... up to the cores of this process",
     )
     top.add_argument("--writes", type=whole(1), default=5, metavar="N", help="times to write the file (default: 5)")
     top.add_argument(
-        "--photos", metavar="DIR", help="also the usual loaders of photographs, of the .jpg and .jpeg below DIR"
+        "--photos", metavar="DIR", help="also the usual loaders of photographs, with the .jpg and .jpeg files under DIR"
     )
     top.add_argument(
         "--photo-count", type=whole(1), default=800, metavar="N", help="photographs in each file (default: 800)"
     )
     top.add_argument("--dir", metavar="DIR", help="where the file is written (default: a temporary directory)")
-    top.add_argument("--rival", choices=["ffcv"], help="measure FFCV's loader, too, on the same files in the same run")
+    top.add_argument("--rival", choices=["ffcv"], help="also measure FFCV's loader, on the same files in the same run")
     top.add_argument(
         "--rival-python", default=sys.executable, metavar="PATH", help="the Python that has it (default: this one)"
     )

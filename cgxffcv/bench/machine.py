@@ -1,4 +1,4 @@
-"""What a benchmark's figures were made on, and where they are kept."""
+"""The machine that a benchmark's figures come from, and the file that they are saved in."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def describe() -> dict[str, Any]:
 
 def usable_gpus() -> tuple[list[str], str]:
     """(the names of the GPUs that this build can use here, why there is none). Another process looks, so that this one
-    holds none of their memory."""
+    takes none of their memory."""
     code = "import json; from cgxffcv import device as d; "
     code += "print(json.dumps([[x['name'] for x in d.devices()], d.why_none()]))"
     options = {"capture_output": True, "text": True, "timeout": LIMIT_SECONDS, "check": False}

@@ -1,6 +1,6 @@
 """The rate of the vendor's matrix product on this machine: what training speed is measured against.
 
-On the CPU oneDNN's, on a GPU cuBLAS's, of matrices of the type that the training has; sums are float32.
+oneDNN's on the CPU, cuBLAS's on a GPU, for matrices of the type that the training uses; sums are float32.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from cgxffcv.errors import UserError
 SIZE = 2048
 GPU_SIZE = 8192
 LIMIT_SECONDS = 120.0
-CPU_TYPES = {"float32": 3, "bfloat16": 2}  # of oneDNN's dnnl_common_types.h
-# of dnnl_types.h
+CPU_TYPES = {"float32": 3, "bfloat16": 2}  # from oneDNN's dnnl_common_types.h
+# from dnnl_types.h
 CPU_ENGINE, IN_ORDER, ANY_LAYOUT, QUERY_WEIGHTS, SOURCE, WEIGHTS, DESTINATION = 1, 1, 1, 131, 1, 33, 17
-# of library_types.h and cublas_api.h
+# from library_types.h and cublas_api.h
 GPU_TYPES = {"float32": 0, "float16": 2, "bfloat16": 14}
 COMPUTE_32F, NOT_TRANSPOSED, TRANSPOSED, DEFAULT_ALGORITHM = 68, 0, 1, -1
 TO_DEVICE = 1
@@ -86,7 +86,7 @@ class _OneDnn:
 
 def matrix_gflops(precision: str = "float32", seconds: float = 2.0) -> float:
     """The best rate of 2048 x 2048 x 2048 products of float32 or bfloat16 matrices within `seconds`, in GFLOP/s, on all
-    threads that OpenMP takes (OMP_NUM_THREADS, or the cores of this process)."""
+    threads that OpenMP uses (OMP_NUM_THREADS, or the cores of this process)."""
     run, (*_operands, result) = _OneDnn().product(precision)
     best, deadline = float("inf"), time.perf_counter() + seconds
     while time.perf_counter() < deadline:
@@ -103,13 +103,13 @@ class _Cuda:
     """The CUDA runtime and cuBLAS through their C APIs; every call is checked."""
 
     def __init__(self):
-        import _cgxffcv  # noqa: F401  # brings its own libraries, wherever they lie
+        import _cgxffcv  # noqa: F401  # brings its own libraries, wherever they are
 
         self.runtime, self.blas = self._open("libcudart"), self._open("libcublas")
 
     @staticmethod
     def _open(name: str) -> ctypes.CDLL:
-        """The library that is loaded already, or the first that is found."""
+        """The library that is already loaded, or the first that is found."""
         with open("/proc/self/maps") as maps:
             loaded = sorted({line.split()[-1] for line in maps if f"/{name}.so" in line})
         for path in (*loaded, f"{name}.so.13", f"{name}.so.12", f"/usr/local/cuda/lib64/{name}.so"):
@@ -131,7 +131,8 @@ class _Cuda:
         return pointer
 
     def matrix(self, seed: int, precision: str) -> ctypes.c_void_p:
-        """A square in device memory, normally distributed: the power that numbers take sets the clock."""
+        """A square matrix in device memory, normally distributed: the clock rate depends on the power that the numbers
+        take."""
         normal = np.random.default_rng(seed).standard_normal(GPU_SIZE * GPU_SIZE // 64).astype(np.float32)
         values = typed(normal, precision)
         pointer = self.buffer(64 * values.nbytes)
@@ -173,8 +174,8 @@ def gpu_matrix_gflops(precision: str = "float16", seconds: float = 1.0) -> float
 
 
 def measure(device: str, precision: str) -> tuple[float | None, str]:
-    """(GFLOP/s, what it is the rate of) of a training on "cpu" or "gpu" in that precision, in a process of its own;
-    (None, why not) where it cannot be measured."""
+    """(GFLOP/s, what it is the rate of) for a training on "cpu" or "gpu" in that precision, measured in a separate
+    process; (None, why not) if it cannot be measured."""
     command = processes.interpreter("-m", "cgxffcv.bench.peak", device, precision)
     with processes.Program(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as program:
         try:

@@ -1,6 +1,6 @@
-"""The usual loaders of photographs: cells of `bench loader --photos DIR`, each in a fresh process, in random order.
+"""The usual loaders of photographs: the cells of `bench loader --photos DIR`, each in a new process, in random order.
 
-Every cell reads the same pictures, those below DIR, repeated to `--photo-count`. Its limit is libjpeg-turbo decoding
+Every cell reads the same pictures, those under DIR, repeated to `--photo-count`. Its limit is libjpeg-turbo decoding
 the rows and columns of the crops and nothing else, in as many threads, measured within the loader in its best epoch.
 """
 
@@ -49,7 +49,7 @@ CELLS = {
 
 
 CENTRAL = 224 / 256
-FOR_RIVALS = [name for name in CELLS if CELLS[name].interpolation == "area"]  # FFCV has no other
+FOR_RIVALS = [name for name in CELLS if CELLS[name].interpolation == "area"]  # the only one that FFCV has
 
 
 def steps(cell: Cell) -> list[Any]:
@@ -73,7 +73,7 @@ def write(folder: Path, photos: str, count: int) -> dict[str, Path]:
     """One file for each way in which pictures are stored."""
     pictures = sorted(p for p in Path(photos).rglob("*") if p.suffix.lower() in (".jpg", ".jpeg"))
     if not pictures:
-        raise UserError(f"--photos {photos}: no .jpg or .jpeg below it")
+        raise UserError(f"--photos {photos}: no .jpg or .jpeg files in it")
     paths: dict[str, Path] = {}
     made: dict[str, Path] = {}
     for name, cell in CELLS.items():
@@ -88,7 +88,7 @@ def write(folder: Path, photos: str, count: int) -> dict[str, Path]:
 
 
 def measure(name: str, path: str, threads: int, epochs: int) -> dict[str, Any]:
-    """One cell, in this process."""
+    """Measures one cell, in this process."""
     seconds, busy, decoding, seen = [], [], [], hashlib.sha256()
     with Loader(path, BATCH, threads, pipelines={"image": steps(CELLS[name])}, seed=SEED, drop_last=False) as loader:
         for images, _labels in loader:
@@ -117,7 +117,7 @@ def measure(name: str, path: str, threads: int, epochs: int) -> dict[str, Any]:
 
 
 def run_cell(name: str, path: Path, threads: int, epochs: int) -> dict[str, Any]:
-    """One cell, in a process of its own."""
+    """Measures one cell, in a separate process."""
     command = processes.interpreter("-m", "cgxffcv.bench.photos", name, str(path), str(threads), str(epochs))
     with processes.Program(command, stdout=-1, text=True) as program:
         said, _ = program.process.communicate()
@@ -146,7 +146,7 @@ def run(
             theirs.append(who.measure(described(name), paths[name], number, epochs, BATCH))
     for name in CELLS:
         if len({row["checksum"] for row in ours if row["cell"] == name}) > 1:
-            raise UserError(f"bench loader: {name} has other pixels with another number of threads")
+            raise UserError(f"bench loader: {name} has different pixels with another number of threads")
     return sort(ours), sort(theirs)
 
 

@@ -1,4 +1,4 @@
-"""Programs that a benchmark starts: each has a session of its own, so that all that it starts can be ended with it."""
+"""Programs that a benchmark starts: each has a separate session, so that everything it starts can be ended with it."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-GRACE_SECONDS = 8.0  # for mpirun, to end its ranks by itself
+GRACE_SECONDS = 8.0  # for mpirun to end its ranks by itself
 
-CACHE = "CGXFFCV_CACHE"  # names the folder of what is remembered from run to run: plans of convolutions
+CACHE = "CGXFFCV_CACHE"  # names the folder of what is cached between runs: plans of convolutions
 
-ROOT = Path(__file__).resolve().parents[2]  # where this package lies
+ROOT = Path(__file__).resolve().parents[2]  # where this package is
 
 
 def environment(cache: str | os.PathLike[str] | None = None) -> dict[str, str]:
-    """This process's environment, in which programs also find this very package; with another folder of plans."""
+    """This process's environment, in which programs also find this very package; `cache`: another folder of plans."""
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     chosen = {} if cache is None else {CACHE: os.fspath(cache)}
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **chosen}
@@ -43,7 +43,7 @@ def members(session: int) -> list[int]:
 
 
 class Program:
-    """A running program; a context manager that ends it, with every process that it started, on the way out."""
+    """A running program; a context manager that ends it on exit, with every process that it started."""
 
     def __init__(self, command: Sequence[str], environ: Mapping[str, str] | None = None, **streams: Any):
         self.began = time.time()
@@ -58,7 +58,7 @@ class Program:
         self.end()
 
     def end(self) -> None:
-        """Asks the program to end, then makes it, and what is left of its session."""
+        """Asks the program to end, then kills it and what is left of its session."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -72,17 +72,17 @@ class Program:
 
 
 def cores() -> int:
-    """That this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
 def free_port() -> int:
-    """One of this machine that nobody listens on just now."""
+    """A port of this machine that nobody is listening on now."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return sock.getsockname()[1]
 
 
 def interpreter(*words: str) -> list[str]:
-    """The command for a module or script of Python."""
+    """The command for a Python module or script."""
     return [sys.executable, *words]

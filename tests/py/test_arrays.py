@@ -196,7 +196,7 @@ def test_error_feedback_goes_by_key_not_by_order():
                 assert ours[key].tobytes() == plan.run(x.copy()).tobytes()
         kept = world.allreduce_plans(a, key="a", **options)[0]
         assert kept.call == 4 and kept.residual.tobytes() == plans[0].residual.tobytes()
-        with pytest.raises(ValueError, match="key 'a' is that of other arrays or options: .*shape 2500.*shape 2499"):
+        with pytest.raises(ValueError, match="key 'a' belongs to other arrays or options: .*shape 2500.*shape 2499"):
             world.allreduce(a.ravel()[1:], key="a", **options)
 
     ranks(work)
@@ -267,14 +267,14 @@ REFUSED = [
     (lambda: np.ones(4, F)[::-1], {"in_place": False}, ValueError, "not in C order"),
     (lambda: np.broadcast_to(np.ones(1, F), 4), {}, ValueError, "not in C order"),
     (lambda: memoryview(b"abcd"), {"op": "sum"}, ValueError, "the array is read-only"),
-    (lambda: np.ones(3), {"bits": 4}, ValueError, "the array is of float64, which travels exactly"),
+    (lambda: np.ones(3), {"bits": 4}, ValueError, "the array has the dtype float64, which is only sent exactly"),
     (lambda: [np.ones(3, F), np.ones(3, int)], {"bits": 4}, ValueError, "array 1 is of int64"),
     (lambda: np.ones(3, F), {"bits": 4, "op": "max"}, ValueError, "op='max' is never quantised"),
     (lambda: np.ones(3, F), {"bits": 9}, ValueError, "bits must be between 1 and 8"),
     (lambda: np.ones(3, int), {}, ValueError, "an average of int64 is no int64"),
     (lambda: np.ones(3, F), {"op": "mean"}, ValueError, "op"),
     (lambda: np.ones(3, F), {"error_feedback": True, "bits": 4}, ValueError, "needs key="),
-    (lambda: np.ones(3, F), {"key": 7}, TypeError, "key must be a text"),
+    (lambda: np.ones(3, F), {"key": 7}, TypeError, "key must be a string"),
     (lambda: np.ones(3, F), {"stream": "fast"}, TypeError, "stream must be a CUDA stream or its address"),
     (lambda: np.ones(3, F), {"device": 0}, TypeError, "takes no 'device'"),
     (lambda: np.ones(3, F), {"nonsense": 0}, TypeError, "takes no 'nonsense'; its options are bucket_size, "),

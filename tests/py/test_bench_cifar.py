@@ -201,7 +201,7 @@ def test_an_interrupted_benchmark_leaves_its_runs(files, tmp_path):
         (["--set", "epochs"], "--set epochs: expected FIELD=VALUE"),
         (["--set", "epoch=3"], "no field 'epoch'; did you mean epochs"),
         (["--folds", "2"], "--holdout 5000: expected 1 to 249"),
-        (["--json", "nowhere/x.json"], "nowhere/x.json: its folder is not there"),
+        (["--json", "nowhere/x.json"], "nowhere/x.json: its folder does not exist"),
         (["--runs", "0"], "--runs: expected a whole number from 1, not '0'"),
         (["--test", "nowhere.beton"], "nowhere.beton: no such file"),
     ],
@@ -215,7 +215,7 @@ def test_a_test_on_the_training_set_is_refused(files, tmp_path):
     link = tmp_path / "other.beton"
     link.symlink_to(files[0])
     done = bench(files, "--test", str(link))
-    assert done.returncode != 0 and f"--test {link} is the training set, too" in done.stderr
+    assert done.returncode != 0 and f"--test {link} is also the training set" in done.stderr
 
 
 @pytest.mark.parametrize(

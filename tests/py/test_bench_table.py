@@ -251,7 +251,7 @@ def test_an_interrupted_table_leaves_no_process(tmp_path, number, code):
         (["--rows", "plain,fancy"], "--rows fancy: expected some of baseline, plain, compressed"),
         (["--price-per-hour", "-1"], "--price-per-hour: expected a number from 0, not '-1'"),
         (["--keep", "."], "--keep .: the folder is not empty"),
-        (["--json", "nowhere/x.json"], "nowhere/x.json: its folder is not there"),
+        (["--json", "nowhere/x.json"], "nowhere/x.json: its folder does not exist"),
     ],
 )
 def test_mistakes(tmp_path, options, message):
