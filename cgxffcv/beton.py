@@ -1,4 +1,4 @@
-"""Whole .beton files: what is in them, whether they are in order, several made into one."""
+"""Whole .beton files: what is in them, whether they are valid, several merged into one."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _describe(info: FieldInfo) -> str:
 
 @dataclass(frozen=True)
 class FileInfo:
-    """What `info` tells; `str()` of it is a page to print, `as_dict()` goes into JSON."""
+    """What `info` returns; `str()` of it is a text to print, `as_dict()` is for JSON."""
 
     path: str
     num_bytes: int
@@ -78,7 +78,7 @@ class FileInfo:
 
 
 def info(path: str | os.PathLike[str], custom_fields: Mapping[str, Any] | None = None) -> FileInfo:
-    """What is in a .beton file. Raises BetonError if header, records or allocation table are not in order."""
+    """What is in a .beton file. Raises BetonError if the header, the records or the allocation table are not valid."""
     with Reader(path, custom_fields) as reader:
         begin, end = reader._open().data_span
         return FileInfo(
@@ -112,7 +112,7 @@ class Problem:
 
 @dataclass
 class VerifyReport:
-    """What `verify` found; `ok` says it all, `str()` is a page to print, `as_dict()` goes into JSON."""
+    """What `verify` found; `ok`: no problems; `str()` is a text to print, `as_dict()` is for JSON."""
 
     path: str
     num_samples: int = 0
@@ -132,7 +132,7 @@ class VerifyReport:
         return {**asdict(self), "ok": self.ok}
 
     def __str__(self) -> str:
-        lines = [f"{self.path}: {'in order' if self.ok else counted(self.num_problems, 'problem')}"]
+        lines = [f"{self.path}: {'no problems' if self.ok else counted(self.num_problems, 'problem')}"]
         lines += [f"  {problem}" for problem in self.problems]
         if self.num_problems > len(self.problems):
             lines.append(f"  ... and {self.num_problems - len(self.problems)} more")
@@ -142,14 +142,14 @@ class VerifyReport:
         )
         if not self.has_checksums:
             lines.append(
-                "  the file has no checksums: changed pixels, numbers and array contents cannot be noticed "
+                "  the file has no checksums: changed pixels, numbers and array contents cannot be detected "
                 "(DatasetWriter(checksums=True) writes them)"
             )
         return "\n".join(lines)
 
 
 def _verify_json(reader: Reader, first: int, last: int, report: VerifyReport) -> None:
-    """Parses the JSON texts that the core had nothing to say against. Where checksums agree there is no need."""
+    """Parses the JSON texts in which the core found no problem. If checksums agree there is no need to."""
     names = [name for name, entry in reader.fields.items() if entry.kind == "json" and not reader.has_checksums]
     for sample in range(first, last) if names else ():
         for name in names:
@@ -176,9 +176,9 @@ def verify(
     """Reads all of a .beton file: its structure, its checksums if it has them, every JPEG stream and JSON text.
 
     A file whose structure is broken gives a report with that one problem; OSError if it cannot be read at all.
-    decode_jpeg: decode every JPEG (else only compare its header with the record). num_workers: threads; -1: one a core.
-    max_problems: how many of the first are kept; all are counted. ValueError below 0. progress: called with (samples
-    done, samples in all).
+    decode_jpeg: decode every JPEG (else only compare its header with the record). num_workers: threads; -1: one per
+    core. max_problems: how many problems are kept, the first ones; all are counted. ValueError below 0. progress:
+    called with (samples done, samples in all).
     """
     if max_problems < 0:
         raise ValueError(f"max_problems must be 0 or more, not {max_problems}")
@@ -217,7 +217,7 @@ def verify(
 
 
 def _field_like(reader: Reader, entry: FieldInfo) -> Field:
-    """A field that stores again what this one holds, unchanged."""
+    """A field that stores what this one holds again, unchanged."""
     if entry.kind in ("array", "tensor"):
         return (NDArrayField if entry.kind == "array" else TorchTensorField)(entry.dtype, entry.shape)
     if entry.kind == "image":
@@ -228,7 +228,7 @@ def _field_like(reader: Reader, entry: FieldInfo) -> Field:
 
 
 class _Stored(Field):
-    """A custom field whose values are records and data already."""
+    """A custom field whose values are already records and data."""
 
     def __init__(self, inner: Field):
         self.inner = inner
@@ -241,7 +241,7 @@ class _Stored(Field):
 
 
 class _StoredJSON(JSONField):
-    """JSON whose values are text already."""
+    """JSON whose values are already text."""
 
     def convert(self, value: Any) -> bytes:
         return value + b"\0"
@@ -288,10 +288,10 @@ def merge(
 ) -> WriteReport:
     """Writes the samples of several .beton files with the same fields, one file after the other, into one.
 
-    indices: which samples of the whole, in which order; all by default. So one file can also be cut or reordered.
-    options: as of DatasetWriter (page_size, checksums, ...). What is stored is copied, nothing is encoded again.
-    `fname` may be one of the files: it is replaced only when the new one is complete. Names of classes (FILE.classes)
-    go with it; DataError where a label has other names in one file than in another.
+    indices: which samples of all of them, in which order; all by default. So a single file can also be cut or
+    reordered. options: those of DatasetWriter (page_size, checksums, ...). What is stored is copied, nothing is encoded
+    again. `fname` may be one of the files: it is replaced only when the new one is complete. The names of the classes
+    (FILE.classes) are kept; DataError if a label has different names in two files.
     """
     paths = list(files)
     if not paths:

@@ -8,8 +8,8 @@ PATH = os.path.join(os.path.dirname(os.path.dirname(__file__)), "cgxffcv.libs", 
 
 
 def provide(path: str = PATH) -> None:
-    """Loads GCC's OpenMP runtime, on which oneDNN stands, from the wheel where the system has none, as a bare Debian.
-    The system's comes first: other modules of the program may need one that is newer than the wheel's."""
+    """Loads GCC's OpenMP runtime, which oneDNN needs, from the wheel if the system has none, like a bare Debian. The
+    system's is preferred: other modules of the program may need one newer than the wheel's."""
     if not os.path.exists(path):
         return
     import ctypes

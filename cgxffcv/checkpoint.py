@@ -33,14 +33,14 @@ _MAX_DEPTH = 100  # of a JSON value
 
 
 class CheckpointError(UserError, ValueError):
-    """A file is no checkpoint, is damaged, or does not fit; the message names file and reason."""
+    """A file is not a checkpoint, is damaged, or does not fit; the message names the file and the reason."""
 
 
 def save(path: str | PathLike[str], state: dict[str, Any]) -> None:
     """Writes `state` to `path`, whole or not at all. OSError if that fails (disk full, no permission)."""
     tensors = {name: np.ascontiguousarray(value) for name, value in state.items() if isinstance(value, np.ndarray)}
     if not all(isinstance(name, str) for name in state) or _METADATA in state:
-        raise TypeError(f"the names of a checkpoint's entries must be texts other than {_METADATA!r}")
+        raise TypeError(f"the names of a checkpoint's entries must be strings other than {_METADATA!r}")
     header: dict[str, Any] = {
         _METADATA: {
             name: json.dumps(value, sort_keys=True, allow_nan=True)
@@ -51,7 +51,7 @@ def save(path: str | PathLike[str], state: dict[str, Any]) -> None:
     at = 0
     for name, tensor in tensors.items():
         if tensor.dtype not in _NAMES:
-            raise TypeError(f"checkpoint entry {name!r}: {tensor.dtype} arrays cannot be kept")
+            raise TypeError(f"checkpoint entry {name!r}: {tensor.dtype} arrays cannot be saved")
         header[name] = {
             "dtype": _NAMES[tensor.dtype],
             "shape": list(state[name].shape),
@@ -74,46 +74,46 @@ class _Tensor(NamedTuple):
 
 
 class _Wrong(Exception):
-    """Why a file is no checkpoint."""
+    """Why a file is not a checkpoint."""
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise _Wrong("a name stands twice in its header")
+        raise _Wrong("a name occurs twice in its header")
     return found
 
 
 def _tensor(name: str, entry: Any) -> _Tensor:
-    """What the header says of a tensor, as far as it can be checked by itself."""
+    """What the header says about a tensor, as far as it can be checked by itself."""
 
     def counts(value: Any) -> bool:
         return isinstance(value, list) and all(type(n) is int and n >= 0 for n in value)
 
     if not isinstance(entry, dict) or not isinstance(entry.get("dtype"), str) or entry["dtype"] not in _TYPES:
-        raise _Wrong(f"tensor {name!r} has none of the types {', '.join(_TYPES)}")
+        raise _Wrong(f"tensor {name!r} does not have one of the types {', '.join(_TYPES)}")
     shape, offsets = entry.get("shape"), entry.get("data_offsets")
     if not counts(shape) or not counts(offsets) or len(offsets) != 2:
-        raise _Wrong(f"tensor {name!r} has no shape or no place")
+        raise _Wrong(f"tensor {name!r} has no shape or no offsets")
     dtype, (begin, end) = np.dtype(_TYPES[entry["dtype"]]), offsets
     try:
         np.empty(0, dtype).reshape([*shape, 0])  # NumPy's limits of sides, of their number and of their product
     except (ValueError, OverflowError):
         raise _Wrong(f"tensor {name!r} has too many or too long sides") from None
     if end - begin != math.prod(shape) * dtype.itemsize:
-        raise _Wrong(f"tensor {name!r} does not take the {end - begin} bytes of its place")
+        raise _Wrong(f"tensor {name!r} does not fill the {end - begin} bytes between its offsets")
     return _Tensor(name, dtype, tuple(shape), begin, end)
 
 
 def _check_places(tensors: list[_Tensor], size: int) -> None:
-    """They lie side by side and fill the file."""
+    """Checks that the tensors are contiguous and fill the file."""
     at = 0
     for tensor in sorted(tensors, key=lambda tensor: (tensor.begin, tensor.end)):
         if tensor.begin != at:
             raise _Wrong(f"tensor {tensor.name!r} does not begin at byte {at} of the data, where it should")
         at = tensor.end
     if at != size:
-        raise _Wrong(f"its tensors take {at} bytes, but {size} are there")
+        raise _Wrong(f"its tensors take {at} bytes, but there are {size}")
 
 
 def _depth_exceeds(value: Any, limit: int) -> bool:
@@ -125,9 +125,9 @@ def _depth_exceeds(value: Any, limit: int) -> bool:
 
 
 def _value(name: str, text: Any) -> Any:
-    """A JSON value of ours, or the plain text of somebody else's metadata."""
+    """A JSON value of ours, or the plain text of other metadata."""
     if not isinstance(text, str):
-        raise _Wrong(f"metadata {name!r} is no text")
+        raise _Wrong(f"metadata {name!r} is not text")
     try:
         value = json.loads(text, object_pairs_hook=_unique)
     except ValueError:
@@ -138,7 +138,7 @@ def _value(name: str, text: Any) -> Any:
 
 
 def _read_start(file: IO[bytes]) -> tuple[dict[str, Any], list[_Tensor], int]:
-    """The JSON values, the tensors, the bytes of data; the file stands where the data begins."""
+    """The JSON values, the tensors, the bytes of data; leaves the file where the data begins."""
     size, start = os.fstat(file.fileno()).st_size, file.read(8)
     if len(start) < 8:
         raise _Wrong(f"{size} bytes are too few")
@@ -157,14 +157,14 @@ def _read_start(file: IO[bytes]) -> tuple[dict[str, Any], list[_Tensor], int]:
     if _METADATA in values:
         raise _Wrong(f"a value has the name {_METADATA!r}")
     if not values.keys().isdisjoint(header):
-        raise _Wrong("a name stands for a value and a tensor")
+        raise _Wrong("a name is used for both a value and a tensor")
     _check_places(tensors, size - 8 - length)
     return values, tensors, size - 8 - length
 
 
 @contextlib.contextmanager
 def _opened(path: str | PathLike[str]) -> Iterator[IO[bytes]]:
-    """The file; what is wrong with it becomes CheckpointError."""
+    """The file; anything wrong with it raises CheckpointError."""
     with files.naming(path), files.open_plain(path, "rb") as file:
         try:
             yield file
@@ -173,7 +173,7 @@ def _opened(path: str | PathLike[str]) -> Iterator[IO[bytes]]:
         except RecursionError:
             reason = "its header is nested too deeply"
         except MemoryError:
-            reason = "it says that it holds more than fits the memory"
+            reason = "it claims to hold more than fits into memory"
         else:
             return
     raise CheckpointError(f"{os.fspath(path)}: not a usable checkpoint: {reason}") from None
@@ -184,10 +184,10 @@ def load(path: str | PathLike[str]) -> dict[str, Any]:
     with _opened(path) as file:
         state, tensors, size = _read_start(file)
         if size > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
-            raise MemoryError  # said here, as a system that lends more than it has would say it too late
+            raise MemoryError  # raised here, as a system that overcommits memory would notice too late
         data = np.empty(size, np.uint8)
         if file.readinto(memoryview(data)) != size:
-            raise _Wrong("it was cut while it was read")
+            raise _Wrong("it was truncated while it was read")
         for tensor in tensors:
             part = data[tensor.begin : tensor.end]
             state[tensor.name] = np.frombuffer(part, tensor.dtype).reshape(tensor.shape).copy()

@@ -2,8 +2,8 @@
 
 Quantising counts the bytes of the input that it reads, dequantising those of the output that it writes, memcpy those
 that it copies, each over the time; `add` is dequantising with addition into float32. The buffers are larger than the
-caches. memcpy is the C library's, with as many threads, each on its part. With `--device gpu` the microseconds of a
-launch on the first GPU, and the bytes that it reads and writes over that time.
+caches. memcpy is the C library's, with as many threads, each on its part. With `--device gpu` it gives the microseconds
+of a launch on the first GPU, and the bytes that it reads and writes over that time.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from cgxffcv.bench.allreduce_bounds import typed
 from cgxffcv.errors import UserError
 from cgxffcv.wording import counted
 
-LAUNCHES = 20  # of a measurement on a GPU
+LAUNCHES = 20  # per measurement on a GPU
 LIBC = ctypes.CDLL(None)
 LIBC.memcpy.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
 LIBC.memcpy.restype = ctypes.c_void_p
@@ -46,7 +46,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     p.add_argument("--threads", type=whole(1), default=1)
     p.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
     p.add_argument("--kernels", choices=("scalar", "avx2", "avx512"))
-    p.add_argument("--rounds", type=whole(1), default=7, help="of each, in turns; the best counts")
+    p.add_argument("--rounds", type=whole(1), default=7, help="rounds of each, in turns; the best counts")
     add_json(p)
     return p.parse_args(argv)
 
@@ -67,7 +67,7 @@ def copy_with_threads(to: np.ndarray, x: np.ndarray, threads: int) -> None:
 
 
 def best_of(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """The least seconds of each, measured in turns after one round to warm up."""
+    """The fewest seconds of each, measured in turns after one round to warm up."""
     best = dict.fromkeys(runs, float("inf"))
     for number in range(rounds + 1):
         for name, run in runs.items():

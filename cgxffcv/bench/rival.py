@@ -1,7 +1,7 @@
-"""FFCV measured beside this package: the same files, cells and threads, in the same run, in an interpreter of its own.
+"""Measures FFCV next to this package: the same files, cells and threads, in the same run, in a separate interpreter.
 
 FFCV is not part of this package and not needed by it. `--rival-python` names a Python that has FFCV 1.0.2 and what it
-needs (numba, OpenCV, libturbojpeg, PyTorch); what is missing there is said before anything is measured.
+needs (numba, OpenCV, libturbojpeg, PyTorch); what is missing there is reported before anything is measured.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Rival(NamedTuple):
         with processes.Program(command, stdout=-1, stderr=-1, text=True) as program:
             said, complaint = program.process.communicate()
         if program.process.returncode != 0:
-            raise UserError(f"bench loader: FFCV failed at the cell {cell['cell']}: {last_line(complaint)}")
+            raise UserError(f"bench loader: FFCV failed in the cell {cell['cell']}: {last_line(complaint)}")
         got = json.loads(said.splitlines()[-1])
         images, seconds = got["images"], got["seconds"]
         return {
@@ -50,19 +50,19 @@ def last_line(text: str) -> str:
 
 
 def find(python: str) -> Rival:
-    """UserError, which says what is missing, where that Python has no FFCV."""
+    """Finds FFCV in that Python; UserError says what is missing."""
     code = "import ffcv.loader, importlib.metadata as m; print(m.version('ffcv'))"
     try:
         done = subprocess.run([python, "-c", code], capture_output=True, text=True, timeout=300, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise UserError(f"--rival-python {python}: {error}") from None
     if done.returncode != 0:
-        raise UserError(f"--rival ffcv: {python} has no FFCV that runs: {last_line(done.stderr)}; {NEEDS}")
+        raise UserError(f"--rival ffcv: {python} has no working FFCV: {last_line(done.stderr)}; {NEEDS}")
     return Rival(python, done.stdout.split()[-1])
 
 
 def compared(ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Their rows, with our images a second for the same cell and threads, and the ratio of the two."""
+    """Their rows, with our images per second for the same cell and threads, and the ratio of the two."""
     known = {(row["cell"], row["threads"]): row["images_per_second"] for row in ours}
     rows = []
     for row in theirs:
@@ -73,7 +73,7 @@ def compared(ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, An
 
 def show(rows: Sequence[Mapping[str, Any]], version: str, titles: Mapping[str, str]) -> None:
     heads = ("ours/s", "FFCV/s", "ratio", "FFCV CPU us", "its first epoch")
-    print(f"\n{'beside FFCV ' + version:<42}{'threads':>8}" + "".join(f"{head:>16}" for head in heads))
+    print(f"\n{'next to FFCV ' + version:<42}{'threads':>8}" + "".join(f"{head:>16}" for head in heads))
     for row in rows:
         print(
             f"{titles[row['cell']]:<42}{row['threads']:>8}{row['our_images_per_second']:>16,}"

@@ -2,8 +2,8 @@
 
     PYTHON rival_ffcv.py '{"decoder": "random", "size": [224, 224], ...}' FILE THREADS EPOCHS BATCH
 
-PYTHON is an interpreter that has FFCV 1.0.2, where this package need not be: nothing of it is imported here. Prints
-seconds of the first epoch, in which FFCV compiles its pipeline, and of as many further ones as a line of JSON.
+PYTHON is an interpreter that has FFCV 1.0.2; it need not have this package, of which nothing is imported here. Prints a
+line of JSON: the seconds of the first epoch, in which FFCV compiles its pipeline, and of EPOCHS further ones.
 """
 
 import json
@@ -14,7 +14,7 @@ import numpy as np
 
 
 def pipeline(cell):
-    """FFCV's steps for what the cell asks for."""
+    """FFCV's operations for what the cell asks for."""
     from ffcv import transforms as tf
     from ffcv.fields import decoders
 

@@ -1,8 +1,9 @@
 """`cgxffcv bench table`: the demo's training with the usual PyTorch code, with ours, and with ours compressed.
 
-Each row is one training of the demo's recipe on the same images in fresh processes: under mpirun with several ranks,
-alone with one. All clocks start when its command is started and read what the run itself has noted (run.jsonl, or the
-baseline's lines of JSON); nothing is taken from progress text. A row that fails says why and stops no other.
+Each row is one training of the demo's recipe on the same images in new processes: under mpirun with several ranks,
+without it with one. All clocks start when its command is started and use what the run itself has recorded (run.jsonl,
+or the baseline's lines of JSON); nothing is taken from progress text. A row that fails says why and does not stop the
+others.
 """
 
 from __future__ import annotations
@@ -33,31 +34,41 @@ from cgxffcv.wording import counted, duration
 
 POLL_SECONDS = 0.1
 INSTEAD = "--source download to download it, or --source sample to do without it"
-LOG_LINES = 12  # of a failed row
+LOG_LINES = 12  # shown of a failed row
 COLUMNS = ("", "start-up", "an epoch", "to the end", "to {target}", "accuracy", "cost", "times as fast")
 
 
 def _parser() -> Parser:
     parser = Parser(prog="cgxffcv bench table", description=__doc__.split("\n\n")[0])
-    text = "ranks, one on each GPU (default: all); on the CPU just ranks (default 1)"
+    text = "ranks, one per GPU (default: all GPUs); on the CPU just ranks (default 1)"
     parser.add_argument("--gpus", type=whole(1), metavar="N", help=text)
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "gpu"), help="of all rows")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "gpu"), help="where all rows run")
     parser.add_argument("--epochs", type=whole(1), default=20)
-    parser.add_argument("--batch-size", type=whole(1), help="on each rank (default: the demo's 256)")
-    parser.add_argument("--bits", type=whole(1, 8), default=4, help="of a gradient value in the compressed row (4)")
-    parser.add_argument("--target", type=number(0, 1), default=0.9, help="accuracy whose time is given (default 0.9)")
-    parser.add_argument("--price-per-hour", type=number(0), metavar="P", help="of the machine with all GPUs used")
+    parser.add_argument("--batch-size", type=whole(1), help="per rank (default: the demo's 256)")
+    parser.add_argument("--bits", type=whole(1, 8), default=4, help="bits per gradient value in the compressed row (4)")
+    parser.add_argument(
+        "--target", type=number(0, 1), default=0.9, help="accuracy, the time to which is shown (default 0.9)"
+    )
+    parser.add_argument("--price-per-hour", type=number(0), metavar="P", help="price of the machine with all GPUs used")
     parser.add_argument("--data-root", default="data", metavar="DIR", help="folder with the official CIFAR-10 files")
-    parser.add_argument("--source", default="local", choices=("local", "download", "sample"), help="of the images")
-    parser.add_argument("--limit", type=whole(0), default=0, metavar="N", help="the first N images of each set only")
-    parser.add_argument("--workers", type=whole(0), default=8, help="of a rank's DataLoader in the baseline (8)")
-    parser.add_argument("--rows", default=",".join(ROWS), help=f"which ones, of {','.join(ROWS)} (default: all)")
+    parser.add_argument(
+        "--source", default="local", choices=("local", "download", "sample"), help="where the images are from"
+    )
+    parser.add_argument(
+        "--limit", type=whole(0), default=0, metavar="N", help="use only the first N images of each set"
+    )
+    parser.add_argument(
+        "--workers", type=whole(0), default=8, help="workers of each rank's DataLoader in the baseline (8)"
+    )
+    parser.add_argument("--rows", default=",".join(ROWS), help=f"which rows, of {','.join(ROWS)} (default: all)")
     parser.add_argument("--empty-cache", action="store_true", help="start each row with an empty cache of plans")
     parser.add_argument("--seed", type=whole(0), default=0)
-    parser.add_argument("--timeout", type=number(1), default=6 * 3600, metavar="SECONDS", help="of a row (default 6 h)")
-    parser.add_argument("--json", metavar="FILE", help="all figures there, rewritten after each row")
+    parser.add_argument(
+        "--timeout", type=number(1), default=6 * 3600, metavar="SECONDS", help="limit for each row (default 6 h)"
+    )
+    parser.add_argument("--json", metavar="FILE", help="write all figures to FILE, again after each row")
     charts.add_chart(parser, "accuracy over time")
-    parser.add_argument("--keep", metavar="DIR", help="leave data, logs and run folders there")
+    parser.add_argument("--keep", metavar="DIR", help="keep data, logs and run folders in DIR")
     return parser
 
 
@@ -66,7 +77,7 @@ ROWS = ("baseline", "plain", "compressed")
 
 @dataclass
 class Row:
-    """A row: what is run, and what came of it. Seconds count from the start of the command."""
+    """A row: what is run, and its results. Seconds count from the start of the command."""
 
     key: str
     title: str
@@ -77,18 +88,20 @@ class Row:
     startup_seconds: float | None = None  # to the first step
     seconds: float | None = None  # to the end of the last epoch and its test
     target_seconds: float | None = None  # to the first test at or above the target; None if there was none
-    accuracy: float | None = None  # of the last test
+    accuracy: float | None = None  # in the last test
     cost: float | None = None
     ratio: float | None = None  # of the baseline's seconds to these
     points: list[dict[str, float]] = field(default_factory=list)  # epoch, seconds, accuracy
-    plans: list[dict[str, Any]] = field(default_factory=list)  # ours: the run's records of how convolutions computed
+    plans: list[dict[str, Any]] = field(
+        default_factory=list
+    )  # ours: the run's records of how convolutions were computed
 
     def as_dict(self) -> dict[str, Any]:
         values = {name: value for name, value in vars(self).items() if name not in ("records", "log")}
         return values | {"command": shlex.join(self.command)}
 
     def take(self, event: dict[str, Any], began: float, target: float) -> None:
-        """What the run has noted."""
+        """Takes an event that the run has recorded."""
         seconds = round(event["time"] - began, 3)
         if event["event"] == "start":
             self.startup_seconds = seconds
@@ -110,7 +123,7 @@ class Row:
 
 
 class Records:
-    """The whole lines of a file of JSON lines, as it grows."""
+    """The complete lines of a file of JSON lines, as it grows."""
 
     def __init__(self, path: Path):
         self.path, self.read = path, 0
@@ -130,7 +143,7 @@ class Records:
 
 @dataclass
 class Setup:
-    """Where and on what the rows run."""
+    """Where the rows run, and on what data."""
 
     device: str  # cpu, gpu
     ranks: int
@@ -258,7 +271,7 @@ def _last_words(path: Path) -> str:
 
 
 def run(row: Row, options: argparse.Namespace) -> None:
-    """Runs a row to its end, its failure or its time limit; Ctrl-C ends its processes and goes on."""
+    """Runs a row to its end, its failure or its time limit; Ctrl-C ends its processes and is passed on."""
     print(f"+ {shlex.join(row.command)}", file=sys.stderr, flush=True)
     cache = None
     if options.empty_cache:
@@ -314,10 +327,10 @@ def text(rows: Sequence[Row], options: argparse.Namespace, setup: Setup) -> str:
     where = counted(setup.ranks, "rank")
     batch = options.batch_size or recipes.get("demo").batch_size
     out = [
-        f"demo recipe, {counted(options.epochs, 'epoch')} of {setup.images:,} images, batch {batch} a rank, {where} on "
-        f"{setup.on}",
+        f"demo recipe, {counted(options.epochs, 'epoch')} of {setup.images:,} images, batch {batch} per rank, {where} "
+        f"on {setup.on}",
         *([f"note: {setup.note}"] if setup.note else []),
-        "Times count from the start of the command; an epoch has its test in it.",
+        "Times count from the start of the command; an epoch includes its test.",
         "",
     ]
     lines = [[name.format(target=f"{options.target:.0%}") for name in COLUMNS]]
@@ -346,7 +359,7 @@ def text(rows: Sequence[Row], options: argparse.Namespace, setup: Setup) -> str:
         if row.error:
             out += ["", f"{row.title}: " + row.error.replace("\n", "\n  ")]
     if options.price_per_hour is not None:
-        out += ["", f"cost: of the time to the end at {options.price_per_hour:g} an hour"]
+        out += ["", f"cost: of the time to the end at {options.price_per_hour:g} per hour"]
     return "\n".join(out)
 
 
@@ -384,7 +397,7 @@ def prepare(options: argparse.Namespace, work: Path) -> Setup:
 
 
 def benchmark(options: argparse.Namespace, argv: Sequence[str], work: Path) -> int:
-    """All rows; the exit code: 0 if ours have both come to their end."""
+    """Runs all rows; returns the exit code: 0 if none of ours failed."""
     setup = prepare(options, work)
     rows = make_rows(options, setup)
     on = machine.describe()
@@ -416,7 +429,7 @@ def benchmark(options: argparse.Namespace, argv: Sequence[str], work: Path) -> i
 
 
 def run_row(row: Row, options: argparse.Namespace) -> None:
-    """Runs a row; whatever goes wrong becomes its error."""
+    """Runs a row; anything that goes wrong becomes its error."""
     try:
         run(row, options)
     except (OSError, ValueError) as error:
@@ -427,11 +440,11 @@ def run_row(row: Row, options: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs the benchmark; gives the exit code."""
+    """Runs the benchmark; returns the exit code."""
     options = _parser().parse_args(argv)
     charts.check("table", options.chart, options.json)
     if process.ranks() > 1:
-        raise UsageError("bench table starts mpirun by itself: run it without, and say --gpus N")
+        raise UsageError("bench table starts mpirun by itself: run it without mpirun, with --gpus N")
     if options.keep:
         work = Path(options.keep).resolve()
         work.mkdir(parents=True, exist_ok=True)

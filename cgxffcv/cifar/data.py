@@ -1,4 +1,4 @@
-"""CIFAR-10, from wherever it can be had: local files of either version, the official archive, the shipped sample.
+"""CIFAR-10, from wherever it is available: local files of either version, the official archive, the shipped sample.
 
 Nothing that is read is trusted: sizes and labels are checked, checksums of the official files are compared, the
 Python version's pickles are read without running them, archives are read in memory and never unpacked to disk.
@@ -34,7 +34,7 @@ from cgxffcv.wording import size
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 BATCHES = ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch")
 RECORD = 3073  # a label and three planes of 32 x 32
-RECORDS = 10_000  # a file
+RECORDS = 10_000  # per file
 # MD5 of the six files of the binary version; the Python version holds the same records.
 BATCH_MD5 = {
     "data_batch_1": "5dd7e06a14cb22eb9f671a540d1b7c25",
@@ -45,10 +45,10 @@ BATCH_MD5 = {
     "test_batch": "803d5f7f4d78ea53de84dbe85f74fb6d",
 }
 MAX_MEMBER_BYTES = 64 << 20
-MAX_ARCHIVE_BYTES = 6 * MAX_MEMBER_BYTES  # without its compression
+MAX_ARCHIVE_BYTES = 6 * MAX_MEMBER_BYTES  # uncompressed
 NET_TIMEOUT = 20.0
 TRIES = 3
-DOWNLOAD = "--data.source=auto to download it"  # what to say instead
+DOWNLOAD = "--data.source=auto to download it"  # what to use instead
 
 Say = Callable[[str], None]
 
@@ -91,7 +91,7 @@ def _check(records: np.ndarray, name: str, where: str, say: Say) -> np.ndarray:
         found = f"record {int(np.argmax(records[:, 0] > 9))} has label {records[:, 0].max()}"
         raise DataError(f"{where}: {found}; expected 0 to 9. Is it CIFAR-10 (not CIFAR-100)?")
     if hashlib.md5(records.tobytes(), usedforsecurity=False).hexdigest() != BATCH_MD5[name]:
-        say(f"note: {where} is well formed but differs from the official file (its MD5 is another one)")
+        say(f"note: {where} is well formed but differs from the official file (its MD5 is different)")
     return records
 
 
@@ -104,11 +104,11 @@ def from_binary(data: bytes, name: str, where: str, say: Say) -> np.ndarray:
 
 
 def from_python(data: bytes, name: str, where: str, say: Say) -> np.ndarray:
-    """The records of one file of the Python version, a pickle, of which nothing is run."""
+    """The records of one file of the Python version, a pickle, none of which is executed."""
     try:
         batch = plainpickle.parse(data)
         if not isinstance(batch, dict):
-            raise plainpickle.PickleError("it holds no dict")
+            raise plainpickle.PickleError("it does not hold a dict")
         plain = {key.decode("latin-1") if isinstance(key, bytes) else key: value for key, value in batch.items()}
         pixels = plainpickle.uint8_array(plain.get("data"), RECORD - 1)
         labels = plain.get("labels")
@@ -158,7 +158,7 @@ MEMBER = re.compile(r"(?:.*/)?(data_batch_[1-5]|test_batch)(\.bin)?")
 
 
 class _Unpacked:
-    """An archive without its compression, for tarfile, which takes a header of any size into memory."""
+    """A decompressed archive of limited size, for tarfile, which reads a header of any size into memory."""
 
     def __init__(self, file: gzip.GzipFile, path: Path):
         self._file, self._path, self._left = file, path, MAX_ARCHIVE_BYTES
@@ -200,7 +200,7 @@ def read_archive(path: Path, say: Say) -> Cifar10:
 
 
 def find(root: Path) -> Iterator[tuple[Path, Callable[[Path, Say], Cifar10]]]:
-    """Where CIFAR-10 lies below `root`: folders and archives of either version, the quickest to read first."""
+    """Where CIFAR-10 is under `root`: folders and archives of either version, the quickest to read first."""
     for folder in (root, root / "cifar-10-batches-bin"):
         if any((folder / f"{name}.bin").is_file() for name in BATCHES):
             yield folder, lambda path, say: read_folder(path, ".bin", say)
@@ -262,14 +262,14 @@ def _fetch(url: str, part: io.BufferedRandom, archive: Archive, progress: Progre
 
 @contextlib.contextmanager
 def _told(root: Path, what: str) -> Iterator[None]:
-    """What the system refuses below `root`, as a DataError that says what to do."""
+    """Turns errors of the system under `root` into a DataError that says what to do."""
     try:
         yield
     except OSError as error:
         reason = f"{root} is not a folder" if root.exists() and not root.is_dir() else error.strerror
         raise DataError(
-            f"data.root: cannot {what} {error.filename or root}: {reason}; name a folder where CIFAR-10 may be looked "
-            "for and kept (--data.root=DIR), or say --data.source=sample to do without it"
+            f"data.root: cannot {what} {error.filename or root}: {reason}; name a folder where CIFAR-10 can be found "
+            "or saved (--data.root=DIR), or use --data.source=sample to do without it"
         ) from error
 
 
@@ -278,20 +278,21 @@ def _open_part(root: Path, archive: Archive) -> io.BufferedRandom:
     with _told(root, "write to"):
         root.mkdir(parents=True, exist_ok=True)
         if target.exists() and not target.is_file():
-            raise OSError(errno.EINVAL, "is no plain file", os.fspath(target))
+            raise OSError(errno.EINVAL, "is not a regular file", os.fspath(target))
         return files.open_plain(partial, "a+b", follow=False)
 
 
 def _places(root: Path, archive: Archive) -> tuple[Path, Path]:
-    """Where an archive goes, links followed, and where it is until it is whole."""
+    """Where an archive goes, links followed, and where it is until it is complete."""
     target = Path(os.path.realpath(root / archive.name))
     return target, target.with_name(f"{target.name}.part")
 
 
 def download(root: Path, url: str = OFFICIAL_URL, archive: Archive = BINARY, mode: str = "auto") -> Path:
-    """Downloads the archive to `root`, going on where an earlier try ended; the checksum decides what is kept.
+    """Downloads the archive to `root`, continuing where an earlier attempt ended; it is kept only if its checksum is
+    right.
 
-    Raises DataError if it cannot be had; what has come so far stays for the next try (as NAME.part).
+    Raises DataError if it cannot be downloaded; what has arrived so far stays for the next attempt (as NAME.part).
     """
     target, partial = _places(root, archive)
     with _open_part(root, archive) as part:
@@ -309,7 +310,7 @@ def download(root: Path, url: str = OFFICIAL_URL, archive: Archive = BINARY, mod
             have = partial.stat().st_size
             partial.unlink()
             raise DataError(
-                f"{url}: the SHA-256 of what came ({have:,} bytes) is not the official archive's; discarded"
+                f"{url}: the SHA-256 of the download ({have:,} bytes) is not the official archive's; discarded"
             )
         os.replace(partial, target)
     return root / archive.name
@@ -351,11 +352,10 @@ def from_sample() -> Cifar10:
 
 
 SAMPLE_NOTE = """\
-**********************************************************************************************
-*  CIFAR-10 is not here and cannot be downloaded: using the SAMPLE that ships with cgxffcv,  *
-*  5,000 training and 1,000 test images. Everything runs, but accuracy will be FAR LOWER     *
-*  than with the 50,000 + 10,000 images of the full data set.                                *
-**********************************************************************************************"""
+**********************************************************************************************  CIFAR-10 is missing and
+cannot be downloaded: using the SAMPLE that ships with cgxffcv,   * *  5,000 training and 1,000 test images. Everything
+runs, but accuracy will be FAR LOWER     * *  than with the 50,000 + 10,000 images of the full data set.
+* **********************************************************************************************"""
 
 
 def obtain(
@@ -367,9 +367,9 @@ def obtain(
     archive: Archive = BINARY,
     remedy: str = DOWNLOAD,
 ) -> Cifar10:
-    """CIFAR-10 by `source`: local (below `root`), download, sample, or auto: the first of these that can be had.
+    """CIFAR-10 from `source`: local (under `root`), download, sample, or auto: the first of these that is available.
 
-    Local files that are there but damaged are an error also in auto: they are somebody's, and mean something. So is a
+    Local files that exist but are damaged are an error in auto, too, since somebody meant them to be used. So is a
     folder `root` that cannot be read or written.
     """
     root = Path(root)
@@ -383,11 +383,11 @@ def obtain(
             return read(path, say)
         if source == "local":
             raise DataError(
-                f"no CIFAR-10 below {root}: expected cifar-10-batches-bin/, cifar-10-batches-py/, {BINARY.name} or "
-                f"cifar-10-python.tar.gz there. Put one there, or say {remedy}"
+                f"no CIFAR-10 in {root}: expected cifar-10-batches-bin/, cifar-10-batches-py/, {BINARY.name} or "
+                f"cifar-10-python.tar.gz there. Put one there, or use {remedy}"
             )
     _open_part(root, archive).close()
-    say(f"CIFAR-10: nothing below {root}; downloading {url} ({size(archive.bytes)})")
+    say(f"CIFAR-10: nothing in {root}; downloading {url} ({size(archive.bytes)})")
     try:
         return read_archive(download(root, url, archive, mode), say)
     except DataError as error:

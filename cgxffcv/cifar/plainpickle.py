@@ -1,8 +1,8 @@
 """Reads the pickles of CIFAR-10's Python version without running anything they say.
 
 A pickle is a program that may call any function. This reader works through the program's opcodes on a stack of
-plain values; a call only makes a record of itself (`Call`), which the reader of the batch looks at. Anything that
-the batches of CIFAR-10, or the same re-saved by NumPy 1 or 2, have no need of is refused.
+plain values; a call only makes a record of itself (`Call`), which the reader of the batch looks at. Anything that the
+batches of CIFAR-10, or the same re-saved by NumPy 1 or 2, do not need is refused.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ GET = {"GET", "BINGET", "LONG_BINGET"}
 
 
 class PickleError(ValueError):
-    """The pickle is damaged, or holds what a batch of CIFAR-10 has no need of."""
+    """The pickle is damaged, or contains something that a batch of CIFAR-10 does not need."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class _Machine:
     def call(self) -> Call | bytes:
         arguments, function = self.stack.pop(), self.stack.pop()
         if not isinstance(function, Name) or not isinstance(arguments, tuple):
-            raise PickleError("it calls what is no function")
+            raise PickleError("it calls something that is not a function")
         if function.name == "_codecs.encode" and arguments[1:] == ("latin1",) and isinstance(arguments[0], str):
             return arguments[0].encode("latin-1")  # how Python 3 writes bytes for Python 2
         return Call(function.name, arguments)
@@ -70,7 +70,7 @@ class _Machine:
     def store(self, pairs: list[Any]) -> None:
         target = self.stack[-1]
         if not isinstance(target, dict) or len(pairs) % 2:
-            raise PickleError("it stores into what is no dict")
+            raise PickleError("it stores into something that is not a dict")
         for key, value in zip(pairs[::2], pairs[1::2], strict=True):
             if not isinstance(key, str | bytes | int):
                 raise PickleError("a key is neither text nor a number")
@@ -78,7 +78,7 @@ class _Machine:
 
     def extend(self, items: list[Any]) -> None:
         if not isinstance(self.stack[-1], list):
-            raise PickleError("it appends to what is no list")
+            raise PickleError("it appends to something that is not a list")
         self.stack[-1].extend(items)
 
     def step(self, op: str, argument: Any) -> None:
@@ -122,21 +122,21 @@ class _Machine:
         elif op == "STACK_GLOBAL":
             name, module = stack.pop(), stack.pop()
             if not isinstance(name, str) or not isinstance(module, str):  # the text of anything else may grow for ever
-                raise PickleError("it names what has no name")
+                raise PickleError("it names something that has no name")
             stack.append(Name(f"{module}.{name}"))
         elif op == "REDUCE":
             stack.append(self.call())
         elif op == "BUILD":
             state = stack.pop()
             if not isinstance(stack[-1], Call):
-                raise PickleError("it gives a state to what is no object")
+                raise PickleError("it gives a state to something that is not an object")
             stack[-1].state = state
         elif op not in ("PROTO", "FRAME"):
-            raise PickleError(f"it uses the pickle opcode {op}, for which a batch of CIFAR-10 has no need")
+            raise PickleError(f"it uses the pickle opcode {op}, which a batch of CIFAR-10 does not need")
 
 
 def parse(data: bytes) -> Any:
-    """The value that `data` describes, made of dicts, lists, tuples, texts, numbers, `Name` and `Call`."""
+    """The value that `data` describes, made of dicts, lists, tuples, strings, numbers, `Name` and `Call`."""
     machine = _Machine()
     try:
         for count, (op, argument, _) in enumerate(pickletools.genops(data)):
@@ -148,8 +148,8 @@ def parse(data: bytes) -> Any:
     except PickleError:
         raise
     except (ValueError, IndexError, KeyError, TypeError, OverflowError, MemoryError, AttributeError) as error:
-        raise PickleError(f"no whole pickle ({error})") from error
-    raise PickleError("no whole pickle")
+        raise PickleError(f"not a complete pickle ({error})") from error
+    raise PickleError("not a complete pickle")
 
 
 ARRAY_MODULES = {"numpy.core.multiarray", "numpy._core.multiarray", "numpy.core.numeric", "numpy._core.numeric"}
@@ -176,6 +176,6 @@ def uint8_array(value: Any, columns: int) -> np.ndarray:
         raise PickleError("the pixels are not bytes")
     pixels = np.frombuffer(data, np.uint8)
     if not isinstance(shape, tuple) or shape != (pixels.size // columns, columns) or pixels.size % columns:
-        shown = reprlib.repr(shape)  # tuples that hold one another many times over have an endless text
+        shown = reprlib.repr(shape)  # tuples that contain each other many times over have an endless text
         raise PickleError(f"the pixels have shape {shown}, {pixels.size} bytes; expected (n, {columns})")
     return pixels.reshape(-1, columns)

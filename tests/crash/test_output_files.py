@@ -204,7 +204,7 @@ def test_what_appears_meanwhile_is_not_replaced(tmp_path, kind):
 def test_logs_are_plain_files(tmp_path, name, resume):
     """A FIFO would wait for a reader for ever."""
     os.mkfifo(tmp_path / name)
-    with pytest.raises(OSError, match="no plain file"):
+    with pytest.raises(OSError, match="not a regular file"):
         RunLog(tmp_path, resume=resume)
     assert stat.S_ISFIFO((tmp_path / name).lstat().st_mode)
     (tmp_path / name).unlink()

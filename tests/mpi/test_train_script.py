@@ -221,7 +221,7 @@ def test_ctrl_c_alone_keeps_what_was_done(data, tmp_path):
         (["--data.train_dataset=none.beton"], 1, "none.beton: no such file"),
         (["--batch-size", "5000"], 1, "batch"),
         (["--training.device=gpu", "--data.gpu=99"], 1, "gpu"),
-        (["--resume", "nowhere.safetensors"], 1, "nowhere.safetensors is not there"),
+        (["--resume", "nowhere.safetensors"], 1, "nowhere.safetensors does not exist"),
         (["--recipe.network=resnet9", "--recipe.optimizer=muon"], 2, "optimizer"),
     ],
 )

@@ -256,7 +256,7 @@ REFUSED = [
     (lambda: 3.0, {}, TypeError, "the array: an array is expected .* not float"),
     (lambda: [1.0, 2.0], {}, TypeError, r"arrays\[0\]: an array is expected"),
     (lambda: {"a": "text"}, {}, TypeError, r"arrays\['a'\]: an array is expected .* not str"),
-    (lambda: {1: np.ones(2)}, {}, TypeError, "keys of a dict must be texts"),
+    (lambda: {1: np.ones(2)}, {}, TypeError, "keys of a dict must be strings"),
     (lambda: np.array([object()]), {}, (TypeError, ValueError), "the array: "),
     (lambda: np.ones(3, bool), {}, TypeError, "not of a type that is summed"),
     (lambda: np.ones(3, complex), {}, TypeError, "not of a type that is summed"),

@@ -60,7 +60,7 @@ def test_the_table_has_a_line_for_each_way():
     rows = [row | {"way": "floor", "step_seconds": 0.04}, row | {"way": "ours4", "step_seconds": 0.05}]
     rows.append({"way": "plain", "model": "gpt2", "link": "any", "error": "rank 1: no"})
     text = ddp.text(rows, ddp.parse(["--model", "gpt2"])).splitlines()
-    assert text[1] == "gpt2, batch 4 a rank, all links"
+    assert text[1] == "gpt2, batch 4 per rank, all links"
     assert text[4].split()[-6:] == ["50.00", "10.00", "30.00", "50.00", "7", "0.0000"] and text[5].endswith(
         "rank 1: no"
     )

@@ -75,12 +75,12 @@ def test_beside_a_rival(tmp_path, capsys, python):
     rest = [[s[0] for s in each["steps"]] for each in asked if each["steps"][0][0].startswith("RandomResized")]
     assert sorted(map(len, rest)) == [3, 5, 5]  # raw images are not normalised
     bench.show(report)
-    assert "beside FFCV 1.0.2" in capsys.readouterr().out
+    assert "next to FFCV 1.0.2" in capsys.readouterr().out
 
 
 def test_what_is_missing_is_said_first(tmp_path, python):
     (tmp_path / "lib" / "ffcv" / "loader.py").write_text("import cv2_that_nobody_has\n")
-    with pytest.raises(UserError, match=r"has no FFCV that runs: .*cv2_that_nobody_has.*; it needs FFCV 1\.0\.2"):
+    with pytest.raises(UserError, match=r"has no working FFCV: .*cv2_that_nobody_has.*; it needs FFCV 1\.0\.2"):
         bench.main(["--rival", "ffcv", "--rival-python", python])
     with pytest.raises(UserError, match="--rival-python /no/such/python: "):
         bench.main(["--rival", "ffcv", "--rival-python", "/no/such/python"])
@@ -89,5 +89,5 @@ def test_what_is_missing_is_said_first(tmp_path, python):
 def test_a_rival_that_fails_says_why(tmp_path, python):
     found = rival.find(python)
     (tmp_path / "lib" / "ffcv" / "transforms.py").write_text("raise RuntimeError('no such luck')\n")
-    with pytest.raises(UserError, match="FFCV failed at the cell cifar: RuntimeError: no such luck"):
+    with pytest.raises(UserError, match="FFCV failed in the cell cifar: RuntimeError: no such luck"):
         found.measure(bench.described(), tmp_path / "x.beton", 1, 1, 64)

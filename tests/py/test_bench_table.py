@@ -89,7 +89,7 @@ def test_the_baseline_with_pytorch():
     [
         (["--limit", "50"], "50 images are fewer than one batch of 256"),
         (["--device", "cuda"], "PyTorch sees no GPU here"),
-        (["--source", "local", "--data-root", "nowhere"], "no CIFAR-10 below nowhere"),
+        (["--source", "local", "--data-root", "nowhere"], "no CIFAR-10 in nowhere"),
     ],
 )
 def test_mistakes_of_the_baseline(options, message):
@@ -168,7 +168,7 @@ def test_three_rows(tmp_path):
         assert row["target_seconds"] == first
         layers = {plan["layer"] for record in row["plans"] for plan in record["plans"]}
         assert layers == set() if key == "baseline" else len(layers) == 7  # resnet9's but the first, which is the stem
-    assert "1 rank on CPU" in done.stdout and "cost: of the time to the end at 36 an hour" in done.stdout
+    assert "1 rank on CPU" in done.stdout and "cost: of the time to the end at 36 per hour" in done.stdout
     assert not drawn or chart.read_bytes().startswith(b"\x89PNG")
 
 
@@ -262,7 +262,7 @@ def test_mistakes(tmp_path, options, message):
 
 def test_without_the_images_it_says_where_others_are(tmp_path):
     done = bench("--source", "local", "--data-root", "nowhere", cwd=tmp_path)
-    assert done.returncode == 1 and "no CIFAR-10 below nowhere" in done.stderr and done.stderr.count("\n") == 1
+    assert done.returncode == 1 and "no CIFAR-10 in nowhere" in done.stderr and done.stderr.count("\n") == 1
     assert "say --source download to download it, or --source sample to do without it" in done.stderr
 
 
@@ -337,4 +337,4 @@ def test_a_peak_that_cannot_be_measured_says_why(monkeypatch):
 def test_no_data_names_the_option_that_table_has(tmp_path):
     done = bench("--source", "local", "--data-root", "nowhere", cwd=tmp_path)
     assert done.returncode == 1
-    assert "no CIFAR-10 below nowhere" in done.stderr and "say --source download" in done.stderr
+    assert "no CIFAR-10 in nowhere" in done.stderr and "use --source download" in done.stderr

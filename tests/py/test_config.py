@@ -293,7 +293,7 @@ def test_what_is_no_plain_file_is_refused(tmp_path):
     with socket.socket(socket.AF_UNIX) as end:
         end.bind(str(tmp_path / "socket"))
         for path in (tmp_path / "fifo", tmp_path / "socket", "/dev/zero", "/dev/null"):
-            assert "is no plain file" in problems("--config-file", str(path))[0]
+            assert "is not a regular file" in problems("--config-file", str(path))[0]
     assert "File name too long" in problems("--config-file", "x" * 5000)[0]
     assert "null byte" in problems("--config-file", "a\0b")[0]
 

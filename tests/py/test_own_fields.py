@@ -187,7 +187,7 @@ def test_custom_fields_that_would_be_ignored_are_refused(tmp_path):
 
 def test_readers_do_not_wait_for_a_fifo(tmp_path):
     os.mkfifo(tmp_path / "x")
-    with pytest.raises(OSError, match="no plain file"):
+    with pytest.raises(OSError, match="not a regular file"):
         Reader(tmp_path / "x", custom_fields={"f": Own})
-    with pytest.raises(BetonError, match="no plain file"):
+    with pytest.raises(BetonError, match="not a regular file"):
         DatasetWriter(tmp_path / "y", {"f": RGBImageField()}, num_workers=1).from_iterable([tmp_path / "x"])

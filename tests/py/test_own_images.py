@@ -277,7 +277,7 @@ def test_files_that_another_process_makes(folder, how, monkeypatch):
                     prepare(folder)
             else:
                 threading.Timer(1, holder.stdin.close).start()
-                assert f"another process ({holder.pid}) makes the files there; waiting for it" in prepare(folder)[1]
+                assert f"another process ({holder.pid}) is making the files there; waiting for it" in prepare(folder)[1]
         finally:
             holder.kill()
 

@@ -229,7 +229,7 @@ def test_files_that_cannot_be(network, tmp_path, capsys, make, match):
 
 def test_a_pipe_is_no_npy_file(network, tmp_path, capsys):
     os.mkfifo(tmp_path / "x.npy")
-    with pytest.raises(OSError, match="no plain file"):
+    with pytest.raises(OSError, match="not a regular file"):
         said(capsys, network[0], tmp_path / "x.npy")
 
 

@@ -226,7 +226,7 @@ def test_confusion_and_mistakes(tmp_path):
     text = page.page([runs.read(write_log(tmp_path / "a"))], verdicts)
     tags = whole(text)
     assert len(tags.loads) == 2 and "<b>&lt;bee&gt;</b> 98.0%<br>is ant" in text and "85.00%" in text
-    assert "2 of 10 images of ant were taken for &lt;bee&gt;" in text and "85.00% of the plain images" in text
+    assert "2 of 10 images of ant were taken for &lt;bee&gt;" in text and "85.00% on the plain images" in text
     many = np.eye(30, dtype=np.int64) * 5
     many[3, 4] = 2
     names = tuple(f"kind {i}" for i in range(30))

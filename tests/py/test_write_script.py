@@ -62,7 +62,7 @@ def test_relative_paths_belong_to_the_working_directory(tmp_path):
         (["--data.source=cloud"], 2, "expected one of auto, local, download, sample"),
         (["--data.train_dataset=x.beton", "--data.val_dataset=./x.beton"], 2, "are the same file: x.beton"),
         (["--data.num_workers=2000"], 2, "expected a whole number from 1 to 1024, or -1"),
-        (["--data.source=local", "--data.root=/proc/nowhere"], 1, "no CIFAR-10 below /proc/nowhere"),
+        (["--data.source=local", "--data.root=/proc/nowhere"], 1, "no CIFAR-10 in /proc/nowhere"),
         (["--data.source=sample", "--data.train_dataset=/proc/none/x.beton"], 1, "/proc/none"),
     ],
 )
@@ -80,7 +80,7 @@ def test_info(folder):
 
 def test_verify(folder, tmp_path):
     done = run("-m", "cgxffcv", "verify", str(folder / "cifar_test.beton"))
-    assert done.returncode == 0 and "in order" in done.stdout
+    assert done.returncode == 0 and "no problems" in done.stdout
     cut = tmp_path / "cut.beton"
     cut.write_bytes((folder / "cifar_test.beton").read_bytes()[:-24])
     done = run("-m", "cgxffcv", "verify", str(cut))
