@@ -1,4 +1,5 @@
-"""One process for each rank: the first that joins the job as a rank claims it, under a name that vanishes with it.
+"""One process for each rank: the first that joins the job as a rank claims it, under a name that vanishes with the
+process.
 
 A rank's child inherits its launcher's variables and looks like the rank itself; MPI would wait for ever if it joined a
 second time. The name is a socket in Linux's abstract namespace: no file is left, whatever ends the process.
@@ -29,14 +30,14 @@ def _address(here: Place, rank: int) -> str:
 
 def _taken(here: Place, owner: int) -> CommError:
     return CommError(
-        f"world: process {owner} has joined the job as rank {here.rank} already, and this one (process {os.getpid()}), "
-        "which inherited that rank's environment, cannot be the same rank: a program that a rank starts is no rank "
-        "itself. To run it alone start it without the variables OMPI_*, PMIX_* and PMI_*"
+        f"world: process {owner} has already joined the job as rank {here.rank}, and this one (process {os.getpid()}), "
+        "which inherited that rank's environment, cannot be the same rank: a program that a rank starts is not a rank "
+        "itself. To run it alone, start it without the variables OMPI_*, PMIX_* and PMI_*"
     )
 
 
 def take(here: Place) -> None:
-    """Claims this process's rank; CommError where another process has done so."""
+    """Claims this process's rank; CommError if another process has done so."""
     global _held
     if _held is not None and _held[0] == os.getpid():
         return
@@ -54,7 +55,7 @@ def take(here: Place) -> None:
         claim.close()
         owner = owner or _owner(here, here.rank)
         if not owner:
-            return  # no such sockets here: MPI's own deadline is left
+            return  # no such sockets here: MPI's own timeout remains
         raise _taken(here, owner) from error
     _held = os.getpid(), claim
 
@@ -68,17 +69,17 @@ def _owner(here: Place, rank: int) -> int:
         except OSError:
             return 0
         pid, user, _ = struct.unpack("3i", probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-        return pid if user == os.getuid() else 0  # what other users put there says nothing
+        return pid if user == os.getuid() else 0  # sockets of other users do not count
 
 
 def is_first_left() -> bool:
-    """Whether this process has the lowest rank of those on this machine that are still there."""
+    """True if this process has the lowest rank of those on this machine that are still running."""
     here = place.or_alone()
     return bool(here.job) and not any(_owner(here, rank) for rank in range(min(here.rank, MOST_RANKS_ASKED)))
 
 
 def is_stopped(pid: int) -> bool:
-    """Whether a signal has stopped the process."""
+    """True if a signal has stopped the process."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in ("T", "t")
     except (OSError, IndexError):
@@ -86,7 +87,7 @@ def is_stopped(pid: int) -> bool:
 
 
 def absent(here: Place) -> tuple[int | None, str]:
-    """Whom the ranks wait for, as far as this machine can tell: a rank, and a sentence."""
+    """The rank that the others are waiting for, as far as can be seen on this machine, and a sentence that says so."""
     if not here.job or here.size > MOST_RANKS_ASKED or here.local_size != here.size:
         return None, "a rank of this job has not called comm.world(), or is stopped"
     owners = {rank: _owner(here, rank) for rank in range(here.size)}
@@ -98,4 +99,4 @@ def absent(here: Place) -> tuple[int | None, str]:
     for rank, pid in owners.items():
         if is_stopped(pid):
             return rank, f"rank {rank} (process {pid}) is stopped"
-    return None, f"all {here.size} ranks have called comm.world(), but MPI did not bring them together"
+    return None, f"all {here.size} ranks have called comm.world(), but MPI did not connect them"

@@ -1,4 +1,4 @@
-"""The names of classes, beside a .beton file whose labels are their numbers: FILE.beton.classes, UTF-8, one a line."""
+"""Class names, next to a .beton file whose labels are their numbers: FILE.beton.classes, UTF-8, one per line."""
 
 from __future__ import annotations
 
@@ -30,29 +30,29 @@ def names_file(path: str | PathLike[str]) -> str:
 
 
 def _plain(name: str) -> str:
-    """On one line, and without what UTF-8 does not take: a folder's name may hold any byte."""
+    """On one line, and without characters that UTF-8 rejects: a folder name may contain any byte."""
     return "".join(char if char.isprintable() else "?" for char in name.encode("utf-8", "backslashreplace").decode())
 
 
 def plain_names(names: Sequence[str], where: str) -> tuple[str, ...]:
-    """The names as a file of them has them; DataError if that makes two the same, or one empty."""
+    """The names as they are written to a file; DataError if that makes two the same, or one empty."""
     return check_names([_plain(name) for name in names], where)
 
 
 def write_names(path: str | PathLike[str], names: Sequence[str]) -> None:
-    """Writes the names of the classes of the .beton file `path`, whole or not at all. DataError as of plain_names."""
+    """Writes the names of the classes of the .beton file `path`, whole or not at all. DataError as from plain_names."""
     where = names_file(path)
     files.write(where, "".join(f"{name}\n" for name in plain_names(names, where)))
 
 
 def _is_absent(error: OSError) -> bool:
-    """Also beside a .beton file whose own name is as long as names may be."""
+    """True also if the .beton file's own name is already as long as names may be."""
     return error.errno in (errno.ENOENT, errno.ENAMETOOLONG)
 
 
 def read_names(path: str | PathLike[str]) -> tuple[str, ...] | None:
-    """The names of the classes of the .beton file `path`; None if no file has them. DataError if that file is no list
-    of names."""
+    """The names of the classes of the .beton file `path`; None if there is no file of them. DataError if that file is
+    not a list of names."""
     where = names_file(path)
     try:
         with files.open_plain(where, "rb") as file:
@@ -64,18 +64,18 @@ def read_names(path: str | PathLike[str]) -> tuple[str, ...] | None:
     try:
         names = tuple(data.decode().splitlines())
     except UnicodeDecodeError as error:
-        raise DataError(f"{where}: expected UTF-8 text, one class a line ({error})") from None
+        raise DataError(f"{where}: expected UTF-8 text, one class per line ({error})") from None
     if len(data) > MOST_BYTES:
         raise DataError(f"{where}: more than {MOST_BYTES:,} bytes; expected the name of a class on each line")
     return check_names(names, where)
 
 
 def check_names(names: Sequence[str], where: str) -> tuple[str, ...]:
-    """The names; DataError if one is empty or there twice, so that a prediction would not say which class it means."""
+    """The names; DataError if one is empty or occurs twice, so that a prediction would not say which class it means."""
     seen: set[str] = set()
     for number, name in enumerate(names):
         if not isinstance(name, str) or not name.strip() or name in seen:
-            what = "there twice" if name in seen else "no name"
+            what = "a duplicate" if name in seen else "not a name"
             raise DataError(f"{where}: class {number}, {name!r}, is {what}; expected a name for each class, each once")
         seen.add(name)
     return tuple(names)
@@ -87,12 +87,12 @@ def check_same(names: Sequence[str], where: str, others: Sequence[str], there: s
         if name != other:
             raise DataError(
                 f"{where}: class {number} is {name!r}, but {other!r} in {there}: the same label would mean two "
-                "classes; number them alike (folders: the same sub-folders in each, empty ones, too)"
+                "classes; number them in the same way (folders: the same sub-folders in each, including empty ones)"
             )
 
 
 def common_names(paths: Iterable[str | PathLike[str]]) -> tuple[str, ...] | None:
-    """The names that .beton files have for the same labels: of those that have any, the longest list. None if none has.
+    """The names that .beton files have for the same labels: the longest list of those that have one. None if none has.
     DataError if a label means one class in one file and another class in another."""
     found: tuple[str, ...] | None = None
     where = ""
@@ -107,7 +107,8 @@ def common_names(paths: Iterable[str | PathLike[str]]) -> tuple[str, ...] | None
 
 
 def keep_names(path: str | PathLike[str], names: Sequence[str] | None) -> None:
-    """Beside a .beton file that has just been written: these names, or none, whatever an earlier one there had."""
+    """Puts these names, or none, next to a .beton file that has just been written, whatever an earlier file there
+    had."""
     if names is not None:
         write_names(path, names)
         return

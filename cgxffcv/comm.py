@@ -1,8 +1,8 @@
 """Communicators: the ranks of a job, how they find each other, and how they fail together.
 
-Under mpirun, `world()` gives the communicator of all ranks; inside a host they talk through shared memory, between
-hosts through MPI. In a function that `cgxffcv.launch` runs it has that call's ranks. Elsewhere it has one rank, so the
-same program runs alone::
+Under mpirun, `world()` gives the communicator of all ranks; within a host they communicate through shared memory,
+between hosts through MPI. In a function that `cgxffcv.launch` runs it has that call's ranks. Elsewhere it has one rank,
+so the same program runs alone::
 
     from cgxffcv import comm
 
@@ -10,10 +10,10 @@ same program runs alone::
         names = world.allgather(socket.gethostname().encode())
         settings = world.broadcast(json.dumps(options).encode() if world.rank == 0 else None)
 
-Every wait has a deadline and lets Ctrl-C through. A rank that dies is reported as `PeerLost` within about a second, one
-that is stopped is warned about after five, and is a `CommTimeout` at the deadline; an exception on one rank reaches the
+Every wait has a deadline and lets Ctrl-C through. A rank that dies is reported as `PeerLost` within about a second; one
+that is stopped gives a warning after five, and a `CommTimeout` at the deadline; an exception on one rank reaches the
 others as a `CommError` with its message. After any of these the communicator is broken and says so; if no rank has
-died, they can make a new one.
+died, the ranks can make a new one.
 """
 
 from __future__ import annotations
@@ -44,21 +44,21 @@ def world(
 ) -> Comm:
     """Makes the communicator of all ranks that mpirun (or srun with PMIx) or `cgxffcv.launch` started; of one rank
     without a launcher. Collective. A job of several processes that MPI cannot join (torchrun, srun without PMIx) is
-    refused: alone, each would train by itself. The library of MPI is opened here, where mpirun started several ranks:
-    the one beside their launcher, or what CGXFFCV_MPI_LIBRARY names.
+    refused: alone, each would train by itself. The MPI library is opened here if mpirun started several ranks: the one
+    next to their launcher, or the one that CGXFFCV_MPI_LIBRARY names.
 
-    MPI is initialised unless it is already (by mpi4py, say), and ended at exit by whoever began it. From the first
-    call on, an exception that ends this process, Ctrl-C included, aborts its communicators, so that the other ranks
-    end with its message.
+    MPI is initialised unless it already is (by mpi4py, say), and finalised at exit by whoever initialised it. From the
+    first call on, an exception that ends this process, Ctrl-C included, aborts its communicators, so that the other
+    ranks end with its message.
 
-    timeout: seconds that any operation may take unless the call names its own; else CGXFFCV_COMM_TIMEOUT, else 300.
-    nodes: pretend that the ranks lie on this many nodes, rank r on node r * nodes // size, with MPI between them; else
-    CGXFFCV_COMM_NODES, else the truth. slot_bytes: the largest slice that moves at once (a multiple of 64 in 4096 ..
-    4194304), else 256 KiB; each rank owns about 7 MiB of slots, of which only those in use take memory. stall: seconds
-    without a sign of life before a rank is warned about, else 5.
+    timeout: seconds that any operation may take unless the call names its own; default CGXFFCV_COMM_TIMEOUT, else 300.
+    nodes: pretend that the ranks are on this many nodes, rank r on node r * nodes // size, with MPI between them;
+    default CGXFFCV_COMM_NODES, else the real ones. slot_bytes: the largest slice sent at once (a multiple of 64 in 4096
+    .. 4194304), default 256 KiB; each rank owns about 7 MiB of slots, of which only those in use take memory. stall:
+    seconds without a sign of life from a rank before a warning about it, default 5.
 
     Raises NotBuiltError if mpirun started several ranks and no library of MPI is found; CommError, CommTimeout if the
-    ranks do not come together; ValueError for arguments out of range.
+    ranks cannot be connected; ValueError for arguments out of range.
     """
     here = place.or_alone()
     if here.launcher == seat.LAUNCHER:
@@ -67,8 +67,8 @@ def world(
         process = f"process {here.rank} of {here.size}" if here.size else f"process {here.rank} of several"
         raise CommError(
             f"world: {here.launcher} says ({here.variables}) that this is {process}, and its jobs cannot be joined: "
-            f"start this one with `cgxffcv launch -np {here.size or 'N'} SCRIPT`, or with Open MPI's mpirun; what is "
-            f"meant to run alone is started without {here.variables}"
+            f"start this one with `cgxffcv launch -np {here.size or 'N'} SCRIPT`, or with Open MPI's mpirun; to "
+            f"run it alone, start it without {here.variables}"
         )
     if here.size != 1:
         claim.take(here)
@@ -85,8 +85,8 @@ def world(
         joined.close()
         raise CommError(
             f"world: {here.launcher} says ({here.variables}) that this is rank {here.rank}, but MPI says rank {rank} "
-            f"of {size}: the launcher and the MPI library that this build uses are not of one installation; what is "
-            f"meant to run alone is started without {here.variables}"
+            f"of {size}: the launcher and the MPI library that this build uses are not of the same installation; to "
+            f"run it alone, start it without {here.variables}"
         )
     return joined
 
@@ -114,15 +114,15 @@ def attach(
     *,
     stall: float | None = None,
 ) -> Comm:
-    """Joins a `segment` as `rank` of `size` and waits for the others; needs no MPI. With `nodes` the ranks look as if
-    they lay on several nodes, while all bytes go through the segment. The other arguments are those of `world`."""
+    """Joins a `segment` as `rank` of `size` and waits for the others; needs no MPI. With `nodes` the ranks behave as if
+    they were on several nodes, while all bytes go through the segment. The other arguments are those of `world`."""
     _prepare()
     return _cgxffcv.comm_attach(fd, rank, size, timeout, nodes, stall=stall)
 
 
 def apart(rank: int, nodes: Sequence[int]) -> Comm:
-    """A communicator without a way to its other ranks: rank r is on the node that has the number nodes[r]. Plans that
-    are made of it run in stages, between which the caller moves the messages (`AllreducePlan.stage_encode`)."""
+    """A communicator without a connection to its other ranks: rank r is on the node with the number nodes[r]. Plans
+    made with it run in stages, between which the caller sends the messages (`AllreducePlan.stage_encode`)."""
     _prepare()
     return _cgxffcv.comm_apart(rank, nodes)
 
@@ -133,7 +133,7 @@ def abort_all(message: str) -> None:
 
 
 def _prepare() -> None:
-    """What the end of the process needs, once."""
+    """Prepares for the end of the process, once."""
     global _prepared
     if not _prepared:
         _prepared = True
@@ -142,7 +142,7 @@ def _prepare() -> None:
 
 
 def _abort_on_exception() -> None:
-    """Puts a hook before the present one: tells the other ranks, then lets it print."""
+    """Puts an excepthook in front of the present one: it notifies the other ranks, then lets that one print."""
     before = sys.excepthook
 
     def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:

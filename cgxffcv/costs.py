@@ -1,8 +1,8 @@
-"""What allreduces cost between these ranks, for the choice of how they travel: a line for each algorithm.
+"""What allreduces cost between these ranks, for the choice of their algorithm: a line for each algorithm.
 
-A line is (latency, seconds an element, seconds a byte of one copy on the wire). `cgxffcv calibrate` measures lines and
-keeps them in a file, for ranks in this order on such processors or GPUs, with these libraries and links. `of` takes
-them from there; between processors, where none are kept, it measures for a moment. All ranks have those of rank 0.
+A line is (latency, seconds per element, seconds per byte of one copy on the wire). `cgxffcv calibrate` measures lines
+and saves them in a file, for ranks in this order on the same processors or GPUs, with the same libraries and links.
+`of` takes them from there; on CPUs, if none are saved, it measures briefly. All ranks use those of rank 0.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from cgxffcv import __version__, files
 
 __all__ = ["Lines", "calibrate", "kept", "of"]
 
-#: By algorithm: latency, seconds an element, seconds a byte of one copy on the wire.
+#: By algorithm: latency, seconds per element, seconds per byte of one copy on the wire.
 Lines = dict[str, tuple[float, float, float]]
 
-FORMAT = 2  # 1: messages between nodes went another way
+FORMAT = 2  # 1 was measured with another path between nodes
 SITES = {"host": (1 << 10, 1 << 15, 1 << 18, 1 << 21), "device": (1 << 14, 1 << 18, 1 << 21, 1 << 24)}  # elements
 LONGEST = 1e9  # seconds that anything may take in a file's lines
 QUICK, THOROUGH = 4, 20  # repeats of each measurement, of which the best counts
@@ -72,7 +72,7 @@ def _here(comm: _cgxffcv.Comm, device: int | None) -> dict[str, Any]:
 
 
 def identity(comm: _cgxffcv.Comm, device: int | None) -> dict[str, Any]:
-    """What lines are kept for: equal, and in this order, on all ranks. Collective."""
+    """What saved lines apply to: the same on all ranks, which it lists in order. Collective."""
     ranks = [json.loads(text) for text in comm.allgather(json.dumps(_here(comm, device)).encode())]
     return {"cgxffcv": __version__, "site": _site(device), "ranks": ranks}
 
@@ -84,7 +84,7 @@ def path_of(about: dict[str, Any]) -> Path:
 
 
 def _checked(text: str, about: dict[str, Any]) -> Lines:
-    """The lines of a file. ValueError, saying what is wrong, for what was not written for `about`."""
+    """The lines in a file's text. ValueError, which says what is wrong, unless it was written for `about`."""
     held = json.loads(text)
     if not isinstance(held, dict) or held.get("format") != FORMAT:
         raise ValueError("it has another format")
@@ -101,7 +101,7 @@ def _checked(text: str, about: dict[str, Any]) -> Lines:
 
 
 def _read(about: dict[str, Any]) -> Lines | None:
-    """Of the file, if it is there and sound; a word on one that is not."""
+    """The lines in the file, if it exists and is valid; warns about one that is not."""
     path = path_of(about)
     try:
         return _checked(path.read_text(), about)
@@ -115,7 +115,7 @@ def _read(about: dict[str, Any]) -> Lines | None:
 
 
 def kept(comm: _cgxffcv.Comm, device: int | None = None) -> Lines | None:
-    """What rank 0 has kept; None if nothing. Collective."""
+    """The lines that rank 0 has saved; None if there are none. Collective."""
     about = identity(comm, device)
     mine = json.dumps(_read(about)).encode() if comm.rank == 0 else None
     lines = json.loads(comm.broadcast(mine))
@@ -123,8 +123,8 @@ def kept(comm: _cgxffcv.Comm, device: int | None = None) -> Lines | None:
 
 
 def of(comm: _cgxffcv.Comm, device: int | None = None) -> Lines | None:
-    """The lines between these ranks, of buffers in host memory or on the selected GPU; None where a rule has to do.
-    Collective at the first call, then remembered."""
+    """The lines between these ranks, of buffers in host memory or on the selected GPU; None if they have to be chosen
+    by a rule. Collective at the first call, then cached."""
     remembered = _remembered.setdefault(comm, {})
     site = _site(device)
     if site not in remembered:
@@ -138,8 +138,8 @@ def of(comm: _cgxffcv.Comm, device: int | None = None) -> Lines | None:
 def calibrate(
     comm: _cgxffcv.Comm, device: int | None = None, sizes: tuple[int, ...] = (), repeats: int = THOROUGH
 ) -> tuple[Lines, Path]:
-    """Measures lines with so many elements, and keeps them: (lines, the file). Collective; OSError on rank 0 where it
-    cannot be written."""
+    """Measures lines with these numbers of elements and saves them: (lines, the file). Collective; OSError on rank 0 if
+    it cannot be written."""
     site = _site(device)
     about = identity(comm, device)
     lines = _cgxffcv.allreduce_measure(comm, site, sizes or SITES[site], repeats)

@@ -61,8 +61,8 @@ class BytesDecoder(Decoder):
     """Bytes and JSON fields: uint8, shape (batch, longest value of the file), each row padded with zeros.
 
     With `lengths=True` the output is a pair (values, lengths), lengths int64 of shape (batch,). With `offsets=True` it
-    is (values, offsets), the values one behind the other in one dimension, value i from offsets[i] to offsets[i + 1],
-    int64 of shape (batch + 1,): memory goes by what the batch's values have, where rows are as wide as the file's
+    is (values, offsets), the values one after the other in one dimension, value i from offsets[i] to offsets[i + 1],
+    int64 of shape (batch + 1,): that takes only the memory of the batch's values, while rows are as wide as the file's
     longest. JSON text comes without its final NUL.
     """
 
@@ -78,7 +78,7 @@ class BytesDecoder(Decoder):
 
 
 def in_pieces(values: np.ndarray, offsets: np.ndarray) -> list[np.ndarray]:
-    """The values that lie one behind the other."""
+    """The single values of a one-dimensional output."""
     return [values[begin:end] for begin, end in itertools.pairwise(offsets.tolist())]
 
 
@@ -169,7 +169,7 @@ class CenterCropRGBImageDecoder(_CropDecoder):
         output_size: (height, width).
         ratio: the square's side as a share of the image's shorter side, above 0 and at most 1; rounded down.
         interpolation: "area" (averages), "bilinear_antialias" (as Pillow's BILINEAR, to within one step of 255), or
-            "nearest" (the pixel below the middle, as Pillow's NEAREST: of a mask, whose numbers are classes).
+            "nearest" (the pixel under the centre, as Pillow's NEAREST: for masks, whose numbers are classes).
         jpeg_mode: as SimpleRGBImageDecoder's; or "scaled": as "accurate", but where a JPEG's rectangle is at least 2, 4
             or 8 times as large as `output_size` it is decoded at that part of its size, from each block's low
             frequencies. That is faster, and its pixels are some steps away from the average of the whole image's.
@@ -195,7 +195,7 @@ class CenterCropRGBImageDecoder(_CropDecoder):
 
 class RandomResizedCropRGBImageDecoder(_CropDecoder):
     """RGBImage fields of any sizes: a random rectangle, as torchvision's RandomResizedCrop draws it, resampled: uint8,
-    shape (batch, *output_size, 3). Neutral (evaluate) it is the largest central rectangle within `ratio`.
+    shape (batch, *output_size, 3). In evaluation it is the largest central rectangle within `ratio`.
 
     Args:
         output_size: (height, width).
@@ -224,21 +224,22 @@ class RandomResizedCropRGBImageDecoder(_CropDecoder):
 
 
 class SampleError(Exception):
-    """The cause is what went wrong with the sample; a Loader makes a BetonError of it that names the field, too."""
+    """The cause is what went wrong with the sample; a Loader turns it into a BetonError that also names the field."""
 
 
 class FieldDecoder(Decoder):
-    """Fields of a user's own type (`custom_fields`), decoded once a batch in the thread that iterates: by default a
-    list of what the field's `decode(record, data)` gives for each sample, or of (record, data) without a decode.
+    """Fields of a user's own type (`custom_fields`), decoded once per batch in the thread that iterates: by default a
+    list of what the field's `decode(record, data)` returns for each sample, or of (record, data) without a decode.
 
-    A subclass, which the field's `get_decoder_class` returns or which stands in a pipeline, may override decode_batch.
+    A subclass, returned by the field's `get_decoder_class` or given in a pipeline, may override decode_batch.
     """
 
     kinds, code = ("custom",), "record"
 
     def decode_batch(self, field: Field, records: np.ndarray, data: list[np.ndarray] | None, ids: np.ndarray) -> Any:
-        """The batch's entry. records: (batch,) of the field's metadata_type; data: each sample's bytes, uint8, None
-        where the records are all there is; ids: the sample numbers, int64 (batch,). All of it goes with the batch."""
+        """The batch's entry. records: (batch,) of the field's metadata_type; data: each sample's bytes, uint8, None if
+        there are only records; ids: the sample numbers, int64 (batch,). All of it is valid only as long as the
+        batch."""
         rows = [None] * len(records) if data is None else [row.tobytes() for row in data]
         decode = getattr(field, "decode", None)
         if decode is None:
@@ -253,14 +254,14 @@ class FieldDecoder(Decoder):
 
 
 class Address(int):
-    """Where a function begins; keeps it alive, wherever the core knows the address."""
+    """The address of a function; keeps the function alive wherever the core holds the address."""
 
     function: Any = None
 
 
 def found_address(function: Any) -> int | None:
-    """Where the machine code of a C function begins: of a numba.cfunc, a function of ctypes or cffi. None: it is none
-    of these."""
+    """The address of a C function's machine code: of a numba.cfunc, or of a function of ctypes or cffi; None for
+    anything else."""
     if hasattr(getattr(function, "address", None), "__index__"):
         return operator.index(function.address)
     if isinstance(function, ctypes._CFuncPtr):
@@ -272,13 +273,13 @@ def found_address(function: Any) -> int | None:
 
 
 def function_address(function: Any) -> Address:
-    """The same, or a number that is given. TypeError, ValueError: there is no function."""
+    """The same, or an address given as a number. Raises TypeError or ValueError if there is no function."""
     address = found_address(function)
     try:
         address = operator.index(function) if address is None else address
     except TypeError:
         raise TypeError(
-            f"{function!r} is no C function: give one of numba.cfunc, ctypes or cffi, or its address"
+            f"{function!r} is not a C function: give one of numba.cfunc, ctypes or cffi, or its address"
         ) from None
     if address == 0:
         raise ValueError(f"{function!r} is a null pointer")
@@ -293,17 +294,17 @@ def row_shape(shape: Any) -> tuple[int, ...]:
 
 def row_dtype(dtype: Any) -> str:
     if dtype is None or not np.dtype(dtype).isnative:
-        raise ValueError(f"dtype must be of this machine's byte order, not {dtype!r}")
+        raise ValueError(f"dtype must have this machine's byte order, not {dtype!r}")
     return np.dtype(dtype).name
 
 
 class FunctionDecoder(Decoder):
-    """Any field: rows that a C function makes in the worker threads, any number of which call it at once.
+    """Any field: rows made by a C function in the worker threads, any number of which call it at the same time.
 
         int32_t function(void *row, const void *record, const void *data, uint64_t size, uint64_t sample)
 
-    fills `row`, whose bytes are zero before, from the sample's record and its `size` bytes of data as they are stored
-    (NULL and 0 for a field without data). Another answer than 0 ends the pass with BetonError.
+    fills `row`, whose bytes are zero at first, from the sample's record and its `size` bytes of data as they are stored
+    (NULL and 0 for a field without data). A return value other than 0 ends the pass with BetonError.
 
     Args:
         function: from numba.cfunc, ctypes or cffi, or its address. It must not touch Python objects.

@@ -27,8 +27,8 @@ def why_none() -> str:
 def check(wish: str = "auto", first: int = 0) -> int:
     """The number of GPUs to train on; 0 for the CPU.
 
-    `wish` is "auto" (GPUs if there are any), "cpu" or "gpu". Raises UserError if there is no GPU and one is wished
-    for, or if there is no GPU `first`.
+    `wish` is "auto" (GPUs if there are any), "cpu" or "gpu". Raises UserError if there is no GPU and one is asked for,
+    or if there is no GPU `first`.
     """
     if wish not in ("auto", "cpu", "gpu"):
         raise ValueError(f"a device is auto, cpu or gpu, not {wish!r}")
@@ -42,11 +42,11 @@ def check(wish: str = "auto", first: int = 0) -> int:
 
 
 def choose(wish: str = "auto", first: int = 0, local_rank: int = 0) -> int | None:
-    """Selects the GPU of the process that is number `local_rank` on its machine: its index, None for the CPU.
+    """Selects the GPU of the process that is number `local_rank` on its machine; returns its index, None for the CPU.
 
     Processes take the GPUs in turn, from `first` on, and share them if there are more processes than GPUs. Raises
-    UserError as `check` does, and if this build cannot use that GPU. Comes before everything else that uses GPUs, and
-    counts for the calling thread.
+    UserError as `check` does, and if this build cannot use that GPU. Must come before everything else that uses GPUs,
+    and applies to the calling thread.
     """
     import _cgxffcv
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 class UserError(Exception):
-    """Something that the user can mend; the message says how."""
+    """Something that the user can fix; the message says how."""
 
 
 class UsageError(UserError):
@@ -25,7 +25,7 @@ class ConfigError(UserError, ValueError):
 
 
 class DataError(UserError):
-    """The data cannot be had or is not CIFAR-10; the message says what to do."""
+    """The data is not available or not usable; the message says what to do."""
 
 
 class RankError(RuntimeError):

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and files that must be plain ones."""
+"""Files that are written whole or not at all, and files that must be regular ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["cache_folder", "naming", "open_plain", "warn_unsynced", "write"]
 
 
 def cache_folder() -> Path:
-    """Where what was measured on this machine is kept; it may not be there yet. csrc/nn/cuda/conv/plans.c has the same
+    """The folder for what was measured on this machine; it may not exist yet. csrc/nn/cuda/conv/plans.c has the same
     rule."""
     own, xdg = os.environ.get("CGXFFCV_CACHE"), os.environ.get("XDG_CACHE_HOME", "")
     usual = Path(xdg) if xdg.startswith("/") else Path.home() / ".cache"
@@ -25,7 +25,8 @@ def cache_folder() -> Path:
 
 
 def warn_unsynced(path: str | PathLike[str], error: int) -> None:
-    """Says that a file stands, but perhaps not after a power failure. error: what the core gave; 0 says nothing."""
+    """Warns that a file is in place, but perhaps not after a power failure. error: what the core returned; 0: no
+    warning."""
     if error:
         warnings.warn(
             f"{os.fspath(path)}: the new file is complete and in its place, but its folder could not be synced to the "
@@ -38,8 +39,8 @@ def warn_unsynced(path: str | PathLike[str], error: int) -> None:
 def write(path: str | PathLike[str], pieces: str | Sequence[Any], durable: bool = True) -> None:
     """Writes a text, or buffers one after the other, as the file `path`: whole or not at all.
 
-    A symbolic link is followed. durable: synced to the disk before it appears. OSError with the path where that fails,
-    or where something else than a file is (a folder, FIFO, socket, device); what was there before stays.
+    A symbolic link is followed. durable: synced to the disk before it appears. OSError with the path if that fails, or
+    if something other than a file is there (a folder, FIFO, socket, device); what was there before stays.
     """
     import _cgxffcv  # here, so that what only opens files works without the core
 
@@ -49,7 +50,7 @@ def write(path: str | PathLike[str], pieces: str | Sequence[Any], durable: bool 
 
 @contextlib.contextmanager
 def naming(path: str | PathLike[str]) -> Iterator[None]:
-    """Around reads: an OSError that names no file, as a failed read's, gets this name."""
+    """For reads within: an OSError that names no file, such as a failed read's, gets this name."""
     try:
         yield
     except OSError as error:
@@ -59,17 +60,17 @@ def naming(path: str | PathLike[str]) -> Iterator[None]:
 
 
 def open_plain(path: str | PathLike[str], mode: str, follow: bool = True, **options: Any) -> IO[Any]:
-    """open(), but for plain files only: OSError for a FIFO, which would wait for ever, a socket or a device.
+    """open(), but for regular files only: OSError for a FIFO, which would wait for ever, a socket or a device.
 
-    A number is no name: open() would take it for a descriptor, and close that in the end.
+    A number is not a name: open() would take it for a descriptor, and close that in the end.
 
-    follow: whether the name may be that of a symbolic link; not where others could have planted one.
+    follow: whether the name may be that of a symbolic link; False where others could have planted one.
     """
     return open(os.fspath(path), mode, opener=functools.partial(_open_plain, follow=follow), **options)
 
 
 def _open_plain(path: str, flags: int, follow: bool = True) -> int:
-    refusal = OSError(errno.EINVAL, "is no plain file; give the name of one", path)
+    refusal = OSError(errno.EINVAL, "is not a regular file; name one that is", path)
     try:
         also = os.O_NONBLOCK | os.O_NOCTTY | (0 if follow else os.O_NOFOLLOW)
         descriptor = os.open(path, flags | also, 0o666)

@@ -1,9 +1,9 @@
 """The shipped sample of CIFAR-10: 5,000 training and 1,000 test images, exactly as in the official files.
 
-The images are kept without loss in ``sample.npz`` (NumPy and zlib read it): each pixel is predicted from its
+The images are stored without loss in ``sample.npz`` (NumPy and zlib read it): each pixel is predicted from its
 neighbours and from the planes already known by a linear filter in integers, and what is left goes to one of sixteen
-deflate streams, chosen by how busy the neighbourhood is. All images of a block are worked through side by side, one
-pixel position at a time, so reading is a few thousand NumPy calls. ``tools/make_sample.py`` made the file.
+deflate streams, chosen by how busy the neighbourhood is. All images of a block are processed together, one pixel
+position at a time, so reading is a few thousand NumPy calls. ``tools/make_sample.py`` made the file.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SHA256 = "59e4129fc76327eca997b7b79f4c6de7d997bb028673d93ac7d1db078ad0eb2f"
 
 SIDE, PAD = 32, 2
 WIDE = SIDE + 2 * PAD
-BLOCKS = 2  # of consecutive images, each coded by itself, so that two threads can read
+BLOCKS = 2  # of consecutive images, each coded separately, so that two threads can read
 CONTEXTS = 16
 SHIFT = 11  # the filters' weights are integers in units of 2**-SHIFT
 PLANES = (1, 0, 2)  # green first: the other two follow it closely

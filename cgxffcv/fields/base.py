@@ -46,9 +46,9 @@ class Field:
 
     - `metadata_type`: the NumPy dtype of its record, a class attribute or property. Its entry `pointer_field` (default
       "ptr", u8) holds the position of the sample's data, its entry `size_field` (default "size", u8), if any, the
-      number of bytes. Without a pointer entry the record is all there is.
-    - `encode(destination, value, malloc)`: fills `destination`, an array of one record; `malloc(n)` gives
-      (pointer, uint8 array of n) for the data, at most once a sample. The pointer is a placeholder: the writer stores
+      number of bytes. Without a pointer entry the record holds everything.
+    - `encode(destination, value, malloc)`: fills `destination`, an array of one record; `malloc(n)` returns (pointer,
+    uint8 array of n) for the data, at most once per sample. The pointer is a placeholder: the writer stores
       the real one in `pointer_field`.
     - optionally `to_binary()` -> at most 1,024 bytes kept in the file's header, `from_binary(arguments)` -> the field,
       `decode(record, data)` -> the value, which `Reader` then gives instead of (record, data), and
@@ -60,14 +60,15 @@ class Field:
     size_field: ClassVar[str] = "size"
 
     def to_binary(self) -> bytes | np.ndarray:
-        """What the file's header keeps of this field: at most 1,024 bytes."""
+        """The bytes that the file's header keeps for this field, at most 1,024."""
         return b""
 
     def check(self) -> None:
-        """TypeError if something of this field would be ignored."""
+        """Raises TypeError if anything that this field defines would be ignored."""
 
     def converter(self) -> Callable[[Any], Any]:
-        """What turns values into what the core takes; what an own `convert` of a core field gives is checked."""
+        """The function that turns values into what the core takes; it checks what a user's `convert` of a core field
+        returns."""
         return self.convert
 
     @classmethod
@@ -80,8 +81,8 @@ class Field:
         return FieldDecoder
 
     def encode(self, destination: np.ndarray, value: Any, malloc: Callable[[int], tuple[int, np.ndarray]]) -> None:
-        """Writes a value: its record into `destination`, of `metadata_type`, other bytes into what malloc(count) gives,
-        which is where they lie in the file and memory for them."""
+        """Writes a value: its record into `destination`, of `metadata_type`, other bytes into memory from
+        malloc(count), which returns their position in the file and that memory."""
         raise TypeError(f"{type(self).__name__} must define encode(destination, value, malloc)")
 
     def layout(self) -> tuple[int, int, int, int]:
@@ -102,7 +103,7 @@ class Field:
         return dtype.itemsize, dtype.alignment, offsets["pointer"], offsets["size"]
 
     def describe(self, name: str) -> Spec:
-        """What the C core has to know of the field."""
+        """What the C core has to know about the field."""
         binary = self.to_binary()
         arguments = binary.tobytes() if isinstance(binary, np.ndarray) else bytes(binary)
         return spec("custom", name, arguments=arguments, **dict(zip(LAYOUT, self.layout(), strict=True)))
@@ -148,7 +149,7 @@ RECORDS = {
 
 
 class Encoded:
-    """What an own `encode` of a core field does with its `malloc`: the value that it hands to super().encode, or the
+    """What a user's `encode` of a core field does with its `malloc`: the value that it passes to super().encode, or the
     memory that it fills itself."""
 
     def __init__(self) -> None:
@@ -161,17 +162,18 @@ class Encoded:
 
 
 class CoreField(Field):
-    """A kind of field that the C core encodes and decodes itself. A subclass may override `convert`, which gives the
-    value to store, or, as with FFCV, `encode`, which hands that value to super().encode, or fills destination and
-    memory itself. The other hooks of a field of type 255 are never called, so one that overrides them is refused."""
+    """A kind of field that the C core encodes and decodes itself. A subclass may override `convert`, which returns the
+    value to store, or, as with FFCV, `encode`, which passes that value to super().encode, or fills destination and
+    memory itself. The other hooks of a field of type 255 are never called, so a subclass that overrides them is
+    refused."""
 
     def encode(self, destination: np.ndarray, value: Any, malloc: Callable[[int], tuple[int, np.ndarray]]) -> None:
         if not isinstance(malloc, Encoded):
-            raise TypeError(f"{type(self).__name__}.encode is called by the writer alone")
+            raise TypeError(f"{type(self).__name__}.encode is called only by the writer")
         malloc.values.append(value)
 
     def _encoded(self, value: Any) -> Any:
-        """The value that an own `encode` stores for this one."""
+        """The value that a user's `encode` stores for this one."""
         encoded, kind = Encoded(), self.describe("field")["kind"]
         destination = np.zeros(1, RECORDS[kind])
         self.encode(destination, value, encoded)
@@ -188,7 +190,7 @@ class CoreField(Field):
         return data.tobytes()
 
     def _kind(self) -> type[CoreField]:
-        """The class of this package that the field is one of."""
+        """The class of this package that the field derives from."""
         return next(base for base in type(self).__mro__ if base.__module__.startswith("cgxffcv."))
 
     def check(self) -> None:
@@ -205,7 +207,7 @@ class CoreField(Field):
         return hook in vars(self) or getattr(type(self), hook) is not getattr(self._kind(), hook)
 
     def converts_itself(self) -> bool:
-        """Whether `convert` or `encode` is not this package's, so that each value must go through it."""
+        """True if `convert` or `encode` is not this package's, so that each value must go through it."""
         return self._overrides("convert") or self._overrides("encode")
 
     def converter(self) -> Callable[[Any], Any]:

@@ -12,7 +12,7 @@ from cgxffcv.fields.base import CoreField, Spec, spec
 
 
 def _scalar(value: Any) -> Any:
-    """The one element of an array or tensor of one element; other things as they are."""
+    """The one element of an array or tensor of one element; anything else as it is."""
     item = getattr(value, "item", None)
     if item is None or getattr(value, "size", 1) == 0:
         return value

@@ -1,4 +1,4 @@
-"""Anything that JSON can say."""
+"""Anything that JSON can express."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from cgxffcv.fields.base import CoreField, Spec, spec
 
 
 def parse_row(row: np.ndarray) -> Any:
-    """The value of one row of BytesDecoder: JSON text, padded with zeros. ValueError, RecursionError if it is none."""
+    """The value of one row of BytesDecoder: JSON text, padded with zeros. ValueError or RecursionError if it is not
+    JSON."""
     return json.loads(row.tobytes().rstrip(b"\0"))
 
 
@@ -30,7 +31,7 @@ class JSONField(CoreField):
     def converter(self) -> Callable[[Any], Any]:
         if self._overrides("encode"):
             return lambda value: self.convert(self._encoded(value))
-        return self.convert  # gives text, which is no value to be converted again
+        return self.convert  # returns text, which must not be converted again
 
     def _of_bytes(self, data: np.ndarray) -> Any:
         return parse_row(data)
@@ -40,7 +41,7 @@ class JSONField(CoreField):
 
     @staticmethod
     def unpack(batch: Any) -> Any:
-        """The values of a batch that BytesDecoder made of this field, as a list; of one row its value.
+        """The values of a batch that BytesDecoder made of this field, as a list; for one row, its value.
 
         Takes uint8 arrays and tensors, and the pairs that BytesDecoder(lengths=True) and (offsets=True) give.
         (JSONDecoder gives the values themselves.)
@@ -57,5 +58,5 @@ class JSONField(CoreField):
             try:
                 values.append(parse_row(row))
             except (ValueError, RecursionError) as error:
-                raise ValueError(f"JSONField.unpack: row {number} is no JSON text: {error}") from None
+                raise ValueError(f"JSONField.unpack: row {number} is not JSON text: {error}") from None
         return values if rows.ndim == 2 or behind_each_other else values[0]

@@ -31,13 +31,13 @@ def _dtype(dtype: Any) -> np.dtype:
 
 
 def _sides(shape: tuple[int, ...]) -> list[int]:
-    """Those that say how elements lie."""
+    """The sides that decide how elements are laid out."""
     return [side for side in shape if side != 1]
 
 
 def _lie_alike(shape: tuple[int, ...], other: tuple[int, ...]) -> bool:
-    """Whether the elements of one, row after row, are those of the other beyond doubt: the shapes differ in sides of 1,
-    or one of them is flat. (2, 3) and (3, 2) do not lie alike."""
+    """True if the elements of one, row after row, are unambiguously those of the other: the shapes differ only in sides
+    of 1, or one of them is flat. (2, 3) and (3, 2) are not laid out alike."""
     ours, theirs = _sides(shape), _sides(other)
     flat = len(ours) <= 1 or len(theirs) <= 1
     return ours == theirs or (flat and math.prod(ours) == math.prod(theirs))
@@ -47,7 +47,7 @@ class NDArrayField(CoreField):
     """Arrays of one dtype and one shape (1 to 32 dimensions, none of them 0); the file keeps no length for each.
 
     dtype: anything np.dtype takes: bool, integers, floats, complex. shape: a tuple of integers.
-    A value's dtype must be this one, and its shape, but for sides of 1; a flat value fills any shape of as many
+    A value must have this dtype and, apart from sides of 1, this shape; a flat value fills any shape of as many
     elements, row after row, and any value a flat shape.
     """
 
@@ -83,6 +83,7 @@ class NDArrayField(CoreField):
 
 
 class TorchTensorField(NDArrayField):
-    """Torch tensors of one dtype and shape, as NDArrayField. dtype: a torch dtype or its name; torch is not needed."""
+    """Torch tensors of one dtype and shape, like NDArrayField. dtype: a torch dtype or its name; torch is not
+    needed."""
 
     kind = "tensor"

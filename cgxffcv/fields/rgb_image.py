@@ -54,19 +54,19 @@ def _from_pillow(image: Any) -> np.ndarray:
 
 
 def _check_resolution(resolution: Any) -> int:
-    """Of one number, or of two that are equal, as FFCV's documentation has it; 0 is none."""
+    """From one number, or from two equal ones, as in FFCV's documentation; 0 if there is none."""
     if resolution is None:
         return 0
     sides = tuple(resolution) if isinstance(resolution, tuple | list) else (resolution,)
     if len(sides) == 2 and sides[0] == sides[1]:
         sides = sides[:1]
     if len(sides) != 1:
-        raise ValueError(f"max_resolution must be one number, of the longer side, not {resolution!r}")
+        raise ValueError(f"max_resolution must be one number, for the longer side, not {resolution!r}")
     return _check_int("max_resolution", sides[0], 1, 65535)
 
 
 def _check_pixels(width: int, height: int) -> None:
-    """Before anything is decoded: what the core asks of JPEG streams by itself."""
+    """Checks, before anything is decoded, what the core checks of JPEG streams by itself."""
     limit = _cgxffcv.max_image_pixels()
     if limit and width * height > limit:
         raise ValueError(
@@ -92,14 +92,14 @@ def _from_file(data: bytes, what: str) -> Any:
         image = Image.open(io.BytesIO(data))
         _check_pixels(*image.size)
         if getattr(image, "n_frames", 1) > 1:
-            raise ValueError(f"{image.n_frames} pictures in one file; save the one that is meant by itself")
+            raise ValueError(f"{image.n_frames} pictures in one file; save the one that you mean by itself")
         image.load()
     # also UnidentifiedImageError
     except (Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
-        own = isinstance(error, Image.DecompressionBombError)  # it is half of what the error names
+        own = isinstance(error, Image.DecompressionBombError)  # the limit is half of what the error names
         remedy = f" PIL.Image.MAX_IMAGE_PIXELS, now {Image.MAX_IMAGE_PIXELS}, sets it" if own else ""
         said = str(error).partition(" <")[0]  # not the object in memory that Pillow was given
-        raise ValueError(f"{what}: no readable image ({reason}; Pillow: {said}{remedy})") from None
+        raise ValueError(f"{what}: not a readable image ({reason}; Pillow: {said}{remedy})") from None
     with image:
         try:
             return _from_pillow(image)
@@ -113,13 +113,13 @@ class RGBImageField(CoreField):
     write_mode: "raw" (pixels), "jpg", "proportion" (each image JPEG with `compress_probability`, a pure function of the
     writer's seed and the sample's index), "smart" (JPEG if height * width * 3 > `smart_threshold`, in bytes; None means
     never), "given" (JPEG if it comes as JPEG).
-    max_resolution: images whose longer side exceeds it are reduced to it by area resampling; (n, n) says the same.
+    max_resolution: images whose longer side exceeds it are reduced to it by area resampling; (n, n) means the same.
     jpeg_quality: 1..100, for what is encoded here (baseline 4:2:0).
 
     Takes uint8 arrays and tensors (height, width, 3), Pillow images, and image files as bytes or by their path (all but
-    JPEG through Pillow). Whichever way it comes, an image with transparent pixels, or with more than 8 bits a channel
-    where Pillow keeps them (modes I;16, I, F), is refused rather than changed.
-    JPEG data that is stored as JPEG at its own size goes into the file unchanged.
+    JPEG through Pillow). Whichever way it comes, an image with transparent pixels, or with more than 8 bits per channel
+    where Pillow keeps them (modes I;16, I, F), is refused rather than changed. JPEG data that is stored as JPEG at its
+    own size is stored unchanged.
     """
 
     def __init__(

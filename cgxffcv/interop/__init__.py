@@ -1,1 +1,1 @@
-"""How arrays of other frameworks are given and taken."""
+"""Exchanges arrays with other frameworks."""

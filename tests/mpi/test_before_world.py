@@ -90,7 +90,7 @@ def test_the_child_of_a_rank_is_no_rank(how, tmp_path):
     for rank, values in enumerate(results):
         child = json.loads(values["child"])
         assert child["type"] == "CommError" and f"as rank {rank} already" in child["text"], child
-        assert f"process {values['pid']} has joined" in child["text"] and values["size"] == 2
+        assert f"process {values['pid']} has already joined" in child["text"] and values["size"] == 2
 
 
 def test_a_wrapper_may_start_the_rank(tmp_path):

@@ -427,7 +427,7 @@ def test_one_answer_for_files_bytes_and_opened_images(tmp_path, name, mode):
         (np.zeros((0, 4, 3), np.uint8), "sides"),
         (np.zeros((1, 65536, 3), np.uint8), "sides"),
         (b"no image at all", "Pillow: cannot identify image file)"),
-        (b"", "no readable image"),
+        (b"", "not a readable image"),
         ("/proc/nonexistent/image.jpg", "No such file"),
         (5, "int"),
         (None, "NoneType"),

@@ -317,7 +317,7 @@ def test_torch_dtypes_by_name(tmp_path):
         (lambda: RGBImageField(smart_threshold=-1), ValueError, "smart_threshold"),
         (lambda: DatasetWriter("x", {}), ValueError, "at least one"),
         (lambda: DatasetWriter("x", {"": IntField()}), ValueError, "1 to 16 bytes"),
-        (lambda: RGBImageField(max_resolution=(256, 128)), ValueError, "one number, of the longer side"),
+        (lambda: RGBImageField(max_resolution=(256, 128)), ValueError, "one number, for the longer side"),
         (lambda: RGBImageField(max_resolution=(0, 0)), ValueError, "max_resolution"),
         (lambda: DatasetWriter("x", {"é": IntField()}), ValueError, "ASCII"),
         (lambda: DatasetWriter("x", {"a\n": IntField()}), ValueError, "0x0a"),

@@ -136,7 +136,7 @@ def test_values_one_behind_the_other(mixed):
         (values, offsets), *_ = [loader.get_batch([])[names.index("text")]]
         assert values.shape == (0,) and offsets.tolist() == [0]
         assert JSONField.unpack((values, offsets)) == []
-    with pytest.raises(ValueError, match="row 1 is no JSON"):
+    with pytest.raises(ValueError, match="row 1 is not JSON"):
         JSONField.unpack((np.frombuffer(b"12]", np.uint8), np.array([0, 2, 3])))
     with pytest.raises(ValueError, match="not both"):
         dec.BytesDecoder(True, True)
@@ -327,7 +327,7 @@ def test_json_is_unpacked(mixed, lengths):
     assert JSONField.unpack(row) == {"a": [1]} and JSONField.unpack(row[None]) == [{"a": [1]}]
     assert JSONField.unpack(np.zeros((0, 5), np.uint8)) == []
     for text in (b"nonsense", b"1\0x", b"\0\0", b"[" * 100_000):
-        with pytest.raises(ValueError, match="row 0 is no JSON"):
+        with pytest.raises(ValueError, match="row 0 is not JSON"):
             JSONField.unpack(np.frombuffer(text, np.uint8))
     for wrong in ([{"a": 1}], "text", np.zeros(3), np.zeros((1, 1, 1), np.uint8), None):
         with pytest.raises(TypeError, match="rows of uint8"):

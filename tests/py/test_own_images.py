@@ -191,7 +191,7 @@ def test_names_that_are_none(tmp_path):
     path = write(tmp_path / "x.beton", *pictures(12, 16, 3))
     for text, wanted in (
         (b"a\nb\n", "names 2 classes, but there is a label 2"),
-        (b"a\nb\na\n", "there twice"),
+        (b"a\nb\na\n", "a duplicate"),
         (b"a\n\nc\n", "no name"),
         (b"\xff\n", "UTF-8"),
     ):
@@ -364,7 +364,7 @@ def test_classes_that_would_have_one_name_in_a_file(folder):
     (folder / "bee").rename(folder / "c\tw")
     with pytest.raises(DataError, match=r"pictures \(data.folder, --data.folder\): class 1, 'c\?w', is there twice"):
         prepare(folder)
-    with pytest.raises(DataError, match="there twice"):
+    with pytest.raises(DataError, match="a duplicate"):
         cli.run(["convert", str(folder), str(folder.parent / "x.beton"), "--workers=1"])
     assert not list(folder.parent.rglob("*.beton"))
 
@@ -390,9 +390,9 @@ def bad_images():
     Image.new("RGB", (3000, 3000)).save(huge, "PNG")
     return {
         "moving.gif": (frames.getvalue(), "2 pictures in one file"),
-        "cut.png": (png.getvalue()[:200], "no readable image"),
-        "text.jpg": (b"not an image", "no readable image"),
-        "empty.jpeg": (b"", "no readable image"),
+        "cut.png": (png.getvalue()[:200], "not a readable image"),
+        "text.jpg": (b"not an image", "not a readable image"),
+        "empty.jpeg": (b"", "not a readable image"),
         "huge.png": (huge.getvalue(), "over the limit of 1,000,000"),
     }
 
@@ -449,9 +449,9 @@ def test_what_was_left_out_is_taken_once_it_can_be_read(folder):
 def test_a_name_that_is_no_text_is_told(folder):
     with open(os.fsencode(folder / "ant") + b"/\xff.png", "wb") as file:
         file.write(b"not an image")
-    with pytest.raises(DataError, match=r"udcff.png: .*no readable image.*--data.on_error=skip"):
+    with pytest.raises(DataError, match=r"udcff.png: .*not a readable image.*--data.on_error=skip"):
         prepare(folder)
-    assert "udcff.png: no readable image" in prepare(folder, "--data.on_error=skip")[1]
+    assert "udcff.png: not a readable image" in prepare(folder, "--data.on_error=skip")[1]
 
 
 def test_images_beside_the_classes_are_named(folder):

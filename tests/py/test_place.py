@@ -215,7 +215,7 @@ def test_a_fork_of_a_rank_is_no_rank_also_in_a_job_without_a_name(monkeypatch):
     claim.take(here)
     claim.take(here)
     monkeypatch.setattr(claim, "_held", (os.getppid(), None))
-    with pytest.raises(comm.CommError, match=f"process {os.getppid()} has joined the job as rank 1 already"):
+    with pytest.raises(comm.CommError, match=f"process {os.getppid()} has already joined the job as rank 1"):
         claim.take(here)
 
 

@@ -154,7 +154,7 @@ def test_refusals(path):
     with pytest.raises(TypeError, match="reads fields of bytes or json, not custom"):
         Loader(path, 4, custom_fields=OWN, pipelines={"scaled": [BytesDecoder()]})
     for wrong in ("sin", None, 1.5):
-        with pytest.raises(TypeError, match="no C function"):
+        with pytest.raises(TypeError, match="not a C function"):
             FunctionDecoder(wrong)
     with pytest.raises(ValueError, match="null pointer"):
         FunctionDecoder(0)

@@ -1,1 +1,1 @@
-"""The communication hook for PyTorch's DistributedDataParallel; users take it from `cgxffcv.interop.torch`."""
+"""The communication hook for PyTorch's DistributedDataParallel; users import it from `cgxffcv.interop.torch`."""
