@@ -233,7 +233,7 @@ def recording(at):
     model.state.load_state_dict(saved)
     expected.check(model.backward(), 6)
     assert [bucket.plan for bucket in model.state._buckets] == plans and model.state.adapted_bits == bits
-    assert "no more since a step was recorded in a CUDA graph" in model.state.explain()
+    assert "no longer, since a step was recorded in a CUDA graph" in model.state.explain()
     return bits
 
 

@@ -113,5 +113,5 @@ def test_names_of_no_parameter():
 
 def test_unknown_compression_params():
     assert check_parameters(None) == {} and check_parameters({"bits": 4}) == {"bits": 4}
-    with pytest.raises(ValueError, match="compression_params has 'bucketsize'; what it may have is bits, bucket_size"):
+    with pytest.raises(ValueError, match="compression_params has 'bucketsize'; it may only have bits, bucket_size"):
         check_parameters({"bucketsize": 4})

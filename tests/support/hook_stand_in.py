@@ -200,7 +200,7 @@ LOADED = [
 REFUSED = [
     ({"adaptive_bits": {"every": 0}}, "every must be a number of steps of at least 1"),
     ({"adaptive_bits": {"every": "5"}}, "every must be a number of steps"),
-    ({"adaptive_bits": {"each": 5}}, "adaptive_bits has 'each'; what it may have is every, budget, widths"),
+    ({"adaptive_bits": {"each": 5}}, "adaptive_bits has 'each'; it may only have every, budget, widths"),
     ({"adaptive_bits": {"budget": -1}}, "budget must be a share"),
     ({"adaptive_bits": {"budget": "1"}}, "adaptive_bits: budget must be a share"),
     ({"adaptive_bits": {"widths": 4}}, "adaptive_bits: widths must be"),

@@ -1,4 +1,4 @@
-"""Ranks that do not share memory: the compressed messages go through collectives of the process group's own kind."""
+"""Ranks that do not share memory: the compressed messages go through collectives of torch.distributed."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from cgxffcv.comm import CommError, PeerLost
 from cgxffcv.interop.ddp.rendezvous import GroupPlace, Meeting
 
 OPERATION = "allreduce"
-_ANSWERS = 3.0  # seconds in which a rank that is alive says that its exchange has failed, too
+_ANSWERS = 3.0  # seconds within which a live rank reports that its exchange has failed, too
 
 
 def best_algorithm(wish: str, place: GroupPlace) -> str:
-    """What runs where "auto" is asked for; ValueError for what cannot go through a process group."""
+    """The algorithm that runs, resolving "auto"; ValueError for one that cannot go through a process group."""
     sizes = {place.nodes.count(node) for node in place.nodes}
     if wish == "ring":
-        raise ValueError(f"algorithm: a ring needs ranks that share memory, and here {place.reason}: use sra or auto")
+        raise ValueError(f"algorithm: a ring needs ranks that share memory, but here {place.reason}: use sra or auto")
     if wish != "auto":
         return wish
     if place.size == 2:
@@ -36,14 +36,14 @@ def best_algorithm(wish: str, place: GroupPlace) -> str:
 
 @dataclass
 class Groups:
-    """Process groups of the hook's own, so that its collectives never mix with the user's."""
+    """Separate process groups for the hook, so that its collectives never mix with the user's."""
 
     across: dist.ProcessGroup
     inside: dist.ProcessGroup | None
 
 
 class Carrier:
-    """Moves messages, and names who is missing when that fails."""
+    """Sends messages, and names the missing ranks when that fails."""
 
     def __init__(self, group: dist.ProcessGroup, place: GroupPlace, meeting: Meeting, timeout: float) -> None:
         self.place, self._meeting = place, meeting
@@ -81,7 +81,7 @@ class Carrier:
         return self._levels
 
     def agree(self, table: dict[str, Any]) -> None:
-        """CommError on all ranks unless they are about to make the same plan."""
+        """Raises CommError on all ranks unless they are about to make the same plan."""
         text, name = json.dumps(table, default=str), f"plan {self._plans}"
         self._plans += 1
         digests = self._meeting.gather(name, hashlib.sha256(text.encode()).hexdigest())
@@ -100,7 +100,7 @@ class Carrier:
 
     @contextlib.contextmanager
     def moving(self):
-        """Around collectives, whose own exceptions name no rank."""
+        """Wraps collectives, whose own exceptions do not name a rank."""
         try:
             yield
         except CommError:
@@ -112,7 +112,7 @@ class Carrier:
         me, told = self.place.rank, str(error).partition("\n")[0]
         try:
             missing = self._silent()
-        except Exception:  # the store's own host has gone
+        except Exception:  # the store's host is gone
             missing = [0] if me else []
         if missing:
             names = ", ".join(map(str, missing))
@@ -121,7 +121,7 @@ class Carrier:
         return _named(CommError(f"{OPERATION}: the process group's exchange failed on rank {me}: {told}"), me)
 
     def _silent(self) -> list[int]:
-        """Ranks that do not say within a moment that they have failed, too."""
+        """Ranks that do not report within a moment that they have failed, too."""
         store, name = self._meeting.store, self._meeting.name
         store.set(f"{name}/failed/{self.place.rank}", "")
         end = time.monotonic() + _ANSWERS
@@ -143,7 +143,7 @@ def _part(table: dict[str, Any], key: str) -> str:
 
 
 class Messages:
-    """A plan's memory for its messages, and the collectives that move them, in host memory."""
+    """A plan's memory for its messages, and the collectives that send them, in host memory."""
 
     def __init__(self, plan: AllreducePlan, groups: Groups) -> None:
         self.plan, self.groups = plan, groups
@@ -185,7 +185,7 @@ def _bytes(count: int) -> torch.Tensor:
 
 
 def compresses(table: dict[str, Any], algorithm: str) -> bool:
-    """Whether a plan of that table quantises anything."""
+    """True if a plan of that table quantises anything."""
     bits, least = table["bits"], table["layer_min_size"]
     own = bits if isinstance(bits, dict) else {"default": bits}
     if algorithm == "exact":

@@ -1,5 +1,5 @@
-"""Bits of each parameter chosen by what quantisation loses of its gradients, over all buckets of a state: measured in a
-step, chosen behind its last bucket, taken up by the next step."""
+"""Chooses the bits of each parameter by what quantisation loses of its gradients, over all buckets of a state: measured
+in a step, chosen after its last bucket, applied in the next step."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ Gather = Callable[[str, Any], list[Any]]
 
 
 class Adapter:
-    """Ranks count the same steps, and measure in the same ones.
+    """All ranks count the same steps, and measure in the same ones.
 
-    gather: gives what each rank has said to something. bits: of parameters, by identity, as an earlier choice left
-    them; changes in place. step: the number of the next one."""
+    gather: returns every rank's value for a topic. bits: of parameters, by identity, as an earlier choice left them;
+    modified in place. step: the number of the next step."""
 
     def __init__(self, policy: Policy, gather: Gather, rank: int, bits: dict[int, int], step: int) -> None:
         self.policy, self.bits = policy, bits
@@ -28,18 +28,18 @@ class Adapter:
         self.resume(bits, step)
 
     def resume(self, bits: dict[int, int], step: int) -> None:
-        """As made with these."""
+        """Starts over, as if made with these."""
         self.bits, self._step = bits, step
         self.measuring = self._changed = False
-        self._due = not bits  # a choice, until it was made
+        self._due = not bits  # a choice is due, and stays so until it has been made
         self._before: dict[int, int] = {}  # the bits before the last choice
         self._measured: dict[int, tuple[list[float], list[int]]] = {}  # losses and bytes of a parameter
 
     def begin(self, compresses: bool) -> bool:
-        """A step begins, whose sums are compressed, or perhaps not. Whether parameters have got other bits."""
+        """Begins a step; `compresses`: its sums are compressed. Returns True if parameters have new bits."""
         if self.stopped:
             return False
-        self.decide()  # where a bucket that is none of ours was the last
+        self.decide()  # in case the last bucket was not one of ours
         changed, self._changed = self._changed, False
         self._due = self._due or self._step % self.policy.every == 0
         self.measuring = self._due and compresses
@@ -47,16 +47,17 @@ class Adapter:
         return changed
 
     def stop(self) -> None:
-        """For good, with the bits that buckets have now: a graph in which they were recorded holds their plans."""
-        if self._changed:  # by a choice that no bucket has taken up
+        """Stops for good, with the bits that buckets have now: a graph in which they were recorded holds their
+        plans."""
+        if self._changed:  # by a choice that no bucket has applied
             self.bits.clear()
             self.bits.update(self._before)
         self.stopped, self.measuring, self._changed = True, False, False
         self._measured.clear()
 
     def add(self, layout: Layout, fixed: set[int], lost: np.ndarray, sizes: np.ndarray) -> None:
-        """What a bucket's layers lose in this step, as `AllreducePlan.losses` says; those with the numbers `fixed` keep
-        their bits, and those that are not quantised."""
+        """Adds what a bucket's layers lose in this step, from `AllreducePlan.losses`; those with the numbers `fixed`
+        keep their bits, as do those that are not quantised."""
         for index, identity in enumerate(layout.key):
             if index not in fixed and sizes[index, 0] > 0:
                 self._measured[identity] = (lost[index].tolist(), sizes[index].tolist())
@@ -68,8 +69,8 @@ class Adapter:
         return own | chosen if chosen else bits
 
     def decide(self) -> None:
-        """By what was measured, if anything was, on rank 0 for all. Collective. Bits stay where losses are no numbers,
-        as of gradients that are none, and the next step tries again."""
+        """Chooses by what was measured, if anything was, on rank 0 for all. Collective. If losses are not finite,
+        because gradients are not, the bits stay and the next step tries again."""
         if not self.measuring:
             return
         self.measuring = False
@@ -98,9 +99,11 @@ class Adapter:
             raise ValueError(f"adaptive_bits: {error}") from None
 
     def explain(self) -> str:
-        """In words."""
+        """Describes the choice in words."""
         often = f"again every {self.policy.every} steps"
-        when = "no more since a step was recorded in a CUDA graph, which holds their plans" if self.stopped else often
+        when = (
+            "no longer, since a step was recorded in a CUDA graph, which holds their plans" if self.stopped else often
+        )
         counts = sorted(Counter(self.bits.values()).items())
-        told = ", ".join(f"{bits} bits of {count}" for bits, count in counts) or "none yet"
+        told = ", ".join(f"{bits} bits for {count}" for bits, count in counts) or "none yet"
         return f"bits of parameters chosen by what quantisation loses, {when}: {told}"

@@ -1,4 +1,4 @@
-"""`init_process_group("cgx")` of a script that was written for torch_cgx ends in what to write instead."""
+"""Makes `init_process_group("cgx")` of a script written for torch_cgx fail with what to write instead."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NoReturn
 import torch.distributed as dist
 
 MESSAGE = (
-    'there is no backend "cgx" here: compression is asked for by a hook, and the process group is that of PyTorch. '
+    'there is no backend "cgx" here: compression is done by a hook, and the process group is one of PyTorch. '
     'Write init_process_group("nccl") (or "gloo" on CPUs), and then model.register_comm_hook(CGXState(None, '
     'compression_params={"bits": 4, "bucket_size": 1024}), cgx_hook) with both from cgxffcv.interop.torch'
 )
@@ -18,6 +18,6 @@ def _refuse(*_: object) -> NoReturn:
 
 
 def refuse_cgx_backend() -> None:
-    """Unless torch_cgx itself has been imported and has that name."""
+    """Registers the refusal, unless torch_cgx itself has been imported and has that name."""
     if dist.is_available() and not hasattr(dist.Backend, "CGX"):
         dist.Backend.register_backend("cgx", _refuse, devices=["cpu", "cuda"])

@@ -1,9 +1,9 @@
-"""What the hook puts on a GPU beside a backward pass, and the end of that pass, where the gradients are waited for.
+"""What the hook puts on a GPU alongside a backward pass, and the end of that pass, where the gradients are waited for.
 
-A future that knows streams costs the thread that launches backward's kernels a search for tensors, an event and two
-changes of the stream. Within a backward pass none is needed: autograd calls back at its end, before
-DistributedDataParallel looks at the first gradient, and what comes later on the stream then waits for all sums at once.
-So a bucket that comes again gets a future that is complete from the start, and is the same at every step."""
+A stream-aware future costs the thread that launches backward's kernels a search for tensors, an event and two changes
+of the stream. Within a backward pass none is needed: autograd calls back at its end, before DistributedDataParallel
+looks at the first gradient, and everything later on the stream then waits for all sums at once. So a bucket that comes
+again gets a future that is complete from the start, and is the same at every step."""
 
 from __future__ import annotations
 
@@ -27,34 +27,35 @@ _stream = getattr(torch._C, "_cuda_getCurrentRawStream", None)
 
 
 def blocks_beside() -> int:
-    """Of a kernel beside backward; ValueError for what is none."""
+    """The number of blocks of a kernel alongside backward; ValueError if the variable is not one."""
     text = os.environ.get(BLOCKS_VARIABLE, "").strip() or str(BLOCKS)
     if not text.isdecimal() or int(text) > 65535:
         raise ValueError(
-            f"{BLOCKS_VARIABLE}={text!r}: a number of blocks is expected, or 0 for all that there is room for"
+            f"{BLOCKS_VARIABLE}={text!r}: a number of blocks is expected, or 0 for as many as there is room for"
         )
     return int(text)
 
 
 def begin_step(trial: Trial | None) -> None:
-    """Before the first bucket of a step, unless it is being recorded in a graph."""
+    """Tells the trial of a step, before its first bucket, unless it is being recorded in a graph."""
     if trial is not None and trial.decision is None and not torch.cuda.is_current_stream_capturing():
         trial.begin()
 
 
 class Beside:
-    """Of one GPU and one state. A trial, if there is one, is measured by the ends of passes here."""
+    """The work alongside backward, of one GPU and one state. A trial, if there is one, is timed by the ends of passes
+    here."""
 
     def __init__(self, lane: Lane, group: dist.ProcessGroup, trial: Trial | None) -> None:
         self.lane, self.blocks = lane, blocks_beside()
         self.works: list[Any] = []  # that the process group has begun since the last end
-        self._stream = 0  # on which backward worked when a bucket came last
-        self._used = False  # the lane, since the last end
+        self._stream = 0  # on which backward worked when the last bucket came
+        self._used = False  # whether the lane was, since the last end
         self._group, self._sums, self._trial = group, _average_of(group), trial
         self._pass = -1
 
     def enter(self) -> bool:
-        """Whether a backward pass is under way, whose end will be noticed."""
+        """True if a backward pass is in progress, whose end will be noticed."""
         number = _task()
         if number < 0 or _stream is None:
             return False
@@ -71,11 +72,11 @@ class Beside:
 
     @property
     def can_sum(self) -> bool:
-        """Whether the process group has an average on GPUs."""
+        """True if the process group has an average on GPUs."""
         return self._sums is not None
 
     def sum_plainly(self, tensors: list[torch.Tensor]) -> bool:
-        """After `enter`: averages a tensor by the process group; False where it cannot."""
+        """After `enter`: averages a tensor through the process group; False if it cannot."""
         if self._sums is None:
             return False
         self.works.append(self._group.allreduce(tensors, self._sums))
@@ -94,7 +95,7 @@ class Beside:
             self._trial.end(self.lane.mark)
 
     def _join(self, stream: int) -> None:
-        """What comes on the stream, which is the current one, finds all sums."""
+        """Makes later work on the stream, which is the current one, wait for all sums."""
         for work in self.works:
             work.wait()
         if self._used:
@@ -112,8 +113,8 @@ def _average_of(group: dist.ProcessGroup) -> Any:
 
 
 class KeptFuture(torch.futures.Future):
-    """Of a buffer, complete. DistributedDataParallel takes it for that, once the pass is over; who asks for it in
-    Python, as a hook around this one may, gets a future that knows the streams."""
+    """A completed future of a buffer. DistributedDataParallel takes it as that, once the pass is over; Python code that
+    asks for it, as a hook around this one may, gets a stream-aware future."""
 
     def __init__(self, buffer: torch.Tensor, proper: Callable[[], torch.futures.Future]) -> None:
         super().__init__()
@@ -134,8 +135,8 @@ class KeptFuture(torch.futures.Future):
 
 
 class Kept:
-    """A bucket whose buffer has come again: all that does not change from step to step. `put` puts its sum on the lane,
-    given backward's stream and the blocks that its kernels may have."""
+    """A bucket whose buffer has come again: everything that does not change from step to step. `put` puts its sum on
+    the lane, given backward's stream and the blocks that its kernels may have."""
 
     def __init__(
         self,
@@ -147,12 +148,12 @@ class Kept:
     ) -> None:
         self.buffer, self._beside, self._trial, self._tensors = buffer, beside, trial, [buffer]
         self._begins = trial is not None and bucket.index() == 0
-        blocks = 0 if bucket.is_last() else beside.blocks  # behind the last one nothing is left of backward
+        blocks = 0 if bucket.is_last() else beside.blocks  # after the last one nothing is left of backward
         self._put = None if put is None else lambda stream: put(stream, blocks)
         self._future = KeptFuture(buffer, _proper(beside, buffer))
 
     def put(self) -> torch.futures.Future | None:
-        """None where the bucket has to go the usual way."""
+        """Returns None if the bucket has to go the usual way."""
         if self._begins:
             begin_step(self._trial)
         if not self._beside.enter():

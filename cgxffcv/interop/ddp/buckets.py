@@ -1,4 +1,4 @@
-"""Buckets in host memory, with what reduces them, and the ground of all."""
+"""Buckets in host memory, with what reduces them, and the base class of all buckets."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ class Bucket(ABC):
         return None
 
     def finish(self) -> None:  # noqa: B027
-        """Waits until nothing of it is under way on a GPU."""
+        """Waits until none of its work is in progress on a GPU."""
 
     @property
     def wire_bytes(self) -> int:
-        """That this rank sends in a step, each receiver counted."""
+        """Bytes that this rank sends in a step, counted for each receiver."""
         assert self.plan is not None
         return self.plan.wire_bytes
 
@@ -60,7 +60,7 @@ class Bucket(ABC):
 
 
 class PlainBucket(Bucket):
-    """Nothing of it is compressed: the process group does what it does without a hook."""
+    """A bucket that is not compressed: the process group does what it does without a hook."""
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class PlainBucket(Bucket):
 
     @property
     def wire_bytes(self) -> int:
-        """As any ring must."""
+        """What any ring must send."""
         size = dist.get_world_size(self._group)
         return 2 * (size - 1) * self.layout.elems * self.layout.item_bytes // size
 
@@ -94,7 +94,7 @@ class PlainBucket(Bucket):
 
 
 class HostBucket(Bucket):
-    """In host memory, of ranks that share memory."""
+    """A bucket in host memory, of ranks that share memory."""
 
     def __init__(self, layout: Layout, plan: AllreducePlan, worker: Worker) -> None:
         super().__init__(layout, plan)
@@ -114,7 +114,7 @@ class HostBucket(Bucket):
 
 
 class CarriedBucket(HostBucket):
-    """In host memory, its messages carried by the process group."""
+    """A bucket in host memory, whose messages the process group carries."""
 
     def __init__(self, layout: Layout, plan: AllreducePlan, worker: Worker, carrier: Carrier) -> None:
         super().__init__(layout, plan, worker)

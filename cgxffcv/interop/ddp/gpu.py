@@ -1,5 +1,5 @@
-"""Buckets in device memory, of ranks of one host: sums are put on a stream beside backward's, and nothing waits on the
-processor, unless the plan goes through host memory; then it runs on the worker's thread."""
+"""Buckets in device memory, of ranks of one host: sums are put on a stream alongside backward's, and nothing waits on
+the CPU, unless the plan goes through host memory; then it runs on the worker's thread."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ class Lane:
         self._moment = torch.cuda.Event()
 
     def follow(self) -> None:
-        """What is put on the lane from now on comes after what backward has put on its stream so far."""
+        """Orders everything put on the lane from now on after what backward has put on its stream so far."""
         self._moment.record(torch.cuda.current_stream(self.device))
         self.stream.wait_event(self._moment)
 
     def wait_for(self, work: dist.Work) -> None:
-        """What is put on the lane from now on comes after what a process group does."""
+        """Orders everything put on the lane from now on after work of a process group."""
         with torch.cuda.stream(self.stream):
             work.wait()
 
     def mark(self) -> torch.cuda.Event | None:
-        """The moment at which the GPU's current stream comes here; None while it is recorded."""
+        """The moment at which the GPU's current stream gets here; None while it is being recorded."""
         if torch.cuda.is_current_stream_capturing():
             return None
         event = torch.cuda.Event(enable_timing=True)
@@ -42,7 +42,7 @@ class Lane:
         return event
 
     def finished(self, result: torch.Tensor) -> torch.futures.Future:
-        """A future of `result` as what is on the lane now leaves it; streams that wait for it wait for that."""
+        """A future of `result` as the work now on the lane leaves it; streams that wait for it wait for that work."""
         future: torch.futures.Future = torch.futures.Future(devices=[self.device])
         with torch.cuda.stream(self.stream):
             future.set_result(result)
@@ -50,13 +50,13 @@ class Lane:
 
 
 def tensor_over(layout: Layout, buffer: torch.Tensor) -> _cgxffcv.Tensor:
-    """A bucket's buffer as the core knows it, which does not keep its memory."""
+    """A bucket's buffer as a tensor of the core, which does not keep the memory alive."""
     return _cgxffcv.tensor_of_address(None, buffer.data_ptr(), (layout.elems,), None, layout.dtype, True)
 
 
 class GpuPlan:
-    """A plan, and the tensor over which it ran last, as the core knows it. It does not keep its memory: what
-    DistributedDataParallel has made again it wants back."""
+    """A plan, and the core's tensor over which it ran last, which does not keep the memory alive:
+    DistributedDataParallel wants to free buffers that it has made again."""
 
     def __init__(self, layout: Layout, plan: AllreducePlan) -> None:
         self.plan, self._layout = plan, layout
@@ -93,7 +93,7 @@ class GpuMessages(GpuPlan):
         self._own_term, self._own_result = window[me], window[ranks + me] if outgoing else None
 
     def put(self, buffer: torch.Tensor, stream: int) -> None:
-        """The lane is the current stream."""
+        """The lane must be the current stream."""
         tensor = self.tensor(buffer)
         self._plan.external_step("push", tensor, stream)
         if self._own_result is None:
@@ -110,7 +110,7 @@ def _as_bytes(tensor: torch.Tensor) -> _cgxffcv.Tensor:
 
 
 def put_beside(plan: GpuPlan, lane: Lane, bucket: dist.GradBucket) -> torch.futures.Future:
-    """On the lane, at once."""
+    """Puts the sum on the lane, at once."""
     buffer = bucket.buffer()
     lane.follow()
     plan.put(buffer, lane.number)
@@ -118,7 +118,7 @@ def put_beside(plan: GpuPlan, lane: Lane, bucket: dist.GradBucket) -> torch.futu
 
 
 def put_carried(messages: GpuMessages, lane: Lane, bucket: dist.GradBucket) -> torch.futures.Future:
-    """On the lane, at once, with the process group's collectives."""
+    """Puts the sum on the lane, at once, with the process group's collectives."""
     buffer = bucket.buffer()
     lane.follow()
     future: torch.futures.Future = torch.futures.Future(devices=[lane.device])
@@ -129,7 +129,7 @@ def put_carried(messages: GpuMessages, lane: Lane, bucket: dist.GradBucket) -> t
 
 
 def put_behind(plan: GpuPlan, lane: Lane, bucket: dist.GradBucket, worker: Worker) -> torch.futures.Future:
-    """On the lane, by the worker, which waits for the GPU."""
+    """Has the worker put the sum on the lane, and wait for the GPU."""
     buffer = bucket.buffer()
     lane.follow()
 

@@ -1,4 +1,5 @@
-"""Buckets in device memory. Each may go to the process group instead, while a trial says so, or once it has said so."""
+"""Buckets in device memory. Each may go to the process group instead, while a trial tries that, or once it has chosen
+it."""
 
 from __future__ import annotations
 
@@ -32,7 +33,7 @@ class TriedBucket(Bucket):
 
     @abstractmethod
     def _put(self, bucket: dist.GradBucket) -> torch.futures.Future:
-        """Compressed."""
+        """Averages the bucket, compressed."""
 
     def finish(self) -> None:
         self._beside.lane.stream.synchronize()
@@ -50,7 +51,7 @@ class TriedBucket(Bucket):
 
 
 class GpuBucket(TriedBucket):
-    """Of ranks of one host."""
+    """A bucket of ranks of one host."""
 
     def __init__(
         self,
@@ -78,7 +79,7 @@ class GpuBucket(TriedBucket):
 
 
 class CarriedOnGpuBucket(TriedBucket):
-    """Its messages are carried from GPU to GPU by the process group."""
+    """A bucket whose messages the process group carries from GPU to GPU."""
 
     def __init__(
         self,
@@ -106,7 +107,7 @@ class CarriedOnGpuBucket(TriedBucket):
 
 
 class CarriedGpuBucket(TriedBucket):
-    """Through page-locked host memory, its messages carried by the process group."""
+    """A bucket that goes through page-locked host memory; the process group carries its messages."""
 
     def __init__(
         self,

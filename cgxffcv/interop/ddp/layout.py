@@ -15,8 +15,8 @@ from cgxffcv.interop.ddp.settings import PerLayer
 
 @dataclass(frozen=True)
 class Layout:
-    """Parameters are told apart by what they are, not by their place: `key` holds their identities, and `parameters`
-    keeps them from being reused."""
+    """Parameters are told apart by identity, not by position: `key` holds their ids, and `parameters` keeps those from
+    being reused."""
 
     key: tuple[int, ...]
     parameters: list[torch.Tensor] = field(repr=False)
@@ -29,7 +29,7 @@ class Layout:
         buffer = bucket.buffer()
         dtype = str(buffer.dtype).removeprefix("torch.")
         if dtype not in DTYPES:
-            raise TypeError(f"cgx_hook: gradients of {dtype} cannot be reduced; what can is {', '.join(DTYPES)}")
+            raise TypeError(f"cgx_hook: gradients of {dtype} cannot be reduced; expected {', '.join(DTYPES)}")
         return cls(key, list(bucket.parameters()), dtype, buffer.element_size(), buffer.device)
 
     @property
@@ -49,7 +49,7 @@ class Names:
 
     def __init__(self, model: Any) -> None:
         named = model.named_parameters() if hasattr(model, "named_parameters") else model
-        self._parameters: dict[int, Any] = {}  # held, so that no other gets the identity of one
+        self._parameters: dict[int, Any] = {}  # held, so that no other object gets the id of one
         self._by_identity: dict[int, str] = {}
         for name, parameter in named or ():
             self._parameters[id(parameter)] = parameter
@@ -70,13 +70,13 @@ class Names:
 
 
 def _plain_name(name: str) -> str:
-    """Without what DistributedDataParallel and torch.compile put before the parts of a name."""
+    """The name without what DistributedDataParallel and torch.compile put before its parts."""
     return name.removeprefix("module.").replace("_orig_mod.", "")
 
 
 @dataclass(frozen=True)
 class Rules:
-    """How layers are compressed, as the user has said it."""
+    """How layers are compressed, as the user has configured it."""
 
     names: Names
     bits: PerLayer
@@ -87,11 +87,11 @@ class Rules:
         return parameter.dim() > 1 and parameter.numel() >= self.layer_min_size
 
     def chooses(self, identity: int) -> bool:
-        """Whether one of the model's parameters may get bits that were chosen: it has none of its own, nor is exact."""
+        """True if one of the model's parameters may get chosen bits: it has none of its own, and is not exact."""
         return self.bits.of(self.names.of(identity))[0] is None and self._is_large(self.names.parameter(identity))
 
     def table(self, layout: Layout) -> dict[str, Any]:
-        """Arguments of an AllreducePlan: the layers, and what they have of their own by their numbers."""
+        """Arguments of an AllreducePlan: the layers, and their own values by their numbers."""
         layers: list[tuple[str | None, tuple[int, ...]]] = []
         bits, sizes = {}, {}
         for index, (identity, parameter) in enumerate(zip(layout.key, layout.parameters, strict=True)):

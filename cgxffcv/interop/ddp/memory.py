@@ -1,5 +1,5 @@
 """What a state keeps from step to step: residuals and chosen bits, by parameter, the number of the next run, and what
-a trial has found. With names for the parameters it can be written down, and taken up by another run of the training."""
+a trial has found. With names for the parameters it can be saved, and restored by another run of the training."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ class Memory:
         self._residuals: dict[int, np.ndarray] = {}  # by parameter, of those that are in no bucket now
 
     def save(self, bucket: Bucket) -> None:
-        """Of a bucket that goes."""
+        """Saves what a bucket holds that is about to go."""
         if bucket.plan is not None:
             bucket.finish()
             self.call = max(self.call, bucket.plan.call)
             self._residuals |= _residuals_of(bucket)
 
     def restore(self, bucket: Bucket) -> None:
-        """Into a bucket; what it takes up is in no other one."""
+        """Restores what a bucket needs, which is then in no other one."""
         if bucket.plan is None:
             return
         bucket.finish()
@@ -62,10 +62,10 @@ class Memory:
             "the bits that were chosen": list(self.bits.values()),
         }
 
-    # ---- written down ----
+    # ---- saved and restored ----
 
     def write(self, buckets: Iterable[Bucket], names: Names, rank: int, ranks: int) -> dict[str, Any]:
-        """All of it, and what is in the buckets now; tensors in host memory."""
+        """Everything, including what is in the buckets now; tensors are in host memory."""
         found, call = dict(self._residuals), self.call
         for bucket in buckets:
             if bucket.plan is not None:
@@ -83,9 +83,9 @@ class Memory:
     def read(
         self, held: Mapping[str, Any], rules: Rules, rank: int, ranks: int, *, adapts: bool, recorded: bool
     ) -> None:
-        """ValueError, and nothing is changed, for what was not written for this rank and this model, or has chosen bits
-        that cannot be followed: where none are chosen, or plans can change no more. Parameters whose bits the user
-        gives keep those."""
+        """Restores everything. ValueError, and nothing is changed, if it was not written for this rank and this model,
+        or has chosen bits that cannot be used: because none are chosen here, or plans can no longer change. Parameters
+        whose bits the user sets keep those."""
         held = _of_this_version(held)
         _check(held, rank, ranks)
         names, found = rules.names, {}
@@ -94,7 +94,7 @@ class Memory:
         if bits and not adapts:
             raise ValueError(
                 "load_state_dict: the state has bits that adaptive_bits has chosen: give CGXState adaptive_bits, too, "
-                'or leave them: state["bits"] = {}'
+                'or drop them: state["bits"] = {}'
             )
         if recorded and bits != self.bits:
             raise ValueError(
@@ -131,7 +131,7 @@ def _identity_of(name: str, names: Names) -> int:
 
 
 def _residuals_of(bucket: Bucket) -> dict[int, np.ndarray]:
-    """By parameter; of a plan over which nothing is under way."""
+    """The residuals by parameter, of a plan with no run in progress."""
     if bucket.plan is None or not bucket.plan.feeds_back:
         return {}
     residual = bucket.plan.residual
@@ -150,12 +150,12 @@ def _of_this_version(held: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _check(held: Mapping[str, Any], rank: int, ranks: int) -> None:
     if not isinstance(held, Mapping) or held.keys() != _MEMBERS.keys():
-        raise ValueError("load_state_dict: what CGXState.state_dict() has given is expected")
+        raise ValueError("load_state_dict: what CGXState.state_dict() returned is expected")
     for name, kind in _MEMBERS.items():
         if not isinstance(held[name], kind):
             raise ValueError(f"load_state_dict: {name} cannot be {held[name]!r}")
     if (held["rank"], held["ranks"]) != (rank, ranks):
         raise ValueError(
             f"load_state_dict: this is rank {rank} of {ranks}, and the state is that of rank {held['rank']} of "
-            f"{held['ranks']}: residuals are each rank's own; with other ranks leave them, and they begin at zero"
+            f"{held['ranks']}: residuals are each rank's own; with other ranks drop them, and they start at zero"
         )

@@ -1,7 +1,7 @@
-"""How the ranks of a process group find each other without MPI: over the group's store, by deadlines of their own.
+"""How the ranks of a process group find each other without MPI: through the group's store, with timeouts of their own.
 
 Each says where it is; the first rank of a host makes the memory that its ranks share, and the others open it by process
-and descriptor. What one rank cannot do all of them learn, before anybody waits for it.
+and descriptor. If one rank cannot do something, all of them learn of it before anybody waits.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _SHORTEST, _LONGEST = 0.001, 0.05  # seconds between two looks at the store
 
 
 def timeout_of(given: float | None) -> float:
-    """The deadline of operations in seconds; ValueError for what is none."""
+    """The timeout of operations in seconds; ValueError if it is not one."""
     text: Any = given if given is not None else os.environ.get("CGXFFCV_COMM_TIMEOUT", "").strip() or DEFAULT_TIMEOUT
     try:
         seconds = float(text)
@@ -36,7 +36,7 @@ def timeout_of(given: float | None) -> float:
 
 
 class Meeting:
-    """The ranks of one group that gather texts over its store. The n-th meeting of a rank is the n-th of all."""
+    """The ranks of one group, which gather values through its store. The n-th meeting of a rank is the n-th of all."""
 
     def __init__(self, group: dist.ProcessGroup, timeout: float) -> None:
         self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
@@ -46,7 +46,7 @@ class Meeting:
         self._gathered = 0
 
     def gather(self, what: str, mine: Any) -> list[Any]:
-        """What each rank says to `what`. CommTimeout naming the ranks that have said nothing at the deadline."""
+        """The value of each rank for `what`. CommTimeout names the ranks that have given none by the deadline."""
         self._gathered += 1
         keys = [f"{self.name}/{self._gathered}/{what}/{rank}" for rank in range(self.size)]
         self.store.set(keys[self.rank], json.dumps(mine))
@@ -64,8 +64,8 @@ class Meeting:
     def _fail(self, missing: list[int], what: str) -> None:
         names = ", ".join(map(str, missing[:8])) + ", ..." * (len(missing) > 8)
         error = CommTimeout(
-            f"{OPERATION}: rank{'s' * (len(missing) > 1)} {names} of the process group did not come to cgx_hook within "
-            f"{self.timeout:g} s ({what}): every rank registers the hook, with a CGXState of its own"
+            f"{OPERATION}: rank{'s' * (len(missing) > 1)} {names} of the process group did not reach cgx_hook within "
+            f"{self.timeout:g} s ({what}): every rank must register the hook, with its own CGXState"
         )
         error.rank, error.operation = missing[0], OPERATION
         raise error
@@ -134,7 +134,7 @@ def _share(meeting: Meeting) -> tuple[Comm | None, str]:
 
 def join(group: dist.ProcessGroup, timeout: float, settings: dict[str, Any], shares_memory: bool) -> GroupPlace:
     """Brings the group's ranks together. Collective. `settings` must be equal on all of them: CommError says where they
-    are not."""
+    differ."""
     meeting = Meeting(group, timeout)
     rank, size = meeting.rank, meeting.size
     pretended = _pretended_nodes(size)

@@ -1,4 +1,4 @@
-"""What a hook is asked for: the arguments of CGXState, and CGX's environment variables as their defaults."""
+"""The settings of a hook: the arguments of CGXState, and CGX's environment variables as their defaults."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _word(name: str, allowed: tuple[str, ...], default: str) -> str:
 
 @dataclass(frozen=True)
 class Environment:
-    """CGX's variables, each with its value where it is not set."""
+    """CGX's variables, each with its default if it is not set."""
 
     bits: int
     bucket_size: int
@@ -68,7 +68,7 @@ class Environment:
 
     @classmethod
     def read(cls) -> Environment:
-        """ValueError naming the variable that cannot be followed."""
+        """Raises ValueError naming a variable that has an unusable value."""
         inner = _word("CGX_INNER_REDUCTION_TYPE", tuple(_REDUCTIONS), "")
         _word("CGX_CROSS_REDUCTION_TYPE", tuple(_REDUCTIONS), "")
         _word("CGX_CROSS_COMMUNICATOR_TYPE", ("MPI", "NCCL"), "")
@@ -91,7 +91,7 @@ class Environment:
 class PerLayer:
     """A number for every layer: one for all, or a mapping with "default", names of parameters, and patterns of names.
 
-    A name counts before a pattern, a later pattern before an earlier one."""
+    A name takes precedence over a pattern, a later pattern over an earlier one."""
 
     def __init__(self, argument: str, value: object, default: int, check: Callable[[object, str], int]) -> None:
         self.argument = argument
@@ -106,7 +106,7 @@ class PerLayer:
             self.default = default if value is None else check(value, argument)
 
     def of(self, name: str | None) -> tuple[int | None, bool]:
-        """The layer's own value, None without; and whether the name itself stands there, not a pattern."""
+        """The layer's own value, None without; and whether it is given by the name itself, not by a pattern."""
         if name is None or not self.own:
             return None, False
         if name in self.own:
@@ -115,7 +115,7 @@ class PerLayer:
         return (matching[-1] if matching else None), False
 
     def check_names(self, names: list[str]) -> None:
-        """ValueError for a name or a pattern that no parameter has."""
+        """Raises ValueError for a name or a pattern that matches no parameter."""
         for pattern in self.own:
             if not fnmatch.filter(names, pattern) and pattern not in names:
                 hint = suggest(pattern, names)
@@ -123,17 +123,17 @@ class PerLayer:
 
 
 def adaptive_policy(given: Mapping[str, Any] | None, codec: str, bits: int) -> Policy | None:
-    """Of CGXState's adaptive_bits, for parameters that have these bits at first; None where it is not asked for.
-    TypeError or ValueError for what cannot be."""
+    """The policy of CGXState's adaptive_bits, for parameters that have these bits at first; None if it is not asked
+    for. Raises TypeError or ValueError for invalid values."""
     if given is None:
         return None
     if not isinstance(given, Mapping):
         raise TypeError(f"adaptive_bits must be a mapping with {', '.join(ADAPTIVE)}, or None, not {given!r}")
     unknown = [name for name in given if name not in ADAPTIVE]
     if unknown:
-        raise ValueError(f"adaptive_bits has {unknown[0]!r}; what it may have is {', '.join(ADAPTIVE)}")
+        raise ValueError(f"adaptive_bits has {unknown[0]!r}; it may only have {', '.join(ADAPTIVE)}")
     if bits == UNCOMPRESSED:
-        raise ValueError('adaptive_bits needs "bits" of 1 to 8 in compression_params: what is not compressed stays so')
+        raise ValueError('adaptive_bits needs "bits" of 1 to 8 in compression_params: uncompressed gradients stay so')
     _whole(given.get("every", 1), "adaptive_bits: every", lambda n: n >= 1, "a number of steps of at least 1")
     try:
         return Policy.of(codec, bits, **given)
@@ -146,5 +146,5 @@ def check_parameters(given: Mapping[str, Any] | None) -> dict[str, Any]:
     params = dict(given or {})
     unknown = [name for name in params if name not in PARAMETERS]
     if unknown:
-        raise ValueError(f"compression_params has {unknown[0]!r}; what it may have is {', '.join(PARAMETERS)}")
+        raise ValueError(f"compression_params has {unknown[0]!r}; it may only have {', '.join(PARAMETERS)}")
     return params

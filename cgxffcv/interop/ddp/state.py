@@ -1,6 +1,6 @@
 """CGXState and cgx_hook: compressed averages of gradients for DistributedDataParallel."""
 
-# Annotations are not put off here: register_comm_hook compares those of a hook with the types themselves.
+# Annotations are not postponed here: register_comm_hook compares those of a hook with the types themselves.
 import contextlib
 import weakref
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ def _one_of(argument: str, value: str, allowed: tuple[str, ...]) -> str:
 
 
 def _leave(comm: Comm) -> None:
-    """Ranks that still wait for one whose state has gone, after an exception, are told so at once."""
+    """At once notifies ranks that still wait for one whose state is gone, after an exception."""
     with contextlib.suppress(CommError):
         comm.close()
 
@@ -42,20 +42,21 @@ class CGXState:
     process_group: that of the model; None for the default one. layer_min_size: layers of fewer elements, and those of
     one dimension (biases, norms), are averaged exactly, in the same call. compression_params: "bits", 1..8 or 32 for
     none, and "bucket_size", the elements that share a range. Both may be mappings from names of parameters and patterns
-    of names (with "default") to numbers; then `model` tells the names: a module, or pairs of names and parameters. A
-    name counts before a pattern, a later pattern before an earlier one; a pattern leaves layers exact that are so by
-    the rules above. What is not given is taken from CGX's environment variables, else it is 32 bits, 1024 and 1024.
+    of names (with "default") to numbers; then `model` gives the names: a module, or pairs of names and parameters. A
+    name takes precedence over a pattern, a later pattern over an earlier one; layers that are exact by the rules above
+    stay so under a pattern. Values that are not given come from CGX's environment variables, else they are 32 bits,
+    1024 and 1024.
 
     error_feedback: what quantisation lost is added at the next step; kept in float32 (True) or in 8 bits ("int8").
     codec, rounding, algorithm, seed, threads: those of `cgxffcv.allreduce.AllreducePlan`. timeout: seconds that any
-    wait for other ranks may take; else CGXFFCV_COMM_TIMEOUT, else 300.
+    wait for other ranks may take; default CGXFFCV_COMM_TIMEOUT, else 300.
 
-    adaptive_bits: {"every": 1000, "budget": None, "widths": None}, or some of these: every so many steps each parameter
-    that has neither bits by its name nor by a pattern gets other ones, by what quantising its gradients loses, so that
-    all of them together take the fewest bytes within a budget (cgxffcv.adaptive.AdaptiveBits). They are measured in a
-    step, by the processor, chosen by rank 0, and hold from the next step on.
+    adaptive_bits: {"every": 1000, "budget": None, "widths": None}, or some of these: every so many steps, each
+    parameter that has no bits by its name or by a pattern gets new ones, chosen by what quantising its gradients loses,
+    so that all of them together take the fewest bytes within a budget (cgxffcv.adaptive.AdaptiveBits). Losses are
+    measured in a step, on the CPU; bits are chosen by rank 0, and apply from the next step on.
 
-    The ranks come together in the first call of the hook. All have the same arguments.
+    The ranks find each other in the first call of the hook. All must have the same arguments.
     """
 
     def __init__(
@@ -96,7 +97,7 @@ class CGXState:
         self._policy = settings.adaptive_policy(adaptive_bits, codec, bits.default)
         self._memory = Memory()
         self._buckets: Buckets | None = None
-        self._kept: dict[int, Any] = {}  # of the buckets, to be asked first
+        self._kept: dict[int, Any] = {}  # of the buckets, to be looked up first
 
     def _check_names(self, model: Any) -> None:
         for rule in (self._rules.bits, self._rules.bucket_size):
@@ -105,7 +106,7 @@ class CGXState:
             rule.check_names(self._rules.names.all())
 
     def _join(self) -> Buckets:
-        """The first call's: finds the other ranks."""
+        """Finds the other ranks, in the first call."""
         rules, inside = self._rules, self._environment.compresses_inside
         agreed = {
             "layer_min_size": rules.layer_min_size,
@@ -149,7 +150,7 @@ class CGXState:
         return buckets.put(buffer, bucket)
 
     def state_dict(self) -> dict[str, Any]:
-        """This rank's part of what a training needs to go on exactly: the residuals of error feedback, by the names of
+        """This rank's part of what a training needs to resume exactly: the residuals of error feedback, by the names of
         parameters (float32 tensors of their shapes, in host memory), the bits that were chosen for them, the number of
         the next run, which keys random numbers, and what a trial of plain sums has found. Each rank saves its own,
         between two steps. ValueError if there are residuals, or chosen bits, and CGXState was not given the model,
@@ -160,8 +161,8 @@ class CGXState:
         return self._memory.write(self._buckets or (), self._rules.names, rank, ranks)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes up what `state_dict` has given on this rank, of as many ranks. All ranks do, before the first step;
-        later it waits for the others. ValueError, and nothing is changed, for what does not fit."""
+        """Restores what `state_dict` returned on this rank, of as many ranks. All ranks call it, before the first step;
+        later it waits for the others. ValueError, and nothing is changed, if it does not fit."""
         rank, ranks = self._place()
         if self._buckets is not None:
             self._buckets.settle()
@@ -173,24 +174,24 @@ class CGXState:
     def _place(self) -> tuple[int, int]:
         """This rank, and how many there are."""
         if not dist.is_initialized():
-            raise ValueError("a CGXState has a rank's own state: call init_process_group first")
+            raise ValueError("a CGXState holds a rank's own state: call init_process_group first")
         return dist.get_rank(self._group()), dist.get_world_size(self._group())
 
     @property
     def wire_bytes(self) -> int:
-        """Bytes that this rank sends in a step, each receiver counted; 0 before the first."""
+        """Bytes that this rank sends in a step, counted for each receiver; 0 before the first."""
         return sum(bucket.wire_bytes for bucket in self._buckets or ())
 
     @property
     def plain(self) -> bool | None:
-        """Whether the first steps have found that plain sums are the faster; None as long as they have not decided, and
-        where nothing is tried."""
+        """True if the first steps have found that plain sums are faster; None until they have decided, and if nothing
+        is tried."""
         trial = None if self._buckets is None else self._buckets.trial
         return self._memory.plain if trial is None else trial.decision
 
     @property
     def adapted_bits(self) -> dict[str, int]:
-        """The bits that `adaptive_bits` has chosen, by the names of parameters; of all ranks the same."""
+        """The bits that `adaptive_bits` has chosen, by the names of parameters; the same on all ranks."""
         names = self._rules.names
         return {str(names.of(identity)): bits for identity, bits in self._memory.bits.items() if names.of(identity)}
 
