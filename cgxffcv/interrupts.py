@@ -1,9 +1,9 @@
 """How Ctrl-C and SIGTERM end a command.
 
-While it starts there is nothing to put away, and an exception raised somewhere in the middle of an import may come out
-as anything: the signal's handler ends the process at once, with one line. From `careful` on it raises instead, so that
-temporary files are removed, child processes ended and checkpoints written. This module is what a command imports first,
-so it imports only what the interpreter has loaded already (`signal` itself would bring the module of enumerations).
+While a command starts there is nothing to clean up, and an exception raised in the middle of an import may surface as
+anything, so the signal handler ends the process at once, with one line. From `careful` on it raises instead, so that
+temporary files are removed, child processes ended and checkpoints written. A command imports this module first, so it
+imports only what the interpreter has already loaded (`signal` itself would import `enum`).
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ class Terminated(KeyboardInterrupt):
     """mpirun, or somebody else, asked this process to end (SIGTERM)."""
 
 
-WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "ended from outside"}
+WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 _prog, _careful, _received = "", False, 0
 
 
 def begin(prog: str) -> None:
-    """The signals end this process at once from here on. One that is ignored (nohup) stays so."""
+    """From here on the signals end this process at once. One that is ignored (nohup) stays so."""
     global _prog
     _prog = prog
     at_once()
@@ -37,30 +37,30 @@ def begin(prog: str) -> None:
 
 
 def at_once() -> None:
-    """From here on there is nothing to put away."""
+    """From here on there is nothing to clean up."""
     global _careful
     _careful = False
 
 
 def careful() -> None:
-    """From here on there is something to put away: the signals raise KeyboardInterrupt or Terminated."""
+    """From here on there is something to clean up: the signals raise KeyboardInterrupt or Terminated."""
     global _careful
     _careful = True
 
 
 def received() -> int:
-    """The last signal of the two that came; 0 if none has."""
+    """The last of the two signals received; 0 if there was none."""
     return _received
 
 
 def quiet() -> None:
-    """This process is about to end, and says why by itself: from here on SIGTERM ends it without a word."""
+    """This process is about to end, and says why by itself: from here on SIGTERM ends it without a message."""
     at_once()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def words(prog: str, number: int) -> str:
-    """What a command says of the signal that ended it; among ranks mpirun speaks for all."""
+    """What a command says about the signal that ended it; with several ranks mpirun speaks for all."""
     alone = os.environ.get("OMPI_COMM_WORLD_SIZE", "1") == "1"
     return f"{prog}: {WORDS[number]}\n" if alone else ""
 

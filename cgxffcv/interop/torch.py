@@ -1,5 +1,5 @@
-"""Torch, where it is installed; nothing here needs it but CGXState and cgx_hook, which come, as Loader does, with the
-first use of their names."""
+"""Torch, if it is installed; only CGXState and cgx_hook need it, which are imported, like Loader, with the first use of
+their names."""
 
 from __future__ import annotations
 
@@ -55,26 +55,26 @@ def find_torch() -> ModuleType | None:
 
 
 def is_tensor(batch: Any) -> bool:
-    """Whether it is a torch tensor; not where torch is not installed."""
+    """True if it is a torch tensor; False if torch is not installed."""
     torch = find_torch()
     return torch is not None and isinstance(batch, torch.Tensor)
 
 
 def to_bfloat16(batch: np.ndarray) -> Any:
-    """bfloat16 bits in uint16 to a torch tensor of that type."""
+    """A torch tensor of bfloat16 from the type's bits in uint16."""
     torch = find_torch()
     return torch.from_numpy(batch.view(np.int16)).view(torch.bfloat16)
 
 
 @dataclass(frozen=True)
 class FromGPU:
-    """What a loader's core has made on a GPU, as a torch tensor in torch's own memory: copied there on torch's current
-    stream, so that torch's allocator knows who uses it, and the loader has its own memory back behind the copy.
+    """Turns what a loader's core has made on a GPU into a torch tensor in torch's own memory: copied there on torch's
+    current stream, so that torch's allocator knows who uses it, and the loader has its own memory back after the copy.
 
     Args:
         bits: the elements are the bits of bfloat16 in uint16.
-        follow: the tensor goes on to torch's current GPU, should that be another one by now.
-        wait: it is there when the call returns; else only in the order of the current stream.
+        follow: the tensor is moved on to torch's current GPU, if that is another one by now. wait: it is complete when
+        the call returns; else only in the order of the current stream.
     """
 
     bits: bool = False
@@ -86,7 +86,7 @@ class FromGPU:
 
     def __call__(self, batch: Any) -> Any:
         cuda = find_torch().cuda
-        with cuda.device(batch.device):  # or a copy on GPU 1 would set up GPU 0, too, if that is the current one
+        with cuda.device(batch.device):  # or a copy on GPU 1 would also set up GPU 0, if that is the current one
             tensor = find_torch().from_dlpack(batch.view("bfloat16") if self.bits else batch).clone()
             _cgxffcv.loader_batch_read(batch, current_stream("torch", batch.device))
         if self.follow and cuda.current_device() != batch.device:
@@ -97,8 +97,8 @@ class FromGPU:
 
 
 class Copies:
-    """What GPUs copy beside the program's work: page-locked memory is kept until its copy is done, since a Loader would
-    write its next batch there. The caller waits where more than `most` are under way."""
+    """Copies by GPUs that overlap the program's work: page-locked memory is kept until its copy is done, since a Loader
+    would write its next batch there. The caller waits if more than `most` are in progress."""
 
     def __init__(self, most: int = 4):
         self.most = most
@@ -117,7 +117,7 @@ _copies = Copies()
 
 
 def move(batch: Any, device: str, non_blocking: bool) -> Any:
-    """A torch tensor on another device; on a GPU, its copy may still be under way."""
+    """A torch tensor on another device; on a GPU, its copy may still be in progress."""
     moved = batch.to(device, non_blocking=non_blocking)
     if non_blocking and moved.is_cuda and not batch.is_cuda and batch.is_pinned():
         event = find_torch().cuda.Event()
@@ -127,6 +127,7 @@ def move(batch: Any, device: str, non_blocking: bool) -> Any:
 
 
 def without_gradients() -> contextlib.AbstractContextManager:
-    """Modules of torch, and whatever calls them, would else tie each batch to a graph of all that made it."""
+    """Modules of torch, and whatever calls them, would otherwise tie each batch to a graph of everything that made
+    it."""
     torch = sys.modules.get("torch")
     return contextlib.nullcontext() if torch is None else torch.no_grad()

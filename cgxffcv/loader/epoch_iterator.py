@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class EpochIterator(Iterator):
-    """One pass over the data; len() is what is left of it."""
+    """One pass over the data; len() is the number of batches left."""
 
     def __init__(self, loader: Loader, plan: Plan, epoch: int, number: int, left: int):
         self._loader: Loader | None = loader
@@ -29,8 +29,7 @@ class EpochIterator(Iterator):
         if not loader._runs(self._number):
             self._loader = None
             raise RuntimeError(
-                "this pass has ended: its Loader was closed, took up a state, or began another pass over resident "
-                "images"
+                "this pass has ended: its Loader was closed, loaded a state, or began another pass over resident images"
             )
         try:
             batch = self._plan.core.next()
@@ -52,6 +51,6 @@ class EpochIterator(Iterator):
             loader._end(self._number)
 
     def __del__(self):
-        # RuntimeError: another thread is inside this Loader, and its pass goes on; AttributeError: never made whole.
+        # RuntimeError: another thread is inside this Loader, and its pass goes on; AttributeError: never fully made.
         with contextlib.suppress(AttributeError, RuntimeError, ValueError):
             self.close()

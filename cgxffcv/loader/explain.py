@@ -30,7 +30,7 @@ def explain(plan: Plan) -> str:
         column += len(output.columns)
         for array in mine:
             row = int(np.prod(array.shape[1:], dtype=np.int64)) * np.dtype(array.dtype).itemsize
-            lines.append(f"  {output.name}: {array.dtype} {array.shape[1:]}, {size(row)} a sample")
+            lines.append(f"  {output.name}: {array.dtype} {array.shape[1:]}, {size(row)} per sample")
         if not mine:
             lines.append(f"  {output.name}: values of any length")
         if output.worker:
@@ -41,12 +41,12 @@ def explain(plan: Plan) -> str:
         if output.why is not None:
             lines.append(f"    not done on the GPU: {output.why}")
         if output.steps:
-            lines.append(f"    each batch, where it is asked for: {' > '.join(map(called, output.steps))}")
+            lines.append(f"    each batch, in the thread that iterates: {' > '.join(map(called, output.steps))}")
     stats = plan.core.stats()
     lines += [
         f"  {counted(plan.num_workers, 'worker')}, {counted(plan.batches_ahead, 'batch')} ahead",
         f"  {counted(stats['slots'], 'buffer')} of {size(stats['slot_bytes'])} for batches",
-        f"  {size(stats['memory_bytes'])} of memory in all, {size(stats['memory_peak_bytes'])} at most until now",
+        f"  {size(stats['memory_bytes'])} of memory in all, {size(stats['memory_peak_bytes'])} at most so far",
     ]
     if stats["device_slots"] or stats["device_bytes"]:
         lines.append(f"  {counted(stats['device_slots'], 'buffer')} on the GPU, {size(stats['device_bytes'])} in all")

@@ -1,4 +1,4 @@
-"""The Loader for Lightning, and for whatever asks of a data loader what Lightning asks."""
+"""The Loader for Lightning, and for anything that uses data loaders as Lightning does."""
 
 from __future__ import annotations
 
@@ -20,14 +20,13 @@ def _again(arguments: Mapping[str, Any], next_epoch: int) -> Loader:
 class Loader(loader.Loader):
     """A `cgxffcv.loader.Loader`, with the same arguments, for `lightning.Trainer.fit(module, Loader(...))`.
 
-    Lightning, which makes its ranks late, looks at loaders beforehand, and says which epoch comes next, finds what it
-    looks for:
+    It suits Lightning, which starts its ranks late, looks at loaders beforehand, and says which epoch comes next:
 
-    Each rank takes its part, whatever `distributed` says: of torch.distributed, or of the launcher, as they are when a
-    pass begins or the length is asked for. `rank=0, world_size=1` gives each rank everything.
-    A pass begins with the first batch that is asked for; an iterator that nobody uses costs nothing, and no epoch.
-    The epoch is what a sampler is told (`set_epoch`), so that a training that goes on draws what comes next.
-    Its place within an epoch is in Lightning's checkpoints (`state_dict`, `load_state_dict`).
+    Each rank takes its part, whatever `distributed` says: that of torch.distributed, or of the launcher, at the time
+    when a pass begins or the length is asked for. `rank=0, world_size=1` gives each rank everything. A pass begins with
+    the first batch that is asked for; an iterator that nobody uses costs nothing, and no epoch. The epoch is the one
+    passed to a sampler's `set_epoch`, so that a resumed training draws what comes next. Its position within an epoch is
+    in Lightning's checkpoints (`state_dict`, `load_state_dict`).
 
     Batches are torch tensors in host memory, which Lightning moves.
     """
@@ -36,11 +35,11 @@ class Loader(loader.Loader):
 
     @property
     def sampler(self) -> Loader:
-        """The Loader itself: what is told the epoch."""
+        """The Loader itself, which receives the epoch."""
         return self
 
     def set_epoch(self, epoch: int) -> None:
-        """The next pass is that of this epoch; one that a loaded state has begun goes on where the state says."""
+        """Makes the next pass that of this epoch; one begun by a loaded state continues where the state says."""
         if self._resume is None or self._resume[0] != epoch:
             self.next_epoch = epoch
 

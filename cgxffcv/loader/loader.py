@@ -41,7 +41,7 @@ def _again(arguments: Mapping[str, Any], next_epoch: int) -> Loader:
 
 
 def _rows(values: Any, count: int) -> Iterable[Any]:
-    """A batch's values one by one, also of the pairs that BytesDecoder gives, and of what lies on a GPU."""
+    """A batch's values one by one, also of the pairs that BytesDecoder gives, and of tensors on a GPU."""
     if isinstance(values, _cgxffcv.Tensor):
         return values.copy(-1).numpy()
     if not isinstance(values, tuple):
@@ -53,27 +53,25 @@ class Loader:
     """Batches of a .beton file, or of several, made by worker threads.
 
     Iterating gives tuples with one entry for each field (pipelines may drop or add entries): NumPy arrays over the
-    batch's own memory, without a copy, or torch tensors where ToTensor is in the pipeline and torch is installed, or
-    where there is no pipeline and the program has imported torch (`arrays`). A
-    batch that is kept stays valid; its memory returns to the loader when its last array dies. Passes may run side by
-    side (`zip(loader, loader)`), each an epoch with workers of its own; with `resident` the next one ends them. Order
-    and augmentations are pure functions of (seed, epoch, sample, operation): any number of workers, ranks or a resumed
-    run give the same.
-    Only ImageMixup and LabelMixup go by the rank's batch, too: a sample's partner is the one before it there.
+    batch's own memory, without a copy, or torch tensors if ToTensor is in the pipeline and torch is installed, or if
+    there is no pipeline and the program has imported torch (`arrays`). A batch that is kept stays valid; its memory
+    returns to the loader when its last array dies. Passes may run at the same time (`zip(loader, loader)`), each over
+    its own epoch with its own workers; with `resident` the next one ends them. Order and augmentations are pure
+    functions of (seed, epoch, sample, operation): any number of workers, ranks or a resumed run give the same. Only
+    ImageMixup and LabelMixup also depend on the rank's batch: a sample's partner is the one before it there.
 
-    All arguments but custom_fields are attributes, too. A value that is assigned to one (other than fname and
-    recompile) is checked like an argument, and counts from the next epoch on. `next_epoch` is the number of the epoch
+    All arguments but custom_fields are also attributes. A value that is assigned to one (other than fname and
+    recompile) is checked like an argument, and applies from the next epoch on. `next_epoch` is the number of the epoch
     that comes next.
 
     Args:
         fname: path of the file, or a list of paths of files with the same fields, which are read as one: their samples
             follow each other, and so do sample numbers. The attribute is the absolute path, or a tuple of them.
-        batch_size: samples a batch, on each rank.
-        num_workers: threads; below 1: as many as processors.
-        os_cache: False, for data larger than memory: workers read their samples into memory of their own, where they
-            would map the file, and the next batch's are asked for ahead, by whole pages with QUASI_RANDOM. True,
-            unless FFCV_DEFAULT_CACHE_PROCESS=1 is set when cgxffcv is imported.
-        order: an OrderOption; or an array of sample numbers, a sampler, a callable or an object or class with
+        batch_size: samples per batch, on each rank. num_workers: threads; below 1: as many as cores. os_cache: False,
+        for data larger than memory: workers read their samples into memory of their own instead of mapping the file,
+        and the next batch's are requested ahead, by whole pages with QUASI_RANDOM. By default True, unless
+        FFCV_DEFAULT_CACHE_PROCESS=1 is set when cgxffcv is imported. order: an OrderOption; or an array of sample
+        numbers, a sampler, a callable or an object or class with
             `sample_order(epoch)`, each giving the samples of an epoch for all ranks; those that are not among `indices`
             are left out. A class is called with the Loader, whose attributes (indices, seed, reader...) it may read.
         distributed: take rank and world_size from torch.distributed or mpirun's environment.
@@ -83,28 +81,27 @@ class Loader:
         pipelines: for each field a list of a decoder and transforms, a PipelineSpec, or None to leave it out.
         custom_fields: {name: class or instance} of a user's own fields, see cgxffcv.fields.Field.
         drop_last: leave out the last batch if it is incomplete; else the ranks share it evenly, to within one sample.
-        batches_ahead: batches made in advance, at most; None: 3, or fewer, 1 at least, where these and the
-            two that the program may have take more than 256 MiB.
-        recompile: accepted for FFCV's sake; nothing is compiled at run time.
-        order_kwargs: window_pages of QUASI_RANDOM, or the arguments of a class given as `order`.
-        rank, world_size: this process's part: the permutation of an epoch is one for all ranks, and global batch g, of
-            batch_size * world_size samples, is cut into the ranks' batches. All ranks have equally many batches.
+        batches_ahead: batches made in advance, at most; None: 3, or fewer (at least 1) if these and the two that the
+        program may hold take more than 256 MiB. recompile: accepted for compatibility with FFCV; nothing is compiled at
+        run time. order_kwargs: window_pages of QUASI_RANDOM, or the arguments of a class given as `order`. rank,
+        world_size: this process's part: the permutation of an epoch is the same for all ranks, and global batch g, of
+            batch_size * world_size samples, is cut into the ranks' batches. All ranks have the same number of batches.
         resident: decode JPEG images once, and keep their pixels in memory (raw images are read from the file's
             mapping in any case).
         ids: each batch ends with its sample numbers, int64, shape (batch,).
         evaluate: random operations are neutral: no flip, no shift, the central crop, no hole.
-        page_locked: the number of a GPU, which can then copy batches beside its work; None: that of a pipeline's
+        page_locked: the number of a GPU, which can then copy batches while it works; None: that of a pipeline's
             ToDevice, if there is one; False: ordinary memory.
         arrays: "torch" or "numpy": what fields without a pipeline give; None: tensors if the program uses torch.
-        on_error: "raise" ends the pass at a sample that is damaged; "zero" makes a damaged JPEG image black before what
-            follows in the pipeline, and counts it (stats()["blanked"]); "skip" leaves out a sample of which the workers
-            cannot make a value: its batch is shorter, what it would be without it, perhaps empty, so that all ranks
-            have equally many batches, and it is counted (stats()["skipped"]). get_batch raises in any case.
+        on_error: "raise" ends the pass at a sample that is damaged; "zero" makes a damaged JPEG image black before the
+        rest of the pipeline, and counts it (stats()["blanked"]); "skip" leaves out a sample of which the workers cannot
+        make a value: its batch is shorter, otherwise unchanged, perhaps empty, so that all ranks have the same number
+        of batches, and it is counted (stats()["skipped"]). get_batch raises in any case.
 
     Raises:
-        OSError, BetonError: the file cannot be opened, or is not as the format demands. ValueError, TypeError,
-        IndexError: an argument does not fit; the message names it. DataError: a label has other names in one of several
-        files than in another (FILE.classes).
+        OSError, BetonError: the file cannot be opened, or does not follow the format. ValueError, TypeError,
+        IndexError: an argument does not fit; the message names it. DataError: a label has different names in two of
+        several files (FILE.classes).
     """
 
     def __init__(
@@ -136,13 +133,13 @@ class Loader:
         arguments = {name: value for name, value in locals().items() if name != "self"}
         self._fname = absolute(fname)
         self._next_epoch = 0
-        self._pass = self._passes = 0  # the number of the pass under way (0: none), and of the last one
-        self._last: Plan | None = None  # of the pass under way, or of the last one
+        self._pass = self._passes = 0  # the number of the pass in progress (0: none), and of the last one
+        self._last: Plan | None = None  # of the pass in progress, or of the last one
         self._left_ids: np.ndarray | None = None  # the samples of that pass, if the user's own order gave them
         self._total = 0  # its batches
-        self._apart: dict[int, Plan] = {}  # passes that go on beside that one, by their number
-        self._drawn: tuple[int, np.ndarray] | None = None  # an epoch, and what an own order has already given for it
-        self._resume: tuple[int, int, np.ndarray | None] | None = None  # epoch, samples done, samples of an own order
+        self._apart: dict[int, Plan] = {}  # passes that run alongside that one, by their number
+        self._drawn: tuple[int, np.ndarray] | None = None  # an epoch, and what a user's order has already given for it
+        self._resume: tuple[int, int, np.ndarray | None] | None = None  # epoch, samples done, samples of a user's order
         self._reader: Reader | Readers | None = None
         self._plan: Plan
         first = all_paths(self._fname)[0]
@@ -168,11 +165,11 @@ class Loader:
         known = [key for key, item in vars(Loader).items() if isinstance(item, Setting)]
         close = difflib.get_close_matches(name, [*known, "next_epoch"], 1)
         hint = f"; did you mean {close[0]}?" if close else f"; there are {', '.join(sorted(known))} and next_epoch"
-        raise AttributeError(f"a Loader has no setting {name!r}: to assign it would change nothing{hint}")
+        raise AttributeError(f"a Loader has no setting {name!r}: assigning it would change nothing{hint}")
 
     def _adopt(self, plan: Plan, before: Plan | None, ordered: bool = False) -> None:
-        """Makes the plan the Loader's, or leaves all as it was. A class given as the order sees it from here on.
-        ordered: the order of the plan before goes on, also where it has drawn already."""
+        """Makes the plan the Loader's, or leaves everything as it was. A class given as the order sees it from here on.
+        ordered: the order of the plan before is kept, even if it has already drawn."""
         self._plan = plan
         try:
             plan.prepare(self, before if ordered else None)
@@ -191,7 +188,7 @@ class Loader:
     def _change(self, name: str, value: Any) -> None:
         if self._resume is not None and name in ("indices", "order", "order_kwargs", "seed"):
             raise ValueError(
-                f"{name}: load_state_dict has said where the next epoch goes on, which {name} would change; assign it "
+                f"{name}: load_state_dict has set where the next epoch continues, which {name} would change; assign it "
                 "before load_state_dict, or after that epoch has begun"
             )
         before = self._plan
@@ -212,7 +209,7 @@ class Loader:
 
     @property
     def outputs(self) -> list[Output]:
-        """What each batch holds, in its order: the fields' names and what becomes of them."""
+        """What each batch holds, in this order: the fields' names and what is done with them."""
         return self._plan.outputs
 
     @property
@@ -227,7 +224,7 @@ class Loader:
 
     @property
     def next_epoch(self) -> int:
-        """The number of the epoch that comes next; to assign it begins there."""
+        """The number of the epoch that comes next; assigning it starts there."""
         return self._next_epoch
 
     @next_epoch.setter
@@ -249,7 +246,7 @@ class Loader:
     # ---- passes ----
 
     def _take_changes(self) -> None:
-        """What has been assigned to decoders and transforms themselves (`decoder.output_size = ...`) counts as well."""
+        """Applies what has been assigned to decoders and transforms themselves (`decoder.output_size = ...`)."""
         if self._plan.outdated():
             before = self._plan
             self._adopt(Plan(before.arguments, before.core.again(), before.custom, before), before, ordered=True)
@@ -269,7 +266,7 @@ class Loader:
         return EpochIterator(self, plan, epoch, self._pass, total - first)
 
     def _next_pass(self) -> tuple[int, int, np.ndarray | None]:
-        """Epoch, first batch and, of an own order, the samples of the pass that comes next."""
+        """Epoch, first batch and, with a user's order, the samples of the pass that comes next."""
         if self._resume is None:
             return self._next_epoch, 0, self._draw()
         epoch, done, order = self._resume
@@ -279,12 +276,13 @@ class Loader:
         step = self._plan.batch_size * self._plan.world_size
         if done < 0 or done % step:
             raise ValueError(
-                f"load_state_dict: {done} samples are done, which is no multiple of batch_size * world_size = {step}"
+                f"load_state_dict: {done} samples are done, which is not a multiple of batch_size * world_size = {step}"
             )
         return done // step
 
     def _draw(self) -> np.ndarray | None:
-        """What an own order gives for the next epoch. It is asked once: what it draws stays until the epoch begins."""
+        """What a user's order gives for the next epoch. It is asked once: what it draws stays until the epoch
+        begins."""
         own, epoch = self._plan.own_order, self._next_epoch
         if own is None:
             return None
@@ -295,8 +293,8 @@ class Loader:
         return self._drawn[1]
 
     def _set_apart(self) -> None:
-        """A pass under way goes on beside the next one, with workers of its own. One over resident images ends, since
-        the next would decode all of them again."""
+        """Lets a pass in progress continue alongside the next one, with workers of its own. One over resident images
+        ends, since otherwise the next would decode all of them again."""
         last = self._last
         if self._pass == 0 or last is None:
             return
@@ -309,7 +307,7 @@ class Loader:
         self._pass, self._last = 0, None
 
     def _runs(self, number: int) -> bool:
-        """Whether that pass has not ended."""
+        """True if that pass has not ended."""
         return number == self._pass or number in self._apart
 
     def _end(self, number: int) -> None:
@@ -321,7 +319,7 @@ class Loader:
             del self._apart[number]
 
     def _end_pass(self) -> None:
-        """Stops the pass under way, if any. One whose settings have been changed meanwhile is gone altogether."""
+        """Stops the pass in progress, if any. One whose settings have been changed meanwhile is dropped altogether."""
         if self._pass == 0 or self._last is None:
             return
         self._pass = 0
@@ -332,8 +330,8 @@ class Loader:
             self._last = None
 
     def __len__(self) -> int:
-        """The batches of a whole epoch on this rank. Of an own order whose length is known only when it is drawn, it
-        is the epoch under way, or the next one."""
+        """The batches of a whole epoch on this rank. With a user's order whose length is known only once it is drawn,
+        it is that of the epoch in progress, or of the next one."""
         own = self._plan.own_order
         if own is None:
             return self._core.batches(self._plan.num_samples)
@@ -356,7 +354,8 @@ class Loader:
 
     @property
     def traversal_order(self) -> Any:
-        """What has `indices` and `sample_order(epoch)`, as with FFCV: the user's own order, if it is such an object."""
+        """An object with `indices` and `sample_order(epoch)`, as with FFCV: the user's own order, if it is such an
+        object."""
         own = self._plan.own_order
         mine = getattr(own.source, "__self__", None) if own is not None else None
         return mine if hasattr(mine, "sample_order") else OrderInForce(self)
@@ -373,8 +372,8 @@ class Loader:
     def filter(self, field_name: str, condition: Callable[[Any], bool]) -> Loader:
         """A Loader over the samples for whose value `condition` holds.
 
-        `condition` is called once a sample with its row of the field's output, random operations neutral. The new
-        Loader's `indices` are sample numbers of the file, also if this one has indices.
+        `condition` is called once per sample with its row of the field's output, with random operations neutral. The
+        new Loader's `indices` are sample numbers of the file, also if this one has indices.
         """
         names = [output.name for output in self.outputs]
         if field_name not in names:
@@ -396,9 +395,10 @@ class Loader:
     # ---- state ----
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the loader stands, as plain numbers, texts and lists: after load_state_dict, iterating goes on with the
-        batch that comes next, bit for bit. Within a loop, that is the one after the batch in hand. Of an own order the
-        state holds the samples of the epoch that has been begun; what it draws later is its own affair."""
+        """The position of the loader, as plain numbers, strings and lists: after load_state_dict, iterating continues
+        with the batch that comes next, bit for bit. Within a loop, that is the one after the batch in hand. With a
+        user's order the state holds the samples of the epoch that has begun; it does not cover what the order draws
+        later."""
         plan, epoch, done, ids = self._position()
         state = {"version": 1, "epoch": epoch, "samples_done": done, "seed": plan.seed, **plan.identity()}
         if ids is not None:
@@ -406,20 +406,20 @@ class Loader:
         return state
 
     def _position(self) -> tuple[Plan, int, int, np.ndarray | None]:
-        """The plan, epoch, samples done and, of an own order, all samples of the epoch that goes on or comes."""
+        """The plan, epoch, samples done and, with a user's order, all samples of the epoch in progress or next."""
         if self._resume is not None:
             return self._plan, *self._resume
         last = self._last
         epoch, batch = (None if last is None else last.core.position()) or (self._next_epoch, 0)
         if last is None or (batch == 0 and (self._pass == 0 or epoch == self._next_epoch)):
             drawn = self._drawn if self._drawn is not None and self._drawn[0] == self._next_epoch else None
-            self._core.position()  # says so where the Loader has been closed
+            self._core.position()  # raises if the Loader has been closed
             return self._plan, self._next_epoch, 0, None if drawn is None else drawn[1]
         return last, epoch, batch * last.batch_size * last.world_size, self._left_ids
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes up where state_dict was called, also with another number of workers or ranks, or another batch size
-        if that many samples are whole batches. Raises ValueError where the state does not fit."""
+        """Continues where state_dict was called, also with another number of workers or ranks, or another batch size if
+        the samples done are whole batches of it. Raises ValueError if the state does not fit."""
         plan = self._plan
         missing = [name for name in ("epoch", "samples_done", "seed") if name not in state]
         if missing:
@@ -438,7 +438,7 @@ class Loader:
         self._resume, self._next_epoch = resume, epoch
 
     def _samples_of(self, state: Mapping[str, Any], done: int) -> np.ndarray | None:
-        """The samples of the state's epoch, if an own order gave them."""
+        """The samples of the state's epoch, if a user's order gave them."""
         own = self._plan.own_order
         if own is None:
             return None
@@ -458,17 +458,17 @@ class Loader:
 
     def stats(self) -> dict[str, Any]:
         """Counts, seconds (of the consumer: waited, and spent in steps on whole batches; of all workers: worked, idle,
-        and of their work in the JPEG decoder, cutting and resampling images, and in what else is done to images), batch
-        buffers (slots) and bytes of memory; since a setting was last changed, or a pass begun beside another."""
+        and, of their work, in the JPEG decoder, cropping and resampling images, and in other work on images), batch
+        buffers (slots) and bytes of memory; since a setting was last changed, or a pass begun alongside another."""
         return {**self._core.stats(), "step_seconds": self._plan.step_seconds}
 
     def explain(self) -> str:
-        """What is done to each sample and each batch, where, and what it takes of memory: a text to print."""
+        """What is done to each sample and each batch, where, and how much memory it takes: a text to print."""
         return Told(explain(self._plan))
 
     def __reduce__(self) -> tuple:
         """A copy, or what another process unpickles, is a loader of its own with the same settings and seed, before its
-        next epoch. (Where it stands within one is what state_dict says.)"""
+        next epoch. (state_dict has its position within an epoch.)"""
         given = self._plan.arguments
         plain = {"pipelines": dict(given["pipelines"]), "order_kwargs": dict(given["order_kwargs"]), "seed": self.seed}
         return _again, ({**given, **plain}, self._next_epoch)

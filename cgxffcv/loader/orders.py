@@ -66,7 +66,7 @@ def random_order(samples: np.ndarray, seed: int, epoch: int) -> np.ndarray:
 def share_of_order(
     order: np.ndarray, batch_size: int, rank: int, world_size: int, drop_last: bool = False
 ) -> np.ndarray:
-    """What a rank's batches take of an epoch's order, one batch after the other."""
+    """What a rank's batches take from an epoch's order, one batch after the other."""
     return _cgxffcv.loader_share(order, batch_size, world_size, rank, drop_last)
 
 
@@ -74,7 +74,7 @@ class OwnOrder:
     """An order that a user gives: a function from epoch to sample numbers, or a sampler in torch's manner (iterable,
     perhaps with set_epoch). What it gives is restricted to the samples in use.
 
-    `lasting` says that asking it draws nothing: it is a plain sequence.
+    `lasting`: asking it draws nothing, as it is a plain sequence.
     """
 
     def __init__(self, source: Any, indices: np.ndarray | None, in_file: int):
@@ -86,7 +86,7 @@ class OwnOrder:
             self._in_use[indices] = True
 
     def known_length(self) -> int | None:
-        """The samples of an epoch, if the order tells without being asked for them."""
+        """The number of samples of an epoch, if the order knows it without being asked for them."""
         if self._in_use is not None or self.lasting or callable(self.source):
             return None
         try:
@@ -120,7 +120,7 @@ class OwnOrder:
         return self.source
 
     def _finite(self, values: Any) -> Any:
-        """Arrays and sequences as they are; of what can only be iterated a list, which must come to an end."""
+        """Arrays and sequences as they are; anything that can only be iterated as a list, which must end."""
         if is_array_like(values) or not hasattr(values, "__iter__"):
             return values
         most = 100 * self.in_file + (1 << 20)
@@ -134,14 +134,14 @@ class OwnOrder:
 
 
 class OrderInForce:
-    """FFCV's `loader.traversal_order` where the order is no class of the user's: a view of the Loader."""
+    """FFCV's `loader.traversal_order` if the order is not the user's object: a view of the Loader."""
 
     def __init__(self, loader: Loader):
         self._loader = loader
 
     @property
     def indices(self) -> np.ndarray:
-        """The Loader's; assigned to, too."""
+        """The Loader's; can also be assigned to."""
         return self._loader.indices
 
     @indices.setter

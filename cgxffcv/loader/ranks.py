@@ -7,7 +7,7 @@ from cgxffcv import place
 
 def find_ranks() -> tuple[int, int]:
     """(rank, world size) of this process: from torch.distributed if it has been initialised, else from the environment
-    that its launcher sets, by the rules of `comm.world()`. Raises RuntimeError if nothing says."""
+    that its launcher sets, by the rules of `comm.world()`. Raises RuntimeError if neither says."""
     here = place.find()
     if here is not None and here.size == 0:
         raise RuntimeError(

@@ -1,4 +1,4 @@
-"""A Loader's settings: checked together, and made into a core that carries them out."""
+"""A Loader's settings: checked together, and turned into a core that carries them out."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
     from cgxffcv.loader.loader import Loader
 
 LARGEST_SEED = 2**64 - 1
-# FFCV's variable, which scripts of clusters set; as there, what it says when the package is imported.
+# FFCV's variable, which cluster scripts set; as in FFCV, its value when the package is imported counts.
 OS_CACHE = os.environ.get("FFCV_DEFAULT_CACHE_PROCESS", "0").strip() in ("", "0")
 
 
 def warn(text: str) -> None:
-    """A warning at the place outside this package that led here."""
+    """Warns at the place outside this package that led here."""
     level, frame = 1, sys._getframe()
     while frame is not None and str(frame.f_globals.get("__name__")).startswith("cgxffcv."):
         level, frame = level + 1, frame.f_back
@@ -43,7 +43,7 @@ def warn(text: str) -> None:
 def choose_seed(seed: int | None, world_size: int, order: Any) -> int:
     if seed is None and world_size > 1:
         if order is not OrderOption.SEQUENTIAL:
-            warn("no seed was given on several ranks, which must agree on one: it is 0")
+            warn("no seed was given on several ranks, which must agree on one: using 0")
         return 0
     if seed is None:
         return int(np.random.randint(0, np.iinfo(np.int32).max))  # so that numpy.random.seed decides, as with FFCV
@@ -54,7 +54,7 @@ def choose_seed(seed: int | None, world_size: int, order: Any) -> int:
 
 
 def copied(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """What the user may go on changing is copied, and what is given back cannot be changed."""
+    """Copies what the user may go on changing; what is given back cannot be changed."""
     for name in ("pipelines", "custom_fields", "order_kwargs"):
         if arguments[name] is not None and not isinstance(arguments[name], Mapping):
             raise TypeError(f"{name} must be a dict or None, not {brief(arguments[name])}")
@@ -67,13 +67,13 @@ def copied(arguments: Mapping[str, Any]) -> dict[str, Any]:
 def same_columns(some: Sequence[Output], others: Sequence[Output]) -> bool:
     try:
         return [output.columns for output in some] == [output.columns for output in others]
-    except ValueError:  # arrays that are not the same have no plain answer
+    except ValueError:  # comparing different arrays has no plain answer
         return False
 
 
 class Plan:
-    """All settings of a Loader at one time. `arguments` are what the user gave; the other attributes are what they
-    come to. A pass keeps its plan when the Loader gets another one."""
+    """All settings of a Loader at one time. `arguments` are what the user gave; the other attributes follow from them.
+    A pass keeps its plan when the Loader gets another one."""
 
     def __init__(
         self, arguments: Mapping[str, Any], core: _cgxffcv.Loader, custom: Mapping[str, Field], before: Plan | None
@@ -103,7 +103,7 @@ class Plan:
         self.order_option, self.own_order, self.window = OrderOption.SEQUENTIAL, None, 8
 
     def __getattr__(self, name: str) -> Any:
-        """A setting that means no more than was given."""
+        """A setting that is used as it was given."""
         try:
             return self.__dict__["arguments"][name]
         except KeyError:
@@ -123,13 +123,13 @@ class Plan:
         return self._indices
 
     def choose_order(self, loader: Loader) -> None:
-        """A class given as the order is called here, and may look at the loader."""
+        """Calls a class given as the order, which may look at the loader."""
         order, kwargs = self.arguments["order"], dict(self.arguments["order_kwargs"])
         self.order_option, source, self.window = choose_order(order, kwargs, loader)
         self.own_order = None if source is None else OwnOrder(source, self.chosen, self.core.in_file)
 
     def choose_page_locked(self) -> int | None:
-        """The GPU for which batches lie in page-locked memory: the one given, or the first to which a pipeline moves
+        """The GPU for which batches are in page-locked memory: the one given, or the first to which a pipeline moves
         them."""
         given = self.arguments["page_locked"]
         if given is True:
@@ -146,13 +146,13 @@ class Plan:
         )
 
     def outdated(self) -> bool:
-        """Whether the pipelines' decoders and transforms have other values now than when the core was made ready, or
+        """True if the pipelines' decoders and transforms have other values now than when the core was prepared, or if
         torch's current GPU, to which they move batches, is another one."""
         outputs = self.compile()
         return moved_to(outputs) != self.moved_to or not same_columns(self.outputs, outputs)
 
     def prepare(self, loader: Loader, ordered: Plan | None = None) -> None:
-        """Everything that is left to check, and the core made ready. ordered: a plan whose order goes on."""
+        """Checks everything that is left, and prepares the core. ordered: a plan whose order is kept."""
         if ordered is None:
             self.choose_order(loader)
         else:
@@ -184,11 +184,11 @@ class Plan:
             warn(
                 f"one batch of {self.batch_size} on {counted(self.world_size, 'rank')} is not filled by "
                 f"{counted(self.num_samples, 'sample')}: "
-                "with drop_last=True this Loader gives none"
+                "with drop_last=True this Loader gives no batches"
             )
 
     def place_outputs(self) -> None:
-        """The core has found out what a GPU can do of that which stands behind moves to it."""
+        """Applies what the core has found out: which operations behind a move to a GPU the GPU can do."""
         moves, column = self.core.moves(), 0
         for output in self.outputs:
             output.place(moves[column : column + len(output.columns)])
@@ -202,7 +202,7 @@ class Plan:
             self.choose_order(loader)
 
     def finish(self, arrays: tuple, ids: np.ndarray, epoch: int, evaluate: bool) -> tuple:
-        """A batch of the core through the steps that are left for Python."""
+        """Takes a batch of the core through the steps that are left for Python."""
         entries, column, when = [], 0, Pass(self.seed, epoch, evaluate)
         start = time.perf_counter()
         for output in self.outputs:
@@ -215,7 +215,7 @@ class Plan:
         return tuple(entries)
 
     def identity(self) -> dict[str, Any]:
-        """What decides which samples an epoch has, and in which order: a state fits only where it is the same."""
+        """What decides which samples an epoch has, and in which order: a state fits only if it is the same."""
         known = "all" if self.chosen is None else hashlib.sha256(self.chosen.tobytes()).hexdigest()[:32]
         identity = {
             "order": self.order_option.name if self.own_order is None else "CUSTOM",

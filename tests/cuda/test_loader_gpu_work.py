@@ -162,7 +162,7 @@ def test_the_move_may_stand_anywhere(small):
 def test_behind_decoders_that_crop(small, decoder):
     said = compare(small, "odd", decoder, [], [tf.RandomHorizontalFlip(), tf.NormalizeImage(MEAN, STD, np.float32)])
     lines = [line.strip() for line in said.splitlines()]
-    assert re.fullmatch(r"odd: float32 \(\d, \d, 3\), .* a sample", lines[1])
+    assert re.fullmatch(r"odd: float32 \(\d, \d, 3\), .* per sample", lines[1])
     assert lines[2].startswith(f"each sample, in a worker: {type(decoder).__name__}(") and " > " not in lines[2]
     assert lines[3].startswith("each batch, when it is made: its copy to GPU 0, which then does RandomHorizontalFlip(")
     assert "> NormalizeImage(" in lines[3] and any("on the GPU" in line for line in lines[4:])

@@ -103,7 +103,7 @@ def test_a_killed_rank_ends_all(tmp_path):
 
 @pytest.mark.parametrize(
     "number, code, message",
-    [(signal.SIGINT, 130, "cgxffcv: interrupted\n"), (signal.SIGTERM, 143, "cgxffcv: ended from outside\n")],
+    [(signal.SIGINT, 130, "cgxffcv: interrupted\n"), (signal.SIGTERM, 143, "cgxffcv: terminated\n")],
 )
 def test_ctrl_c_ends_all(tmp_path, number, code, message):
     process = start(tmp_path, "wait")

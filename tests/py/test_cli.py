@@ -152,7 +152,7 @@ def test_sigterm_ends_with_a_message():
     assert process.stdout.readline() == "up\n"
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=20)
-    assert (process.returncode, stderr) == (143, "prog: ended from outside\n")
+    assert (process.returncode, stderr) == (143, "prog: terminated\n")
 
 
 def test_ranks_say_who_they_are():

@@ -49,10 +49,10 @@ def test_explain(path):
     with Loader(path, 16, 2, order=OrderOption.RANDOM, pipelines=pipelines, seed=7, batches_ahead=2) as loader:
         before = loader.explain().splitlines()
         assert "40 samples in use, batches of 16, order RANDOM, seed 7" in before[0]
-        assert before[1].strip() == "image: float32 (3, 8, 6), 576 B a sample"
+        assert before[1].strip() == "image: float32 (3, 8, 6), 576 B per sample"
         order = ["RandomResizedCropRGBImageDecoder", "RandomHorizontalFlip", "Convert", "ToTorchImage"]
         assert re.search(" > ".join(f"{name}.*" for name in order), before[2]) and "halve" not in before[2]
-        assert before[3].strip() == "each batch, where it is asked for: halve"
+        assert before[3].strip() == "each batch, in the thread that iterates: halve"
         assert "LabelMixup" in before[5] and "MixupToOneHot" in before[6]
         assert [line.split(":")[0].strip() for line in before[7:9]] == ["text", "text"]
         assert "2 workers, 2 batches ahead" in before[-3]

@@ -16,7 +16,7 @@ class Finder:
             os.kill(os.getpid(), int(os.environ["CGXFFCV_TEST_SIGNAL"]))
 sys.meta_path.insert(0, Finder())
 """
-ENDS = {signal.SIGINT: (130, "interrupted"), signal.SIGTERM: (143, "ended from outside")}
+ENDS = {signal.SIGINT: (130, "interrupted"), signal.SIGTERM: (143, "terminated")}
 
 
 def command(*words, cwd, folders=(), **variables):
@@ -78,7 +78,7 @@ def test_with_something_to_put_away_it_is_put_away(tmp_path):
     body += "    try:\n        os.kill(os.getpid(), signal.SIGTERM)\n"
     body += "    finally:\n        pathlib.Path('away').touch()\n"
     done = command("-c", body + "process.run('prog', main)", cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (143, "prog: ended from outside\n") and (tmp_path / "away").exists()
+    assert (done.returncode, done.stderr) == (143, "prog: terminated\n") and (tmp_path / "away").exists()
 
 
 def test_a_second_one_while_it_ends_changes_nothing(tmp_path):

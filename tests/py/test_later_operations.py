@@ -75,7 +75,7 @@ def test_values_are_read_when_a_batch_is_made(path):
 
 def test_it_is_explained(path):
     with Loader(path, 8, pipelines={"image": [FLIP, same, SHIFT, HOLE], "label": None}) as loader:
-        assert "where it is asked for: same > RandomTranslate(padding=3" in loader.explain()
+        assert "in the thread that iterates: same > RandomTranslate(padding=3" in loader.explain()
 
 
 @pytest.mark.parametrize(

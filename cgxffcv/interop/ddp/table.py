@@ -26,8 +26,8 @@ from cgxffcv.interop.ddp.worker import Worker
 
 
 class Buckets:
-    """memory: what an earlier run of the training has left, and what this one would leave. policy: by what bits are
-    chosen, if they are."""
+    """memory: what an earlier run of the training has left, and what this one would leave. policy: how bits are chosen,
+    if they are."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class Buckets:
         return iter(self._known.values())
 
     def put(self, buffer: torch.Tensor, bucket: dist.GradBucket) -> torch.futures.Future:
-        """Averages the bucket's buffer in place; the first time, and while its buffers are not the same."""
+        """Averages the bucket's buffer in place; for the first time, and as long as its buffers change."""
         key = tuple(map(id, bucket.parameters()))
         known = self._known.get(key) or self._add(Layout.of(key, bucket))
         kept = known.keep(buffer, bucket)
@@ -80,14 +80,14 @@ class Buckets:
 
     @property
     def recorded(self) -> bool:
-        """Whether bits can change no more, since a graph holds plans that have them."""
+        """True if bits can no longer change, since a graph holds plans that have them."""
         return self.adapter is not None and self.adapter.stopped
 
     def begin_step(self) -> None:
         begin_step(self.trial)
 
     def adapt(self) -> None:
-        """A step begins: takes up other bits after one that was measured. No more after one recorded in a graph."""
+        """Begins a step: applies new bits after one that was measured, but not after one recorded in a graph."""
         if self.adapter is None:
             return
         if self._besides and torch.cuda.is_current_stream_capturing():
@@ -98,14 +98,14 @@ class Buckets:
             self.kept.clear()
 
     def _forget(self, leave: Callable[[Bucket], None]) -> None:
-        """Buckets are made again when they come; what becomes of the old ones `leave` says."""
+        """Drops all buckets, which are made again when they come; `leave` is called for each old one."""
         self.worker.drain()
         self.kept.clear()
         for key in list(self._known):
             leave(self._known.pop(key))
 
     def _measure(self, adapter: Adapter, known: Bucket, buffer: torch.Tensor) -> None:
-        """What the bucket's sum is about to lose."""
+        """Measures what the bucket's sum is about to lose."""
         layout, widths = known.layout, adapter.policy.widths
         if layout.device.type == "cuda" and torch.cuda.is_current_stream_capturing():  # from the first step on
             adapter.stop()
@@ -122,7 +122,7 @@ class Buckets:
         adapter.add(layout, set(own) if isinstance(own, dict) else set(), *found)
 
     def _add(self, layout: Layout) -> Bucket:
-        """Makes the bucket; those that held one of its parameters before are no more. Collective."""
+        """Makes the bucket; those that held one of its parameters before are dropped. Collective."""
         self.worker.drain()
         self.kept.clear()
         bucket = self._make(layout)
@@ -135,13 +135,13 @@ class Buckets:
         return bucket
 
     def settle(self) -> None:
-        """Waits until nothing is under way on the processor, and tells the memory what a trial has found."""
+        """Waits until nothing is in progress on the CPU, and stores in the memory what a trial has found."""
         self.worker.drain()
         if self.trial is not None:
             self.memory.plain = self.trial.decision
 
     def load(self) -> None:
-        """From the memory, which has changed. Collective."""
+        """Restores everything from the memory, which has changed. Collective."""
         for rank, said in enumerate(self.place.meeting.gather("load_state_dict", self.memory.said())):
             compare(self.place.rank, self.memory.said(), rank, said)
         if self.adapter is not None and not self.recorded:
@@ -171,7 +171,7 @@ class Buckets:
         return CarriedBucket(layout, plan, self.worker, self._carrier)
 
     def _beside(self, device: torch.device) -> tuple[Beside, Trial | None]:
-        """The first GPU's ends of passes tell the time."""
+        """The trial is timed by the ends of passes on the first GPU."""
         if not self._besides and self._wish == "auto" and self.place.size > 1:
             self.trial = Trial(self._gather_times, self.memory.plain)
         if device.index not in self._besides:
@@ -193,13 +193,13 @@ class Buckets:
             return CarriedGpuBucket(layout, plan, self.group, beside, trial, self.worker, self._carrier)
         with torch.cuda.device(device):
             plan = AllreducePlan(self.comm, **table, **self.options, device=device, compare=False)
-        if plan.algorithm == "exact":  # what auto has found cheaper; then the group's own way is the cheapest
+        if plan.algorithm == "exact":  # auto has found that cheaper; then the group's own way is the cheapest
             reason = next((line for line in plan.explain().splitlines() if line.startswith("algorithm: ")), "")
             return PlainBucket(layout, self.group, beside, trial, reason)
         return GpuBucket(layout, plan, self.group, beside, trial, self.worker)
 
     def _carry_on_gpus(self, carrier: Carrier, layout: Layout, table: dict[str, Any]) -> gpu.GpuMessages | None:
-        """None where the kernels, or the process group, do not do it; the same on all ranks."""
+        """None if the kernels, or the process group, cannot do it; the same on all ranks."""
         if not carrier.on_gpus:
             return None
         options = self.options | {"algorithm": "sra"} if self._wish == "auto" and self.place.size > 2 else self.options

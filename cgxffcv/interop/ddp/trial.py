@@ -1,5 +1,5 @@
-"""Which of two ways makes the steps of a training shorter, found out by its own first steps: a sum that is fast by
-itself may still slow down a backward pass beside it."""
+"""Finds out, in the first steps of a training, which of two ways makes its steps shorter: a sum that is fast by itself
+may still slow down the backward pass alongside it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import statistics
 from collections.abc import Callable
 from typing import Any
 
-GAIN = 0.01  # the share of a step that compression has to gain: what is plain has no error
+GAIN = 0.01  # the share of a step that compression has to gain: plain sums have no error
 _COMPRESSED, _PLAIN = False, True
-# Each way once before anything is measured, then in turns, so that what changes slowly weighs on both alike.
+# Each way once before anything is measured, then in turns, so that slow changes affect both alike.
 _ORDER = (_COMPRESSED, _PLAIN) + (_COMPRESSED, _PLAIN, _PLAIN, _COMPRESSED) * 2 + (_COMPRESSED, _PLAIN)
 _UNMEASURED = 2
 STEPS = len(_ORDER)
@@ -18,26 +18,26 @@ Gather = Callable[[list[float]], list[list[float]]]
 
 
 class Trial:
-    """Ranks count the same steps, so that all take the same way in each, and decide together.
+    """All ranks count the same steps, so that they take the same way in each, and decide together.
 
-    gather: gives what each rank has said. `decision` is that of an earlier run, and ends it before it begins."""
+    gather: returns every rank's value. `decision` is that of an earlier run, with which there is no trial."""
 
     def __init__(self, gather: Gather, decision: bool | None = None) -> None:
         self.plain = bool(decision)
         self.decision = decision
-        self.medians: list[float] = []  # seconds a step, compressed and plain, once decided
+        self.medians: list[float] = []  # seconds per step, compressed and plain, once decided
         self._gather, self._step = gather, 0
-        self._marks: list[Any] = []  # the end of the step before each; None where nobody was there to mark it
+        self._marks: list[Any] = []  # the end of the step before each; None if it was not marked
         self._last: Any = None
 
     def resume(self, decision: bool | None) -> None:
-        """As made with that decision."""
+        """Starts over, as if made with that decision."""
         self.plain, self.decision, self.medians = bool(decision), decision, []
         self._step, self._last = 0, None
         self._marks.clear()
 
     def begin(self) -> None:
-        """A step begins: its first bucket is there."""
+        """Begins a step, when its first bucket is there."""
         if self.decision is not None:
             return
         self._marks.append(self._last)
@@ -49,7 +49,7 @@ class Trial:
             self._decide()
 
     def end(self, mark: Callable[[], Any]) -> None:
-        """A backward pass ends; `mark` records an event that tells the time."""
+        """Ends a backward pass; `mark` records an event that can be timed."""
         if self.decision is None:
             self._last = mark()
 
@@ -69,7 +69,7 @@ class Trial:
         self._marks.clear()
 
     def explain(self) -> str:
-        """In words; nothing before it is over."""
+        """Describes the trial in words."""
         if self.decision is None:
             return f"after {self._step} of {STEPS} steps that try plain sums and compressed ones in turns"
         way = "not compressed: by the process group's allreduce" if self.plain else "compressed"

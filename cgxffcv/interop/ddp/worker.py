@@ -1,4 +1,4 @@
-"""One thread that carries out a state's allreduces in the order in which they were asked for, behind backward."""
+"""One thread that carries out a state's allreduces in the order in which they were asked for, alongside backward."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Job = tuple[Callable[[], None], "torch.futures.Future", "torch.cuda.Stream | Non
 
 
 class Failure:
-    """The first exception of a worker; all that comes later ends with it."""
+    """The first exception of a worker; everything that comes later fails with it."""
 
     def __init__(self) -> None:
         self.error: BaseException | None = None
@@ -47,8 +47,8 @@ class Worker:
     def submit(
         self, action: Callable[[], None], result: torch.Tensor, stream: torch.cuda.Stream | None = None
     ) -> torch.futures.Future:
-        """A future of `result`, which is complete when the action is, and what it has put on the stream; it raises what
-        any action so far has raised."""
+        """A future of `result`, which is complete when the action is, and the work that it has put on the stream; it
+        raises what any action so far has raised."""
         devices = None if stream is None else [result.device]
         done, failure = torch.futures.Future(devices=devices), self.failure
         self._jobs.put((action, done, stream, failure))
