@@ -1,11 +1,11 @@
-"""The known name that was meant by an unknown one: one spelt nearly so, or one that says the same in other words."""
+"""The known name that an unknown one was meant to be: one spelt almost the same, or one for the same thing."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
 
-LONGEST = 64  # nobody means anything by a longer name, and comparing takes time
+LONGEST = 64  # a longer name is no misspelling, and comparing takes time
 CUTOFF = 0.6
 
 # What other programs call it.
@@ -38,8 +38,8 @@ SYNONYMS = {
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """ "; did you mean ...?" or nothing. Case, dashes and leading dashes count for nothing; a name from another section
-    is near if its last part is."""
+    """ "; did you mean ...?" or nothing. Case, dashes and leading dashes are ignored; a name from another section is
+    near if its last part is."""
     if len(name) > LONGEST:
         return ""
     names = {_plain(key): key for key in known}
@@ -71,7 +71,7 @@ def _nearest(name: str, names: dict[str, str]) -> str | None:
 
 
 def _with_synonyms(by_last: dict[str, str], names: dict[str, str], section: str = "") -> dict[str, str]:
-    """Last parts of names, and the other words for them, to the names."""
+    """Maps the last parts of names, and the other words for them, to the names."""
     out = {}
     for target, words in SYNONYMS.items():
         own, _, last = target.partition(".")

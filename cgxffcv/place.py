@@ -1,7 +1,7 @@
-"""Which process of a job this is, as its launcher tells it: the one place that reads launchers' variables.
+"""Which process of a job this is, according to its launcher: the only module that reads launchers' variables.
 
-`comm.world()`, the loader's shares of the samples and the messages all go by it, so that they cannot disagree. Nothing
-is started here: MPI is not asked.
+`comm.world()`, the loader's shares of the samples and the messages all use it, so that they cannot disagree. Nothing is
+started here: MPI is not asked.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 
 class Place(NamedTuple):
-    """Process `rank` of `size` (0 where it is not told), and where it is on its machine (0 of 1 where untold)."""
+    """Process `rank` of `size` (0 if unknown), and where it is on its machine (0 of 1 if unknown)."""
 
     launcher: str
     rank: int
@@ -23,7 +23,7 @@ class Place(NamedTuple):
     local_size: int
     joins: bool  # whether MPI_Init finds the other processes
     variables: str  # what says so
-    job: str = ""  # a name that no other job of this machine has, where one is known
+    job: str = ""  # a name that no other job of this machine has, if one is known
 
 
 class _Launcher(NamedTuple):
@@ -33,11 +33,11 @@ class _Launcher(NamedTuple):
     local_rank: str = ""
     local_size: str = ""
     joins: bool = False
-    alone: bool = True  # whether a rank above 0 may stand there by itself, without a size, and mean nothing
+    alone: bool = True  # whether a rank above 0 may be set by itself, without a size, and mean nothing
 
 
 _USUAL = ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE")
-# The first that is there counts: whoever was started last stands before those that may have started it.
+# The first one found counts: a launcher comes before those that may have started it.
 _LAUNCHERS = (
     _Launcher("mpirun", *(f"OMPI_COMM_WORLD_{name}" for name in _USUAL), True),
     _Launcher("MVAPICH's launcher", *(f"MV2_COMM_WORLD_{name}" for name in _USUAL)),
@@ -53,7 +53,7 @@ _LAUNCHERS = (
     _Launcher("srun", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", alone=False),
 )
 _TORCHRUN = next(launcher for launcher in _LAUNCHERS if launcher.name == "torchrun")
-_TORCHRUN_MARK = "TORCHELASTIC_RUN_ID"  # which others that set RANK and WORLD_SIZE do not
+_TORCHRUN_MARK = "TORCHELASTIC_RUN_ID"  # not set by others that set RANK and WORLD_SIZE
 
 # Processes that start ranks, by the beginnings of their names: MPICH's and Intel MPI's, Slurm's, flux's.
 _STARTERS = ("hydra_", "pmi_proxy", "mpiexec", "mpirun", "slurmstepd", "flux-shell")
@@ -63,7 +63,7 @@ _settled: Place | None = None
 
 
 def settle(here: Place) -> None:
-    """This process is `here`, whatever the environment says: a rank of `cgxffcv.launch`, before anything asks."""
+    """Makes this process `here`, whatever the environment says: a rank of `cgxffcv.launch`, before anything asks."""
     global _settled
     _settled = here
 
@@ -89,8 +89,8 @@ def _said_by(launcher: _Launcher) -> Place | None:
 
 
 def _nearest() -> Place | None:
-    """What the first launcher says, of those that say a size if there is one. A torchrun that mpirun or srun started on
-    each node starts its processes itself: it is nearer than they are."""
+    """What the first launcher says, preferring those that give a size. A torchrun that mpirun or srun started on each
+    node starts its processes itself: it is nearer than they are."""
     said = [place for place in map(_said_by, _LAUNCHERS) if place is not None]
     found = min(said, key=lambda place: place.size == 0, default=None)
     inner = _said_by(_TORCHRUN) if _TORCHRUN_MARK in os.environ else None
@@ -101,8 +101,8 @@ def _nearest() -> Place | None:
 
 @functools.cache
 def _starter(process: int) -> str:
-    """The nearest process above this one (`process`) that starts ranks: a name that no other job of this machine has;
-    "" if none is seen."""
+    """The nearest ancestor of this process (`process`) that starts ranks: a name that no other job of this machine has;
+    "" if none is found."""
     above = os.getppid()
     for _ in range(_ANCESTORS):
         try:
@@ -140,8 +140,8 @@ def _of_torch() -> Place | None:
 
 
 def find() -> Place | None:
-    """This process's place, from torch.distributed where it is initialised, else from `cgxffcv.launch` or from the
-    environment; None where nobody says. A process group of one process says nothing of the job around it."""
+    """This process's place, from torch.distributed if it is initialised, else from `cgxffcv.launch` or from the
+    environment; None if none of them says. A process group of one process says nothing about the job around it."""
     told, group = _told(), _of_torch()
     if group is None or (told is not None and (group.size == 1 or (group.rank, group.size) == (told.rank, told.size))):
         return told
@@ -149,5 +149,5 @@ def find() -> Place | None:
 
 
 def or_alone() -> Place:
-    """The same, and process 0 of 1 where nobody says."""
+    """The same, but process 0 of 1 instead of None."""
     return find() or Place("", 0, 1, 0, 1, False, "")

@@ -1,4 +1,4 @@
-"""How far something is: one bar in a terminal, tqdm's in a notebook, or plain lines without either."""
+"""Shows progress: a bar in a terminal, tqdm's in a notebook, or plain lines without either."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ FALLBACK_COLUMNS = 80
 
 
 def terminal_columns(stream: TextIO) -> int | None:
-    """The width of the terminal that `stream` ends in; None if it ends elsewhere.
+    """The width of the terminal that `stream` writes to; None if it goes elsewhere.
 
-    mpirun puts itself between a rank and the terminal: there its own stderr is looked at.
+    mpirun is between a rank and the terminal: then mpirun's own stderr is looked at.
     """
     try:
         if "OMPI_COMM_WORLD_SIZE" in os.environ:
@@ -39,18 +39,18 @@ def terminal_columns(stream: TextIO) -> int | None:
 
 
 def in_notebook() -> bool:
-    """Whether this process is a notebook's kernel."""
+    """True if this process is a notebook's kernel."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return hasattr(shell, "kernel")
 
 
 def is_watched(stream: TextIO) -> bool:
-    """Whether somebody sees `stream` as it grows: a terminal, a notebook."""
+    """True if somebody sees `stream` as it is written: in a terminal or a notebook."""
     return stream.isatty() or in_notebook()
 
 
 def _notebook_bar(label: str, total: float, begun: float) -> Any:
-    """tqdm's bar: a widget where ipywidgets is installed, else text."""
+    """tqdm's bar: a widget if ipywidgets is installed, else text."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that a widget would be prettier
         from tqdm.auto import tqdm
@@ -59,7 +59,7 @@ def _notebook_bar(label: str, total: float, begun: float) -> Any:
 
 
 class Progress:
-    """A line that says how far something is: redrawn in a terminal, else a new line every `interval` seconds.
+    """A progress line: redrawn in a terminal, else a new line every `interval` seconds.
 
     mode: "auto" (a bar if `stream` is a terminal; in a notebook tqdm's, if it is installed; else lines), "bar",
     "notebook", "lines" or "off".
@@ -81,7 +81,7 @@ class Progress:
         return "notebook" if in_notebook() and importlib.util.find_spec("tqdm") is not None else "lines"
 
     def begin_at(self, done: float) -> None:
-        """Says that `done` was there at the start, so that rates and ETA leave it out."""
+        """Sets what was already done at the start, so that rates and ETA leave it out."""
         self._begun = done
 
     def eta(self, done: float) -> float:
@@ -99,12 +99,12 @@ class Progress:
         self._draw(done, text, final=False)
 
     def finish(self, text: str = "") -> None:
-        """The last state of the line, which then stays."""
+        """Shows the last state of the line, which then stays."""
         if self.mode != "off":
             self._draw(self.total, text, final=True)
 
     def note(self, text: str) -> None:
-        """A line of its own, which stays; the bar goes on below it."""
+        """Prints a separate line, which stays; the bar continues below it."""
         if self.mode == "off":
             return
         if self.mode == "bar":
@@ -125,7 +125,7 @@ class Progress:
             self._tqdm = None
 
     def _draw(self, done: float, text: str, final: bool) -> None:
-        if self.mode == "notebook" and not (final and self._tqdm is None):  # a line says what was done at once
+        if self.mode == "notebook" and not (final and self._tqdm is None):  # a single line shows what was done at once
             self._draw_tqdm(done, text, final)
             return
         share = min(done / self.total, 1.0) if self.total else 1.0

@@ -1,11 +1,11 @@
-"""`cgxffcv.launch`: a function on several ranks of this host, from a notebook's cell or a script, without mpirun.
+"""`cgxffcv.launch`: runs a function on several ranks of this host, from a notebook cell or a script, without mpirun.
 
-Each rank is a fresh interpreter, never a fork: a notebook's kernel has threads whose locks a fork would copy as they
-are, and a GPU that has been used cannot be used in a fork. The function travels by value if cloudpickle is installed,
-so that it may stand in a cell, in the script itself, or within another function; without it, it must be one that
-another process can import. `__main__` is not run again: a script needs no guard. Ranks lead sessions of their own, so a
-terminal's Ctrl-C reaches the launching process alone, which then ends them; they cannot outlive it. What they share is
-memory without a name (memfd).
+Each rank is a new interpreter, never a fork: a notebook's kernel has threads whose locks a fork would copy as they are,
+and a GPU that has been used cannot be used in a fork. The function is sent by value if cloudpickle is installed, so
+that it may be defined in a cell, in the script itself, or within another function; without it, it must be one that
+another process can import. `__main__` is not run again: a script needs no guard. Ranks have separate sessions, so a
+terminal's Ctrl-C reaches only the launching process, which then ends them; they cannot outlive it. They share memory
+without a name (memfd).
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ from cgxffcv.errors import RankError, UsageError
 __all__ = ["launch"]
 
 LOOK_SECONDS = 0.05
-HEARD_SECONDS = 2.0  # for the others to say what they heard, and for more to the point than the first said
-GRACE_SECONDS = 5.0  # to end after KeyboardInterrupt was raised in a rank, or its function has returned
+HEARD_SECONDS = 2.0  # for other ranks to report, perhaps a more specific failure than the first one's
+GRACE_SECONDS = 5.0  # for a rank to end after KeyboardInterrupt was raised in it, or its function has returned
 STACK_SECONDS = 1.0
 TAIL_BYTES = 4000  # of what a rank printed, kept for an error
 PR_SET_PDEATHSIG = 1
@@ -53,7 +53,7 @@ BEGIN = (
 
 
 def serve(rank: int, size: int, parent: int, channel: int, payload: int, stack: int) -> None:
-    """A rank's life: takes up the function, calls it, sends what came of it. The last three are descriptors."""
+    """Runs a rank: receives the function, calls it, sends the outcome. The last three arguments are descriptors."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
@@ -67,7 +67,7 @@ def serve(rank: int, size: int, parent: int, channel: int, payload: int, stack: 
 
 
 def _taken(payload: int) -> Any:
-    """Mapped, not read: all ranks have one place in the file, which each read moves."""
+    """Mapped, not read: all ranks share one file position, which each read would move."""
     try:
         with mmap.mmap(payload, 0, access=mmap.ACCESS_READ) as memory:
             return pickle.loads(memory)
@@ -93,7 +93,7 @@ def _outcome(payload: int) -> tuple[Any, ...]:
         return "failed", f"returned a {type(value).__name__}, which cannot be pickled: {error}", "", False
 
 
-# ---- what travels ----
+# ---- what is sent ----
 
 
 def _pickled(value: Any) -> bytes:
@@ -105,20 +105,20 @@ def _pickled(value: Any) -> bytes:
 
 
 def _cells() -> dict[str, list[str]]:
-    """Lines of source that no file has, by name: a notebook's cells, for tracebacks."""
+    """Lines of source that are in no file, by name: a notebook's cells, for tracebacks."""
     entries = {name: entry for name, entry in linecache.cache.items() if len(entry) == 4 and not os.path.exists(name)}
     return {name: list(entry[2]) for name, entry in entries.items()}  # type: ignore[misc]
 
 
 def _payload(function: Callable[..., Any], arguments: Sequence[Any]) -> bytes:
-    remedy = "pip install cloudpickle lets it travel by value; or put it into a module that can be imported"
+    remedy = "pip install cloudpickle, with which it is sent by value; or put it into a module that can be imported"
     by_value = True
     try:
         import cloudpickle  # noqa: F401
     except ImportError:
         by_value = False
     if not by_value and getattr(function, "__module__", None) == "__main__":
-        raise UsageError(f"launch: {function!r} is of __main__, which other processes cannot import: {remedy}")
+        raise UsageError(f"launch: {function!r} is defined in __main__, which other processes cannot import: {remedy}")
     try:
         return _pickled((function, tuple(arguments), _cells()))
     except Exception as error:
@@ -131,7 +131,8 @@ def _payload(function: Callable[..., Any], arguments: Sequence[Any]) -> bytes:
 
 @dataclass
 class _Rank:
-    """A rank as the launching process sees it. `outcome`: its last message, or one made up for what ended without."""
+    """A rank as the launching process sees it. `outcome`: its last message, or one made up for a rank that ended
+    without."""
 
     number: int
     process: subprocess.Popen[bytes]
@@ -143,7 +144,7 @@ class _Rank:
     outcome: tuple[Any, ...] | None = None
 
     def ended(self) -> os.waitid_result | None:
-        """How its process ended; it stays a zombie until `reap`, so that its number is nobody else's."""
+        """How its process ended; it stays a zombie until `reap`, so that its process number is not reused."""
         return os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
 
     def stopped(self) -> bool:
@@ -176,7 +177,7 @@ class _Job:
         self.size = size
         self.ranks: list[_Rank] = []
         self.selector = selectors.DefaultSelector()
-        self.worlds: list[tuple[int, int | None]] = []  # of each its segment and slot_bytes
+        self.worlds: list[tuple[int, int | None]] = []  # segment and slot_bytes of each
         self.interrupted = False
 
     def start(self, payload: int) -> None:
@@ -212,7 +213,7 @@ class _Job:
         self.selector.register(what, selectors.EVENT_READ, call)
 
     def look(self, seconds: float = LOOK_SECONDS) -> None:
-        """Takes what has come, waiting so long for something; then looks who has ended."""
+        """Takes what has arrived, waiting up to `seconds` for something; then checks which ranks have ended."""
         for key, _ in self.selector.select(seconds):
             if not key.data():
                 self.selector.unregister(key.fileobj)
@@ -222,7 +223,7 @@ class _Job:
                 rank.fail(_end_of(how), rank.stack_text())
 
     def _read(self, rank: _Rank) -> bool:
-        """Takes a rank's messages; False at their end."""
+        """Takes a rank's messages; returns False at their end."""
         data = b"?"
         while data:
             try:
@@ -263,7 +264,7 @@ class _Job:
             socket.send_fds(rank.channel, [told], descriptors)
 
     def _look_for_absent(self) -> None:
-        """A rank that has returned cannot call comm.world() any more, for which others wait."""
+        """Fails a rank that has returned without a call of comm.world() for which others wait."""
         for rank in self.ranks:
             if rank.outcome is not None and rank.outcome[0] == "value" and rank.worlds < len(self.worlds):
                 calls = f"call {len(self.worlds)} of comm.world()" if rank.worlds else "a call of comm.world()"
@@ -283,7 +284,7 @@ class _Job:
         return bool(data)
 
     def wait(self, timeout: float | None) -> list[Any]:
-        """What the ranks returned; RankError."""
+        """Returns what the ranks returned; raises RankError."""
         began, failed = time.monotonic(), 0.0
         while any(rank.outcome is None for rank in self.ranks) and not self.interrupted:
             self.look()
@@ -315,7 +316,7 @@ class _Job:
         return RankError(text + self._printed(rank), rank.number)
 
     def _printed(self, rank: _Rank) -> str:
-        """What one printed whose output is not shown."""
+        """What a rank printed whose output is not shown."""
         said = bytes(rank.tail).decode(errors="replace").strip() if rank.number else ""
         return f"\n\nthe last that rank {rank.number} printed:\n{said}" if said else ""
 
@@ -335,7 +336,7 @@ class _Job:
         return RankError(text, late[0].number)
 
     def end(self) -> None:
-        """No rank, nor a process that one started, is left. Those that have not returned are interrupted first."""
+        """Ends all ranks, and all processes that they started. Those that have not returned are interrupted first."""
         try:
             for rank in self.ranks:
                 if rank.outcome is None:
@@ -364,7 +365,7 @@ def _end_of(how: os.waitid_result) -> str:
 
 @contextmanager
 def _interruptible(job: _Job) -> Iterator[None]:
-    """Ctrl-C is noted, and raised as it would have been once the ranks have ended."""
+    """Records Ctrl-C, and raises it as it would have been once the ranks have ended."""
     before = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(before):
         yield
@@ -392,13 +393,13 @@ def _check(function: object, ranks: object, timeout: object) -> None:
     check_timeout(timeout)
     if signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN:
         raise UsageError(
-            "launch: this process ignores SIGCHLD, so nobody can tell how ranks end: "
-            "signal.signal(signal.SIGCHLD, signal.SIG_DFL) before"
+            "launch: this process ignores SIGCHLD, so it cannot be seen how ranks end: "
+            "call signal.signal(signal.SIGCHLD, signal.SIG_DFL) before"
         )
     here = place.or_alone()
     if here.launcher == seat.LAUNCHER or here.size != 1:
         raise UsageError(
-            f"launch: this process is rank {here.rank} of a job of {here.launcher} already, and ranks launch no ranks: "
+            f"launch: this process is already rank {here.rank} of a job of {here.launcher}, and ranks launch no ranks: "
             "call it outside of the job, or use comm.world()"
         )
 
@@ -406,9 +407,9 @@ def _check(function: object, ranks: object, timeout: object) -> None:
 def launch(
     function: Callable[..., Any], ranks: int = 2, args: Sequence[Any] = (), *, timeout: float | None = None
 ) -> list:
-    """Calls `function(*args)` on that many ranks of this host, each a process of its own. Returns what they returned,
-    in their order. Inside, `cgxffcv.comm.world()` is their communicator, over shared memory; the loader's
-    `distributed=True` goes by it, too.
+    """Calls `function(*args)` on that many ranks of this host, each a separate process. Returns what they returned, in
+    the order of ranks. Inside, `cgxffcv.comm.world()` is their communicator, over shared memory; the loader's
+    `distributed=True` also uses it.
 
         def mean():
             with cgxffcv.comm.world() as world:
@@ -416,19 +417,20 @@ def launch(
 
         cgxffcv.launch(mean, ranks=2)
 
-    Ranks are fresh interpreters, not forks, which threads and GPUs would not survive. With cloudpickle installed the
-    function, what it uses of the notebook or the script, and `args` travel by value (what a rank changes stays there);
-    without it, functions must be importable. They share the cores (OMP_NUM_THREADS, unless it is set). Rank 0's output
-    appears as it is printed; of the others' the end is shown if they fail.
+    Ranks are new interpreters, not forks, which threads and GPUs would not survive. With cloudpickle installed the
+    function, what it uses of the notebook or the script, and `args` are sent by value (what a rank changes stays
+    there); without it, functions must be importable. They share the cores (OMP_NUM_THREADS, unless it is set). Rank 0's
+    output appears as it is printed; the end of the others' output is shown if they fail.
 
     timeout: seconds after which ranks that have not returned end the call; None: only waits between ranks have a
-    deadline (`comm.world`). Ctrl-C raises KeyboardInterrupt in the ranks, and here once they have ended. Whatever ends
-    the call, no rank is left, nor a process that it has started, unless that has a session of its own. A rank has five
+    deadline (`comm.world`). Ctrl-C raises KeyboardInterrupt in the ranks, and here once they have ended. However the
+    call ends, no rank is left, nor a process that it has started, unless that has a separate session. A rank has five
     seconds to end (threads, what `atexit` calls) once its function has returned, and is killed then.
 
     Raises RankError if a rank raises (its traceback is the message), is killed, is late, or returns what cannot be
     pickled, or unpickled here; the others are ended. UsageError (a UserError) in a rank of this or of another launcher,
-    in a process that ignores SIGCHLD, and for a function that cannot travel; TypeError, ValueError for wrong arguments.
+    in a process that ignores SIGCHLD, and for a function that cannot be sent; TypeError, ValueError for wrong
+    arguments.
     """
     _check(function, ranks, timeout)
     data = _payload(function, args)

@@ -69,13 +69,13 @@ def custom_fields_of(path: str, classes: Mapping[str, Any]) -> dict[str, Field]:
 
 
 def layouts_of(custom: Mapping[str, Field]) -> list[dict[str, Any]]:
-    """What the core has to know of a user's own fields."""
+    """What the core has to know about a user's own fields."""
     return [{"name": name, **dict(zip(LAYOUT, field.layout(), strict=True))} for name, field in custom.items()]
 
 
 def check_custom_names(path: str, custom: Mapping[str, Any], kinds: Mapping[str, str]) -> None:
-    """KeyError, ValueError: custom_fields has a name that is not in the file, or one whose kind the core reads itself.
-    A subclass of a core field may be named: what it stores, the core reads."""
+    """Raises KeyError or ValueError if custom_fields has a name that is not in the file, or one whose kind the core
+    reads itself. A subclass of a core field may be named: what it stores, the core reads."""
     for name, given in custom.items():
         if name not in kinds:
             raise KeyError(f"{path} has no field {name!r}; it has {', '.join(kinds)}")
@@ -86,17 +86,16 @@ def check_custom_names(path: str, custom: Mapping[str, Any], kinds: Mapping[str,
 class Reader(Sequence[dict[str, Any]]):
     """An open .beton file: `reader[i]` is sample i as a dict from field names to values.
 
-    path: the file. It is checked as a whole (but for its data) when it is opened: BetonError says what is wrong.
-    custom_fields: for fields of a user's own type, {name: class or instance} of cgxffcv.fields.Field. FFCV calls it
-    custom_handlers.
-    jpeg_mode: "accurate" or "fast" (libjpeg-turbo's fast IDCT, which FFCV uses).
-    view: give raw images and arrays as read-only views of the file rather than copies. A view stays valid after
-    close(); the file stays mapped until the last view is gone. Where somebody shortens the file meanwhile, touching a
-    view of what is gone ends the process (SIGBUS); everything else gives BetonError.
+    path: the file. All of it but the data is checked when it is opened: BetonError says what is wrong. custom_fields:
+    for fields of a user's own type, {name: class or instance} of cgxffcv.fields.Field. FFCV calls it custom_handlers.
+    jpeg_mode: "accurate" or "fast" (libjpeg-turbo's fast IDCT, which FFCV uses). view: give raw images and arrays as
+    read-only views of the file rather than copies. A view stays valid after close(); the file stays mapped until the
+    last view is gone. If the file is truncated meanwhile, touching a view of what is gone ends the process (SIGBUS);
+    everything else gives BetonError.
 
     Values: int -> int, float -> float, image -> uint8 (height, width, 3), bytes -> bytes, array -> its dtype and shape,
-    json -> what json.loads gives, tensor -> a torch tensor (an array if torch is not installed), custom -> what the
-    class's `decode` gives, else (record, data).
+    json -> what json.loads returns, tensor -> a torch tensor (an array if torch is not installed), custom -> what the
+    class's `decode` returns, else (record, data).
 
     Any number of threads may read from one Reader. A sample that cannot be read raises BetonError with attributes path,
     sample, field, offset and reason.
@@ -138,7 +137,7 @@ class Reader(Sequence[dict[str, Any]]):
 
     @property
     def file_name(self) -> str:
-        """The file's path, by FFCV's name."""
+        """The file's path, under FFCV's name."""
         return self.path
 
     @property
@@ -219,16 +218,16 @@ class Reader(Sequence[dict[str, Any]]):
         return self._open().column(self._field(field))
 
     def sample_span(self, index: int) -> tuple[int, int]:
-        """(begin, end): the bytes of the file in which the sample's data lies; begin == end if it has none."""
+        """(begin, end): the bytes of the file that hold the sample's data; begin == end if it has none."""
         return self._open().sample_span(self._sample(index))
 
     @property
     def closed(self) -> bool:
-        """Whether the file has been let go of."""
+        """True if the file has been closed."""
         return self._file is None
 
     def close(self) -> None:
-        """Lets go of the file; a second call does nothing."""
+        """Closes the file; a second call does nothing."""
         self._file = None
 
     def __enter__(self) -> Reader:
@@ -246,7 +245,7 @@ class Reader(Sequence[dict[str, Any]]):
 
 
 def shown(reader: Any) -> str:
-    """What notebooks show of a Reader, or of those of several files: the fields, and images of some samples."""
+    """What notebooks show for a Reader, or for those of several files: the fields, and images of some samples."""
     rows = []
     for info in reader.fields.values():
         known = {name: value for name, value in vars(info).items() if name != "name" and value not in (None, 0)}

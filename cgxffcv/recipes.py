@@ -4,8 +4,8 @@ Every hyper-parameter is a field that can be overridden: ``recipes.get("airbench
 Sources: ``ffcv`` and ``demo`` follow FFCV's CIFAR example, and ``resnet9`` is ``ffcv`` for any number of processes;
 ``resnet18`` is K. He et al., "Deep Residual Learning for Image Recognition" (arXiv 1512.03385), in its usual form for
 small images, with L. Smith's triangular rate (arXiv 1708.07120); the ``airbench`` family is K. Jordan, "94% on CIFAR-10
-in 3.29 seconds on a single GPU" (arXiv 2404.00498), with Muon as its optimizer or, where named so, the older Nesterov
-SGD with averaging.
+in 3.29 seconds on a single GPU" (arXiv 2404.00498), with Muon as its optimizer or, in the recipes that say so, the
+older Nesterov SGD with averaging.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["RECIPES", "Recipe", "RecipeError", "TestView", "get", "names"]
 
 
 class RecipeError(UserError, ValueError):
-    """No such recipe, or a value that a recipe cannot take."""
+    """There is no such recipe, or a value is one that a recipe cannot take."""
 
 
 class TestView(NamedTuple):
@@ -47,7 +47,7 @@ SIX = (
     TestView(1, 1, True, 0.125),
 )
 CIFAR_SIDE = 32
-CIFAR_COLOURS = ((125, 122, 113), (125, 123, 114))  # its mean, as recipes fill with it
+CIFAR_COLOURS = ((125, 122, 113), (125, 123, 114))  # its mean, with which recipes fill
 CLASSES, SIDES = (2, 1000), (16, 96)  # least and most
 VIEWS = {"plain": PLAIN, "mirror": MIRROR, "six": SIX}
 
@@ -85,7 +85,7 @@ class Recipe:
     whiten_images: int = 5000
     whiten_epsilon: float = 5e-4
 
-    # the data: what the published recipes have is CIFAR-10's; `fitted` makes them others'
+    # the data: the published recipes have CIFAR-10's values; `fitted` replaces them
     classes: int = 10
     side: int = 32  # pixels
     mean: tuple[float, float, float] = (125.307, 122.961, 113.8575)
@@ -111,7 +111,7 @@ class Recipe:
     label_smoothing: float = 0.0
     loss_sum: bool = False  # summed over the global batch instead of averaged
 
-    # the optimizer; lr and momentum are SGD's, or Muon's where Muon takes the convolutions
+    # the optimizer; lr and momentum are SGD's, or Muon's if Muon trains the convolutions
     optimizer: str = "sgd"
     lr: float = 0.1
     momentum: float = 0.9
@@ -137,16 +137,18 @@ class Recipe:
     bias_scale: float = 64.0
     lookahead: bool = False
     # what is trained for how long
-    whiten_bias_epochs: float = 3.0  # airbench: the whitening bias moves in these epochs only
+    whiten_bias_epochs: float = 3.0  # airbench: the whitening bias is trained only in these epochs
     # airbench: the first block stays as it is for that last share of the training; its schedule, of the same shape as
     # the others', ends where that begins
     freeze_block1_share: float = 0.0
 
     # the test
     test_views: str = "plain"
-    test_share: float = 1.0  # all views only for that share of the images, the least confident; the plain one for all
+    test_share: float = (
+        1.0  # all views only for that share of the images, the least confident ones; the plain view for all
+    )
 
-    # what is known of it
+    # what is known about it
     target: float = 0.90  # test accuracy that the recipe is made for
 
     def __post_init__(self):
@@ -157,7 +159,8 @@ class Recipe:
     def replace(self, **changes: Any) -> Recipe:
         """A copy with some fields changed; RecipeError names an unknown field and the nearest known, or a bad value.
 
-        With fewer epochs the peak of a triangular schedule comes as much earlier, unless `lr_peak_epoch` is given.
+        With fewer epochs the peak of a triangular schedule comes proportionally earlier, unless `lr_peak_epoch` is
+        given.
         """
         known = [field.name for field in dataclasses.fields(self)]
         for name in changes:
@@ -179,7 +182,7 @@ class Recipe:
 
     @property
     def lr_tta(self) -> bool:
-        """Whether the test takes the mean over more views than the plain one (FFCV's name for it)."""
+        """True if the test averages over more views than the plain one (FFCV's name for it)."""
         return self.test_views != "plain"
 
     @property
@@ -193,17 +196,17 @@ class Recipe:
 
     @property
     def of_cifar(self) -> bool:
-        """Whether its images are as many pixels and classes as CIFAR-10's."""
+        """True if its images have as many pixels and classes as CIFAR-10's."""
         return (self.side, self.classes) == (CIFAR_SIDE, 10)
 
     def fitted(
         self, side: int, classes: int, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
     ) -> Recipe:
-        """The recipe for other images than CIFAR-10's: `classes` of them, of side x side pixels.
+        """The recipe for images other than CIFAR-10's: of `classes` classes and side x side pixels.
 
         Shifts, cutout and lower resolutions keep their share of the side (at least 16 pixels remain); fills of
         CIFAR-10's mean colour become `mean`. mean, std: of the training images, in units of 0..255; None: as they are.
-        RecipeError for less than 2 or more than 1,000 classes, and for sides outside of 16 to 96 pixels.
+        RecipeError for fewer than 2 or more than 1,000 classes, and for sides outside 16 to 96 pixels.
         """
         for name, value, (least, most) in (("classes", classes, CLASSES), ("side", side, SIDES)):
             if not least <= value <= most:
@@ -228,7 +231,7 @@ class Recipe:
         return self.replace(**changes)
 
     def local_batch(self, ranks: int) -> int:
-        """Images a step on each of `ranks` processes; RecipeError if a global batch cannot be shared evenly."""
+        """Images per step on each of `ranks` processes; RecipeError if a global batch cannot be shared evenly."""
         if self.batch_scope == "process":
             return self.batch_size
         if self.batch_size % ranks != 0:
@@ -239,7 +242,7 @@ class Recipe:
             others = f"{down} or {down + ranks}" if down else str(ranks)
             raise RecipeError(
                 f"recipe {self.name}: a step's batch of {self.batch_size} images cannot be shared evenly by {ranks} "
-                f"processes; start as many as divide it ({listed}), or say --training.batch_size={others}"
+                f"processes; start a number that divides it ({listed}), or use --training.batch_size={others}"
             )
         return self.batch_size // ranks
 
@@ -335,14 +338,14 @@ def _check(r: Recipe) -> None:
     )
     low = SIDES[0]
     need(all(low <= side <= r.side for _, side in r.resolutions), "resolutions", f"{low} to {r.side} pixels")
-    need(r.resolutions[-1][1] == r.side, "resolutions", f"{r.side} pixels at the end, which are what is tested")
+    need(r.resolutions[-1][1] == r.side, "resolutions", f"{r.side} pixels at the end, the size that is tested")
 
 
 AIRBENCH_STD = (62.985, 62.0925, 66.708)
 
 DEMO = Recipe(
     name="demo",
-    summary="the demo's: ResNet-9, batch 256 a process, constant rate 0.1, 20 epochs: 88.5 %",
+    summary="the demo's: ResNet-9, batch 256 per process, constant rate 0.1, 20 epochs: 88.5 %",
     translate=2,
     translate_fill=(0, 0, 0),
     cutout=8,
@@ -357,7 +360,7 @@ DEMO = Recipe(
 
 FFCV = Recipe(
     name="ffcv",
-    summary="FFCV's example: ResNet-9, batch 512 a process, triangular rate up to 0.5, 24 epochs: 93.9 % on one "
+    summary="FFCV's example: ResNet-9, batch 512 per process, triangular rate up to 0.5, 24 epochs: 93.9 % on one "
     "process, 93.2 % on two",
     translate=2,
     translate_fill=(125, 122, 113),

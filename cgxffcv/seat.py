@@ -1,8 +1,8 @@
 """A rank's side of `cgxffcv.launch`: the channel to the process that launched it, over which it asks for the memory of
-its communicators and hands back what its function returned.
+its communicators and returns what its function returned.
 
 Every message is a length and a pickle. Each `comm.world()` of a rank asks for the segment of that number; the launcher
-makes one when the first rank asks, and sends its descriptor to each that does.
+makes one when the first rank asks, and sends its descriptor to each rank that does.
 """
 
 from __future__ import annotations
@@ -20,31 +20,31 @@ from cgxffcv import place
 
 LENGTH = struct.Struct("<Q")
 LAUNCHER = "cgxffcv.launch"
-DEFAULT_SECONDS, MOST_SECONDS = 300.0, 1e6  # of a wait; sockets take no more
+DEFAULT_SECONDS, MOST_SECONDS = 300.0, 1e6  # of a wait; sockets accept no more
 
 _channel: socket.socket | None = None
-_owner = 0  # the process that sits here: its forked children do not
+_owner = 0  # the process that is the rank: its forked children are not
 _worlds = 0  # how often it has asked
-_asking = threading.Lock()  # one question and its answer at a time
-_unanswered = False  # a question whose answer nobody took: later ones would get it
+_asking = threading.Lock()  # only one question and its answer at a time
+_unanswered = False  # a question whose answer was not received: later ones would get it
 
 
 def take(channel: socket.socket, rank: int, size: int) -> None:
-    """Makes this process `rank` of `size` for all that asks `place`."""
+    """Makes this process `rank` of `size` for everything that asks `place`."""
     global _channel, _owner
     _channel, _owner = channel, os.getpid()
     place.settle(place.Place(LAUNCHER, rank, size, rank, size, False, "its call in another process"))
 
 
 def send(message: Any) -> None:
-    """To the launcher; OSError if it is gone."""
+    """Sends a message to the launcher; OSError if it is gone."""
     assert _channel is not None
     data = pickle.dumps(message)
     _channel.sendall(LENGTH.pack(len(data)) + data)
 
 
 def _seconds(timeout: Any) -> float:
-    """As `comm.attach` takes it; what that refuses is refused there."""
+    """The timeout as `comm.attach` takes it; values that it refuses are refused there."""
     try:
         seconds = float(os.environ.get("CGXFFCV_COMM_TIMEOUT") or DEFAULT_SECONDS if timeout is None else timeout)
     except (TypeError, ValueError, OverflowError):
@@ -82,7 +82,7 @@ def segment(slot_bytes: int | None, timeout: Any = None) -> int:
     the rank, and if the launcher is gone or could make none; CommTimeout if it does not answer."""
     global _worlds
     if _channel is None or _owner != os.getpid():
-        raise CommError("world: this process is a child of a rank of cgxffcv.launch, and no rank itself")
+        raise CommError("world: this process is a child of a rank of cgxffcv.launch, and not a rank itself")
     with _asking:
         told, descriptors = _ask(_channel, ("world", _worlds, slot_bytes), _seconds(timeout))
         if not descriptors:

@@ -11,7 +11,7 @@ from cgxffcv.reader import FieldInfo, Reader, shown
 
 
 def absolute(fname: Any) -> Any:
-    """A path, or a tuple of paths, so that they are found from another folder, too."""
+    """An absolute path, or a tuple of them, so that they are also found from another folder."""
     if isinstance(fname, (str, bytes, os.PathLike)):
         return os.path.abspath(os.fspath(fname))
     if not isinstance(fname, Iterable):
@@ -23,7 +23,7 @@ def absolute(fname: Any) -> Any:
 
 
 def all_paths(fname: Any) -> tuple:
-    """Of what `absolute` gave."""
+    """The paths in what `absolute` returned."""
     return fname if isinstance(fname, tuple) else (fname,)
 
 

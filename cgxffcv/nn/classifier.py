@@ -1,4 +1,4 @@
-"""A trained network from a checkpoint alone: what it says of images."""
+"""A trained network, loaded from just a checkpoint, that classifies images."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ LARGEST_BATCH = 500  # images at a time
 
 
 class Classifier:
-    """A trained network, normalising and viewing images as its recipe does. `load` makes one.
+    """A trained network that normalises and views images as its recipe does. `load` makes one.
 
     Images are uint8 arrays of shape (n, side, side, 3), of the recipe's side (32 for CIFAR-10): RGB, height before
-    width. They are refused with a TypeError or a ValueError that says how to make them so. `tta` (test-time
+    width. Others are refused with a TypeError or a ValueError that says how to convert them. `tta` (test-time
     augmentation): the mean over the views of the recipe's test, for all images; without it the plain image only.
     """
 
@@ -46,18 +46,18 @@ class Classifier:
 
     @property
     def names(self) -> tuple[str, ...] | None:
-        """The names of the classes that the checkpoint has itself; None if it has none."""
+        """The names of the classes that are in the checkpoint itself; None if there are none."""
         return self._names
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The names of the classes, by their numbers: the checkpoint's; without any CIFAR-10's for ten classes of its
-        size, else the numbers."""
+        """The names of the classes, by their numbers: the checkpoint's, if there are any; else CIFAR-10's for ten
+        classes and images of its size, else the numbers."""
         if self._names is not None:
             return self._names
         if not self.recipe.of_cifar:
             return tuple(map(str, range(self.recipe.classes)))
-        from cgxffcv.cifar import CLASSES  # here, since it brings what downloads need
+        from cgxffcv.cifar import CLASSES  # here, since it imports what downloads need
 
         return CLASSES
 
@@ -72,14 +72,16 @@ class Classifier:
         return (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
 
     def logits(self, images: np.ndarray, *, tta: bool = True) -> np.ndarray:
-        """The network's outputs, the weighted sum over the views: float32 (n, classes). CheckpointError if they are no
-        numbers, as after a training that has diverged."""
+        """The network's outputs, the weighted sum over the views: float32 (n, classes). CheckpointError if they are not
+        finite, as after a training that has diverged."""
         checked = _checked(images, self.recipe.side)
         parts = [checked[at : at + LARGEST_BATCH] for at in range(0, len(checked), LARGEST_BATCH)]
         none = np.zeros((0, self.network.description.nodes[-1].classes), np.float32)
         scores = np.concatenate([none, *(self._scores(part, tta) for part in parts)])
         if not np.isfinite(scores).all():
-            raise CheckpointError(f"{self.name} gives no numbers: its training has diverged; take another checkpoint")
+            raise CheckpointError(
+                f"{self.name} gives outputs that are not finite: its training has diverged; use another one"
+            )
         return scores
 
     def _scores(self, images: np.ndarray, tta: bool) -> np.ndarray:
@@ -120,7 +122,8 @@ def load(
 
     device: "cpu", "gpu" (number `gpu`) or "auto" (a GPU if there is one). precision: of activations and products, see
     Network. threads: of the CPU; 0: all cores of this process. Raises OSError if the file cannot be read,
-    CheckpointError if it is damaged or holds no trained network, and what Network and the choice of a GPU raise.
+    CheckpointError if it is damaged or holds no trained network, and anything that Network and the choice of a GPU
+    raise.
     """
     state, name = checkpoint.load(path), os.fspath(path)
     try:
@@ -149,7 +152,7 @@ def _names(state: Mapping[str, Any], recipe: Recipe, where: str) -> tuple[str, .
 
 
 def _check_size(description: Description, state: Mapping[str, Any]) -> None:
-    """ValueError unless the filters are in the state: before memory for them is asked for."""
+    """ValueError unless the filters are in the state: before memory for them is allocated."""
     channels = description.channels_read()
     for node in description.nodes:
         if isinstance(node, Conv):

@@ -1,4 +1,5 @@
-"""Descriptions of networks. The first node reads the images, every other one the node before it, unless it names one.
+"""Descriptions of networks. The first node reads the images, every other one the node before it, unless it names
+another.
 
 The output of a node is used once or twice: read by one convolution, or by two, or read by one and added by a norm.
 """
@@ -18,9 +19,9 @@ class Conv:
     """A convolution with square kernels.
 
     `bias`, `activation` and `frozen` filters (set from outside, never trained) only where it reads the images: anywhere
-    else a norm follows and brings both. Initialisation of the filters: "uniform" within 1/sqrt(fan in), or "identity":
-    the same, then the first min(in, out) filters pass their channel on. The bias starts "uniform" or at "zero".
-    `reads`: the name of an earlier norm whose output it reads; None: the node before it.
+    else a norm follows and provides both. Initialisation of the filters: "uniform" within 1/sqrt(fan in), or
+    "identity": the same, then the first min(in, out) filters pass on their channel. The bias starts "uniform" or at
+    "zero". `reads`: the name of an earlier norm whose output it reads; None: the node before it.
     """
 
     kind: ClassVar[str] = "conv"
@@ -40,12 +41,12 @@ class Conv:
 
 @dataclass(frozen=True)
 class Norm:
-    """Batch norm with what stands around it, in one operator.
+    """Batch norm together with what surrounds it, in one operator.
 
     `pool`: a max pool of that window and stride (2 or 3; odd sizes are floored) "before" the norm or "after" the
     activation. `residual`: the name of an earlier norm whose output is added, "before" or "after" the activation.
-    `scale`: whether a scale is trained (else it is 1); a bias always is. `keep`: running = keep * running +
-    (1 - keep) * batch.
+    `scale`: whether a scale is trained (otherwise it is 1); a bias always is. `keep`: running = keep * running + (1 -
+    keep) * batch.
     """
 
     kind: ClassVar[str] = "norm"
@@ -91,7 +92,7 @@ class Description:
     image_channels: int = 3
 
     def core(self) -> list[dict[str, Any]]:
-        """The nodes as the C core takes them; ValueError for a node read or added that is no earlier one."""
+        """The nodes as the C core takes them; ValueError if a node that is read or added is not an earlier one."""
         names = [node.name for node in self.nodes]
         return [_core_node(node, names[:i]) for i, node in enumerate(self.nodes)]
 
@@ -153,14 +154,14 @@ def _index(node: Node, what: str, earlier: list[str], first: int = 0) -> int:
     """The number of the node that `what` of `node` names, among the earlier ones from number `first` on."""
     name = getattr(node, what)
     if name not in earlier:
-        raise ValueError(f"node {node.name!r}: {what} names {name!r}, which is no earlier norm")
+        raise ValueError(f"node {node.name!r}: {what} names {name!r}, which is not an earlier norm")
     return earlier.index(name) + first
 
 
 def resnet9(classes: int = 10, keep: float = 0.9) -> Description:
-    """The network of FFCV's CIFAR-10 example: 2,274,880 parameters, 0.583 GFLOP forward an image of 32 x 32.
+    """The network of FFCV's CIFAR-10 example: 2,274,880 parameters, 0.583 GFLOP forward per image of 32 x 32.
 
-    With more than 128 classes its last convolution has more channels, too: as many as there are classes, in steps of
+    With more than 128 classes its last convolution also has more channels: as many as there are classes, in steps of
     64, and at most 512.
     """
     nodes: list[Node] = []
@@ -193,8 +194,8 @@ def resnet18(
 
     The first convolution is 3 x 3 with stride 1 and no pool follows it, so that an image of 32 x 32 pixels reaches the
     head as 4 x 4. Four stages of two basic blocks, with `widths` channels; the first block of stages 2 to 4 halves the
-    side. The head takes the average over the map, and its linear layer has a bias; `head_scale` is a factor of its
-    output. ValueError unless there are four widths.
+    side. The head averages over the map, and its linear layer has a bias; `head_scale` is a factor of its output.
+    ValueError unless there are four widths.
     """
     if len(widths) != 4:
         raise ValueError(f"widths must be four numbers of channels, not {tuple(widths)}")

@@ -1,7 +1,7 @@
-"""A trained network for others: safetensors with PyTorch's names and layouts, and ONNX.
+"""Exports a trained network: to safetensors with PyTorch's names and layouts, and to ONNX.
 
-Both compute what `Classifier.logits(images, tta=False)` does, in float32. Normalisation is in them, so that they take
-the same values from 0 to 255.
+Both compute what `Classifier.logits(images, tta=False)` does, in float32. They include the normalisation, so that they
+take the same values from 0 to 255.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from cgxffcv.nn.describe import Conv, Head, Node, Norm
 
 __all__ = ["to_onnx", "to_torch"]
 
-OPSET, IR_VERSION = 17, 8  # of ONNX 1.12 (2022): what onnxruntime has read since 1.13
+OPSET, IR_VERSION = 17, 8  # of ONNX 1.12 (2022), which onnxruntime reads since 1.13
 
 
 def _arrays(classifier: Classifier, node: Node) -> dict[str, np.ndarray]:
-    """A node's values as PyTorch's layers name and lay them out: filters (out, in, row, column)."""
+    """A node's values with the names and layouts of PyTorch's layers: filters (out, in, row, column)."""
     network, name = classifier.network, node.name
     if isinstance(node, Head):
         weights = network.parameter(f"{name}.weight").copy()
@@ -66,7 +66,7 @@ class _Graph:
         self.helper, self.nodes, self.constants = helper, [], {}
 
     def add(self, kind: str, *inputs: str, **attributes: Any) -> str:
-        """A node with one output, whose name it gives."""
+        """Adds a node with one output, whose name it returns."""
         name = f"{kind.lower()}_{len(self.nodes)}"
         self.nodes.append(self.helper.make_node(kind, list(inputs), [name], name=name, **attributes))
         return name
@@ -147,6 +147,6 @@ def _proto(classifier: Classifier) -> Any:
 
 def to_onnx(classifier: Classifier, path: str | PathLike[str]) -> None:
     """Writes an ONNX model (opset 17), whole or not at all: `images`, uint8 (n, side, side, 3), to `logits`, float32
-    (n, classes); the names of the classes, one a line, are its property "classes". UserError without the package
+    (n, classes); the names of the classes, one per line, are its property "classes". UserError without the package
     onnx."""
     files.write(path, [_proto(classifier).SerializeToString()])

@@ -27,7 +27,7 @@ class Layer(NamedTuple):
 
 
 class Statistic(NamedTuple):
-    """Where the running mean and variance of one norm lie in `Network.running`."""
+    """Where the running mean and variance of one norm are in `Network.running`."""
 
     name: str
     node: int
@@ -40,16 +40,16 @@ class Statistic(NamedTuple):
 class Network:
     """Parameters, gradients and running statistics of a described network.
 
-    `parameters`, `gradients`, `running` are flat float32 arrays: what is written there counts from the next call on.
-    On the CPU they are views of the C core's memory; on a GPU they are host memory: a call of a plan copies them to
-    the device where they were written to, and back when it is done. Layers stand in the order in
-    which the backward pass finishes them; layers that are not trained stand behind and have no gradient.
+    `parameters`, `gradients`, `running` are flat float32 arrays: what is written there applies from the next call on.
+    On the CPU they are views of the C core's memory; on a GPU they are host memory: a call of a plan copies them to the
+    device if they were written to, and back when it is done. Layers are in the order in which the backward pass
+    finishes them; layers that are not trained come after those and have no gradient.
 
     backend: "cpu", or "cuda" for the first GPU. precision: "float32", "bfloat16", "float16" (GPU only): activations and
-    products; parameters, statistics and sums stay float32. "auto" is bfloat16 where the processor multiplies it faster,
-    float16 on a GPU. threads: of the CPU; 0 takes every processor of this process. deterministic: on a GPU, only
-    algorithms that give the same bytes every time; the CPU always does. Raises ValueError for a description that cannot
-    be built, NotBuiltError without oneDNN (when a plan is made) or CUDA, CudaError without a usable GPU.
+    products; parameters, statistics and sums stay float32. "auto" is bfloat16 if the CPU multiplies it faster, float16
+    on a GPU. threads: of the CPU; 0 takes all cores of this process. deterministic: on a GPU, only algorithms that give
+    the same bytes every time; the CPU always does. Raises ValueError for a description that cannot be built,
+    NotBuiltError without oneDNN (when a plan is made) or CUDA, CudaError without a usable GPU.
     """
 
     def __init__(
@@ -82,14 +82,14 @@ class Network:
         self.threads: int = self.core.threads
 
     def __repr__(self) -> str:
-        if not hasattr(self, "threads"):  # a debugger's or a traceback's look at one whose constructor failed
+        if not hasattr(self, "threads"):  # a debugger or a traceback may look at one whose constructor failed
             return f"<Network {getattr(self.description, 'name', '?')}: could not be made>"
         parameters = sum(layer.elems for layer in self.layers)
         where = counted(self.threads, "thread") if self.backend == "cpu" else self.backend
         return f"<Network {self.description.name}: {parameters:,} parameters, {self.precision}, {where}>"
 
     def initialise(self, seed: int) -> None:
-        """Initial values by the description, a pure function of seed and layer name; frozen filters stay."""
+        """Sets initial values by the description, a pure function of seed and layer name; frozen filters stay."""
         self.core.initialise(seed)
 
     def gradient_elems(self, first_block: int = 0) -> int:

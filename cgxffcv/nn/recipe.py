@@ -9,7 +9,7 @@ __all__ = ["describe"]
 
 
 def describe(recipe: Recipe) -> Description:
-    """What `Network` is made from."""
+    """The description of the recipe's network."""
     keep = 1.0 - recipe.norm_momentum
     if recipe.network == "resnet9":
         return resnet9(recipe.classes, keep=keep)

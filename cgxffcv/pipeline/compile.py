@@ -1,4 +1,4 @@
-"""From the pipelines that a user writes to outputs of the C loader and the steps left for Python."""
+"""Compiles the pipelines that a user writes to outputs of the C loader and the steps left for Python."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ MAX_SHARED = 64  # numbers of lists of draws: the format of a draw's index (csrc
 class PipelineSpec:
     """One output: which field, its decoder (None: the field's own), its transforms.
 
-    `draws` numbers the list of random draws of an image output: outputs of one number (0..63) share their draws, as
-    an image and its mask want; by default every image output has a number of its own.
+    `draws` numbers the list of random draws of an image output: outputs with the same number (0..63) share their draws,
+    as an image and its mask should; by default every image output has its own number.
     """
 
     def __init__(self, source: str | None = None, decoder=None, transforms: Sequence = (), draws: int | None = None):
@@ -69,7 +69,7 @@ class PipelineSpec:
 
 
 def described(value: Any) -> str:
-    """What a step was given."""
+    """Describes what a step was given."""
     if isinstance(value, tuple):
         return f"({', '.join(map(described, value))})"
     shaped = hasattr(value, "dtype") and hasattr(value, "shape")
@@ -83,16 +83,16 @@ def in_samples(ids: np.ndarray) -> str:
 
 @dataclass
 class Output:
-    """One entry of a batch: its columns of the C loader, and what Python does to them. Every step gets what came before
-    it and the batch's sample numbers, and what draws the pass, too."""
+    """One entry of a batch: its columns of the C loader, and what Python does to them. Every step gets the result of
+    the one before it and the batch's sample numbers; some also get what the pass draws from."""
 
     name: str
     columns: list[dict[str, Any]]
     steps: list[Callable] = field(default_factory=list)
     worker: list[Any] = field(default_factory=list)  # decoder and transforms that the core carries out
-    moved: Moved | None = None  # where the core can, or (once it is ready) does, bring the batches to a GPU
+    moved: Moved | None = None  # if the core can, or (once it is ready) does, bring the batches to a GPU
     there: list[Any] = field(default_factory=list)  # transforms that the GPU carries out
-    why: str | None = None  # the GPU does not carry out what stands behind the move
+    why: str | None = None  # why the GPU does not carry out what follows the move
 
     @property
     def gpu(self) -> int | None:
@@ -103,8 +103,8 @@ class Output:
         return next((step.gpu for step in steps if isinstance(step, tf.ToDevice)), None)
 
     def place(self, moves: Sequence[tuple[int, str | None]]) -> None:
-        """What the core, which is ready, says of its columns: 1, it moves what the threads have made, 2, the GPU works
-        on that; and why it does not."""
+        """Applies what the core, which is ready, says about its columns: 1, it moves what the threads have made, 2, the
+        GPU works on that; and why it does not."""
         if self.moved is None:
             return
         ((how, why),) = moves
@@ -124,7 +124,7 @@ class Output:
         return value
 
     def perform(self, step: Callable, value: Any, ids, when: Pass) -> Any:
-        """One step; what it raises tells, as a note, where it happened and on which samples."""
+        """Performs one step; an exception gets a note that says where it happened and on which samples."""
         try:
             return step(value, ids, when) if isinstance(step, OperateOnBatch) else step(value, ids)
         except BetonError:  # names its sample itself
@@ -133,14 +133,14 @@ class Output:
             add_note(
                 error,
                 f"pipeline '{self.name}', step {called(step)}, on {described(value)}, {in_samples(ids)}; "
-                "get_batch([NUMBER]) makes a batch of one sample alone",
+                "get_batch([NUMBER]) makes a batch of a single sample",
             )
             raise
 
 
 @dataclass
 class ImageCompiler:
-    """Walks the transforms of one image output: what fuses goes to C, the rest becomes steps on batches."""
+    """Walks the transforms of one image output: what can be fused goes to C, the rest becomes steps on batches."""
 
     name: str
     draws: int
@@ -161,7 +161,7 @@ class ImageCompiler:
     def add(self, step) -> None:
         if isinstance(step, tf.RandomResizedCrop):
             raise TypeError(
-                f"pipeline '{self.name}': {step!r} must come first, behind SimpleRGBImageDecoder or "
+                f"pipeline '{self.name}': {step!r} must come first, after SimpleRGBImageDecoder or "
                 "NDArrayDecoder; RandomCrop may follow others"
             )
         if isinstance(step, tf.LabelOperation):
@@ -179,23 +179,23 @@ class ImageCompiler:
 
     @property
     def later(self) -> bool:
-        """Whether what comes now works on whole batches."""
+        """True if what comes now works on whole batches."""
         return bool(self.steps or self.functions)
 
     def add_function(self, step: tf.SampleFunction) -> None:
-        """It works on what the core makes, before anything is done to whole batches."""
+        """Adds a C function, which works on what the core makes, before anything is done to whole batches."""
         before = [self.torch_image, *(tf.ToTensor(),) * self.tensor, self.device, *self.steps]
         refuse_late(self.name, step, next((other for other in before if other is not None), None))
         self.functions.append(step)
 
     @property
     def planes(self) -> bool:
-        """Whether the batch has its channels in front by now."""
+        """True if the batch has its channels first by now."""
         later = (isinstance(getattr(step, "step", None), tf.ToTorchImage) for step in self.steps)
         return self.torch_image is not None or any(later)
 
     def add_later(self, step) -> None:
-        """An operation behind a user's step works on whole batches, which must still be arrays of pixels."""
+        """Adds an operation after a user's step: it works on whole batches, which must still be arrays of pixels."""
         done = [self.normalize, self.torch_image, *(tf.ToTensor(),) * self.tensor, self.device]
         done += [getattr(own, "step", None) for own in self.steps]
         built_in = [other for other in done if isinstance(other, tf.Transform)]
@@ -203,7 +203,7 @@ class ImageCompiler:
             other = next(iter([*built_in, *self.functions, *self.steps]))
             raise TypeError(
                 f"pipeline '{self.name}': {step!r} must come before {other!r}; only a step of your own that gives "
-                "arrays of pixels may come before an operation on images that mixes no batch"
+                "arrays of pixels may come before an operation on images, other than one that mixes a batch"
             )
         if not self.steps or not isinstance(self.steps[-1], OperateOnBatch):
             later = [own for part in self.steps if isinstance(part, OperateOnBatch) for own in part.operations]
@@ -241,8 +241,8 @@ class ImageCompiler:
         return True
 
     def fuse_convert(self, target: str) -> bool:
-        """From uint8 every type is exact; after normalisation one further rounding fuses, from the type it gave. Of
-        other pixels one conversion fuses."""
+        """From uint8 every type is exact; after normalisation one further rounding can be fused, from the type it gave.
+        For other pixels one conversion can be fused."""
         if target == self.type:
             return True
         if target not in (*tf.FLOATS, self.source):
@@ -255,7 +255,7 @@ class ImageCompiler:
         return True
 
     def image(self, tensors: bool = True) -> dict[str, Any]:
-        """What the C loader does to the pixels. `tensors`: their memory may be in another order than their shape."""
+        """What the C loader does to the pixels. `tensors`: their memory order may differ from their shape."""
         normalize = self.normalize
         planar = self.torch_image is not None and not (tensors and self.torch_image.channels_last)
         return {
@@ -277,20 +277,20 @@ class ImageCompiler:
         return moves_last(self.name, [OnValues(step) for step in first] + self.steps)
 
     def obstacle(self) -> str | None:
-        """Why nothing behind a move is done on a GPU, as far as this can be said before the core is asked."""
+        """Why nothing after a move is done on a GPU, as far as this is known before the core is asked."""
         if self.device is None or self.device.device == "cpu":
             return None
         if self.moves > 1:
             return "the batch moves more than once"
         if self.device.gpu is None:
-            return f"{self.device!r}: {why_none() or 'that is no GPU of this machine'}"
+            return f"{self.device!r}: {why_none() or 'that is not a GPU of this machine'}"
         if self.functions:
             return f"{self.functions[0]!r} makes rows in the workers"
-        return "in front of the move, pixels are no longer as in the file" if self.front is None else None
+        return "before the move, pixels are no longer as in the file" if self.front is None else None
 
     def move(self, column: dict[str, Any], worker: Sequence, there: Sequence) -> Moved | None:
         """What the core may do: all of it, without torch; with torch, which moves tensors itself, only if there is work
-        behind the move."""
+        after the move."""
         if self.device is None or self.moves != 1 or self.device.gpu is None:
             return None
         torch = find_torch() is not None
@@ -310,7 +310,7 @@ class ImageCompiler:
 
 
 def refuse_late(name: str, step: tf.SampleFunction, other: Any) -> None:
-    """TypeError where another step stands before a C function, which works in the workers."""
+    """Raises TypeError if another step comes before a C function, which works in the workers."""
     if other is not None:
         raise TypeError(
             f"pipeline '{name}': {step!r} must come before {other!r}: it works on each sample's row, in the workers"
@@ -318,7 +318,7 @@ def refuse_late(name: str, step: tf.SampleFunction, other: Any) -> None:
 
 
 def with_functions(transforms: Sequence) -> list:
-    """C functions as they are given, in what the compiler knows them by."""
+    """Wraps C functions, as they are given, in the class by which the compiler knows them."""
     own = (tf.Transform, dec.Decoder)
     return [
         tf.SampleFunction(step) if not isinstance(step, own) and dec.found_address(step) is not None else step
@@ -327,13 +327,13 @@ def with_functions(transforms: Sequence) -> list:
 
 
 def as_step(name: str, step) -> Callable:
-    """A callable on (values, sample numbers): as it is where its attribute `with_indices` says that it takes both."""
+    """A callable on (values, sample numbers): unchanged if its attribute `with_indices` says that it takes both."""
     if isinstance(step, type):
         raise TypeError(f"pipeline '{name}': {step.__name__} is a class: write {step.__name__}(...)")
     if hasattr(step, "generate_code"):
         return RunOperation(step)
     if isinstance(step, (dec.Decoder, PipelineSpec)) or not callable(step):
-        raise TypeError(f"pipeline '{name}': {step!r} is no transform and cannot be called on a batch")
+        raise TypeError(f"pipeline '{name}': {step!r} is not a transform and cannot be called on a batch")
     return step if getattr(step, "with_indices", False) else OnValues(step)
 
 
@@ -347,7 +347,7 @@ def split_decoder(name: str, kind: str, spec: PipelineSpec, own: Field | None) -
     if isinstance(decoder, type):
         raise TypeError(f"pipeline '{name}': {decoder.__name__} is a class: write {decoder.__name__}()")
     if not isinstance(decoder, dec.Decoder):
-        raise TypeError(f"pipeline '{name}': {decoder!r} is no decoder")
+        raise TypeError(f"pipeline '{name}': {decoder!r} is not a decoder")
     if kind not in decoder.kinds:
         fitting = DEFAULT_DECODERS.get(kind)
         hint = f"; use {fitting.__name__}" if fitting else ""
@@ -374,8 +374,8 @@ def core_column(
 
 
 def leading_labels(transforms: list) -> list[tf.LabelOperation]:
-    """What the core does to labels: any that replace them, and then one that pairs them; taken off the list. ToTensor
-    and ToDevice, which change no value, may stand before them."""
+    """What the core does to labels: any operations that replace them, and then one that pairs them; removed from the
+    list. ToTensor and ToDevice, which change no value, may come before them."""
     labels: list[tf.LabelOperation] = []
     passed: list[tf.Transform] = []
     while transforms and isinstance(transforms[0], (tf.LabelOperation, tf.ToTensor, tf.ToDevice)):
@@ -391,7 +391,7 @@ def leading_labels(transforms: list) -> list[tf.LabelOperation]:
 
 
 def leading_functions(name: str, transforms: list, output: Output) -> list:
-    """Hands C functions to the core, on what the decoder makes; the other transforms."""
+    """Hands C functions, which work on what the decoder makes, to the core; returns the other transforms."""
     rest: list = []
     for step in transforms:
         if not isinstance(step, tf.SampleFunction):
@@ -403,7 +403,7 @@ def leading_functions(name: str, transforms: list, output: Output) -> list:
     return rest
 
 
-IMAGE_STEPS = (tf.ImageOperation, tf.NormalizeImage)  # which make images of arrays of PIXELS
+IMAGE_STEPS = (tf.ImageOperation, tf.NormalizeImage)  # which turn arrays of PIXELS into images
 
 
 def compile_image(
@@ -415,9 +415,9 @@ def compile_image(
     pixels: str = "uint8",
     crop: tf.RandomResizedCrop | None = None,
 ) -> Output:
-    """`crop`: what comes first, of arrays."""
+    """`crop`: what comes first, for arrays."""
     compiler, worker = ImageCompiler(name, draws, source=pixels), [decoder, *(() if crop is None else (crop,))]
-    before = len(worker)  # so many stand in front of a move
+    before = len(worker)  # how many come before a move
     for step in transforms:
         compiler.add(step)
         if not compiler.steps and not isinstance(step, (tf.ToTensor, tf.ToDevice)):
@@ -507,7 +507,7 @@ def as_spec(name: str, pipeline: Any) -> PipelineSpec:
 
 
 def wants_tensors(arrays: str | None) -> bool:
-    """Whether outputs without a pipeline are torch tensors: where the program has imported torch, if nobody says so."""
+    """True if outputs without a pipeline are torch tensors: by default if the program has imported torch."""
     if arrays not in (None, "numpy", "torch"):
         raise ValueError(f"arrays must be 'numpy', 'torch' or None, not {arrays!r}")
     if arrays == "torch" and find_torch() is None:
@@ -523,7 +523,7 @@ def add_default(spec: PipelineSpec, tensors: bool) -> PipelineSpec:
 
 
 def in_file(name: str, fields: Mapping[str, str]) -> str:
-    """The name that the file has for a field: of a longer one the first 16 bytes (see DatasetWriter)."""
+    """The name that the file has for a field: the first 16 bytes of a longer one (see DatasetWriter)."""
     return name[:MAX_NAME] if isinstance(name, str) and name not in fields and name[:MAX_NAME] in fields else name
 
 
@@ -540,8 +540,7 @@ def compile_outputs(
     `path_of` gives the file of a sample, for errors; `arrays` says what outputs without a pipeline are; `dtypes` are
     those of fields of arrays; `read` gives values of any length.
 
-    Raises:
-        ValueError: a pipeline of an unknown field. TypeError: an operation that does not fit.
+    Raises: ValueError: a pipeline for an unknown field. TypeError: an operation that does not fit.
     """
     custom, dtypes = custom or {}, dtypes or {}
     pipelines = {in_file(name, fields): pipeline for name, pipeline in pipelines.items()}

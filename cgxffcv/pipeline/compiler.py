@@ -27,5 +27,5 @@ class Compiler:
 
     @classmethod
     def get_iterator(cls) -> type[range]:
-        """What a batch is gone through with."""
+        """What operations iterate over a batch with."""
         return range

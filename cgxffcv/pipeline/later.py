@@ -1,4 +1,4 @@
-"""Steps on whole batches for what usually fuses: image operations and NormalizeImage behind a step of the user's."""
+"""Steps on whole batches for what is usually fused: image operations and NormalizeImage after a step of the user's."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PIXELS = ("uint8", "uint16", "float32")  # types of images
 
 
 class Pass(NamedTuple):
-    """What random choices depend on, beside the sample; with `evaluate` they are neutral."""
+    """What random choices depend on, besides the sample; with `evaluate` they are neutral."""
 
     seed: int
     epoch: int

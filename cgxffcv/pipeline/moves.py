@@ -1,4 +1,5 @@
-"""Moves of batches to a GPU: which the core makes while batches come, with what is behind them, and which are steps."""
+"""Moves of batches to a GPU: which ones the core makes while batches come, with what follows them, and which are
+steps."""
 
 from __future__ import annotations
 
@@ -18,8 +19,8 @@ from cgxffcv.pipeline.steps import called, own_of
 @dataclass
 class Moved:
     """An output whose batches the core can bring to GPU `gpu` by itself. Its column of the core then is `column`, and
-    the steps on what comes of that are `steps`. `there` is what the GPU is to do, `worker` what the threads do before;
-    they do both where the GPU cannot."""
+    `steps` are the steps on its result. `there` is what the GPU is to do, `worker` what the threads do before; they do
+    both if the GPU cannot."""
 
     gpu: int
     column: dict[str, Any]
@@ -29,8 +30,8 @@ class Moved:
 
 
 def works_on_gpu(step: Callable) -> bool:
-    """Whether it is a callable of the user's; our steps work on NumPy arrays and torch tensors, but ToTensor leaves
-    what it does not know."""
+    """True if it is a callable of the user's; our steps work on NumPy arrays and torch tensors, but ToTensor leaves
+    anything else as it is."""
     own = own_of(step)
     return isinstance(own, (tf.ModuleWrapper, tf.ToTensor)) or not isinstance(
         own, (tf.Transform, OperateOnBatch, RunOperation)
@@ -38,12 +39,12 @@ def works_on_gpu(step: Callable) -> bool:
 
 
 def only_looks(step: Callable) -> bool:
-    """Whether it changes nothing but how an array is seen, on a GPU, too."""
+    """True if it changes only how an array is viewed, also on a GPU."""
     return isinstance(own_of(step), (tf.ToTensor, tf.Squeeze))
 
 
 def can_follow(steps: Sequence[Callable]) -> bool:
-    """Whether they can do their work behind a move that gives no torch tensors."""
+    """True if they can work after a move that gives no torch tensors."""
     first = next((i for i, step in enumerate(steps) if not only_looks(step)), len(steps))
     return all(map(works_on_gpu, steps[first:]))
 
@@ -55,14 +56,14 @@ def move_of(before: Sequence = (), works: bool = False, only_works: bool = False
 
 
 def torch_moves(step: tf.ToDevice) -> bool:
-    """Whether torch can take what lies on the GPU to which the step moves."""
+    """True if torch can take what is on the GPU to which the step moves."""
     torch = find_torch()
     return torch is not None and torch.cuda.is_available() and step.gpu is not None
 
 
 def moved_steps(steps: Sequence[Callable]) -> tuple[int, list[Callable]] | None:
-    """Of steps of which one is a move that comes last: the GPU, and the other steps, if all that ours do can be done
-    behind the move."""
+    """For steps of which one is a move that comes last: the GPU, and the other steps, if all of ours can work after the
+    move."""
     at = next((i for i, step in enumerate(steps) if getattr(own_of(step), "comes_last", False)), None)
     if at is None or not all(map(only_looks, steps[:at])):
         return None
@@ -71,8 +72,8 @@ def moved_steps(steps: Sequence[Callable]) -> tuple[int, list[Callable]] | None:
 
 
 def moves_last(name: str, steps: list[Callable]) -> list[Callable]:
-    """A move to a GPU that gives no torch tensors comes after all steps of ours, which could not work on those. What it
-    gives goes to callables of the user's behind it; TypeError where a step of ours stands behind one of them."""
+    """Puts a move to a GPU that gives no torch tensors after all steps of ours, which could not work on its arrays.
+    These go to callables of the user's after it; TypeError if a step of ours comes after one of them."""
     at = next((i for i, step in enumerate(steps) if getattr(own_of(step), "comes_last", False)), None)
     if at is None:
         return steps
@@ -83,21 +84,21 @@ def moves_last(name: str, steps: list[Callable]) -> list[Callable]:
     if late is not None:
         raise TypeError(
             f"pipeline '{name}': {called(late)} must come before {called(behind[0])}, which gets arrays on a GPU: "
-            f"behind {called(steps[at])}, without torch, only callables of your own work on what those give"
+            f"after {called(steps[at])}, without torch, only callables of your own work on what those give"
         )
     return [*before, steps[at], *behind]
 
 
 def moved_to(outputs: Sequence[Any]) -> int | None:
-    """The GPU to which the core is to move batches, the first that is asked for; None if it moves none."""
+    """The GPU to which the core is to move batches, the first one asked for; None if it moves none."""
     return next((output.moved.gpu for output in outputs if output.moved is not None), None)
 
 
 def refuse_types(name: str, dtype: str | None) -> None:
-    """TypeError where arrays of that type cannot lie on a GPU without torch."""
+    """Raises TypeError if arrays of that type cannot be on a GPU without torch."""
     if dtype is not None and np.dtype(dtype).kind in "bc":
         raise TypeError(
-            f"pipeline '{name}': arrays of {np.dtype(dtype)} cannot go to a GPU without torch: put Convert behind "
+            f"pipeline '{name}': arrays of {np.dtype(dtype)} cannot go to a GPU without torch: put Convert after "
             "ToDevice, which then changes them before they move"
         )
 

@@ -20,26 +20,26 @@ __all__ = ["AllocationQuery", "Operation", "State"]
 class Operation(Transform):
     """Base of operations as FFCV has them.
 
-    - `generate_code()` gives a function of (batch, destination), which is called once a batch in the thread that
-      iterates and gives the batch that comes next. If it has an attribute `with_indices` that is true, it also gets the
-      batch's sample numbers.
-    - `declare_state_and_memory(previous_state)` gives the State after it, and an AllocationQuery for the destination
+    - `generate_code()` returns a function of (batch, destination), which is called once per batch in the thread that
+      iterates and returns the next batch. If it has a true attribute `with_indices`, it also gets the batch's sample
+      numbers.
+    - `declare_state_and_memory(previous_state)` returns the State after it, and an AllocationQuery for the destination
       (or a sequence of them, or None), without the batch's dimension.
     """
 
     def generate_code(self) -> Callable:
-        """Gives a function (batch, memory) that is called once a batch and returns what comes of it."""
+        """Returns a function (batch, memory) that is called once per batch and returns the resulting batch."""
         raise TypeError(f"{type(self).__name__} must define generate_code()")
 
     def declare_state_and_memory(
         self, previous_state: State
     ) -> tuple[State, AllocationQuery | Sequence[AllocationQuery] | None]:
-        """What batches are behind this operation, and the memory that it wants."""
+        """Returns what batches are like after this operation, and the memory that it needs."""
         raise TypeError(f"{type(self).__name__} must define declare_state_and_memory(previous_state)")
 
 
 def state_of(batch: Any) -> State:
-    """As FFCV describes it: `jit_mode` says that it is a NumPy array."""
+    """The batch's state as FFCV describes it: `jit_mode` is true for a NumPy array."""
     if is_tensor(batch):
         return State(False, batch.device, tuple(batch.shape[1:]), batch.dtype)
     torch = find_torch()
@@ -48,7 +48,7 @@ def state_of(batch: Any) -> State:
 
 
 def allocated(query: Any, samples: int) -> Any:
-    """Fresh memory for each batch: those that are kept stay as they are."""
+    """New memory for each batch, so that batches that are kept stay as they are."""
     if query is None:
         return None
     if isinstance(query, Sequence):
@@ -61,7 +61,7 @@ def allocated(query: Any, samples: int) -> Any:
 
 @dataclass
 class RunOperation:
-    """A step of a pipeline that calls what an operation generates; it is asked again where batches change."""
+    """A step of a pipeline that calls what an operation generates; it is asked again when batches change."""
 
     operation: Any
     state: State | None = None
@@ -106,7 +106,7 @@ class RunOperation:
             return allocated(self.query, samples)
         except (AttributeError, TypeError, ValueError, OverflowError, MemoryError) as error:
             raise TypeError(
-                f"{self!r}: declare_state_and_memory asks for memory that cannot be had, {brief(self.query)}: {error}"
+                f"{self!r}: declare_state_and_memory asks for memory that is unavailable, {brief(self.query)}: {error}"
             ) from error
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""What an operation finds, in FFCV's terms."""
+"""What an operation receives, in FFCV's terms."""
 
 from __future__ import annotations
 

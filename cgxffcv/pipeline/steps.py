@@ -39,12 +39,12 @@ class OnValues:
         return repr(self.step)
 
 
-Values = Callable[[str, np.ndarray], tuple[np.ndarray, np.ndarray]]  # of a field and samples: bytes and offsets
+Values = Callable[[str, np.ndarray], tuple[np.ndarray, np.ndarray]]  # from a field and samples to bytes and offsets
 
 
 @dataclass(frozen=True)
 class ReadValues:
-    """Values one behind the other, in the place of a batch's rows."""
+    """Values one after the other, in place of a batch's rows."""
 
     name: str
     read: Values
@@ -77,7 +77,7 @@ class DecodeField:
 
 
 class ParseJSON:
-    """Rows of padded UTF-8 to Python values."""
+    """Parses rows of padded UTF-8 to Python values."""
 
     def __init__(self, name: str, path_of: Callable[[int], str]):
         self.name, self.path_of = name, path_of

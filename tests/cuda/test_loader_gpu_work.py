@@ -208,7 +208,7 @@ def test_why_nothing_is_done_on_the_gpu(small):
     flip, finish = tf.RandomHorizontalFlip(), tf.ToTorchImage()
     for steps, why in (
         ([tf.ToDevice(0), flip, tf.ToDevice("cuda:0")], "not done on the GPU: the batch moves more than once"),
-        ([tf.Convert("float32"), tf.ToDevice(0), finish], "in front of the move, pixels are no longer as in the file"),
+        ([tf.Convert("float32"), tf.ToDevice(0), finish], "before the move, pixels are no longer as in the file"),
         ([flip, tf.ToDevice(0)], None),
     ):
         pipelines = only(small, {"even": [SimpleRGBImageDecoder(), *steps]})

@@ -107,7 +107,7 @@ assert "GPU" not in said and not taken
 image = [SimpleRGBImageDecoder(), tf.ToTensor(), tf.ToDevice("cuda:99"), tf.RandomHorizontalFlip()]
 with Loader(sys.argv[1], 4, pipelines={"image": image, "label": None}) as loader:
     said = loader.explain()
-assert "not done on the GPU: ToDevice('cuda:99', non_blocking=True): that is no GPU of this machine" in said
+assert "not done on the GPU: ToDevice('cuda:99', non_blocking=True): that is not a GPU of this machine" in said
 """
 
 

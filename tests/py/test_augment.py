@@ -472,7 +472,7 @@ def test_normalising_behind_a_users_step(files, front, kind):
         ),
         ([FINISHES["float32"][0], tf.RandomTranslate(2)], TypeError, "must come before"),
         ([FINISHES["float32"][0]] * 2, TypeError, "twice"),
-        ([lambda batch: batch, tf.ImageMixup(1, True)], TypeError, "mixes no batch"),
+        ([lambda batch: batch, tf.ImageMixup(1, True)], TypeError, "other than one that mixes a batch"),
         ([tf.Cutout], TypeError, "class"),
         ([3], TypeError, "3"),
     ],

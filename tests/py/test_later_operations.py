@@ -87,7 +87,7 @@ def test_it_is_explained(path):
         ([tf.NormalizeImage(1, 2, np.float32), same, FLIP], "must come before NormalizeImage"),
         ([same, tf.NormalizeImage(1, 2, np.float32), HOLE], "must come before NormalizeImage"),
         ([tf.Convert("float32"), same, FLIP], "must come before"),
-        ([same, tf.ImageMixup(1, True)], "must come before .*mixes no batch"),
+        ([same, tf.ImageMixup(1, True)], "must come before .*other than one that mixes a batch"),
         ([same, tf.RandomResizedCrop((0.1, 1), (1, 1), 4)], "must come first"),
     ],
 )

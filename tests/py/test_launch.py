@@ -117,7 +117,7 @@ def test_output_appears_while_ranks_run(tmp_path):
         (launched.killed, 1, "rank 1 of 2 was killed by SIGKILL"),
         (launched.crashing, 1, "rank 1 of 2 was killed by SIGSEGV\n\nFatal Python error: Segmentation fault"),
         (launched.absent, 1, "rank 1 of 2 returned without a call of comm.world(), in which other ranks wait for it"),
-        (launched.nested, 0, "is rank 0 of a job of cgxffcv.launch already, and ranks launch no ranks"),
+        (launched.nested, 0, "is already rank 0 of a job of cgxffcv.launch, and ranks launch no ranks"),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
@@ -269,5 +269,5 @@ def test_ranks_take_up_what_is_theirs_whatever_others_read():
 def test_ranks_of_mpirun_launch_none(monkeypatch):
     monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "1")
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
-    with pytest.raises(UsageError, match="rank 1 of a job of mpirun already"):
+    with pytest.raises(UsageError, match="already rank 1 of a job of mpirun"):
         cgxffcv.launch(launched.means)

@@ -370,7 +370,7 @@ def test_a_state_that_does_not_fit_is_refused(path, change, text):
         ({"pipelines": {"image": [dec.IntDecoder()]}}, TypeError, "SimpleRGBImageDecoder"),
         ({"pipelines": {"image": [dec.SimpleRGBImageDecoder]}}, TypeError, "class"),
         ({"pipelines": {"label": [tf.Cutout(1)]}}, TypeError, "images"),
-        ({"pipelines": {"label": [dec.IntDecoder(), dec.IntDecoder()]}}, TypeError, "no transform"),
+        ({"pipelines": {"label": [dec.IntDecoder(), dec.IntDecoder()]}}, TypeError, "not a transform"),
     ],
 )
 def test_bad_arguments(path, options, error, text):

@@ -149,7 +149,7 @@ REFUSED = [
     (lambda: nn.Network(nn.Description("x", (nn.Conv("a", 8, block=1), nn.Norm("b")))), "the block is 0"),
     (lambda: nn.Network(nn.Description("x", (nn.Conv("a" * 40, 8), nn.Norm("b")))), "longer than 31"),
     (lambda: nn.Network(nn.Description("x", (nn.Conv("a", 8), nn.Norm("b", "tanh")))), "must be one of"),
-    (lambda: nn.Network(nn.Description("x", (nn.Conv("a", 8), nn.Norm("b", residual="z")))), "no earlier norm"),
+    (lambda: nn.Network(nn.Description("x", (nn.Conv("a", 8), nn.Norm("b", residual="z")))), "not an earlier norm"),
     (lambda: nn.Network(nn.Description("x", (nn.Conv("a", 8), nn.Norm("b", residual="a")))), "only a norm's"),
     (lambda: nn.Network(nn.Description("x", (nn.Conv("a", 8), nn.Norm("b", pool=5)))), "window is 5"),
     (lambda: nn.Network(nn.Description("x", (nn.Conv("a", 8), nn.Norm("b", keep=1.0)))), "keep is 1"),

@@ -129,7 +129,9 @@ def test_a_network_that_has_diverged_is_no_answer(network, tmp_path):
     state = checkpoint.load(network[0])
     state["head.weight"][3, 4] = np.nan
     checkpoint.save(tmp_path / "nan.safetensors", state)
-    with pytest.raises(CheckpointError, match=r"nan.safetensors gives no numbers: its training has diverged"):
+    with pytest.raises(
+        CheckpointError, match=r"nan.safetensors gives outputs that are not finite: its training has diverged"
+    ):
         nn.load(tmp_path / "nan.safetensors").predict(small_data.images_and_labels(4)[0])
     with pytest.raises(FileNotFoundError):
         nn.load(tmp_path / "none.safetensors")

@@ -103,8 +103,11 @@ def test_local_batch():
     assert demo.local_batch(3) == 256
     assert a94.local_batch(4) == 500
     for ranks, remedy in [
-        (3, r"as many as divide it \(1, 2, 4, 5, 8, 10, 16, 20, \.\.\.\), or say --training\.batch_size=1998 or 2001$"),
-        (48, r"\(8, 10, 16, 20, 25, 40, 50, 80, \.\.\.\), or say --training\.batch_size=1968 or 2016$"),
+        (
+            3,
+            r"a number that divides it \(1, 2, 4, 5, 8, 10, 16, 20, \.\.\.\), or use --training\.batch_size=1998 or 2001$",
+        ),
+        (48, r"\(8, 10, 16, 20, 25, 40, 50, 80, \.\.\.\), or use --training\.batch_size=1968 or 2016$"),
         (2001, r"\(100, 125, 200, 250, 400, 500, 1000, 2000.*--training\.batch_size=2001$"),
     ]:
         with pytest.raises(
@@ -113,5 +116,5 @@ def test_local_batch():
             a94.local_batch(ranks)
         fits = [n for n in range(1, 2001) if 2000 % n == 0]
         assert all(a94.local_batch(n) * n == 2000 for n in fits)
-    with pytest.raises(recipes.RecipeError, match=r"\(1, 7\), or say --training\.batch_size=6 or 9$"):
+    with pytest.raises(recipes.RecipeError, match=r"\(1, 7\), or use --training\.batch_size=6 or 9$"):
         a94.replace(batch_size=7).local_batch(3)

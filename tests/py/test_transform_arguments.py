@@ -95,10 +95,10 @@ class Odd(Operation):
         (Odd(lambda state: state.nothing), "Odd.*declare_state_and_memory failed: AttributeError: .*nothing"),
         (Odd((None, None), lambda: 3), r"Odd\(\): generate_code must return a function, not 3"),
         (Odd((None, None), lambda: 1 // 0), "Odd.*generate_code failed: ZeroDivisionError"),
-        (Odd((None, 5)), r"Odd\(\): declare_state_and_memory asks for memory that cannot be had, 5"),
-        (Odd((None, AllocationQuery((-1,), np.float32))), "memory that cannot be had"),
-        (Odd((None, AllocationQuery((2,), "nonsense"))), "memory that cannot be had"),
-        (Odd((None, AllocationQuery((2**61,), np.float64))), "memory that cannot be had"),
+        (Odd((None, 5)), r"Odd\(\): declare_state_and_memory asks for memory that is unavailable, 5"),
+        (Odd((None, AllocationQuery((-1,), np.float32))), "memory that is unavailable"),
+        (Odd((None, AllocationQuery((2,), "nonsense"))), "memory that is unavailable"),
+        (Odd((None, AllocationQuery((2**61,), np.float64))), "memory that is unavailable"),
     ],
 )
 def test_a_declaration_that_fails_names_the_operation(tmp_path, operation, text):
