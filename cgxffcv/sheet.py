@@ -32,7 +32,7 @@ def png(image: np.ndarray) -> bytes:
 
 
 def thumbnail(image: np.ndarray, side: int) -> np.ndarray:
-    """The image within side x side, its shape kept; one that fits already is not enlarged."""
+    """The image scaled to fit side x side, with its aspect ratio kept; one that already fits is not enlarged."""
     height, width = image.shape[:2]
     share = min(1.0, side / max(height, width))
     if share == 1:
@@ -42,8 +42,8 @@ def thumbnail(image: np.ndarray, side: int) -> np.ndarray:
 
 
 def contact_sheet(reader: Reader, field: str | None = None, count: int = 64, side: int = 96) -> np.ndarray:
-    """Images of samples at even distances, row after row, each within side x side, in cells that are as large as the
-    largest of them needs. field: by default the first that holds images.
+    """Images of evenly spaced samples, row after row, each within side x side, in cells as large as the largest of them
+    needs. field: by default the first that holds images.
 
     Raises:
         ValueError: there are no images. BetonError: one cannot be read.
@@ -52,7 +52,7 @@ def contact_sheet(reader: Reader, field: str | None = None, count: int = 64, sid
     if field is None and names:
         field = names[0]
     if field not in names:
-        asked = "no field" if field is None else f"field {field!r} is none that"
+        asked = "no field" if field is None else f"field {field!r} is not one that"
         raise ValueError(f"{reader.path}: {asked} holds images{': ' + ', '.join(names) if names else ''}")
     count = min(count, len(reader))
     if count < 1:
@@ -68,11 +68,11 @@ def contact_sheet(reader: Reader, field: str | None = None, count: int = 64, sid
 
 
 def as_html(told: str, reader: Reader | None) -> str:
-    """What is told in HTML, and below it a contact sheet, if there are images that can be read."""
+    """The given HTML, and below it a contact sheet, if there are images that can be read."""
     parts = [told]
     try:
         sheet = None if reader is None else contact_sheet(reader, count=16)
-    except ValueError:  # BetonError is one: what cannot be read is told when it is read
+    except ValueError:  # BetonError is one: damage is reported when the data is read
         sheet = None
     if sheet is not None:
         zoom = max(1, SHOWN // sheet.shape[1])  # tiny pictures are shown larger

@@ -1,4 +1,4 @@
-"""Where commands begin: the signals first, then what takes time to import."""
+"""Where commands begin: signal handlers first, then what takes time to import."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The tables of a .beton file as NumPy arrays, under the names that FFCV's Reader has for them. The core has opened the
-file before, and so checked it."""
+"""The tables of a .beton file as NumPy arrays, under the names that FFCV's Reader has for them. The core has already
+opened the file, and so checked it."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def beton_error(
 
 
 def status_of(path: str) -> os.stat_result | None:
-    """Of a file that is about to be opened; None where that will fail, and say why."""
+    """The status of a file that is about to be opened; None if opening will fail, and say why."""
     try:
         return os.stat(path)
     except (OSError, ValueError):
@@ -58,14 +58,14 @@ def status_of(path: str) -> os.stat_result | None:
 
 class Tables:
     """`infos`: of each field its kind, dtype and shape; `custom`: those of a user's own type; `opened`: the file's
-    status when the core opened it. BetonError where the name is another file's now, or the file is shorter."""
+    status when the core opened it. BetonError if the name is another file's now, or the file is shorter."""
 
     def __init__(self, path: str, infos: Mapping[str, Any], custom: Mapping[str, fields.Field], opened: Any):
         self.infos, self.custom, self.opened = infos, custom, opened
-        self.path = os.path.abspath(path)  # found from another folder, too
+        self.path = os.path.abspath(path)  # so that it is also found from another folder
 
     def _table(self, dtype: np.dtype, count: int, offset: int) -> np.ndarray:
-        """Of `count` entries, or of as many as the rest of the file had room for when it was opened (-1)."""
+        """A table of `count` entries, or of as many as the rest of the file had room for when it was opened (-1)."""
         with files.open_plain(self.path, "rb") as file:
             now, then = os.fstat(file.fileno()), self.opened
             if then is None or (now.st_dev, now.st_ino) != (then.st_dev, then.st_ino):
@@ -89,7 +89,7 @@ class Tables:
 
     @cached_property
     def handlers(self) -> dict[str, fields.Field]:
-        """A field of each, as it would be written."""
+        """A field for each, as it would be written."""
         made = {}
         for name, info in self.infos.items():
             if info.kind in SHAPED:
@@ -102,7 +102,7 @@ class Tables:
 
     @cached_property
     def metadata_type(self) -> np.dtype:
-        """Of a sample's record, one entry a field: f0, f1..."""
+        """The dtype of a sample's record, one entry per field: f0, f1..."""
         names, formats, offsets, offset, largest = [], [], [], 0, 1
         for number, (name, info) in enumerate(self.infos.items()):
             if info.kind in RECORDS:

@@ -1,4 +1,4 @@
-"""Arrays of any framework: NumPy, PyTorch, CuPy, JAX, and whatever has DLPack, the CUDA array interface or the buffer
+"""Arrays of any framework: NumPy, PyTorch, CuPy, JAX, and anything with DLPack, the CUDA array interface or the buffer
 protocol, in host memory and on GPUs. None of them is imported here."""
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 import _cgxffcv
 import numpy as np
 
-IMMUTABLE = ("jax", "jaxlib", "tensorflow")  # frameworks whose arrays are never changed
+IMMUTABLE = ("jax", "jaxlib", "tensorflow")  # frameworks whose arrays are immutable
 DLPACK_CUDA = (2, 13)  # device types: its own memory, managed memory
 LEGACY_STREAM = 1  # DLPack's number for the default stream
 
@@ -22,7 +22,7 @@ class Taken:
 
     array: Any
     tensor: _cgxffcv.Tensor
-    stream: int  # on which it is complete; 0 is the default stream; of no account in host memory
+    stream: int  # on which it is complete; 0 is the default stream; ignored in host memory
     framework: str
 
     @property
@@ -48,7 +48,7 @@ def stream_number(stream: object) -> int:
 
 
 def current_stream(framework: str, device: int) -> int:
-    """That on which the framework works now; the default stream where it cannot be asked."""
+    """The stream that the framework uses now; the default stream if it cannot be asked."""
     module = sys.modules.get(framework)
     if framework == "torch" and module is not None:
         return module.cuda.current_stream(device).cuda_stream
@@ -59,7 +59,7 @@ def current_stream(framework: str, device: int) -> int:
 
 def take(array: Any, argument: str, dtype: str | None = None, stream: object = None) -> Taken:
     """The array as the core sees it; `dtype` says what the array cannot (bfloat16 kept as uint16). On a GPU it is
-    complete on `stream`, else on the stream on which its framework works. Raises TypeError, ValueError or BufferError
+    complete on `stream`, by default on the stream that its framework uses. Raises TypeError, ValueError or BufferError
     that begins with `argument`."""
     try:
         taken = _take(array, dtype, None if stream is None else stream_number(stream))
@@ -78,7 +78,10 @@ def _take(array: Any, dtype: str | None, stream: int | None) -> Taken:
         return Taken(array, _of_numpy(array, dtype), 0, "numpy")
     if getattr(array, "requires_grad", False) is True:
         array = array.detach()
-    ordered = isinstance(array, _cgxffcv.Tensor) or framework in ("torch", *IMMUTABLE)  # stream by stream, by DLPack
+    ordered = isinstance(array, _cgxffcv.Tensor) or framework in (
+        "torch",
+        *IMMUTABLE,
+    )  # ordered between streams by DLPack
     if not ordered and hasattr(array, "__cuda_array_interface__"):
         tensor = _of_interface(array, dtype)
         return Taken(array, tensor, _ordered(array, tensor, framework, stream), framework)
@@ -96,7 +99,7 @@ def _take(array: Any, dtype: str | None, stream: int | None) -> Taken:
 
 def _of_numpy(array: np.ndarray, dtype: str | None) -> _cgxffcv.Tensor:
     if isinstance(array, np.ma.MaskedArray):
-        raise TypeError("a masked array has elements that are none: pass its .data, or fill it")
+        raise TypeError("a masked array has missing elements: pass its .data, or fill it")
     if array.dtype.name == "bfloat16":
         return _cgxffcv.tensor_of_buffer(array.view(np.uint16), "bfloat16")
     return _cgxffcv.tensor_of_buffer(array, dtype)
@@ -113,11 +116,11 @@ def _of_dlpack(array: Any, framework: str, stream: int | None) -> Taken:
         how["stream"] = stream or LEGACY_STREAM
     try:
         capsule = array.__dlpack__(**how, max_version=(1, 0))
-    except TypeError:  # from before there were versions
+    except TypeError:  # from before DLPack had versions
         capsule = array.__dlpack__(**how)
     tensor = _cgxffcv.tensor_of_dlpack(capsule)
     if on_gpu != (tensor.device >= 0) or (on_gpu and tensor.device != device):
-        raise ValueError(f"__dlpack_device__ says {(int(kind), int(device))}, which is not where its capsule lies")
+        raise ValueError(f"__dlpack_device__ says {(int(kind), int(device))}, which is not where its capsule is")
     return Taken(array, tensor, stream or 0 if on_gpu else 0, framework)
 
 
@@ -130,12 +133,12 @@ def _of_interface(array: Any, dtype: str | None) -> _cgxffcv.Tensor:
     if missing:
         raise ValueError(f"__cuda_array_interface__ lacks {', '.join(sorted(missing))}")
     if said.get("mask") is not None:
-        raise TypeError("an array with a mask has elements that are none")
+        raise TypeError("an array with a mask has missing elements")
     data = said["data"]
     if not isinstance(data, tuple) or len(data) != 2:
         raise ValueError(f"__cuda_array_interface__ has data={data!r}: a pair of an address and a bool is expected")
     name = np.dtype(said["typestr"]).name
-    if dtype == "bfloat16" and name in ("uint16", "void16"):  # which NumPy has no name for
+    if dtype == "bfloat16" and name in ("uint16", "void16"):  # for which NumPy has no name
         name = dtype
     if name not in _cgxffcv.ALLREDUCE_DTYPES or str(said["typestr"]).startswith(">"):
         raise TypeError(f"an array with elements of type {said['typestr']!r} is not of a type that is summed")
@@ -157,13 +160,13 @@ def _ordered(array: Any, tensor: _cgxffcv.Tensor, framework: str, stream: int | 
 
 
 def copy(taken: Taken) -> Taken:
-    """The same in new memory, which is given to nobody yet."""
+    """The same in new memory, which nobody else has yet."""
     return Taken(taken.array, taken.tensor.copy(stream=taken.stream), taken.stream, taken.framework)
 
 
 def give(taken: Taken) -> Any:
-    """A copy, as what is on its stream now leaves it, as an array of the framework from which the original came: by its
-    `from_dlpack`. Without one, as NumPy's in host memory and as a Tensor, which has DLPack, on a GPU."""
+    """A copy, as the work now on its stream leaves it, as an array of the framework from which the original came: by
+    its `from_dlpack`. Without one, as NumPy's in host memory and as a Tensor, which has DLPack, on a GPU."""
     taken.tensor.made_on(taken.stream)
     if taken.framework == "numpy":
         return taken.tensor.numpy().view(taken.array.dtype)

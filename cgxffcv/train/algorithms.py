@@ -10,7 +10,7 @@ FIELDS = ("layer", "pass", "side", "images", "test", "algorithm", "source", "mil
 
 
 def describe_algorithms(core: Any, device: str) -> dict[str, Any]:
-    """Of the plans that a `_cgxffcv.Trainer` has made so far, as JSON takes it; see `Trainer.algorithms`."""
+    """Describes the plans that a `_cgxffcv.Trainer` has made so far, in JSON's types; see `Trainer.algorithms`."""
     library, cache, note = core.library() or ("", "", "")
     plans = [dict(zip(FIELDS, plan, strict=True)) for plan in core.algorithms()]
     return {"device": device, "library": library, "cache": cache, "note": note, "plans": plans}

@@ -1,4 +1,4 @@
-"""How gradients travel between ranks, as a script says it and as the C core takes it."""
+"""How gradients are sent between ranks, as a script says it and as the C core takes it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cgxffcv.costs import Lines
 __all__ = ["Compression"]
 
 NAMES = {
-    "algorithm": tuple(name for name in ALLREDUCE_ALGORITHMS if name != "exact"),  # bits say so
+    "algorithm": tuple(name for name in ALLREDUCE_ALGORITHMS if name != "exact"),  # bits say that
     "codec": CODECS,
     "rounding": ROUNDINGS,
 }
@@ -22,7 +22,7 @@ NAMES = {
 
 @dataclass(frozen=True)
 class Compression:
-    """How gradients travel between ranks. `bits` 32 is uncompressed; `layers` gives bits to single layers by name."""
+    """How gradients are sent between ranks. `bits` 32 is uncompressed; `layers` gives bits to single layers by name."""
 
     bits: int = 32
     bucket_size: int = 1024
@@ -41,6 +41,6 @@ class Compression:
                 raise ValueError(f"compression {name} must be one of {', '.join(names)}, not {value!r}")
 
     def core(self, seed: int, threads: int, lines: Lines | None = None) -> dict[str, Any]:
-        """As the C core takes it, with the cost lines that "auto" goes by; None: a rule."""
+        """As the C core takes it, with the cost lines by which "auto" chooses; None: by a rule."""
         more = {"layers": list(self.layers.items()), "seed": seed, "threads": threads, "costs": lines}
         return vars(self) | more

@@ -1,4 +1,4 @@
-"""Loaders for training and testing, as a recipe wants them."""
+"""Loaders for training and testing, as a recipe needs them."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ KINDS = {IMAGE: ("image", "colour images of one size"), LABEL: ("int", "whole nu
 
 
 def labelled_images(file: Reader) -> dict[str, str]:
-    """The names of the fields that training takes as IMAGE and LABEL: those so called, or else the only ones of their
-    kind. DataError if there are none."""
+    """The names of the fields that training takes as IMAGE and LABEL: those with these names, or else the only ones of
+    their kind. DataError if there are none."""
     found = {}
     for use, (kind, what) in KINDS.items():
         fitting = [name for name, info in file.fields.items() if info.kind == kind]
         if use not in fitting and len(fitting) != 1:
-            several = f"; {' and '.join(fitting)} are several: name one of them so" if fitting else ""
+            several = f"; {' and '.join(fitting)} are several: give one of them that name" if fitting else ""
             raise DataError(f"{file.path}: training needs a field {use!r} of {what}{several}")
         found[use] = use if use in fitting else fitting[0]
     return found
@@ -75,8 +75,8 @@ def augmentation(recipe: Recipe) -> list[Any]:
 
 
 def _open(path: str | PathLike[str], batch: int, pipelines: dict[str, Any], **options: Any) -> Loader:
-    """A loader of `pipelines` only and in their order, whatever else is in the file; DataError if its fields are not
-    those of labelled images."""
+    """A loader of `pipelines` only, in this order, whatever else is in the file; DataError if its fields are not those
+    of labelled images."""
     with Reader(path) as file:
         chosen: dict[str, Any] = dict.fromkeys(file.fields)  # outputs of other names come in the order given
         fields = labelled_images(file)
@@ -94,11 +94,11 @@ def _open(path: str | PathLike[str], batch: int, pipelines: dict[str, Any], **op
 
 
 class Samples:
-    """The samples in use of a file of labelled images, for which nothing stays open.
+    """The samples in use of a file of labelled images, which is not kept open.
 
-    `numbers`: theirs in the file, int64, in the order given. `seed`: of their random orders, which are those that
-    a Loader with OrderOption.RANDOM has. DataError if none is in use, if a label names no class of the recipe, or if
-    the first image has another size than the recipe's; IndexError and TypeError for wrong indices.
+    `numbers`: theirs in the file, int64, in the order given. `seed`: of their random orders, which are those of a
+    Loader with OrderOption.RANDOM. DataError if none is in use, if a label is not a class of the recipe, or if the
+    first image has another size than the recipe's; IndexError and TypeError for wrong indices.
     """
 
     def __init__(self, path: str | PathLike[str], recipe: Recipe, indices: np.ndarray | None = None, seed: int = 0):
@@ -131,7 +131,7 @@ class Samples:
         return len(self.numbers)
 
     def labels_checksum(self) -> int:
-        """Other data have another one."""
+        """A checksum of the labels, to tell data sets apart."""
         return zlib.crc32(self._labels.tobytes())
 
     def order(self, epoch: int) -> np.ndarray:
@@ -189,12 +189,12 @@ def feeding_loader(
 
 
 def share_of(loader: Loader) -> np.ndarray:
-    """The sample numbers of this rank in the loader's next pass, in order, where no sample is left out."""
+    """The sample numbers of this rank in the loader's next pass, in order, if no sample is left out."""
     return share_of_order(loader.next_traversal_order(), loader.batch_size, loader.rank, loader.world_size)
 
 
 def whole_pixels(path: str | PathLike[str], numbers: np.ndarray, workers: int) -> Iterator[np.ndarray]:
-    """The images of these samples as they are, uint8 (n, side, side, 3), some at a time."""
+    """The images of these samples as they are, uint8 (n, side, side, 3), a part at a time."""
     pipelines = {IMAGE: [SimpleRGBImageDecoder()]}
     with _open(path, 500, pipelines, num_workers=workers, indices=numbers, **ALONE, **IN_ORDER) as loader:
         for (images,) in loader:

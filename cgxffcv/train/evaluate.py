@@ -29,7 +29,7 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def least_confident(confidence: np.ndarray, ids: np.ndarray, count: int) -> np.ndarray:
-    """The `count` sample numbers with the lowest confidence; of equally sure ones the lower numbers."""
+    """The `count` sample numbers with the lowest confidence; the lower numbers first if it is equal."""
     return ids[np.lexsort((ids, confidence))[:count]]
 
 
@@ -43,8 +43,8 @@ def _choose(core_ids: np.ndarray, confidence: np.ndarray, share: float, comm: An
 
 
 def run_evaluation(source: Any, recipe: Recipe, comm: Any, tta: bool = True) -> EvaluationSums:
-    """Tests this rank's share, which a ResidentEvaluation or FedEvaluation gives; collective only where the least
-    confident images are sought among all ranks."""
+    """Tests this rank's share, from a ResidentEvaluation or FedEvaluation; collective only if the least confident
+    images are to be found among all ranks."""
     begin = time.perf_counter()
     views = recipe.views if tta else (TestView(),)
     few = len(views) > 1 and recipe.test_share < 1

@@ -1,4 +1,4 @@
-"""What a training must know of a data set that is not CIFAR-10, and the recipe that fits it."""
+"""What a training must know about a data set that is not CIFAR-10, and the recipe that fits it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MOST_MEASURED = 10_000  # images whose colours are measured
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """Of labelled images: how many there are for training, pixels of a side, classes, their names where a file has
+    """Facts about labelled images: how many there are for training, pixels per side, classes, their names if a file has
     them, mean and standard deviation of each colour of the training images (0..255)."""
 
     samples: int
@@ -34,7 +34,7 @@ class ImageFacts:
 
     @property
     def of_cifar(self) -> bool:
-        """Whether they may be taken for CIFAR-10: as many pixels and classes, and no names of other ones."""
+        """True if they may be taken for CIFAR-10: as many pixels and classes, and no names of other classes."""
         return self.names is None and (self.side, self.classes) == (32, 10)
 
     def fit(self, recipe: Recipe) -> Recipe:
@@ -49,7 +49,7 @@ def _labels(path: str, indices: np.ndarray | None) -> np.ndarray:
 
 
 def _classes(path: str, labels: np.ndarray, test: np.ndarray, names: tuple[str, ...] | None) -> int:
-    """How many there are: as many as have names, else one more than the largest label."""
+    """The number of classes: as many as have names, else one more than the largest label."""
     both = np.concatenate([labels, test])
     least, most = both.min(), both.max()
     if least < 0:
@@ -58,7 +58,9 @@ def _classes(path: str, labels: np.ndarray, test: np.ndarray, names: tuple[str, 
         raise DataError(f"{names_file(path)} names {len(names):,} classes, but there is a label {most}")
     classes = int(most) + 1 if names is None else len(names)
     if classes > CLASSES[1]:
-        raise DataError(f"{path}: labels up to {most:,}; networks tell at most {CLASSES[1]:,} classes (0 to 999) apart")
+        raise DataError(
+            f"{path}: labels up to {most:,}; networks distinguish at most {CLASSES[1]:,} classes (0 to 999)"
+        )
     if len(np.unique(labels)) < 2:
         raise DataError(
             f"{path}: all {len(labels):,} training images are of one class ({labels[0]}); there is nothing to learn: "
@@ -76,7 +78,7 @@ def _side(path: str) -> int:
         seen = f"{info.min_width} x {info.min_height} to {info.max_width} x {info.max_height}"
         raise DataError(
             f"{path}: images of {seen} pixels; expected squares of one size, with sides of {SIDES[0]} to {SIDES[1]} "
-            "pixels: data.source=folder makes such ones of a folder of images"
+            "pixels: data.source=folder makes such squares of a folder of images"
         )
     return side
 
@@ -92,8 +94,8 @@ def look_at(
     """Reads the labels of both files, and the colours of at most 10,000 training images, evenly spread.
 
     Raises DataError for files that cannot be trained on: not exactly one image field and one int field (or fields
-    "image" and "label"), images that are no squares of one size of 16 to 96 pixels, less than 2 or more than 1,000
-    classes, fewer than 2 images, and where the files have other names for a label; BetonError for damaged ones.
+    "image" and "label"), images that are not squares of one size of 16 to 96 pixels, fewer than 2 or more than 1,000
+    classes, fewer than 2 images, and different names for a label in the two files; BetonError for damaged ones.
     """
     path = os.fspath(train)
     labels = _labels(path, train_indices)
@@ -113,13 +115,13 @@ def look_at(
 
 
 def _colours(path: str, numbers: np.ndarray, workers: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each colour; sums of whole numbers, so that all ranks find the same."""
+    """Mean and standard deviation of each colour; sums of integers, so that all ranks find the same."""
     count, sums, squares = 0, np.zeros(3, np.int64), np.zeros(3, np.int64)
     for images in whole_pixels(path, numbers, workers):
         values = images.reshape(-1, 3).astype(np.int64)
         count, sums, squares = count + len(values), sums + values.sum(axis=0), squares + (values**2).sum(axis=0)
     mean = sums / count
-    std = np.sqrt(np.maximum(squares / count - mean**2, 1.0))  # at least 1: a colour that is everywhere the same
+    std = np.sqrt(np.maximum(squares / count - mean**2, 1.0))  # at least 1: a colour may be the same everywhere
     return tuple(round(float(v), 3) for v in mean), tuple(round(float(v), 3) for v in std)
 
 

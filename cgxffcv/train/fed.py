@@ -1,6 +1,6 @@
-"""Training and testing on what loader threads bring batch by batch. For a GPU they fill page-locked buffers, which are
-uploaded beside the steps; augmentation, views and sums are the GPU's work, as for resident data, and give the same
-bytes. For a CPU they augment, too, and batches are used where they lie."""
+"""Training and testing on batches that loader threads bring one by one. For a GPU they fill page-locked buffers, which
+are uploaded alongside the steps; augmentation, views and sums are the GPU's work, as for resident data, and give the
+same bytes. For a CPU they also augment, and batches are used where they are."""
 
 from __future__ import annotations
 
@@ -27,16 +27,17 @@ class _LoaderTraining:
         self.core, self.passes = core, Feeding(loader)
 
     def expect(self, ids: np.ndarray, epoch: int) -> None:
-        """The samples of the next runs: reading begins."""
+        """Announces the samples of the next runs: reading begins."""
         self.passes.expect(ids, epoch)
 
     def run(self, ids: np.ndarray, epoch: int, records: np.ndarray, losses: np.ndarray | None) -> None:
-        """As ResidentTraining.run; a failure of the loader (an unreadable image, say) comes after the steps before."""
+        """Like ResidentTraining.run; a failure of the loader (an unreadable image, say) is raised after the steps
+        before it."""
         self.core.run(self.passes.take(ids, epoch), epoch, records, losses)
         self.passes.taken()
 
     def wait_seconds(self) -> float:
-        """How long batches have been waited for."""
+        """The seconds spent waiting for batches."""
         return self.passes.seconds()
 
     def close(self) -> None:
@@ -45,7 +46,7 @@ class _LoaderTraining:
 
 
 class FedTraining(_LoaderTraining):
-    """On a GPU.
+    """Training on a GPU.
 
     trainer: a `_cgxffcv.Trainer` of a model there. loader: see `data.feeding_loader`. operations: how training
     augments, see `data.core_operations`. graphs: record each phase's step once and replay it. MemoryError if there is
@@ -56,7 +57,7 @@ class FedTraining(_LoaderTraining):
         super().__init__(_cgxffcv.Runner(trainer, operations, seed, graphs), loader)
 
     def whiten(self, loader: Loader, epsilon: float) -> None:
-        """Sets the frozen layer from all images of this loader, which lie on the GPU meanwhile."""
+        """Sets the frozen layer from all images of this loader, which are on the GPU meanwhile."""
         try:
             load_set(self.core, SAMPLE, loader)
             self.core.whiten(SAMPLE, loader.num_samples, epsilon)
@@ -64,12 +65,12 @@ class FedTraining(_LoaderTraining):
             self.core.drop(SAMPLE)
 
     def restart(self, seed: int) -> None:
-        """Augmentation of another seed, from step 0 on."""
+        """Starts over with augmentation of another seed, from step 0 on."""
         self.core.restart(seed)
 
 
 class HostTraining(_LoaderTraining):
-    """On a CPU.
+    """Training on a CPU.
 
     trainer: a `_cgxffcv.Trainer` of a model there. loader: see `data.feeding_loader`; it augments.
     """
@@ -84,12 +85,12 @@ class HostTraining(_LoaderTraining):
         parameters = self._trainer.read("parameters")
         for name, _, _, trained, shape, offset in self._trainer.layers():
             if not trained:
-                assert shape == (24, 2, 2, 3), f"{name} is no whitening layer"
+                assert shape == (24, 2, 2, 3), f"{name} is not a whitening layer"
                 parameters[offset : offset + filters.size] = filters.transpose(0, 2, 3, 1).reshape(-1)
         self._trainer.write("parameters", parameters)
 
     def restart(self, seed: int) -> None:
-        """Augmentation of another seed, from step 0 on."""
+        """Starts over with augmentation of another seed, from step 0 on."""
         self.core.restart(seed)
         self.passes.reseed(seed)
 

@@ -56,10 +56,10 @@ class EpochReport(NamedTuple):
     loss: float
     correct: int
     accuracy: float
-    seconds: float  # the slowest rank's, since the start of the epoch, or since this process went on with it
+    seconds: float  # the slowest rank's, since the start of the epoch, or since this process resumed it
     wire_bytes: int  # of all ranks
     skipped: int
-    replica_hash: str  # of parameters and momenta (other on a GPU than on a CPU); the ranks have compared theirs
+    replica_hash: str  # of parameters and momenta (different on a GPU and on a CPU); the ranks have compared theirs
 
 
 class TrainerInterface(Protocol):
@@ -85,12 +85,12 @@ class TrainerInterface(Protocol):
     def finished(self) -> bool: ...
 
     def run_epoch(self) -> Iterator[StepReport]:
-        """Trains the next epoch, or the rest of an interrupted one; a generator, one report a step. It may be left
-        early (`break`, an exception, Ctrl-C): the trainer then stands between two steps and can be saved."""
+        """Trains the next epoch, or the rest of an interrupted one; a generator, one report per step. It may be left
+        early (`break`, an exception, Ctrl-C): the trainer is then between two steps and can be saved."""
 
     def end_epoch(self) -> EpochReport:
-        """Sums of the epoch just run over all ranks; compares the replicas' hashes (CommError names ranks that differ).
-        Collective."""
+        """Returns the sums of the epoch just run over all ranks; compares the replicas' hashes (CommError names ranks
+        that differ). Collective."""
 
     def evaluate(self, tta: bool = True) -> EvaluationReport:
         """Tests with rank 0's running statistics; without `tta` on the plain view only. Collective."""
@@ -106,13 +106,13 @@ class TrainerInterface(Protocol):
         writes."""
 
     def resume(self, path: str | PathLike[str]) -> list[str]:
-        """Loads a checkpoint that `save` wrote; gives what is not as before, in sentences."""
+        """Loads a checkpoint that `save` wrote; returns what is different from before, in sentences."""
 
     def explain(self) -> str:
-        """How gradients travel between the ranks, in words."""
+        """How gradients are sent between the ranks, in words."""
 
     def algorithms(self) -> dict[str, Any]:
-        """How the convolutions of the plans made so far are computed, as JSON takes it."""
+        """How the convolutions of the plans made so far are computed, in JSON's types."""
 
     def close(self) -> None:
         """Ends threads and frees memory; also a context manager."""

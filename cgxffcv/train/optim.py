@@ -15,7 +15,7 @@ __all__ = ["Muon", "Optimizer", "Rate", "Sgd", "patch_moments", "whitening_filte
 
 @dataclass(frozen=True)
 class Sgd:
-    """SGD with momentum and coupled weight decay; the rate stands outside the buffer.
+    """SGD with momentum and coupled weight decay; the rate is applied outside the buffer.
 
     ``g += decay p; v = momentum v + g; p -= rate v``, or with ``nesterov`` ``p -= rate (g + momentum v)``.
     """
@@ -62,8 +62,8 @@ class Optimizer:
     """Applies Sgd and Muon groups to float32 NumPy arrays in place.
 
     ``tensors`` is a sequence of (value, gradient, group index): C-contiguous float32 arrays of equal size, which must
-    stay where they are. The result does not depend on ``threads``. With ``device="gpu"`` the first GPU computes: values
-    and gradients travel there with each call and the values back (a convenience for tests and trials; a training's
+    not move in memory. The result does not depend on ``threads``. With ``device="gpu"`` the first GPU computes: values
+    and gradients are copied there with each call, and the values back (a convenience for tests and trials; a training's
     arrays stay on the GPU), and Muon's iterations multiply in float16. Raises ValueError or TypeError for arrays and
     settings that do not fit, NotBuiltError or CudaError without a GPU.
     """
@@ -82,7 +82,8 @@ class Optimizer:
         self._core.step(rates)
 
     def gradients_finite(self, rates: Sequence[Rate] | None = None) -> bool:
-        """Whether every element of every gradient is finite; with ``rates`` of the groups that are active there."""
+        """True if every element of every gradient is finite; with ``rates`` only of the groups that are active
+        there."""
         return self._core.gradients_finite(rates)
 
     def load_rates(self, table: Sequence[Sequence[Rate]]) -> None:
@@ -92,8 +93,8 @@ class Optimizer:
     def step_scheduled(self, step: int, enabled: Sequence[bool] | None = None, skip: bool = False) -> bool:
         """One step with row ``step`` of ``load_rates``, as a recorded CUDA graph: gradients checked, then the step.
 
-        Nothing is touched if ``skip``, or if a gradient of an active group is not finite; gives whether that was so.
-        ``enabled``: for each group whether the graph contains its work (None: all). GPU only.
+        Nothing is touched if ``skip``, or if a gradient of an active group is not finite; returns whether that was so.
+        ``enabled``: for each group, whether the graph contains its work (None: all). GPU only.
         """
         return self._core.step_scheduled(step, enabled, skip)
 

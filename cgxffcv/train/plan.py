@@ -1,4 +1,4 @@
-"""From a recipe to the numbers of one training: steps, groups of layers with their schedules, phases."""
+"""Turns a recipe into the numbers of one training: steps, groups of layers with their schedules, phases."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Points = tuple[tuple[float, float], ...]
 
 @dataclass(frozen=True)
 class Group:
-    """Layers that are trained alike: the rate of step t is base x (piecewise linear through `points`)(t)."""
+    """Layers that are trained in the same way: the rate of step t is base x (piecewise linear through `points`)(t)."""
 
     name: str
     rule: Sgd | Muon
@@ -75,7 +75,7 @@ class TrainingPlan:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Of a pass over all images."""
+        """The steps of a pass over all images."""
         return self.epoch_starts[1] if self.epochs > 1 else self.steps
 
     def epoch_of(self, step: int) -> int:
@@ -102,7 +102,7 @@ class TrainingPlan:
 
 
 def make_plan(recipe: Recipe, samples: int, ranks: int = 1) -> TrainingPlan:
-    """RecipeError if the batch of all ranks is larger than the data set."""
+    """The plan of a training. RecipeError if the batch of all ranks is larger than the data set."""
     local = recipe.local_batch(ranks)
     whole = local * ranks
     per_epoch = samples // whole

@@ -18,7 +18,7 @@ RECORD_FIELDS = 5  # loss sum, correct, images, skipped, side
 
 
 def load_set(core: Any, which: int, loader: Loader) -> tuple[np.ndarray, np.ndarray]:
-    """Copies a loader's pass to the GPU; labels and sample numbers, int64. MemoryError if there is no room."""
+    """Copies a loader's pass to the GPU; returns labels and sample numbers, int64. MemoryError if there is no room."""
     count = len(share_of(loader))
     labels, ids = np.empty(count, np.int64), np.empty(count, np.int64)
     if count == 0:
@@ -34,7 +34,7 @@ def load_set(core: Any, which: int, loader: Loader) -> tuple[np.ndarray, np.ndar
 
 
 class ResidentTraining:
-    """Steps on a training set that lies on the GPU.
+    """Steps on a training set that is on the GPU.
 
     trainer: a `_cgxffcv.Trainer` of a model there. loader: of all samples in use, one rank, not augmented; its image
     pipeline says how training augments. graphs: record each phase's step once and replay it.
@@ -55,15 +55,15 @@ class ResidentTraining:
         self._position[ids] = np.arange(len(ids), dtype=np.int32)
 
     def positions(self, ids: np.ndarray) -> np.ndarray:
-        """Where samples lie in the set, int32."""
+        """The positions of samples in the set, int32."""
         return self._position[ids]
 
     def expect(self, ids: np.ndarray, epoch: int) -> None:
-        """The samples of the next runs; they are there already."""
+        """Announces the samples of the next runs; they are already there."""
 
     def run(self, ids: np.ndarray, epoch: int, records: np.ndarray, losses: np.ndarray | None) -> None:
-        """len(records) steps on these samples of this rank. `records`: float64 (steps, 5), see RECORD_FIELDS; `losses`:
-        float32 (samples,) or None. A failure (Ctrl-C) leaves what the steps done so far have written."""
+        """Runs len(records) steps on these samples of this rank. `records`: float64 (steps, 5), see RECORD_FIELDS;
+        `losses`: float32 (samples,) or None. A failure (Ctrl-C) leaves what the steps done so far have written."""
         self.core.run(self.positions(ids), epoch, records, losses)
 
     def whiten(self, count: int, epsilon: float) -> None:
@@ -71,11 +71,11 @@ class ResidentTraining:
         self.core.whiten(TRAIN, count, epsilon)
 
     def restart(self, seed: int) -> None:
-        """Augmentation of another seed, from step 0 on."""
+        """Starts over with augmentation of another seed, from step 0 on."""
         self.core.restart(seed)
 
     def wait_seconds(self) -> float:
-        """How long batches have been waited for: never."""
+        """The seconds spent waiting for batches: none."""
         return 0.0
 
     def close(self) -> None:
@@ -101,4 +101,4 @@ class ResidentEvaluation:
         return self._core.evaluate(TEST, positions.astype(np.int32), len(positions), views)
 
     def close(self) -> None:
-        """The set goes with the training's."""
+        """Does nothing: the set is freed with the training's."""

@@ -1,7 +1,7 @@
 """Passes over the images whose loss was highest when they were last trained on.
 
-No image is looked at for the choice alone: the loss that every step computes anyway is remembered. Images left out
-keep their old loss, so they come back when others have fallen below. Never seen images count as the hardest.
+No image is evaluated just for the choice: the loss that every step computes anyway is remembered. Images left out keep
+their old loss, so they come back when others have fallen below. Images never seen count as the hardest.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ __all__ = ["HardestImages"]
 
 
 class HardestImages:
-    """The samples of each pass, for all ranks alike.
+    """The samples of each pass, the same for all ranks.
 
     `fractions`: of each pass; `permutation(epoch)`: all samples in use in that epoch's random order (int64);
-    `exchange`: gives every rank's bytes from this rank's, in rank order.
+    `exchange`: takes this rank's bytes and returns every rank's, in rank order.
     """
 
     def __init__(
@@ -32,10 +32,10 @@ class HardestImages:
         self.restart()
 
     def restart(self) -> None:
-        """No image has been seen."""
+        """Forgets all losses: no image has been seen."""
         self.losses = np.full(len(self._ids), np.inf, np.float32)  # of the samples in the order of their numbers
         self._changed = np.zeros(len(self._ids), bool)
-        self.order = np.zeros(0, np.int64)  # of the pass under way
+        self.order = np.zeros(0, np.int64)  # of the pass in progress
         self._order_epoch = -1
 
     def record(self, ids: np.ndarray, losses: np.ndarray) -> None:
@@ -46,7 +46,7 @@ class HardestImages:
         self._changed[positions] = True
 
     def merge(self) -> None:
-        """Makes what all ranks have recorded known to each. Collective."""
+        """Shares what each rank has recorded with all. Collective."""
         changed = np.flatnonzero(self._changed)
         mine = np.rec.fromarrays([changed, self.losses[changed]], names="position,loss")
         for piece in self._exchange(mine.tobytes()):
@@ -66,7 +66,7 @@ class HardestImages:
         self.order, self._order_epoch = order, epoch
 
     def sample_order(self, epoch: int) -> np.ndarray:
-        """What the loader asks for at the start of a pass."""
+        """The samples of a pass, which the loader asks for at its start."""
         if epoch != self._order_epoch:
             raise RuntimeError(f"pass {epoch} has not begun")
         return self.order

@@ -1,6 +1,6 @@
-"""What a checkpoint holds of a training, and which other trainings may take it.
+"""What a checkpoint holds of a training, and which other trainings may load it.
 
-A trainer core's buffers are named tensors there; what each rank kept for itself is one entry a rank.
+A trainer core's buffers are named tensors there; what each rank kept for itself is one entry per rank.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from cgxffcv.wording import counted
 __all__ = ["FORMAT", "compare", "core_state", "fill_core", "my_residual", "my_sums"]
 
 FORMAT = 2  # of the state
-NO_PART = ("summary", "target")  # fields of a recipe that change nothing in a training
+NO_PART = ("summary", "target")  # fields of a recipe that do not affect a training
 # Fields that older checkpoints' recipes lack, and what they were.
 ADDED = {"classes": 10, "side": 32, "decay_on": "all", "nesterov": False}
-LENGTH = ("epochs", "lr_peak_epoch")  # that may be others in a training that goes on
+LENGTH = ("epochs", "lr_peak_epoch")  # that may differ in a resumed training
 NOW, SLOW = ("parameters", "statistics"), ("slow_parameters", "slow_statistics")
 
 
@@ -37,7 +37,7 @@ def _tensors(core: Any, parameters: np.ndarray, statistics: np.ndarray, prefix: 
 
 
 def core_state(core: Any) -> dict[str, np.ndarray]:
-    """A tensor for each layer and norm, also of the slow copy where the optimizer has one; the momenta, flat."""
+    """A tensor for each layer and norm, also of the slow copy if the optimizer has one; the momenta, flat."""
     state = _tensors(core, *(core.read(name) for name in NOW), "")
     state["momentum"] = core.read("momentum")
     if core.read(SLOW[0]) is not None:
@@ -46,7 +46,7 @@ def core_state(core: Any) -> dict[str, np.ndarray]:
 
 
 def fill_core(core: Any, state: Mapping[str, Any]) -> None:
-    """Writes what `core_state` has read. CheckpointError for a tensor that is missing or has another shape."""
+    """Writes back what `core_state` has read. CheckpointError for a tensor that is missing or has another shape."""
     _fill(core, state, NOW, "")
     core.write("momentum", state["momentum"])
     if core.read(SLOW[0]) is not None:
@@ -65,8 +65,8 @@ def _fill(core: Any, state: Mapping[str, Any], names: tuple[str, str], prefix: s
 
 
 def compare(identity: Mapping[str, Any], state: Mapping[str, Any]) -> None:
-    """CheckpointError if the state is of another training than that of this identity. Another number of epochs is none,
-    nor is another number of ranks where all share one batch."""
+    """CheckpointError if the state is of another training than that of this identity. Another number of epochs does not
+    make it another one, nor does another number of ranks if all share one batch."""
     for name, mine in identity.items():
         theirs = state.get(name)
         if isinstance(theirs, np.ndarray):
@@ -86,7 +86,7 @@ def compare(identity: Mapping[str, Any], state: Mapping[str, Any]) -> None:
 
 
 def _other_field(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> tuple[str, Any, Any]:
-    """The first field that makes it another training, if there is one: what it is called, and both values."""
+    """The first field that makes it another training, if there is one: its name, and both values."""
     theirs = ADDED | theirs
     free = NO_PART if theirs.get("epochs") == mine["epochs"] else NO_PART + LENGTH
     for key, value in mine.items():
@@ -102,14 +102,15 @@ def _check_ranks(theirs: Any, mine: int, recipe: Mapping[str, Any]) -> None:
         batch = recipe["batch_size"]
         raise CheckpointError(
             f"the checkpoint is of a training on {counted(theirs, 'process')}, not on {mine}: "
-            f"recipe {recipe['name']} takes {batch} images a step on each, so this would be another training, with "
-            f"{mine * batch} images a step instead of {theirs * batch}; start {theirs}, or start over (recipes whose "
-            "batch_scope is global go on with any number)"
+            f"recipe {recipe['name']} takes {batch} images per step on each, so this would be another training, with "
+            f"{mine * batch} images per step instead of {theirs * batch}; start {theirs}, or start over (recipes whose "
+            "batch_scope is global can be resumed with any number)"
         )
 
 
 def my_sums(everyone: list[Mapping[str, Any]], rank: int, ranks: int) -> EpochSums:
-    """What this rank goes on from: what it had, or, among other ranks, rank 0 with what all had together."""
+    """The sums that this rank continues from: those it had, or, with another number of ranks, on rank 0 those of all
+    together."""
     sums = [EpochSums(**theirs) for theirs in everyone]
     if len(sums) == ranks:
         return sums[rank]
@@ -121,8 +122,8 @@ def my_sums(everyone: list[Mapping[str, Any]], rank: int, ranks: int) -> EpochSu
 
 
 def my_residual(everyone: np.ndarray, rank: int, ranks: int, loss_sum: bool) -> np.ndarray:
-    """What error feedback owes on this rank: what it owed, or, among another number of ranks, as much on each as leaves
-    the sum of gradients (or their mean) owed the same."""
+    """The residual of error feedback on this rank: the one it had, or, with another number of ranks, as much on each as
+    leaves the total owed to the sum of gradients (or their mean) the same."""
     if len(everyone) == ranks:
         return np.ascontiguousarray(everyone[rank])
     return everyone.sum(axis=0, dtype=np.float32) / np.float32(ranks if loss_sum else len(everyone))

@@ -140,7 +140,7 @@ def test_capsules_that_lie_of_gpus(memory):
             assert world.allreduce(Forged(at, (4,), byte_offset=16, device=device)) is not None
         moved = Forged(at, (24,), device=(2, 0))
         moved.device = (1, 0)  # not what its capsule says
-        with pytest.raises(ValueError, match="which is not where its capsule lies"):
+        with pytest.raises(ValueError, match="which is not where its capsule is"):
             world.allreduce(moved)
 
 

@@ -192,7 +192,7 @@ def test_a_batch_of_each_rank_makes_another_training_of_it(files, tmp_path):
         trainer.save(tmp_path / "a")
 
     on_ranks(2, "sgd", files, save)
-    match = r"on 2 processes, not on 1: recipe small takes 10 images .* with 10 images a step instead of 20; start 2"
+    match = r"on 2 processes, not on 1: recipe small takes 10 images .* with 10 images per step instead of 20; start 2"
     with trainer_of(files, "sgd") as trainer, pytest.raises(checkpoint.CheckpointError, match=match):
         trainer.resume(tmp_path / "a")
 
