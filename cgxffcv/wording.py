@@ -13,23 +13,23 @@ IRREGULAR = {"process": "processes", "batch": "batches", "class": "classes", "en
 
 
 def brief(value: Any) -> str:
-    """A value on one line, and not more than fits there."""
+    """A value on one line, shortened to what fits there."""
     try:
         shown = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
-    except ValueError:  # a number of more digits than Python converts
-        shown = "a number without end"
+    except ValueError:  # a number with more digits than Python converts
+        shown = "a very long number"
     return shown if len(shown) <= LONGEST else f"{shown[: LONGEST - 20]}...{shown[-10:]}"
 
 
 def add_note(error: BaseException, note: str) -> None:
-    """What Python shows below the error, from 3.11 on."""
+    """Adds a note, which Python shows below the error, from 3.11 on."""
     with contextlib.suppress(AttributeError, TypeError):  # an exception that takes no attributes
         error.__notes__ = [*getattr(error, "__notes__", ()), note]  # type: ignore[attr-defined]
 
 
 @contextlib.contextmanager
 def noted(note: str) -> Iterator[None]:
-    """Adds it to what is raised within."""
+    """Adds the note to any exception raised within."""
     try:
         yield
     except Exception as error:

@@ -48,8 +48,8 @@ class Field:
       "ptr", u8) holds the position of the sample's data, its entry `size_field` (default "size", u8), if any, the
       number of bytes. Without a pointer entry the record holds everything.
     - `encode(destination, value, malloc)`: fills `destination`, an array of one record; `malloc(n)` returns (pointer,
-    uint8 array of n) for the data, at most once per sample. The pointer is a placeholder: the writer stores
-      the real one in `pointer_field`.
+      uint8 array of n) for the data, at most once per sample. The pointer is a placeholder: the writer stores the real
+      one in `pointer_field`.
     - optionally `to_binary()` -> at most 1,024 bytes kept in the file's header, `from_binary(arguments)` -> the field,
       `decode(record, data)` -> the value, which `Reader` then gives instead of (record, data), and
       `get_decoder_class()` -> the class of decoder that a `Loader` uses, made without arguments.

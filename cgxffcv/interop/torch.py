@@ -73,8 +73,8 @@ class FromGPU:
 
     Args:
         bits: the elements are the bits of bfloat16 in uint16.
-        follow: the tensor is moved on to torch's current GPU, if that is another one by now. wait: it is complete when
-        the call returns; else only in the order of the current stream.
+        follow: the tensor is moved on to torch's current GPU, if that is another one by now.
+        wait: it is complete when the call returns; else only in the order of the current stream.
     """
 
     bits: bool = False

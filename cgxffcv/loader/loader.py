@@ -67,11 +67,12 @@ class Loader:
     Args:
         fname: path of the file, or a list of paths of files with the same fields, which are read as one: their samples
             follow each other, and so do sample numbers. The attribute is the absolute path, or a tuple of them.
-        batch_size: samples per batch, on each rank. num_workers: threads; below 1: as many as cores. os_cache: False,
-        for data larger than memory: workers read their samples into memory of their own instead of mapping the file,
-        and the next batch's are requested ahead, by whole pages with QUASI_RANDOM. By default True, unless
-        FFCV_DEFAULT_CACHE_PROCESS=1 is set when cgxffcv is imported. order: an OrderOption; or an array of sample
-        numbers, a sampler, a callable or an object or class with
+        batch_size: samples per batch, on each rank.
+        num_workers: threads; below 1: as many as cores.
+        os_cache: False, for data larger than memory: workers read their samples into memory of their own instead of
+            mapping the file, and the next batch's are requested ahead, by whole pages with QUASI_RANDOM. By default
+            True, unless FFCV_DEFAULT_CACHE_PROCESS=1 is set when cgxffcv is imported.
+        order: an OrderOption; or an array of sample numbers, a sampler, a callable or an object or class with
             `sample_order(epoch)`, each giving the samples of an epoch for all ranks; those that are not among `indices`
             are left out. A class is called with the Loader, whose attributes (indices, seed, reader...) it may read.
         distributed: take rank and world_size from torch.distributed or mpirun's environment.
@@ -82,21 +83,23 @@ class Loader:
         custom_fields: {name: class or instance} of a user's own fields, see cgxffcv.fields.Field.
         drop_last: leave out the last batch if it is incomplete; else the ranks share it evenly, to within one sample.
         batches_ahead: batches made in advance, at most; None: 3, or fewer (at least 1) if these and the two that the
-        program may hold take more than 256 MiB. recompile: accepted for compatibility with FFCV; nothing is compiled at
-        run time. order_kwargs: window_pages of QUASI_RANDOM, or the arguments of a class given as `order`. rank,
-        world_size: this process's part: the permutation of an epoch is the same for all ranks, and global batch g, of
-            batch_size * world_size samples, is cut into the ranks' batches. All ranks have the same number of batches.
-        resident: decode JPEG images once, and keep their pixels in memory (raw images are read from the file's
-            mapping in any case).
+            program may hold take more than 256 MiB.
+        recompile: accepted for compatibility with FFCV; nothing is compiled at run time.
+        order_kwargs: window_pages of QUASI_RANDOM, or the arguments of a class given as `order`.
+        rank, world_size: this process's part: the permutation of an epoch is the same for all ranks, and global batch
+            g, of batch_size * world_size samples, is cut into the ranks' batches. All ranks have the same number of
+            batches.
+        resident: decode JPEG images once, and keep their pixels in memory (raw images are read from the file's mapping
+            in any case).
         ids: each batch ends with its sample numbers, int64, shape (batch,).
         evaluate: random operations are neutral: no flip, no shift, the central crop, no hole.
         page_locked: the number of a GPU, which can then copy batches while it works; None: that of a pipeline's
             ToDevice, if there is one; False: ordinary memory.
         arrays: "torch" or "numpy": what fields without a pipeline give; None: tensors if the program uses torch.
         on_error: "raise" ends the pass at a sample that is damaged; "zero" makes a damaged JPEG image black before the
-        rest of the pipeline, and counts it (stats()["blanked"]); "skip" leaves out a sample of which the workers cannot
-        make a value: its batch is shorter, otherwise unchanged, perhaps empty, so that all ranks have the same number
-        of batches, and it is counted (stats()["skipped"]). get_batch raises in any case.
+            rest of the pipeline, and counts it (stats()["blanked"]); "skip" leaves out a sample of which the workers
+            cannot make a value: its batch is shorter, otherwise unchanged, perhaps empty, so that all ranks have the
+            same number of batches, and it is counted (stats()["skipped"]). get_batch raises in any case.
 
     Raises:
         OSError, BetonError: the file cannot be opened, or does not follow the format. ValueError, TypeError,

@@ -540,7 +540,8 @@ def compile_outputs(
     `path_of` gives the file of a sample, for errors; `arrays` says what outputs without a pipeline are; `dtypes` are
     those of fields of arrays; `read` gives values of any length.
 
-    Raises: ValueError: a pipeline for an unknown field. TypeError: an operation that does not fit.
+    Raises:
+        ValueError: a pipeline for an unknown field. TypeError: an operation that does not fit.
     """
     custom, dtypes = custom or {}, dtypes or {}
     pipelines = {in_file(name, fields): pipeline for name, pipeline in pipelines.items()}

@@ -1,7 +1,7 @@
 """Where the batches of an epoch come from: a loader's threads, for a CPU or on their way to a GPU, or a data set in the
 memory of the GPU.
 
-`open_steps` chooses; whatever it gives runs the steps of an epoch and counts each as soon as it is done.
+`open_steps` chooses; what it returns runs the steps of an epoch and counts each as soon as it is done.
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ class Parts:
 class Steps:
     """Steps on one source of batches.
 
-    `at_once`: steps between two returns to the host, where nobody wishes otherwise; None: all of a pass.
-    `load_seconds`: waiting for batches, in this process. `device_seconds`: of steps and whitening since the last
+    `at_once`: steps between two returns to the host, unless the caller asks for another number; None: all of a pass.
+    `load_seconds`: spent waiting for batches, in this process. `device_seconds`: of steps and whitening since the last
     restart, by the GPU's clock; None on a CPU.
     """
 
@@ -104,9 +104,9 @@ class Steps:
             self.device_seconds += self.data.core.seconds()
 
     def run(self, epoch: int, end: int, at_once: int | None) -> Iterator[StepReport]:
-        """The steps of a pass from where the core stands to before step `end`. A step is counted in the tally before
-        its report comes. `at_once`: steps between two returns to the host; None: all. May be closed early: the core
-        then stands between two steps."""
+        """Runs the steps of a pass from the core's current one to before step `end`. A step is counted in the tally
+        before its report comes. `at_once`: steps between two returns to the host; None: all. May be closed early: the
+        core is then between two steps."""
         plan, batch, at, ids = self._parts.plan, self._parts.plan.local_batch, -1, np.zeros(0, np.int64)
         while self.core.steps_done < end:
             if self.core.steps_done != at:
@@ -182,7 +182,7 @@ class Steps:
         return share_of_order(shared, plan.local_batch, team.rank, team.ranks)
 
     def restart(self, seed: int) -> None:
-        """Orders and augmentation of another seed, from the first epoch on."""
+        """Starts over with orders and augmentation of another seed, from the first epoch on."""
         self.data.restart(seed)
         if self.device_seconds is not None:
             self.data.core.seconds()
@@ -199,8 +199,8 @@ def _resident_data(parts: Parts, seed: int, graphs: bool) -> ResidentTraining:
 
 
 def host_room(team: Team, meminfo: str = "/proc/meminfo", limits: tuple[str, ...] = MEMORY_LIMITS) -> int:
-    """Bytes of the host's memory that this rank may keep images in: half of its share of what is available, also by
-    the limit of its container."""
+    """Bytes of the host's memory that this rank may keep images in: half of its share of what is available, within the
+    limit of its container."""
     with open(meminfo) as file:
         room = next((int(line.split()[1]) for line in file if line.startswith("MemAvailable:")), 0) * 1024
     for limit in limits:
@@ -226,7 +226,8 @@ def _host_data(parts: Parts, seed: int) -> HostTraining:
 
 
 def open_steps(parts: Parts, seed: int, gpu: int | None, resident: bool, graphs: bool) -> Steps:
-    """On a GPU: the data set into its memory, if it is wanted there and fits, else batch by batch."""
+    """Opens the batches of a training. On a GPU: the data set in its memory, if that is wanted and it fits, else batch
+    by batch."""
     if gpu is None:
         return Steps(parts, _host_data(parts, seed))
     if resident:
@@ -240,7 +241,7 @@ def open_steps(parts: Parts, seed: int, gpu: int | None, resident: bool, graphs:
 def open_evaluation(
     steps: Steps, parts: Parts, gpu: int | None, samples: Samples, batch: int
 ) -> ResidentEvaluation | FedEvaluation:
-    """The test set, `batch` images at a time: beside the training set, if that is on the GPU and there is room for
+    """The test set, `batch` images at a time: next to the training set, if that is on the GPU and there is room for
     both, else batch by batch."""
     rank, ranks = parts.team.rank, parts.team.ranks
     if steps.data.resident:

@@ -23,8 +23,8 @@ class TrainingDiverged(UserError, ArithmeticError):
 
 @dataclass
 class EpochSums:
-    """Of this rank, over the steps of the epoch that is under way; `seconds`: in this process, so a checkpoint has them
-    not."""
+    """This rank's sums over the steps of the epoch in progress; `seconds`: in this process, so they are not in a
+    checkpoint."""
 
     images: int = 0
     correct: int = 0
@@ -34,7 +34,7 @@ class EpochSums:
     skipped: int = 0
 
     def saved(self) -> dict[str, Any]:
-        """What a checkpoint keeps: two runs that do the same have the same."""
+        """What a checkpoint keeps: the same for two runs that do the same."""
         return {name: value for name, value in vars(self).items() if name != "seconds"}
 
 
@@ -46,7 +46,7 @@ class Tally:
         self.begin()
 
     def begin(self) -> None:
-        """A training, before its first step."""
+        """Begins a training, before its first step."""
         self.skipped_in_a_row = self.skipped = 0
         self.begin_epoch()
 
@@ -54,8 +54,8 @@ class Tally:
         self.sums = EpochSums()
 
     def count(self, step: StepReport, loss: float) -> None:
-        """A step that is done, and the sum of its images' losses. TrainingDiverged after ten in a row whose update had
-        to be left out."""
+        """Counts a step that is done, with the sum of its images' losses. TrainingDiverged after ten in a row whose
+        update was skipped."""
         sums = self.sums
         sums.images += step.images
         sums.correct += step.correct
@@ -87,7 +87,7 @@ def compare_replicas(hashes: list[str], step: int) -> None:
 
 
 def epoch_report(everyone: list[dict[str, Any]], epoch: int, batch: int, replica_hash: str) -> EpochReport:
-    """From all ranks' EpochSums (as dicts). `batch`: images of a step, of all ranks."""
+    """The report from all ranks' EpochSums (as dicts). `batch`: images per step, of all ranks."""
     total = {name: sum(rank[name] for rank in everyone) for name in ("images", "correct", "loss", "wire_bytes")}
     images, skipped = total["images"], everyone[0]["skipped"]
     counted = images - skipped * batch  # skipped steps have no loss

@@ -1,4 +1,4 @@
-"""The ranks of a training: what they tell each other besides gradients."""
+"""The ranks of a training: what they exchange besides gradients."""
 
 from __future__ import annotations
 

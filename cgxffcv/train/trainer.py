@@ -1,4 +1,4 @@
-"""The trainer: a recipe, two .beton files and a communicator become a trained network."""
+"""The trainer, which makes a trained network from a recipe, two .beton files and a communicator."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ class Trainer:
     Args:
         recipe: a Recipe or the name of one.
         train, test: .beton files with an image field (RGB, of the recipe's side) and an int field, called "image" and
-            "label" where there are several. Without `test` there is none.
+            "label" if there are several. Without `test` there is no test.
         comm: a communicator of cgxffcv.comm; None: this process alone. The global permutation is shared among the
             ranks, so that together they see what one rank would with the sum of their batches. Batch-norm statistics
             are each rank's own; the test uses rank 0's.
-        compression: how gradients travel, a Compression or its fields as a dict; uncompressed by default.
-        threads: of the network and the optimizer; 0: all cores of this process. The same seed gives the same bytes
-            for any number of threads.
+        compression: how gradients are sent, a Compression or its fields as a dict; uncompressed by default.
+        threads: of the network and the optimizer; 0: all cores of this process. The same seed gives the same bytes for
+            any number of threads.
         num_workers: loader threads; below 1: as many as `threads`.
         device: "auto" (a GPU if there is one), "cpu" or "gpu".
         gpu: index of the GPU; None: the ranks of a machine take its GPUs in turn.
@@ -56,15 +56,15 @@ class Trainer:
             float32).
         deterministic: on a GPU only algorithms that give the same bytes every time; a CPU always does.
         seed: of initialisation, order and augmentation.
-        test_batch: images at a time in the test; None: 500, on a GPU 2,000.
+        test_batch: images per batch in the test; None: 500, on a GPU 2,000.
         resident: on a GPU, keep the data sets in its memory if they fit; else loader threads read batches, which are
-            uploaded beside the steps: the same bytes.
-        graphs: on a GPU, record each phase's step once and replay it: the same bytes, faster.
+            uploaded during the steps; the result is the same, byte for byte.
+        graphs: on a GPU, record each phase's step once and replay it: faster, with the same result, byte for byte.
         train_indices, test_indices: the samples to use of each file, numbers or a boolean mask; None: all.
-        classes: the names of the classes, which go into checkpoints; None: they have none, but CIFAR-10's.
+        classes: the names of the classes, which go into checkpoints; None: no names, except CIFAR-10's.
 
     Raises RecipeError if the batch does not fit the data or the ranks, DataError or BetonError for files that do not
-    fit, NotBuiltError without oneDNN, UserError without the GPU that is wished for.
+    fit, NotBuiltError without oneDNN, UserError without the GPU that is asked for.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Trainer:
         in_turn = 0 if comm is None or gpu is not None else comm.local_rank
         self.gpu = choose_gpu(device, gpu or 0, in_turn)  # None: on the CPU
         self.deterministic = deterministic
-        self.steps_at_once: int | None = None  # between two returns to the host; None: as is best
+        self.steps_at_once: int | None = None  # between two returns to the host; None: whatever is best
         self.whitening_seconds = 0.0  # including the reading of its images
         self._tally = Tally(self.recipe)
         self._begin()
@@ -126,7 +126,7 @@ class Trainer:
         return None if names is None else tuple(names)
 
     def _begin(self) -> None:
-        """What a training knows before its first step."""
+        """Sets what a training knows before its first step."""
         self.best_accuracy = 0.0
         self._device_test_seconds = 0.0
         self._tally.begin()
@@ -141,7 +141,7 @@ class Trainer:
         self._test = None if test is None else Samples(test, self.recipe, test_indices)
 
     def _open_data(self, test_batch: int, resident: bool, graphs: bool) -> None:
-        """Where the batches of the epochs and of the test come from."""
+        """Opens the batches of the epochs and of the test."""
         parts = Parts(
             self._core,
             self.recipe,
@@ -157,12 +157,13 @@ class Trainer:
         self._evaluation = None
         if self._test is not None:
             self._evaluation = self._keep(open_evaluation(self._steps, parts, self.gpu, self._test, test_batch))
-        # Ranks whose data lie elsewhere return to the host together: when a training diverges, all of them see it.
+        # Ranks whose data are in different places return to the host together: when a training diverges, all of them
+        # see it.
         wishes = [wish for wish in self._team.gather(self._steps.at_once) if wish is not None]
         self._at_once = min(wishes, default=None)
 
     def _lines(self, compression: Compression) -> costs.Lines | None:
-        """Those that `cgxffcv calibrate` has kept: nothing is measured before a training."""
+        """The lines that `cgxffcv calibrate` has saved: nothing is measured before a training."""
         asked = self.ranks > 1 and compression.bits != 32 and compression.algorithm == "auto"
         return costs.kept(self.comm, self.gpu) if asked else None
 
@@ -201,7 +202,7 @@ class Trainer:
         return resource
 
     def _initialise(self) -> None:
-        """Random parameters and the whitening; rank 0's count."""
+        """Sets random parameters and the whitening; all ranks get rank 0's."""
         self.network.initialise(self.seed)
         if self.recipe.network == "airbench":
             begin = time.perf_counter()
@@ -212,10 +213,12 @@ class Trainer:
     def restart(self, seed: int) -> None:
         """Starts over, as a Trainer of this seed would, bit for bit; files, plans and recorded steps stay. Collective.
 
-        Raises UserError where gradients are rounded stochastically, for those draws belong to the first seed.
+        Raises UserError if gradients are rounded stochastically, since those draws belong to the first seed.
         """
         if self.ranks > 1 and self.compression.bits != 32 and self.compression.rounding == "stochastic":
-            raise UserError("a training whose gradients are rounded stochastically cannot start over: make a Trainer")
+            raise UserError(
+                "a training whose gradients are rounded stochastically cannot start over: make a new Trainer"
+            )
         self.seed = seed
         self._everything.seed = seed
         self._steps.restart(seed)
@@ -243,7 +246,7 @@ class Trainer:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Of a pass over all images; passes over the hardest images are shorter."""
+        """Steps of a pass over all images; passes over the hardest images are shorter."""
         return self.plan.steps_per_epoch
 
     @property
@@ -258,17 +261,17 @@ class Trainer:
 
     @property
     def finished(self) -> bool:
-        """Whether all steps are done."""
+        """True if all steps are done."""
         return self.step >= self.steps
 
     @property
     def skipped(self) -> int:
-        """Steps whose update was left out, of the whole training so far."""
+        """Steps whose update was skipped, of the whole training so far."""
         return self._tally.skipped
 
     @property
     def images_per_step(self) -> int:
-        """Of all ranks."""
+        """Images per step, of all ranks."""
         return self.plan.global_batch
 
     @property
@@ -278,7 +281,8 @@ class Trainer:
 
     @property
     def flops_per_image(self) -> float:
-        """Forward and backward in the phase that comes next, in the convolutions and the linear layer."""
+        """Operations per image, forward and backward, in the phase that comes next, in the convolutions and the linear
+        layer."""
         phase = self.plan.phase_at(min(self.step, self.steps - 1))
         return image_flops(self.recipe, phase.side, phase.first_block)[1]
 
@@ -294,7 +298,7 @@ class Trainer:
 
     @property
     def precision(self) -> str:
-        """What activations are stored as."""
+        """The type in which activations are stored."""
         return self.network.precision
 
     @property
@@ -303,12 +307,12 @@ class Trainer:
         return self.network.threads
 
     def explain(self) -> str:
-        """How gradients are exchanged, for people."""
+        """How gradients are exchanged, in words."""
         return Told(self._core.explain())
 
     def algorithms(self) -> dict[str, Any]:
-        """How the convolutions of the plans made so far are computed, as JSON takes it: the device, the library with
-        its version, the file in which it remembers its plans and what is wrong with that ("": nothing), and `plans`.
+        """How the convolutions of the plans made so far are computed, in JSON's types: the device, the library with its
+        version, the file in which it caches its plans and what is wrong with that ("": nothing), and `plans`.
 
         Each plan has layer, pass, side and images (that it was made for), test (whether it is the test's), algorithm,
         source ("timed" by this process, "cached" by an earlier one, "fixed": not chosen by time), milliseconds of a
@@ -318,15 +322,15 @@ class Trainer:
 
     @property
     def field_seconds(self) -> float | None:
-        """Time of the training on the GPU: whitening (by the host's clock), all steps, the last test; reading, upload
-        and library set-up are not in it, but where the GPU is fed batch by batch, what its steps and the test have
-        waited for reading and upload is. None on a CPU."""
+        """Time of the training on the GPU: whitening (by the host's clock), all steps, the last test; without reading,
+        upload and library set-up, except that, if the GPU is fed batch by batch, it includes the time that its steps
+        and the test have waited for reading and upload. None on a CPU."""
         trained = self._steps.device_seconds
         return None if trained is None else trained + self._device_test_seconds
 
     @property
     def load_seconds(self) -> float:
-        """Waiting for the training loader, in this process."""
+        """Seconds spent waiting for the training loader, in this process."""
         return self._steps.load_seconds
 
     @property
@@ -336,17 +340,17 @@ class Trainer:
 
     @property
     def resident(self) -> bool:
-        """Whether the training set lies in the GPU's memory."""
+        """True if the training set is in the GPU's memory."""
         return self._device is not None and self._device.resident
 
     # ---- training ----
 
     def run_epoch(self) -> Iterator[StepReport]:
         """Trains the next epoch, or the rest of an interrupted one; one report after each step. `steps_at_once` steps
-        (if None: one on a CPU, on a GPU all, or 64 where a rank's data do not lie on its GPU) are done before the first
-        of their reports, and take the same time each.
+        (if None: one on a CPU, on a GPU all, or 64 if a rank's data are not on its GPU) are done before the first of
+        their reports, and take the same time each.
 
-        Raises TrainingDiverged after ten steps in a row whose update had to be left out.
+        Raises TrainingDiverged after ten steps in a row whose update was skipped.
         """
         if self.finished:
             raise UserError(f"the training is over: all {self.steps} steps are done")
@@ -370,7 +374,7 @@ class Trainer:
     def evaluate(self, tta: bool = True) -> EvaluationReport:
         """Tests all images of the test file once, shared among the ranks, with rank 0's running statistics.
 
-        With `tta` on the recipe's views, else on the plain one. Collective. Raises UserError without a test file.
+        With `tta` it uses the recipe's views, else the plain one. Collective. Raises UserError without a test file.
         """
         if self._test is None:
             raise UserError("there is no test set: this trainer was made without a test file")
@@ -389,7 +393,7 @@ class Trainer:
     # ---- checkpoints ----
 
     def _identity(self) -> dict[str, Any]:
-        """What a checkpoint and the trainer that takes it must have in common."""
+        """What a checkpoint and the trainer that loads it must have in common."""
         return {
             "format": states.FORMAT,
             "recipe": self.recipe.as_dict(),
@@ -429,8 +433,8 @@ class Trainer:
         """Continues from there, bit for bit. CheckpointError if the state is of another recipe, data set, seed or
         precision (nothing is changed then), or if something in it is missing or wrong.
 
-        A recipe with another number of epochs goes on with the schedule that it has from this step on. Another number
-        of ranks may go on where all of them share one batch (`batch_scope` is global). Collective.
+        A recipe with another number of epochs continues with the schedule that it has from this step on. Another number
+        of ranks may continue if all of them share one batch (`batch_scope` is global). Collective.
         """
         states.compare(self._identity(), state)
         try:
@@ -450,7 +454,7 @@ class Trainer:
         if before.steps >= state["step"] > self.steps:
             raise checkpoint.CheckpointError(
                 f"the checkpoint has done {state['step']:,} steps, and {counted(self.recipe.epochs, 'epoch')} would "
-                f"be only {self.steps:,}; with more epochs it would go on"
+                f"be only {self.steps:,}; with more epochs it would continue"
             )
         states.fill_core(self._core, state)
         self._core.steps_done = state["step"]
@@ -466,7 +470,7 @@ class Trainer:
         self._enter_pass(before)
 
     def _enter_pass(self, before: TrainingPlan) -> None:
-        """Where the plan before had other passes over the hardest images, the present one begins under way."""
+        """If the plan before had other passes over the hardest images, begins the present one in its middle."""
         now = epoch, start, _ = self.plan.pass_at(self.step)
         if self.finished or self.step == start or now == before.pass_at(self.step):
             return
@@ -475,8 +479,8 @@ class Trainer:
             self._hardest.begin(epoch)
 
     def save(self, path: str | PathLike[str], *, best: bool = False) -> None:
-        """Writes a checkpoint, whole or not at all; it says whether it is the best so far. Every rank calls it, rank 0
-        writes; a failure reaches all ranks."""
+        """Writes a checkpoint, whole or not at all; it records whether it is the best so far. Every rank calls it, rank
+        0 writes; a failure reaches all ranks."""
         state = self.state_dict() | {"best": best}
         problem = None
         if self.rank == 0:
@@ -491,8 +495,8 @@ class Trainer:
             raise OSError(f"rank 0 could not write the checkpoint: {problem}")
 
     def resume(self, path: str | PathLike[str]) -> list[str]:
-        """Loads a checkpoint that `save` wrote; every rank reads the file. Gives what is not as before, in sentences:
-        the number of epochs, of ranks, the compression. CheckpointError if it does not fit."""
+        """Loads a checkpoint that `save` wrote; every rank reads the file. Returns what differs from before, in
+        sentences: the number of epochs, of ranks, the compression. CheckpointError if it does not fit."""
         state = checkpoint.load(path)
         self.load_state_dict(state)
         return self._changes(state["recipe"]["epochs"], state["ranks"], state["compression"])
@@ -518,7 +522,7 @@ class Trainer:
         if other and max(ranks, self.ranks) > 1:
             before = ", ".join(f"{name} {compression.get(name)}" for name in other)
             now = ", ".join(f"{name} {getattr(self.compression, name)}" for name in other)
-            found.append(f"gradients travelled compressed with {before}, and now with {now}")
+            found.append(f"gradients were compressed with {before}, and now with {now}")
         return found
 
     # ---- the end ----

@@ -49,7 +49,7 @@ __all__ = [
 
 MAX_DIMS = 64  # NumPy's
 FLOATS = tuple(name for name in IMAGE_TYPES if "float" in name)  # to which the core converts images
-MAX_CLASSES = 2**24  # whole numbers that float32 tells apart
+MAX_CLASSES = 2**24  # whole numbers that float32 can distinguish
 
 
 def whole(value: Any, who: str, name: str, least: int, most: int) -> int:
@@ -74,7 +74,7 @@ def dtype_name(dtype: Any) -> str:
         found = None
     if found is None or found.kind not in "biufc":
         raise TypeError(
-            f"{brief(dtype)} is no dtype of numbers: pass numpy.float16, 'bfloat16', torch.float16 or the like"
+            f"{brief(dtype)} is not a dtype of numbers: pass numpy.float16, 'bfloat16', torch.float16 or the like"
         )
     return found.name
 
@@ -84,14 +84,14 @@ class NormalizeImage(Transform):
     rounded once to `type`.
 
     Args:
-        mean, std: one number, or one a channel.
+        mean, std: one number, or one per channel.
         type: numpy.float32, numpy.float16, "bfloat16" (NumPy arrays then hold its bits as uint16), or torch dtypes.
     """
 
     def __init__(self, mean, std, type):  # noqa: A002 (FFCV's name)
         self.mean, self.std = by_channel(mean, "mean"), by_channel(std, "std")
         if len({len(values) for values in (self.mean, self.std) if len(set(values)) > 1}) > 1:
-            raise ValueError(f"mean and std are of different numbers of channels: {mean!r} and {std!r}")
+            raise ValueError(f"mean and std have different numbers of channels: {mean!r} and {std!r}")
         if min(self.std) <= 0:
             raise ValueError(f"std must be above 0, not {std!r}")
         self.type = dtype_name(type)
@@ -99,15 +99,14 @@ class NormalizeImage(Transform):
             raise ValueError(f"type must be one of {', '.join(FLOATS)}, not {self.type}")
 
     def of_batch(self, batch: Any, channel: int) -> Any:
-        """Of a whole batch, behind steps that do not fuse; `channel` is the number of its dimension of channels."""
+        """Normalises a whole batch, after steps that cannot be fused; `channel` is the number of its dimension of
+        channels."""
         self._check_array(batch)
         if batch.ndim == 3 and channel == 3:
             return self.of_batch(batch[..., None], channel)[..., 0]
         if batch.ndim != 4 or not 1 <= batch.shape[channel] <= MAX_CHANNELS:
             where = "(batch, channels, height, width)" if channel == 1 else "(batch, height, width, channels)"
-            raise TypeError(
-                f"{self!r} takes images {where} of up to {MAX_CHANNELS} channels there, not {tuple(batch.shape)}"
-            )
+            raise TypeError(f"{self!r} takes images {where} of up to {MAX_CHANNELS} channels, not {tuple(batch.shape)}")
         channels = batch.shape[channel]
         shape = [channels if dim == channel else 1 for dim in range(4)]
         both = (("mean", self.mean), ("std", self.std))
@@ -122,8 +121,8 @@ class NormalizeImage(Transform):
 
 
 class ToTensor(Transform):
-    """Arrays become torch tensors over the same memory, pairs of arrays too; where torch is not installed they stay
-    NumPy arrays. What is no array (a list of values) stays, too."""
+    """Turns arrays, also pairs of them, into torch tensors over the same memory; if torch is not installed they stay
+    NumPy arrays. Anything else (a list of values) stays as it is."""
 
     def __call__(self, batch):
         if isinstance(batch, tuple):
@@ -133,7 +132,7 @@ class ToTensor(Transform):
 
 
 def device_name(device: Any) -> str:
-    """ "cpu", "cuda:1"... from a name, a torch.device, or the number of a GPU; ValueError where torch knows no such."""
+    """ "cpu", "cuda:1"... from a name, a torch.device, or the number of a GPU; ValueError if torch does not know it."""
     if isinstance(device, bool) or not (
         isinstance(device, str) or hasattr(device, "__index__") or hasattr(device, "type")
     ):
@@ -153,7 +152,7 @@ def device_name(device: Any) -> str:
 
 
 def gpu_number(device: str) -> int:
-    """Of "cuda:1" or "cuda", without torch. ValueError, UserError: there is no such device."""
+    """The number in "cuda:1" or "cuda", without torch. ValueError or UserError if there is no such device."""
     kind, _, number = device.partition(":")
     if kind != "cuda" or not (number or "0").isdigit():
         raise ValueError(f"ToDevice({device!r}): without torch a device is 'cpu', 'cuda' or 'cuda:' and a number")
@@ -163,12 +162,12 @@ def gpu_number(device: str) -> int:
 
 class ToDevice(Transform):
     """Moves the batch to a device: a name, a torch.device, or the number of a GPU. Torch tensors go wherever torch can.
-    Where torch is not installed, NumPy arrays go to a GPU and become arrays with DLPack and `__cuda_array_interface__`
-    (`cupy.asarray(batch)`), which a callable of yours behind it gets. The Loader's batches lie in page-locked memory
-    then, from which a GPU copies beside its work, unless its `page_locked` says otherwise.
+    If torch is not installed, NumPy arrays go to a GPU and become arrays with DLPack and `__cuda_array_interface__`
+    (`cupy.asarray(batch)`), which a callable of yours after it gets. The Loader's batches are then in page-locked
+    memory, from which a GPU copies while it works, unless its `page_locked` says otherwise.
 
     Images of uint8 with three channels are moved as they are, and operations, NormalizeImage, Convert and ToTorchImage
-    behind it are done on the GPU, with the same draws and the same values, if the GPU can do all of them; else before
+    after it are done on the GPU, with the same draws and the same values, if the GPU can do all of them; else before
     the move, as other transforms are. `Loader.explain()` says what is done where, and why."""
 
     def __init__(self, device, non_blocking: bool = True):
@@ -181,7 +180,7 @@ class ToDevice(Transform):
 
     @property
     def gpu(self) -> int | None:
-        """The number of the GPU, of "cuda" torch's current one; None if it is none of those that the core sees."""
+        """The number of the GPU, for "cuda" torch's current one; None if the core does not see it."""
         kind, _, number = self.device.partition(":")
         if kind != "cuda":
             return None
@@ -192,7 +191,7 @@ class ToDevice(Transform):
 
     @property
     def comes_last(self) -> bool:
-        """Whether no step here can work on what it gives."""
+        """True if no step here can work on what it gives."""
         return self._gpu is not None
 
     def __call__(self, batch):
@@ -208,12 +207,12 @@ class ToDevice(Transform):
 
 
 class ToTorchImage(Transform):
-    """Images (batch, height, width, channels) become (batch, channels, height, width); those of one channel may be
+    """Turns images (batch, height, width, channels) into (batch, channels, height, width); those of one channel may be
     (batch, height, width).
 
     Args:
         channels_last: keep the memory in the order of height, width, channel; else it is contiguous in the new shape.
-        convert_back_int16: accepted for FFCV's sake; bfloat16 and float16 need no detour here.
+        convert_back_int16: accepted for compatibility with FFCV; bfloat16 and float16 need no detour here.
     """
 
     def __init__(self, channels_last: bool = True, convert_back_int16: bool = True):
@@ -260,7 +259,7 @@ class View(Transform):
             return batch.view(getattr(find_torch(), self.target_dtype) if is_tensor(batch) else self.target_dtype)
         except (RuntimeError, TypeError, ValueError) as error:
             raise TypeError(
-                f"{self!r}: the last dimension of {batch.dtype} {tuple(batch.shape)} is not so many whole numbers of "
+                f"{self!r}: the last dimension of {batch.dtype} {tuple(batch.shape)} does not hold a whole number of "
                 f"{self.target_dtype}, or not contiguous ({error})"
             ) from None
 
@@ -284,12 +283,12 @@ class Squeeze(Transform):
 
 
 class ModuleWrapper(Transform):
-    """Runs a torch module, or any callable, on the whole batch (without gradients, as all steps of a pipeline)."""
+    """Runs a torch module, or any callable, on the whole batch (without gradients, like all steps of a pipeline)."""
 
     def __init__(self, module):
         if isinstance(module, type) or not callable(module):
             hint = f": write {module.__name__}(...)" if isinstance(module, type) else ""
-            raise TypeError(f"ModuleWrapper: module must be called on a batch, which {brief(module)} cannot be{hint}")
+            raise TypeError(f"ModuleWrapper: module must be callable on a batch, which {brief(module)} is not{hint}")
         self.module = module
 
     def __call__(self, batch):
@@ -297,23 +296,24 @@ class ModuleWrapper(Transform):
 
 
 class SampleFunction(Transform):
-    """A C function that works on each sample's row in the worker threads, any number of which call it at once. It comes
-    behind the decoder and what is fused with it, and before all steps on whole batches.
+    """A C function that works on each sample's row in the worker threads, any number of which call it at the same time.
+    It comes after the decoder and what is fused with it, and before all steps on whole batches.
 
         int32_t function(void *to, const void *from, uint64_t sample)
 
-    fills `to`, whose bytes are zero before, from the row `from`, both C-contiguous, as it is so far. Another answer
-    than 0 ends the pass with BetonError. A bare function of ctypes, cffi or numba.cfunc in a pipeline says the same
-    as SampleFunction(function).
+    fills `to`, whose bytes are zero at first, from the row `from` as it is so far, both C-contiguous. A return value
+    other than 0 ends the pass with BetonError. A bare function of ctypes, cffi or numba.cfunc in a pipeline means the
+    same as SampleFunction(function).
 
     Args:
         function: from numba.cfunc, ctypes or cffi, or its address. It must not touch Python objects.
-        shape, dtype: of the rows that it makes; None: as those that it gets. shape is (), for one value a sample.
+        shape, dtype: of the rows that it makes; None: the same as those that it gets. shape is () for one value per
+        sample.
     """
 
     def __init__(self, function: Any, shape: Any = None, dtype: Any = None):
         if dtype is not None and shape is None:
-            raise ValueError("SampleFunction: dtype goes with a shape: say both")
+            raise ValueError("SampleFunction: dtype needs a shape: give both")
         self.function, self.address = function, function_address(function)
         self.shape = None if shape is None else row_shape(shape)
         self.dtype = None if shape is None else row_dtype(np.uint8 if dtype is None else dtype)
@@ -328,7 +328,7 @@ class SampleFunction(Transform):
 
 
 class MixupToOneHot(Transform):
-    """What LabelMixup or LabelCutMix gives, (batch, 3), becomes (batch, num_classes): the share of each class. Those
+    """Turns what LabelMixup or LabelCutMix gives, (batch, 3), into (batch, num_classes): the share of each class. Those
     of two equal labels add up to 1."""
 
     def __init__(self, num_classes: int):
@@ -354,9 +354,9 @@ class MixupToOneHot(Transform):
 
 
 class RandomResizedCrop(Transform):
-    """The random rectangle of RandomResizedCropRGBImageDecoder, as the first step: behind a SimpleRGBImageDecoder, in
-    whose place the Loader decodes with that one, so that images may have any sizes; or behind an NDArrayDecoder, of
-    arrays that are images.
+    """The random rectangle of RandomResizedCropRGBImageDecoder, as the first step: after a SimpleRGBImageDecoder,
+    instead of which the Loader decodes with that one, so that images may have any sizes; or after an NDArrayDecoder,
+    for arrays that are images.
 
     Args:
         scale, ratio, interpolation: as the decoder's.

@@ -15,7 +15,7 @@ from cgxffcv.wording import brief, counted
 
 
 def numbers(values: Any, name: str, what: str) -> np.ndarray:
-    """float64, of whatever NumPy takes for numbers (but no texts)."""
+    """float64, from anything that NumPy takes for numbers (but not strings)."""
     try:
         array = np.asarray(values)
         if array.dtype.kind in "biuf":
@@ -29,8 +29,9 @@ MAX_CHANNELS = 4
 
 
 def by_channel(values: Any, name: str) -> tuple[float, ...]:
-    """One number a channel, of images of up to four; of a single one three, which any number of channels takes."""
-    what = "one number, or one a channel (up to four)"
+    """One number per channel, for images of up to four; three for a single number, which suits any number of
+    channels."""
+    what = "one number, or one per channel (up to four)"
     array = numbers(values, name, what)
     if array.size == 1:
         array = np.repeat(array, 3)
@@ -40,12 +41,12 @@ def by_channel(values: Any, name: str) -> tuple[float, ...]:
 
 
 def of_channels(values: tuple[float, ...], name: str, channels: int) -> tuple[float, ...]:
-    """What `by_channel` gave, one number a channel."""
+    """What `by_channel` gave, as one number per channel."""
     if len(set(values)) == 1:
         return values[:1] * channels
     if len(values) != channels:
         raise ValueError(
-            f"{name} must be one number, or one a channel, of images of {counted(channels, 'channel')}, "
+            f"{name} must be one number, or one per channel, for images of {counted(channels, 'channel')}, "
             f"not {len(values)} numbers"
         )
     return values
@@ -71,12 +72,12 @@ def border(fill: Any, name: str) -> Any:
 
 
 def samples(values: Any, name: str) -> np.ndarray:
-    """Whole numbers, each once, rising."""
+    """Whole numbers, each once, ascending."""
     array = np.asarray(list(values) if isinstance(values, Iterable) else values)
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
         raise TypeError(f"{name} must be numbers of samples, not {brief(values)}")
     if array.size and int(array.max()) > np.iinfo(np.int64).max:
-        raise ValueError(f"{name} holds {int(array.max())}, which is no number of a sample")
+        raise ValueError(f"{name} holds {int(array.max())}, which is not a sample number")
     return np.unique(array.astype(np.int64))
 
 
@@ -87,7 +88,7 @@ def plane(values: Any, name: str) -> np.ndarray:
     return array
 
 
-# Of each type of parameter: from what a user gives to what the core checks, and from there to what is kept.
+# For each type of parameter: from what a user gives to what the core checks, and from there to what is kept.
 SHAPES: dict[str, Callable[[Any, str], Any]] = {
     "limits": limits,
     "size": pair,
@@ -111,7 +112,7 @@ class Transform:
         return ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
 
     def _check_array(self, batch: Any) -> None:
-        """TypeError: the batch is a list, say, of JSON's values."""
+        """Raises TypeError if the batch is not an array but a list, say, of JSON's values."""
         if not (hasattr(batch, "dtype") and hasattr(batch, "shape")):
             what = "a pair of arrays" if isinstance(batch, tuple) else f"a {type(batch).__name__}"
             raise TypeError(f"{self!r} takes one array or tensor, not {what}")
@@ -121,8 +122,8 @@ class Transform:
 
 
 class Operation(Transform):
-    """An operation of the core's table. Its draws are a pure function of (seed, epoch, sample, operation); what mixes
-    a batch depends on the batch's samples, too."""
+    """An operation of the core's table. Its draws are a pure function of (seed, epoch, sample, operation); an operation
+    that mixes a batch also depends on the batch's samples."""
 
     operation = phase = ""  # its name in the core's table, and when it works
     types: dict[str, str] = {}  # of its parameters, in order
@@ -143,7 +144,7 @@ class Operation(Transform):
             setattr(self, name, KEPT.get(self.types[name], lambda value: value)(value))
 
     def values(self) -> tuple:
-        """Of its parameters, as the core takes them."""
+        """The values of its parameters, as the core takes them."""
         return tuple(getattr(self, name) for name in self.types)
 
 

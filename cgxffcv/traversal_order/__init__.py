@@ -1,4 +1,5 @@
-"""Orders of a user's own, as FFCV's scripts write them. (The usual ones are cgxffcv.loader.OrderOption.)"""
+"""Base classes of a user's own orders, as FFCV's scripts write them. (The usual ones are
+cgxffcv.loader.OrderOption.)"""
 
 from cgxffcv.traversal_order.base import TraversalOrder
 from cgxffcv.traversal_order.random import Random

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 class TraversalOrder(ABC):
     """A subclass is given to a Loader as its `order`; the Loader calls it with itself. `self.indices` are the samples
-    in use, `self.seed` is the loader's. Unlike FFCV's, one order is for all ranks: the loader shares it out."""
+    in use, `self.seed` is the loader's. Unlike FFCV's, one order is for all ranks: the loader divides it among them."""
 
     def __init__(self, loader: Loader):
         self.loader, self.indices = loader, loader.indices

@@ -9,7 +9,7 @@ from cgxffcv.traversal_order.base import TraversalOrder
 
 
 class Random(TraversalOrder):
-    """What OrderOption.RANDOM gives, for subclasses that go on from it."""
+    """The order of OrderOption.RANDOM, for subclasses to build on."""
 
     def sample_order(self, epoch: int) -> np.ndarray:
         return _cgxffcv.loader_shuffled(self.indices, self.seed, epoch)

@@ -8,7 +8,7 @@ from cgxffcv.traversal_order.base import TraversalOrder
 
 
 class Sequential(TraversalOrder):
-    """What OrderOption.SEQUENTIAL gives, for subclasses that go on from it."""
+    """The order of OrderOption.SEQUENTIAL, for subclasses to build on."""
 
     def sample_order(self, epoch: int) -> np.ndarray:
         return self.indices

@@ -1,5 +1,6 @@
 """Random numbers that a data set draws while its samples are made (noise, crops): a function of the writer's seed and
-of where a chunk of samples begins, whichever process makes the chunk. Forked workers would else all draw the same."""
+of where a chunk of samples begins, whichever process makes the chunk. Forked workers would otherwise all draw the
+same."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-MAX_OBJECTS = 10_000  # of a data set, that are looked at
+MAX_OBJECTS = 10_000  # of a data set that are looked at
 MAX_ITEMS = 100  # of a list, tuple or dict, likewise
 OPENCV = 1 << 32  # the number of OpenCV's own generator, which is above those of a data set's
 LIBRARIES = {*sys.stdlib_module_names, "numpy", "torch"}
@@ -31,7 +32,7 @@ class _Source(NamedTuple):
 
 
 def _source(value: Any) -> _Source | None:
-    """`value` as a source, None if it is no generator that can be seeded. The modules are their own generators."""
+    """`value` as a source, None if it is not a generator that can be seeded. The modules are their own generators."""
     if value is random or (isinstance(value, random.Random) and not isinstance(value, random.SystemRandom)):
         return _Source(value.getstate, value.setstate, value.seed)
     if value is np.random or isinstance(value, np.random.RandomState):
@@ -57,7 +58,7 @@ def _source(value: Any) -> _Source | None:
 
 
 def _of_opencv() -> _Source | None:
-    """The generator behind cv2.randn and others, if the program has imported cv2. Nobody can ask it for its state."""
+    """The generator behind cv2.randn and others, if the program has imported cv2. Its state cannot be read."""
     seed = getattr(sys.modules.get("cv2"), "setRNGSeed", None)
     return None if seed is None else _Source(lambda: None, lambda state: None, lambda n: seed(n & 0x7FFFFFFF))
 
@@ -69,23 +70,23 @@ def _is_generator(value: Any) -> bool:
 
 
 def _is_librarys(value: Any) -> bool:
-    """Whether a class or function belongs to Python, NumPy or torch, whose own generators are known."""
+    """True if a class or function belongs to Python, NumPy or torch, whose own generators are known."""
     return str(value.__module__).partition(".")[0] in LIBRARIES
 
 
 def _items(values: Collection[Any]) -> list[Any]:
-    """Of a collection: the first ones, and of the others the generators."""
+    """The first items of a collection, and the generators among the others."""
     return [value for place, value in enumerate(values) if place < MAX_ITEMS or _is_generator(value)]
 
 
 def _names(code: types.CodeType) -> list[str]:
-    """What a function's code, and that of the functions inside it, names of its module and of objects."""
+    """The names that a function's code, and that of the functions inside it, uses of its module and of objects."""
     inner = [name for part in code.co_consts if isinstance(part, types.CodeType) for name in _names(part)]
     return [*code.co_names, *inner]
 
 
 def _used_by(function: types.FunctionType) -> list[Any]:
-    """What a function holds, and what it names of its module and of the modules that this one has imported."""
+    """What a function holds, and what it uses by name of its module and of the modules imported there."""
     if _is_librarys(function):
         return []
     names = _names(function.__code__)
@@ -157,8 +158,8 @@ def generators(dataset: Any) -> dict[int, Any]:
 
 
 class Draws:
-    """The generators that a data set may draw from; as a context it gives them their states back at the end (but not
-    OpenCV's, which has none to give)."""
+    """The generators that a data set may draw from; as a context manager it restores their states at the end (but not
+    OpenCV's, which cannot be read)."""
 
     def __init__(self, dataset: Any, seed: int):
         self.dataset, self.seed = dataset, seed
@@ -168,7 +169,7 @@ class Draws:
             self.sources[OPENCV] = opencv
 
     def begin(self, position: int) -> None:
-        """Seeds all for the chunk of samples that begins at `position` of the file."""
+        """Seeds all of them for the chunk of samples that begins at `position` of the file."""
         for number, source in self.sources.items():
             text = struct.pack("<QQQ", self.seed, position, number)
             source.seed(int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little"))

@@ -1,4 +1,4 @@
-"""Samples of a data set to rows for the core: conversion, error policy, chunks of bounded size."""
+"""Turns samples of a data set into rows for the core: conversion, error policy, chunks of bounded size."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from cgxffcv.fields import Field, FloatField, IntField
 
-# What a sample cannot be blamed for.
+# Errors that are not the sample's fault.
 FATAL = (MemoryError, RecursionError)
 
 
@@ -32,12 +32,13 @@ def _size(value: Any) -> int:
 
 
 def _explain(error: BaseException) -> str:
-    text = (str(error) or "no message").encode(errors="backslashreplace").decode()  # names of files are any bytes
+    text = (str(error) or "no message").encode(errors="backslashreplace").decode()  # file names may hold any bytes
     return text if isinstance(error, TypeError | ValueError) else f"{type(error).__name__}: {text}"
 
 
 class Rows:
-    """Turns samples into rows. skip: refused samples go on as such; else a chunk ends with the first of them."""
+    """Turns samples into rows. skip: refused samples stay in a chunk, marked as such; else a chunk ends with the first
+    of them."""
 
     def __init__(self, fields: Mapping[str, Field], skip: bool):
         self.names = list(fields)
@@ -63,7 +64,7 @@ class Rows:
         return sample
 
     def add(self, chunk: Chunk, make: Callable[[], Any]) -> bool:
-        """Adds one sample; whether it was taken."""
+        """Adds one sample; returns True if it was taken."""
         index = -1
         try:
             values = self._values(make())

@@ -56,12 +56,12 @@ def _decode(extension: str, data: bytes) -> Any:
 
 
 def _image(kind: str) -> Callable[[bytes], Any]:
-    """What `decode(kind)` makes of an image, in WebDataset's words."""
+    """The function that decodes images for `decode(kind)`, in WebDataset's terms."""
     known = re.fullmatch("(pil)(l|rgb)?()|()(l|rgb)(8)?", kind)
     if known is None:
         raise ValueError(
-            f"decode({kind!r}): images become arrays by 'rgb8', 'rgb', 'l8' or 'l', and Pillow's by 'pil', 'pilrgb' or "
-            "'pill'; a function of ('.EXTENSION', data) may decode anything"
+            f"decode({kind!r}): images become arrays with 'rgb8', 'rgb', 'l8' or 'l', and Pillow's with 'pil', "
+            "'pilrgb' or 'pill'; a function of ('.EXTENSION', data) may decode anything"
         )
 
     opened, channels, eight = known.groups()[:3] if kind.startswith("pil") else known.groups()[3:]
@@ -85,7 +85,8 @@ Samples = Iterator[Any]
 class Shards:
     """The samples of the shards in order, as dicts {"__key__": KEY, EXTENSION: bytes}.
 
-    `decode`, `rename`, `select`, `shuffle`, `to_tuple`, `map_tuple` and `map` give a new object that does more to them.
+    `decode`, `rename`, `select`, `shuffle`, `to_tuple`, `map_tuple` and `map` return a new object with that stage
+    added.
     """
 
     def __init__(
@@ -94,7 +95,7 @@ class Shards:
         stages: Sequence[Callable[[Samples], Samples]] = (),
         images: tuple[int, Callable[[bytes], Any]] | None = None,
     ):
-        """images: how those are decoded, behind so many stages, before a function of the user's looks at them."""
+        """images: after how many stages images are decoded, and how, if a function of the user's looks at them."""
         given = [shards] if isinstance(shards, str | os.PathLike) else list(shards)
         self.shards = [name for item in given for name in expand(os.fspath(item))]
         self.stages, self.images = tuple(stages), images
@@ -106,7 +107,7 @@ class Shards:
         return self._then(lambda samples: map(function, samples))
 
     def _looked_at(self) -> Shards:
-        """With images decoded. Where nobody looks at them they stay bytes, which the file can hold unchanged."""
+        """The same with images decoded. If nobody looks at them they stay bytes, which the file can hold unchanged."""
         if self.images is None:
             return self
         at, decode = self.images
@@ -124,7 +125,7 @@ class Shards:
         return self._looked_at()._then(lambda samples: filter(predicate, samples))
 
     def shuffle(self, size: int = 1000, *_: Any, seed: int = 0, **__: Any) -> Shards:
-        """Each sample is drawn from the next `size` that there are. (A Loader shuffles every epoch in any case.)"""
+        """Draws each sample from the next `size` that there are. (A Loader shuffles every epoch in any case.)"""
 
         def shuffled(samples: Samples) -> Samples:
             draws, waiting = random.Random(seed), list(itertools.islice(samples, max(size, 1) - 1))
@@ -139,10 +140,11 @@ class Shards:
         return self._then(shuffled)
 
     def decode(self, *ways: str | Callable[[str, bytes], Any]) -> Shards:
-        """cls, index, id: int; txt: str; json: parsed; npy: an array; all else stays bytes, images too unless a way
-        names what they become ("rgb8", "pil"...) and a function looks at them before they are written.
+        """cls, index, id: int; txt: str; json: parsed; npy: an array; anything else stays bytes, also images, unless a
+        way names what they become ("rgb8", "pil"...) and a function looks at them before they are written.
 
-        ways: of images, or functions (".EXTENSION", data) that are asked first and give None for what is not theirs.
+        ways: names of ways for images, or functions (".EXTENSION", data) that are asked first and return None for what
+        they do not handle.
         """
         asked = [way for way in ways if callable(way)]
         kinds = [_image(way) for way in ways if not callable(way)]
@@ -162,8 +164,8 @@ class Shards:
         return Shards(done.shards, done.stages, (len(done.stages), kinds[0])) if kinds else done
 
     def to_tuple(self, *names: str) -> Shards:
-        """The values under these extensions, also if one text names several, with spaces between them; "jpg;jpeg;png"
-        takes the first that the sample has (":" for ";" too, as FFCV's documentation writes it)."""
+        """The values under these extensions; one string may also name several, with spaces between them. "jpg;jpeg;png"
+        takes the first that the sample has (also with ":" for ";", as in FFCV's documentation)."""
         choices = [re.split("[;:]", name) for text in names for name in text.split()]
 
         def pick(sample: dict[str, Any]) -> tuple[Any, ...]:
@@ -179,7 +181,7 @@ class Shards:
         return self._each(pick)
 
     def map_tuple(self, *functions: Callable[[Any], Any]) -> Shards:
-        """A function for each value; values that have none stay."""
+        """Applies a function to each value; values without one stay as they are."""
         return self._looked_at()._each(
             lambda sample: (*(f(v) for f, v in zip(functions, sample, strict=False)), *sample[len(functions) :])
         )
@@ -209,7 +211,7 @@ class Shards:
         try:
             yield from samples
         except Exception as error:
-            add_note(error, f"the last that was read: {last[0]}")
+            add_note(error, f"the last one read: {last[0]}")
             raise
 
     @staticmethod
@@ -230,7 +232,7 @@ class Shards:
             yield sample
 
     def count(self) -> int:
-        """How many samples the shards hold, from their members' names alone."""
+        """How many samples the shards hold, judging by their members' names."""
         return sum(self._count(shard) for shard in self.shards)
 
     @staticmethod

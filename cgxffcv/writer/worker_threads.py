@@ -1,5 +1,5 @@
-"""One thread in a forked worker: the threads of the parent's libraries are not copied by a fork, and who waits for one
-(torch, any OpenMP of GNU) waits for ever; and a worker a core needs no more."""
+"""Limits a forked worker to one thread: a fork does not copy the threads of the parent's libraries, and code that waits
+for one (torch, GNU's OpenMP) waits for ever; and with one worker per core no more are needed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _loaded_runtimes() -> set[str]:
 
 
 def use_one_thread() -> None:
-    """Keeps what is loaded, and what will be, to the calling thread."""
+    """Limits libraries that are loaded, or will be, to the calling thread."""
     os.environ.update(dict.fromkeys(VARIABLES, "1"))
     for path in _loaded_runtimes():
         with contextlib.suppress(OSError, AttributeError):  # some other library of such a name

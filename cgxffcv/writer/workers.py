@@ -2,10 +2,10 @@
 n-th chunk and sends it, encoded, through its own pipe; the parent takes the chunks in order. A worker that dies, an
 exception, Ctrl-C and the parent's own end all stop everything.
 
-Nobody but the author of a data set knows how long a sample may take, so a worker that calculates is waited for as long
-as it lives; a warning names it. One that hangs (it neither finishes a sample nor uses a processor), or that somebody
-has stopped (SIGSTOP), cannot go on by itself: after `worker_timeout` seconds it ends the writing. Only seconds in which
-this process ran and looked are counted, so that Ctrl-Z, which stops all, takes nothing from them."""
+Only the author of a data set knows how long a sample may take, so a worker that computes is waited for as long as it
+lives; a warning names it. One that hangs (it neither finishes a sample nor uses the CPU), or that somebody has stopped
+(SIGSTOP), cannot continue by itself: after `worker_timeout` seconds the writing fails. Only seconds in which this
+process ran and looked are counted, so that Ctrl-Z, which stops everything, does not use them up."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ POLL_SECONDS = 0.5
 STOP_SECONDS = 2.0
 SLOW_SECONDS = 60.0  # until a worker that sends nothing is named in a warning
 STOPPED_SECONDS = 5.0  # the same, for one that is stopped
-IDLE_SHARE = 0.01  # of a processor's time: a worker that uses less hangs
+IDLE_SHARE = 0.01  # of a core's time: a worker that uses less hangs
 TICKS = os.sysconf("SC_CLK_TCK")
 QUEUED = 2
 FRAME = struct.Struct("<QQ")  # bytes of a message's header and of the packed samples after it
 F_SETPIPE_SZ = 1031
-PIPE_BYTES = 1 << 20  # what Linux lets an ordinary user have
+PIPE_BYTES = 1 << 20  # the most that Linux allows an ordinary user
 
 Part = tuple[int, bytearray, list[tuple[int, str, str]]]
 
@@ -59,7 +59,7 @@ class SampleError(Exception):
 
 
 class _Remote(Exception):
-    """An exception of a worker that could not be sent itself: its traceback as text."""
+    """Stands for a worker's exception that could not be sent itself: its traceback as text."""
 
 
 def _portable(error: BaseException | None) -> BaseException | None:
@@ -81,7 +81,7 @@ def _write(descriptor: int, data: bytes) -> None:
 
 
 class _Sender:
-    """Sends in a thread of its own, so that the next chunk is made meanwhile."""
+    """Sends in a separate thread, so that the next chunk is made meanwhile."""
 
     def __init__(self, pipe: Connection):
         self.pipe = pipe
@@ -112,7 +112,7 @@ class _Sender:
 
 
 def _counted(samples: Iterator[Any], done: memoryview) -> Iterator[Any]:
-    """The same; `done` counts those before."""
+    """The same samples; `done` counts those that are finished."""
     for sample in samples:
         yield sample
         done[0] += 1
@@ -165,7 +165,7 @@ def _work(job: Job, worker: int, pipe: Connection, others: Sequence[Connection],
 
 
 def _state(pid: int) -> str:
-    """The letter that Linux gives for what a process does (T: stopped by a signal), or "?"."""
+    """The letter with which Linux describes a process's state (T: stopped by a signal), or "?"."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             return chr(file.read().rpartition(b")")[2].split()[0][0])
@@ -174,7 +174,7 @@ def _state(pid: int) -> str:
 
 
 def _processor_seconds(pid: int) -> float:
-    """What a process and its children have used."""
+    """CPU seconds that a process and its children have used."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             ticks = sum(map(int, file.read().rpartition(b")")[2].split()[11:15]))
@@ -194,7 +194,7 @@ class _Worker:
         self.done = done
         self.samples = (0, 0)
         self.silent = self.stopped = self.idle = 0.0  # seconds
-        self.idle_since = (-1, 0.0)  # samples done, seconds of a processor used, when `idle` began
+        self.idle_since = (-1, 0.0)  # samples done, CPU seconds used, when `idle` began
         self.warn_at = SLOW_SECONDS
         os.set_blocking(pipe.fileno(), False)
 
@@ -203,23 +203,23 @@ class _Worker:
         return f"worker process {self.number} (pid {self.process.pid}), which makes samples {first} to {last},"
 
     def _look(self) -> None:
-        """Half a second has passed without a byte."""
+        """Looks at a worker after half a second without a byte from it."""
         self.silent += POLL_SECONDS
         if _state(self.process.pid) != "T":
             self.stopped = 0.0
             self._look_for_progress()
             if self.silent >= self.warn_at:
                 self.warn_at *= 2
-                said = f"{self._name()} has sent nothing for {self.silent:.0f} s; it lives and is waited for"
+                said = f"{self._name()} has sent nothing for {self.silent:.0f} s; it is alive, and is waited for"
                 warnings.warn(said, RuntimeWarning, 2)
             return
         before, self.stopped = self.stopped, self.stopped + POLL_SECONDS
-        remedy = f"kill -CONT {self.process.pid} lets it go on"
+        remedy = f"kill -CONT {self.process.pid} lets it continue"
         if self.stopped >= self.timeout:
             said = f"{self._name()} has been stopped (SIGSTOP) for {self.stopped:.0f} s"
             raise RuntimeError(f"{said}; {remedy}, worker_timeout says how long to wait for that")
         if before < STOPPED_SECONDS <= self.stopped:
-            left = f"in {self.timeout - self.stopped:.0f} s it ends the writing"
+            left = f"in {self.timeout - self.stopped:.0f} s the writing fails"
             warnings.warn(f"{self._name()} is stopped (SIGSTOP): {remedy}; {left}", RuntimeWarning, 2)
 
     def _look_for_progress(self) -> None:
@@ -229,7 +229,7 @@ class _Worker:
             self.idle, self.idle_since = POLL_SECONDS, (done, used)
         elif self.idle >= self.timeout:
             raise RuntimeError(
-                f"{self._name()} has finished no sample for {self.idle:.0f} s and used no processor: it hangs. Does "
+                f"{self._name()} has finished no sample for {self.idle:.0f} s and used no CPU: it hangs. Does "
                 "the data set wait for a thread or a lock of the parent process, which a fork does not copy? "
                 "worker_kind='thread' makes samples without a fork; a larger worker_timeout waits longer"
             )
@@ -243,7 +243,7 @@ class _Worker:
 
     def _fill(self, view: memoryview) -> None:
         """Reads until `view` is full; RuntimeError if the worker died or stays stopped."""
-        ended = False  # what it sent before may have come since the pipe was empty
+        ended = False  # what it sent before may have arrived since the pipe was empty
         while view:
             try:
                 got = os.readv(self.pipe.fileno(), [view])
@@ -286,20 +286,21 @@ class _Worker:
 
 
 def _widen(pipe: Connection) -> None:
-    """Fewer switches between the processes; only a hint."""
+    """Enlarges a pipe, for fewer switches between the processes; only a hint."""
     with contextlib.suppress(OSError):
         fcntl.fcntl(pipe.fileno(), F_SETPIPE_SZ, PIPE_BYTES)
 
 
 def _start(process: Any) -> None:
-    """Without Python's warning that a fork leaves threads behind: what the workers run here waits for none of them."""
+    """Starts it without Python's warning that a fork leaves threads behind: what the workers run waits for none of
+    them."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"This process \(pid=\d+\) is multi-threaded", DeprecationWarning)
         process.start()
 
 
 def _stop(processes: Sequence[Any], finished: bool) -> None:
-    """Workers that have sent everything end by themselves."""
+    """Ends the workers; those that have sent everything end by themselves."""
     for process in processes if finished else ():
         process.join(STOP_SECONDS)
     for process in processes:

@@ -1,7 +1,7 @@
 """Writing .beton files from data sets, iterables, arrays, tar shards and folders of images.
 
 The bytes of a file depend on the samples, their order and the fields only: never on the number of workers or on chunk
-sizes (but for what a data set draws at random, see from_indexed_dataset). The file appears under its name when it is
+sizes (except for what a data set draws at random, see from_indexed_dataset). The file appears under its name when it is
 complete; until then, and after any failure, what was there before stays.
 """
 
@@ -38,7 +38,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".tif", ".tif
 
 
 def stored_names(names: Iterable[str]) -> list[str]:
-    """Names of fields as a file has them; ValueError where two are the same there."""
+    """Names of fields as a file has them; ValueError if two are the same there."""
     stored: dict[str, str] = {}
     for name in names:
         short = name[:MAX_NAME] if name.isascii() else name  # which the core refuses
@@ -55,7 +55,7 @@ def stored_names(names: Iterable[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A sample that was left out: its index in the data set, the field to blame if one is, the reason."""
+    """A sample that was left out: its index in the data set, the field at fault if there is one, the reason."""
 
     index: int
     field: str
@@ -81,7 +81,7 @@ class WriteReport:
 
 
 def _asked(samples: Iterable[Any]) -> Iterator[Any]:
-    """The samples; what their iteration raises says how far it came."""
+    """The samples; an exception from their iteration says how far it got."""
     iterator, end = iter(samples), object()
     for number in itertools.count():
         with noted(f"sample {number} was asked for"):
@@ -94,11 +94,11 @@ def _asked(samples: Iterable[Any]) -> Iterator[Any]:
 class DatasetWriter:
     """Writes one .beton file.
 
-    fname: the file; one that exists is replaced when the new one is complete.
+    fname: the file; an existing one is replaced once the new one is complete.
     fields: {name: Field}, in the order of a sample's values. Names are printable ASCII, 1 to 16 bytes. Of longer ones
         the file keeps the first 16 bytes, as with FFCV; a warning says so, and they must differ from all others.
     page_size: a power of two from 2 MiB to 1 GiB; it grows by itself when one sample needs more.
-    num_workers: processes (or threads, see `worker_kind`) that make samples; -1: one a core.
+    num_workers: processes (or threads, see `worker_kind`) that make samples; -1: one per core.
 
     Keyword arguments:
     checksums: add XXH64 checksums of all data, in room that FFCV ignores (docs/FORMAT.md); `Reader` then refuses a file
@@ -108,13 +108,13 @@ class DatasetWriter:
     on_error: "raise" stops at the first bad sample with BetonError (its index, field and reason as attributes, the
         cause attached) and leaves no file; "skip" leaves bad samples out and lists them in the report.
     durable: sync the file to the disk before it appears.
-    worker_kind: "process" (forked: the data set's Python code runs in parallel), "thread" (only the encoding does),
-        "auto": processes if there are more than one worker and enough samples. In a daemonic process (a worker of
-        multiprocessing.Pool, of a torch DataLoader), which may not have children, threads. In a worker process torch
-        and OpenMP use one thread.
+    worker_kind: "process" (forked: the data set's Python code runs in parallel), "thread" (only the encoding runs in
+        parallel), "auto": processes if there are more than one worker and enough samples. In a daemonic process (a
+        worker of multiprocessing.Pool, of a torch DataLoader), which may not have children, threads. In a worker
+        process torch and OpenMP use one thread.
     worker_timeout: seconds for which a worker process may hang (finish no sample and use less than a hundredth of a
-        processor) or be stopped (SIGSTOP) before that ends the writing with RuntimeError. One that is only slow is
-        waited for as long as it lives; a warning names it after a minute.
+        core) or be stopped (SIGSTOP) before the writing fails with RuntimeError. One that is only slow is waited for as
+        long as it lives; a warning names it after a minute.
     progress: a progress line on stderr; by default only in a terminal or a notebook.
     allow_small_pages: page sizes below 2 MiB, for tests.
 
@@ -178,14 +178,14 @@ class DatasetWriter:
 
         dataset: anything with len() and []; a sample is a tuple in the order of the fields, or a dict by their names;
             with one field only, anything but a tuple is the value itself.
-        indices: which samples, in which order; default all. chunksize: samples a worker makes at a time.
+        indices: which samples, in which order; default all. chunksize: samples that a worker makes per turn.
         shuffle_indices: write them in an order drawn from `seed`.
 
-        What the data set draws begins afresh in each chunk from (`seed`, where the chunk begins), in whatever process:
-        from `random`, `numpy.random`, torch, OpenCV, and from generators in its attributes and its class, in its
-        module, and in what its functions name (not from those that it first makes while a sample is made). So the file
-        is the same with any number of workers (not with another chunksize), and the caller's generators are afterwards
-        as they were (but OpenCV's, which cannot be asked).
+        The data set's random numbers start afresh in each chunk from (`seed`, where the chunk begins), in whatever
+        process: those of `random`, `numpy.random`, torch, OpenCV, and of generators in its attributes and its class, in
+        its module, and in what its functions name (not of those that it makes only while a sample is made). So the file
+        is the same with any number of workers (but not with another chunksize), and the caller's generators are
+        afterwards as they were (except OpenCV's, whose state cannot be read).
         """
         order = np.arange(len(dataset)) if indices is None else np.asarray(indices)
         if order.ndim != 1 or (order.size and not np.issubdtype(order.dtype, np.integer)):
@@ -204,7 +204,7 @@ class DatasetWriter:
         return self._write(len(order), lambda run: run.from_processes(draws, chunksize, processes), order, threads=1)
 
     def _in_this_process(self, processes: int) -> bool:
-        """Whether no worker processes are wanted, or may be: a worker of multiprocessing.Pool has no children."""
+        """True if no worker processes are wanted or allowed: a worker of multiprocessing.Pool may not have children."""
         few = self.worker_kind == "auto" and processes < 2
         return few or self.worker_kind == "thread" or multiprocessing.current_process().daemon
 
@@ -216,7 +216,7 @@ class DatasetWriter:
     def from_arrays(self, *columns: Any, **named: Any) -> WriteReport:
         """Writes whole columns, without Python code for each sample.
 
-        One array a field, in their order or by name, all of the same length N: images uint8 (N, H, W, 3), ints and
+        One array per field, in their order or by name, all of the same length N: images uint8 (N, H, W, 3), ints and
         floats (N,), arrays (N, *shape). Fields of other kinds take any sequence of N values, which is slower.
         """
         ordered = self._columns(columns, named)
@@ -265,8 +265,8 @@ class DatasetWriter:
     ) -> WriteReport:
         """Writes FOLDER/CLASS/**/IMAGE: one image field, and an int field (optional) for the class's number.
 
-        Classes are numbered by name, images come by class and path; hidden files and folders are passed over. options:
-        as of from_indexed_dataset. JPEG files go into the file unchanged if the field's write_mode stores JPEG and no
+        Classes are numbered by name, images come by class and path; hidden files and folders are skipped. options:
+        those of from_indexed_dataset. JPEG files are stored unchanged if the field's write_mode stores JPEG and no
         reduction is asked for.
         """
         kinds = [spec["kind"] for spec in self._specs]
@@ -329,7 +329,7 @@ class _Run:
         raise beton_error(reason, self.owner.fname, field, self.index(position)) from cause
 
     def from_samples(self, samples: Iterable[Callable[[], Any]], chunksize: int) -> None:
-        """Samples come as functions, so that what they raise can be told from what the iteration raises."""
+        """Samples come as functions, so that what they raise can be told apart from what the iteration raises."""
         rows = Rows(self.owner.fields, skip=self.owner.on_error == "skip")
         for chunk in rows.chunks(samples, chunksize, BATCH_BYTES):
             try:
@@ -369,7 +369,7 @@ class _Run:
 
 
 def _as_column(name: str, field: Field, column: Any) -> np.ndarray | None:
-    """The column as the core takes it whole, or None where values must be taken one by one."""
+    """The column as the core takes it whole, or None if values must be taken one by one."""
     if not isinstance(field, CoreField) or field.converts_itself():
         return None
     if isinstance(field, IntField):
@@ -401,7 +401,7 @@ def _as_column(name: str, field: Field, column: Any) -> np.ndarray | None:
 
 
 class ImageFolder(Sequence[tuple[Any, ...]]):
-    """FOLDER/CLASS/**/IMAGE as a data set of paths and class numbers; hidden files and folders are none. Attributes:
+    """FOLDER/CLASS/**/IMAGE as a data set of paths and class numbers; hidden files and folders are ignored. Attributes:
     classes, paths, labels."""
 
     def __init__(

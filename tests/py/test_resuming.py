@@ -217,7 +217,7 @@ def test_another_compression_goes_on_and_is_told(files, tmp_path):
     assert ranks(2, go_on, four) == [[], []]
     (told,) = ranks(2, go_on, {"bucket_size": 64})[0]
     assert told == (
-        "gradients travelled compressed with bits 4, error_feedback True, and now with bits 32, error_feedback False"
+        "gradients were compressed with bits 4, error_feedback True, and now with bits 32, error_feedback False"
     )
     assert "and now 1" in ranks(1, go_on, four)[0][0] and len(ranks(1, go_on, four)[0]) == 1
 

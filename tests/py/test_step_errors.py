@@ -82,7 +82,7 @@ def test_the_error_is_the_steps_own_and_names_it(path, step, error, name):
         (
             "text",
             [tf.View("float64")],
-            r"View\(.*'float64'\): the last dimension of uint8 \(5, 3\) is not so many whole",
+            r"View\(.*'float64'\): the last dimension of uint8 \(5, 3\) does not hold a whole",
         ),
         ("more", [JSONDecoder(), tf.Convert("float32")], r"Convert\(.*\) takes one array or tensor, not a list"),
         ("more", [JSONDecoder(), tf.Squeeze()], "Squeeze.* not a list"),

@@ -86,7 +86,7 @@ def test_what_functions_see_of_shards(photos, tmp_path):
         assert [kept.stored_image(i, "image")[3] for i in range(10)] == streams
         assert seen.column("label").tolist() == [1, 3, 5, 7, 9]
     for kind in ("rgb9", "pil8", "", "8"):
-        with pytest.raises(ValueError, match="images become arrays by 'rgb8'"):
+        with pytest.raises(ValueError, match="images become arrays with 'rgb8'"):
             shards.decode(kind)
 
 
@@ -101,7 +101,7 @@ def test_shards_are_shuffled_within_a_window(photos):
 def test_a_function_that_fails_names_the_sample_of_the_shard(photos):
     with pytest.raises(ZeroDivisionError) as caught:
         list(Shards(photos[0]).decode().to_tuple("cls").map(lambda sample: 1 // (sample[0] - 4)))
-    assert caught.value.__notes__ == [f"the last that was read: sample 's4' of {photos[0]}"]
+    assert caught.value.__notes__ == [f"the last one read: sample 's4' of {photos[0]}"]
 
 
 def test_shard_patterns():

@@ -3,8 +3,7 @@
     cgxffcv train                                                           one process
     cgxffcv launch -np 4 train --dist-backend cgx --quantization-bits 4     four, compressed gradients
     cgxffcv train --data.source=folder --data.folder=DIR                    your own images: DIR/CLASS/IMAGE
-    cgxffcv train --data.source=sample                                      a first try, with the images that ship with
-    cgxffcv
+    cgxffcv train --data.source=sample                                      a first try, on the images that come with it
 
 Without --training.recipe it trains resnet9: ResNet-9 in 20 epochs, 93.6 % on CIFAR-10; on the sample, where there is no
 GPU, airbench90.
