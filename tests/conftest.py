@@ -1,5 +1,5 @@
-"""For all tests: Ctrl-C works, whoever started them; a run ends with its failures, after a count of the skips; which
-tests may run at the same time, where pytest-xdist has several workers."""
+"""For all tests: Ctrl-C works, whoever started them; a run's output ends with the failures, after a count of the skips;
+decides which tests may run at the same time if pytest-xdist has several workers."""
 
 import signal
 from collections import Counter
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).resolve().parent
-# One after the other, in one worker: tests that start several processes at a time and see how and when they end.
+# One after the other, in one worker: tests that start several processes at once and check how and when they end.
 ONE_BY_ONE = {
     "mpi",
     "crash",
@@ -17,7 +17,7 @@ ONE_BY_ONE = {
         for name in ("fork", "folder_lock", "interrupts", "launch", "loader_life", "supervise", "train_here")
     ),
 }
-# They begin first, since they take longest; the other files follow in their order, each in one worker.
+# They start first, since they take longest; the other files follow in their order, each in one worker.
 LONGEST = ("py/test_emulated_gpu.py", "one by one")
 
 
@@ -47,7 +47,7 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_terminal_summary(terminalreporter):
-    """Skipped tests by reason, before all that pytest says itself."""
+    """Lists the skipped tests by reason, before pytest's own summary."""
     reasons = Counter(
         report.longrepr[2].removeprefix("Skipped: ")
         for report in terminalreporter.stats.get("skipped", [])

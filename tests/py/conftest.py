@@ -1,4 +1,4 @@
-"""What several files of this folder ask for."""
+"""Fixtures that several files of this folder use."""
 
 import _cgxffcv
 import pytest
@@ -14,14 +14,14 @@ def available():
 
 @pytest.fixture(params=available())
 def kernels(request):
-    """The test runs on every instruction set that this processor has."""
+    """Runs the test with every instruction set that this processor has."""
     _cgxffcv.quantize_kernels(request.param)
     yield request.param
     _cgxffcv.quantize_kernels(None)
 
 
 def pytest_collection_modifyitems(items):
-    """oneDNN computes in bfloat16 with AVX-512 only: on other processors a network of it is refused."""
+    """oneDNN computes in bfloat16 only with AVX-512: on other processors a bfloat16 network is refused."""
     if _cgxffcv.build_info()["cpu"]["avx512"]:
         return
     lacks = pytest.mark.skip(reason="this processor has no AVX-512, so oneDNN has no bfloat16 convolutions")

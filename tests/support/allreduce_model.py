@@ -1,6 +1,5 @@
-"""The allreduce algorithms in NumPy, written from docs/WIRE.md alone: what every rank must hold after a run.
-
-`simulate` takes all ranks' buffers and gives the one result; slices, slots and transports do not exist here."""
+"""The allreduce algorithms in NumPy, written from docs/WIRE.md alone: what every rank must hold after a run. `simulate`
+takes all ranks' buffers and returns the common result; there are no slices, slots or transports here."""
 
 import math
 from dataclasses import dataclass, field
@@ -58,7 +57,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Piece:
-    """Some buckets of a layer: their elements in the buffer, and the values by which they are added up."""
+    """Some buckets of a layer: their elements in the buffer, and the values in which they are added up."""
 
     layer: Layer
     elems: slice
@@ -106,7 +105,7 @@ def narrow(x, dtype):
 
 
 def in_8_bits(lost, bucket):
-    """What is left of a residual of whole buckets once it has been kept in 8 bits."""
+    """A residual of whole buckets, after it has been stored in 8 bits."""
     kept = np.empty_like(lost)
     for first in range(0, lost.size, bucket):
         part = lost[first : first + bucket].astype(np.float64)
@@ -131,7 +130,7 @@ class Simulation:
         self.buckets = sum(layer.buckets for layer in self.table)
 
     def chunk(self, low, high, i, parts):
-        """The i-th of `parts` shares of buckets [low, high)."""
+        """The i-th of `parts` parts of buckets [low, high)."""
         n = high - low
         return low + i * n // parts, low + (i + 1) * n // parts
 
@@ -147,7 +146,7 @@ class Simulation:
         return model.leave(values, piece.layer.spec, piece.count, self.case.seed, self.case.call, piece.quad)
 
     def residual(self, rank, piece):
-        """What is to be added to a piece; None without error feedback."""
+        """The residual to be added to a piece; None without error feedback."""
         if not self.case.feedback or piece.layer.spec is None:
             return None
         return self.case.residual[rank][piece.elems] * F(self.scale)
@@ -158,12 +157,12 @@ class Simulation:
         return self.enter(x if residual is None else residual + x, piece)
 
     def corrected(self, rank, values, piece):
-        """A sum of values with a rank's residual."""
+        """A sum of values plus a rank's residual."""
         residual = self.residual(rank, piece)
         return values if residual is None else values + self.enter(residual, piece)
 
     def sent(self, rank, values, piece):
-        """What others decode of values that `rank` quantises; moves the residual it keeps."""
+        """What others decode of values that `rank` quantises; updates the residual it keeps."""
         spec = piece.layer.spec
         if spec is None:
             return values
@@ -182,7 +181,7 @@ class Simulation:
         return decoded
 
     def finish(self, values, piece):
-        """What was decoded to the result that everybody gets."""
+        """Turns decoded values into the result that every rank gets."""
         x = self.leave(values, piece)
         with np.errstate(all="ignore"):
             value = x / np.asarray(self.divisor, x.dtype) if self.divisor != 1 else x
@@ -243,7 +242,7 @@ class Simulation:
 
 
 def simulate(case, buffers):
-    """The result of all ranks; the residuals in `case` move on."""
+    """The result of all ranks; updates the residuals in `case`."""
     if len(buffers) == 1:
         return buffers[0]
     run = Simulation(case, buffers)

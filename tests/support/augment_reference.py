@@ -1,4 +1,4 @@
-"""What the loader's image pipelines must give, operation by operation, in plain NumPy and Python integers."""
+"""What the loader's image pipelines must produce, operation by operation, in plain NumPy and Python integers."""
 
 import copy
 import fractions
@@ -46,7 +46,7 @@ def below(word, n):
 
 
 def shuffled(items, seed, epoch, draw=0, offset=0):
-    """Fisher and Yates from the end; draw i uses half of a counter's four words."""
+    """Fisher-Yates from the end; draw i uses half of a counter's four words."""
     items = list(items)
     for i in range(len(items) - 1, 0, -1):
         words = philox(seed, epoch, (offset + i) // 2, ORDER, draw)[2 * ((offset + i) % 2) :]
@@ -56,7 +56,7 @@ def shuffled(items, seed, epoch, draw=0, offset=0):
 
 
 class Words(list):
-    """The four words of a draw; of a further try, those of `again(number)`."""
+    """The four words of a draw; `again(number)` gives those of a further try."""
 
     again = None
 
@@ -93,18 +93,18 @@ def grey(image):
 
 
 def mean_grey(image):
-    """In units of 1 / 65,536; of floats summed row by row."""
+    """The mean grey in units of 1 / 65,536; floats are summed row by row."""
     greys = grey(image).ravel()
     return np.cumsum(greys)[-1] / len(greys) * 65536 if is_float(image) else int(greys.sum()) * 65536 // len(greys)
 
 
 def cut_off(values, image):
-    """Whole numbers to the type of the image; floats have no limits."""
+    """Clips values to the range of the image's type; floats have no limits."""
     return (values if is_float(image) else np.clip(values, 0, np.iinfo(image.dtype).max)).astype(image.dtype)
 
 
 def by_channel(values, channels):
-    """A number for all channels, or one for each."""
+    """Expands a number for all channels to one for each."""
     values = np.array(values)
     if len(set(values.tolist())) == 1:
         return np.repeat(values[:1], channels)
@@ -123,7 +123,8 @@ def blended(step, words, image, other):
 
 
 def turned_hue(image, turn):
-    """By turn / 65,536 of the circle: hue in sixths from the definition of HSV, then back by a table of sixths."""
+    """The hue turned by turn / 65,536 of the circle: to sixths by the definition of HSV, then back by a table of
+    sixths."""
     values = wide(image)
     high, low = values.max(2), values.min(2)
     span = np.where(high > low, high - low, 1)
@@ -161,7 +162,7 @@ def blurred(image, size, sigma):
 
 
 def summed(padded, weights):
-    """Along the first axis, from the middle outwards: floats are rounded in that order."""
+    """The weighted sum along the first axis, from the middle outwards: floats are rounded in that order."""
     radius, size = len(weights) // 2, padded.shape[0] - len(weights) + 1
     sums = weights[radius] * padded[radius : radius + size]
     for i in range(1, radius + 1):
@@ -212,7 +213,7 @@ def mixed(image, factor, other):
 
 
 def smoothed(image):
-    """By the weights 1 and, in the middle, 5; the edge as it is."""
+    """Smoothed with the weights 1 and, in the middle, 5; the edge stays as it is."""
     out, values = image.astype(np.int64), image.astype(np.int64)
     if min(image.shape[:2]) < 3:
         return out
@@ -278,7 +279,7 @@ def rand_changed(image, change, sign, magnitude, bins, fill):
 
 
 def rectangle(words, scale, ratio, size):
-    """(y, x, height, width), or None where what was drawn does not fit."""
+    """(y, x, height, width), or None if the drawn rectangle does not fit."""
     shares = [word / 2**32 for word in words]
     area = size[0] * size[1] * (scale[0] + (scale[1] - scale[0]) * shares[0])
     shape = np.exp(np.log(ratio[0]) + (np.log(ratio[1]) - np.log(ratio[0])) * shares[1])
@@ -296,7 +297,7 @@ def filled(step, image, place):
 
 
 def apply_random(step, image, words):
-    """Operations that do nothing where they are neutral."""
+    """Applies the operations that do nothing when they are neutral."""
     kind, size = step.operation, image.shape[:2]
     if kind == "RandomVerticalFlip":
         return image[::-1] if happens(words[0], step.flip_prob) else image
@@ -365,7 +366,7 @@ def to_bfloat16(values):
     """float64 to bfloat16 bits: the nearest of the two neighbours, ties to the even one."""
     values = np.asarray(values, np.float64)
     high = (values.astype(np.float32).view(np.uint32) >> 16).astype(np.uint32)
-    candidates = np.stack([high - 1, high, high + 1])  # one of them is it, whatever float32 rounding did
+    candidates = np.stack([high - 1, high, high + 1])  # the answer is one of them, whatever float32 rounding did
     wide = (candidates << 16).astype(np.uint32).view(np.float32).astype(np.float64)
     off = np.abs(wide - values)
     off[~np.isfinite(off)] = np.inf
@@ -404,7 +405,7 @@ def pipeline(steps, image, key, number=0, evaluate=False):
         elif isinstance(step, tf.ImageOperation):
             occurrence = seen.get(step.operation, 0)
             seen[step.operation] = occurrence + 1
-            if dtype == "bfloat16":  # only holes come here
+            if dtype == "bfloat16":  # only holes get here
                 step = copy.copy(step)
                 step.fill = tuple(to_bfloat16(np.array(step.fill)).tolist())
             image = apply(step, image, draws(step, occurrence, number, key), key[1], evaluate)

@@ -1,6 +1,6 @@
-"""What a reader must refuse when it opens a .beton file, once more, from the specification alone (BETON_FORMAT.md,
-sections 3 to 6 and 9; docs/FORMAT.md), in plain Python. It says whether, not where; the data pages are not looked at,
-nor the extension block."""
+"""What a reader must refuse when it opens a .beton file, written a second time from the specification alone
+(BETON_FORMAT.md, sections 3 to 6 and 9; docs/FORMAT.md), in plain Python. It tells whether a file is wrong, not where;
+it does not look at the data pages or the extension block."""
 
 import math
 import struct
@@ -29,7 +29,7 @@ def name_of(raw):
 
 
 def array_bytes(raw):
-    """The bytes of every value of an array's field; 0 if a side is 0."""
+    """The bytes of each value of an array field; 0 if a side is 0."""
     sides = struct.unpack_from("<32Q", raw, 17)
     length = struct.unpack_from("<Q", raw, 17 + 256)[0]
     require(length <= TEXT_MAX, "the length of a dtype")
@@ -57,7 +57,7 @@ def fields_of(data, count):
 
 
 def location(data, at, kind, array):
-    """(pointer, bytes, or None: the table says how many) of a value."""
+    """(pointer, bytes) of a value; the bytes are None if only the table states them."""
     if kind == "image":
         mode, width, height, pointer = struct.unpack_from("<BHHQ", data, at)
         require(mode <= 1, "an image's mode")
@@ -88,7 +88,7 @@ def regions_of(data, table, first, page, samples):
 
 
 def check_records(locations, regions):
-    """Every value has its region, and every region a value; an empty one may have a byte of its own."""
+    """Checks that every value has its region, and every region a value; an empty value may have a byte of its own."""
     used, reserved = set(), set()
     for sample, pointer, size in locations:
         owner, there = regions.get(pointer, (None, 0))
@@ -130,7 +130,7 @@ def check(data):
 
 
 def reason_to_refuse(data):
-    """A few words, or None: the file is to be opened."""
+    """A few words, or None if the file should be opened."""
     try:
         check(data)
     except Refused as refused:

@@ -1,4 +1,5 @@
-"""The .beton format once more, from its specification alone, in plain Python: what the C core is compared with.
+"""A second implementation of the .beton format, from its specification alone, in plain Python, to compare the C core
+with.
 
 Nothing here is shared with the package. A field is (kind, name, argument): argument is (dtype text, shape) for array
 and tensor, None otherwise. A value is an int, a float, bytes (bytes and json; json without its NUL), for image either
@@ -198,7 +199,7 @@ FIELDS = [
 
 
 def samples(count):
-    """Of these fields; no two samples are alike."""
+    """Samples of these fields, no two of them alike."""
     return [
         (("raw", 2, 3, bytes(range(s, s + 18))), s, b"bytes"[: s + 1], b'{"s": %d}' % s, bytes(16))
         for s in range(count)

@@ -1,5 +1,5 @@
-"""What C files declare and use, read without a compiler: for the lints, which ask whether names obey the law of the
-rooms, and whether anybody uses them."""
+"""What C files declare and use, found without a compiler: for the lints, which check whether names follow the rules of
+the rooms, and whether anything uses them."""
 
 import re
 from collections import Counter
@@ -10,7 +10,7 @@ MACRO = re.compile(r"^[ \t]*#[ \t]*define[ \t]+(\w+)(?:[ \t]+(\w+)[ \t]*$)?", re
 DIRECTIVE = re.compile(r"^[ \t]*#(?:\\\n|[^\n])*", re.M)
 TRANSPARENT = re.compile(r'(?:\bextern\s*""|\bnamespace\s*\w*)\s*$')
 LOCAL = re.compile(r"\b(?:static|inline|INLINE|HOST_DEVICE|template|__device__|__global__)\b")
-CALL = re.compile(r"[\w*>]\s+\**([A-Za-z_]\w*)\s*\((?!\*)")  # behind a type
+CALL = re.compile(r"[\w*>]\s+\**([A-Za-z_]\w*)\s*\((?!\*)")  # after a type
 BY_MACRO = re.compile(r"^[A-Z][A-Z0-9_]*\(([^;{}]*?)\)\s*;?$", re.M)  # a definition
 PASTED = re.compile(r"\w+(?:\s*##\s*\w+)+")
 NO_FUNCTION = {"__attribute__", "__launch_bounds__", "alignas", "_Alignas", "static_assert", "_Static_assert"}
@@ -23,7 +23,7 @@ class Names(NamedTuple):
 
 
 def statements(text):
-    """What stands outside of all braces, as (head, whether the body of a function follows)."""
+    """Everything outside all braces, as (head, whether the body of a function follows)."""
     head, depth = "", 0
     for c in text:
         if c == "{" and depth == 0 and TRANSPARENT.search(head):
@@ -43,7 +43,7 @@ def statements(text):
 
 
 def names_of(text):
-    """What C code without comments declares for whoever includes it."""
+    """What C code without comments declares for the files that include it."""
     alias = {macro: word for macro, word in MACRO.findall(text) if word}
     declared, defined = dict.fromkeys((macro for macro, _ in MACRO.findall(text)), "macro"), []
     text = DIRECTIVE.sub("", text)
@@ -120,13 +120,14 @@ class Tree:
         return found
 
     def undefined(self):
-        """External functions without a body; one whose name is a macro is a body of all that the macro stands for."""
+        """External functions without a body; a body whose name is a macro counts for everything that the macro may
+        stand for."""
         defined = {name for names in self.names.values() for name in names.defined}
         defined |= {word for names in self.names.values() for macro, word in names.alias.items() if macro in defined}
         return [(path, name) for path, name in self.external("function") if name not in defined]
 
     def unused(self):
-        """What stands only where it is declared and defined, and is not put together by a macro."""
+        """Names that occur only where they are declared and defined, and are not put together by a macro."""
         uses = Counter(word for text in self.texts.values() for word in WORD.findall(text))
         for names in self.names.values():
             uses.subtract(names.declared.keys())
@@ -139,8 +140,8 @@ class Tree:
         ]
 
     def idle(self, *kinds):
-        """(file, name) of what any file declares and none uses; that a type's name stands in front of and behind its
-        members is no use."""
+        """(file, name) of what any file declares and none uses; a type's name before and after its members does not
+        count as a use."""
         uses = Counter(word for text in self.texts.values() for word in WORD.findall(text))
         for path, names in self.names.items():
             uses.subtract(names.declared.keys())
@@ -165,7 +166,8 @@ class Tree:
 
 
 def pattern_of(made):
-    """What a##name##_b of a macro can become: parts that end or begin with an underline stand as they are."""
+    """A pattern for what a##name##_b of a macro can become: parts that end or begin with an underscore stay as they
+    are."""
     parts = [part if part.strip("_") != part else None for part in re.split(r"\s*##\s*", made)]
     return "".join(part or r"\w+" for part in parts) if any(parts) else None
 

@@ -1,6 +1,5 @@
-"""Programs of C over rooms of the core, compiled as in a build without optional libraries.
-
-A program's first line names its rooms, and optional parts (setup.py's) or single files that it has all the same:
+"""C programs over rooms of the core, compiled as in a build without optional libraries. A program's first line names
+its rooms, and optional parts (setup.py's) or single files that it has nevertheless:
 
 // rooms: base beton image, with jpeg
 """
@@ -23,7 +22,8 @@ INCLUDE = [f"-I{CSRC}", f"-I{ROOT / 'tests/support'}"]
 
 
 def sources(*rooms, others=()):
-    """The files of each room that a build with no optional part but those of `others` compiles, and single files."""
+    """The files of each room that a build without optional parts, except those in `others`, compiles, and single
+    files."""
     parts = ours.features()
     for name in others:
         if name in parts:
@@ -34,7 +34,7 @@ def sources(*rooms, others=()):
 
 
 def sources_of(program):
-    """Those that its first line names, by room."""
+    """The sources that the program's first line names, by room."""
     first = program.read_text().splitlines()[0]
     assert first.startswith("// rooms: "), first
     rooms, _, others = first.removeprefix("// rooms: ").partition(", with ")
@@ -42,11 +42,11 @@ def sources_of(program):
 
 
 class LinkError(Exception):
-    """What the linker said."""
+    """With the linker's output."""
 
 
 class Compiler:
-    """Compiles into a folder, each source once; the linker then takes from a library what a program needs."""
+    """Compiles each source once into a folder; the linker then takes what a program needs from a library."""
 
     def __init__(self, folder, *flags):
         self.folder, self.flags, self._objects = folder, [*FLAGS, *flags], {}
@@ -61,7 +61,7 @@ class Compiler:
         return self._objects[source]
 
     def program(self, main, *more, link=("-lm",)):
-        """The program of `main` and of `more` with what they use of the rooms that `main` names."""
+        """Links `main` and `more` with what they use of the rooms that `main` names; the program."""
         with ThreadPoolExecutor() as pool:
             own = list(pool.map(self._object, [main, *more]))
             library = list(pool.map(self._object, sources_of(main)))

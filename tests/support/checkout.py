@@ -9,6 +9,7 @@ CSRC = ROOT / "csrc"
 
 
 def environ(*folders, **more):
-    """This process's environment, in which Python finds what this process finds, before it what `folders` hold."""
+    """This process's environment, in which Python finds the modules in `folders` first, then what this process
+    finds."""
     paths = [*map(str, folders), *filter(None, sys.path)]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **{name: str(value) for name, value in more.items()}}

@@ -1,10 +1,10 @@
 """JPEG streams made marker by marker (ITU-T T.81), without a library: all coefficients are 0, so that every image is
-grey (128), and what is wrong with it is what a test asked for."""
+grey (128), and the only thing wrong with it is what a test asked for."""
 
 import struct
 from dataclasses import dataclass, replace
 
-ONE_CODE = bytes([1] + [0] * 15) + b"\0"  # the bit 0 is the one symbol, 0: no difference, or a block's end
+ONE_CODE = bytes([1] + [0] * 15) + b"\0"  # the bit 0 is the only symbol, 0: no difference, or a block's end
 GREY = 128
 
 
@@ -13,7 +13,7 @@ def segment(marker, body):
 
 
 def packed(bits):
-    """So many bits 0, and bits 1 until the byte is full."""
+    """That many 0 bits, then 1 bits until the byte is full."""
     spare = -bits % 8
     return b"\0" * (bits // 8) if spare == 0 else b"\0" * (bits // 8) + bytes([(1 << spare) - 1])
 
@@ -63,7 +63,7 @@ class Jpeg:
         return head + data
 
     def progressive(self):
-        """A scan of all DC coefficients, then one each of one AC coefficient of one component, as often as there are
+        """A scan of all DC coefficients, then scans of one AC coefficient of one component each, as often as there are
         bits to refine."""
         groups, blocks = self.groups()
         out, left = self.scan(range(self.components), 0, 0, 0, 0, groups * blocks), self.scans - 1
@@ -76,7 +76,7 @@ class Jpeg:
         return out
 
     def blocks_of(self, i):
-        """Of a scan of one component."""
+        """The blocks of a scan of one component."""
         across, down = (self.sampling >> 4, self.sampling & 15) if i > 0 and self.components > 1 else (1, 1)
         return -(-self.width // (8 * across)) * -(-self.height // (8 * down))
 

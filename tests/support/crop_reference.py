@@ -1,4 +1,4 @@
-"""What the decoders that crop should give: their rectangles, and resampling by each filter."""
+"""What the cropping decoders should produce: their rectangles, and resampling by each filter."""
 
 import math
 
@@ -22,7 +22,7 @@ def area(image, out):
 
 
 def means(image, out):
-    """The averages themselves."""
+    """The averages, not rounded."""
     rows, columns = overlaps(image.shape[0], out[0]), overlaps(image.shape[1], out[1])
     planes = [rows @ image[:, :, c] @ columns.T for c in range(image.shape[2])]
     return np.stack(planes, 2) / (image.shape[0] * image.shape[1])
@@ -41,7 +41,7 @@ def bilinear(image, out):
 
 
 def nearest(image, out):
-    """What lies below the middle of each output pixel."""
+    """The source pixel under the centre of each output pixel."""
     rows, columns = ((2 * np.arange(n) + 1) * side // (2 * n) for n, side in zip(out, image.shape[:2], strict=True))
     return image[rows][:, columns]
 
@@ -60,7 +60,7 @@ def clamped(height, width, ratio):
 
 
 def drawn(height, width, key, scale, ratio, number=0):
-    """torchvision's RandomResizedCrop.get_params, its random numbers from Philox."""
+    """torchvision's RandomResizedCrop.get_params, with random numbers from Philox."""
     low, high = math.log(ratio[0]), math.log(ratio[1])
     seed, epoch, sample = key
     for attempt in range(10):

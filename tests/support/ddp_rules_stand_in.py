@@ -50,7 +50,7 @@ def layout_of(parameters):
 
 
 def names():
-    """Without what wrappers put before them."""
+    """Names have no prefixes of wrappers."""
     given = {"module.a.weight": "a.weight", "module._orig_mod.b": "b", "c._orig_mod.d": "c.d", "e": "e"}
     parameters = [_hooks.Parameter(2) for _ in given]
     known = Names(zip(given, parameters, strict=True))
@@ -59,7 +59,7 @@ def names():
 
 
 def spans():
-    """Where each parameter lies in the flat buffer."""
+    """Where each parameter is in the flat buffer."""
     parameters = [_hooks.Parameter(3, 4), _hooks.Parameter(5), _hooks.Parameter(2, 2)]
     layout = layout_of(parameters)
     assert list(layout.spans()) == [
@@ -69,7 +69,7 @@ def spans():
 
 
 def table():
-    """Patterns leave exact what is small or has one dimension; names do not; 32 bits are for all."""
+    """Patterns leave small layers and those of one dimension exact; names do not; 32 bits apply to all."""
     shapes = {"edge": (8, 8), "below": (9, 7), "flat": (100,), "named": (2, 2), "plain": (3, 3), "none": (50, 50)}
     parameters = {name: _hooks.Parameter(*shape) for name, shape in shapes.items()}
     bits = PerLayer("bits", {"default": 4, "[ebf]*": 2, "named": 3, "pl*": 32}, 32, check_bits)
@@ -84,13 +84,13 @@ def table():
 
 
 def plain_bytes():
-    """Those of a ring: every rank sends all but its own part twice."""
+    """The bytes of a ring: every rank sends all parts but one twice."""
     bucket = PlainBucket(layout_of([_hooks.Parameter(6, 4)]), groups(4)[0])
     assert bucket.wire_bytes == 2 * 3 * 24 * 4 // 4 and "24 elements of float32" in bucket.explain()
 
 
 def rebuilt():
-    """Buckets that are made again take the place of the old ones, and the last one of a backward is complete."""
+    """Buckets that are made again replace the old ones, and the last one of a backward pass is complete."""
 
     def work(group):
         one, two = _hooks.Parameter(64, 64), _hooks.Parameter(64, 64)
@@ -112,7 +112,7 @@ def by_name_without_a_model():
 
 
 def sparse():
-    """Gradients that are no array in memory go the way they went without the hook."""
+    """Gradients that are not arrays in memory are handled as they were without the hook."""
     seen = []
     vars(sys.modules["torch.distributed.algorithms.ddp_comm_hooks.default_hooks"])["allreduce_hook"] = (
         lambda group, bucket: seen.append(bucket)
@@ -137,7 +137,7 @@ def nothing_inside():
 
 
 def meeting():
-    """Who did not come is named, at the deadline."""
+    """The ranks that did not come are named at the deadline."""
     first = groups(3)[0]
     began = time.monotonic()
     error = refused(CommTimeout, "ranks 1, 2 of the process group", rendezvous.Meeting(first, 0.2).gather, "x", 1)
@@ -145,7 +145,7 @@ def meeting():
 
 
 def joined():
-    """On one host by memory; on several not; with settings that differ not at all."""
+    """Joined through memory on one host, but not on several; and not at all if the settings differ."""
     for place in on_ranks(2, lambda group: rendezvous.join(group, 20, {"a": 1}, True)):
         assert place.nodes == [0, 0] and place.node_count == 1 and place.comm is not None and place.reason == ""
     os.environ["CGXFFCV_COMM_NODES"] = "2"
@@ -158,7 +158,7 @@ def joined():
 
 
 def unopened():
-    """One rank that cannot open the memory: all learn it, and no descriptor stays."""
+    """If one rank cannot open the memory, all learn of it, and no descriptor stays open."""
     rendezvous._open = lambda pid, fd: (-1, "cannot open it")
     before = len(os.listdir("/proc/self/fd"))
     for place in on_ranks(3, lambda group: rendezvous.join(group, 20, {}, True)):
@@ -167,7 +167,7 @@ def unopened():
 
 
 def host():
-    """The boot, the namespace of processes, the user."""
+    """A host is identified by the boot, the process namespace and the user."""
     boot, namespace, user = rendezvous.host_name().split()
     assert len(boot) == 36 and namespace == os.readlink("/proc/self/ns/pid") and int(user) == os.geteuid()
 

@@ -1,4 +1,4 @@
-"""Checkpoints of networks that know nothing, for tests of what is made of them."""
+"""Checkpoints of untrained networks, for tests of what is made of them."""
 
 import numpy as np
 
@@ -17,7 +17,7 @@ CASES = {
 
 
 def classifier(name):
-    """A network of random values, also of its norms' statistics."""
+    """A network with random values, also in its norms' statistics."""
     recipe = CASES[name]
     network = nn.Network(describe(recipe), precision="float32", threads=2)
     network.initialise(3)

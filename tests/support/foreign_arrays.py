@@ -1,4 +1,5 @@
-"""Arrays of frameworks that are not there: stand-ins with DLPack or the CUDA array interface, and forged capsules."""
+"""Arrays of frameworks that are not installed: stand-ins with DLPack or the CUDA array interface, and forged
+capsules."""
 
 import ctypes
 
@@ -46,7 +47,7 @@ pointer_in.restype, pointer_in.argtypes = ctypes.c_void_p, [ctypes.py_object, ct
 
 
 class Forged:
-    """A capsule's array whose every number is ours; `deleted` counts how often it was given back."""
+    """A capsule's array of which we choose every number; `deleted` counts how often it was released."""
 
     def __init__(self, data, shape, strides=None, kind=Old, device=(1, 0), code=2, bits=32, lanes=1, **more):
         self.kept = [(ctypes.c_int64 * len(x))(*x) if x is not None else None for x in (shape, strides)]
@@ -70,14 +71,14 @@ class Forged:
 
 
 def address_of(array):
-    """Where the memory of anything with DLPack lies."""
+    """The memory address of anything with DLPack."""
     capsule = array.__dlpack__(max_version=(1, 0))
     tensor = Versioned.from_address(pointer_in(capsule, NAMES[Versioned])).tensor
     return tensor.data + tensor.byte_offset
 
 
 class Dlpack:
-    """Hands a NumPy array on by DLPack alone, in the way of before there were versions, or of now."""
+    """Passes a NumPy array on by DLPack only, in the protocol from before it had versions, or in the present one."""
 
     def __init__(self, array, versioned=True):
         self.array, self.versioned = array, versioned
@@ -92,7 +93,7 @@ class Dlpack:
 
 
 class CudaArray:
-    """An array on a GPU that has the CUDA array interface alone; `said` changes what that says."""
+    """An array on a GPU that has only the CUDA array interface; `said` overrides entries of it."""
 
     def __init__(self, array, device=0, **said):
         array = np.ascontiguousarray(array)
@@ -113,7 +114,7 @@ class CudaArray:
 
 
 class _Space:
-    """What __array_namespace__ gives."""
+    """What __array_namespace__ returns."""
 
     def __init__(self, kind):
         self.kind = kind
@@ -123,7 +124,7 @@ class _Space:
 
 
 class Jax:
-    """An array that never changes, as JAX's: has a namespace, and makes a copy of what it is given."""
+    """An array that can never be changed, like JAX's: has a namespace, and copies what it is given."""
 
     def __init__(self, array):
         self.tensor = _cgxffcv.tensor_of_dlpack(array.__dlpack__(max_version=(1, 0))).copy(stream=0)

@@ -1,4 +1,4 @@
-"""Small trainings on a GPU, and what is compared of them."""
+"""Small trainings on a GPU, and what tests compare of them."""
 
 from cgxffcv import recipes
 from cgxffcv.train import Trainer

@@ -18,7 +18,7 @@ MIXED = {"default": 3, "b": 8}
 
 
 def on_ranks(size, function):
-    """function(group) on each; what they return, or raise."""
+    """function(group) on each rank; what they return, or raise."""
     store = _hooks.Store()
     return on_threads(size, lambda rank: function(dist.ProcessGroup(rank, size, store)))
 
@@ -29,19 +29,19 @@ def drawn(rank, step):
 
 
 def buckets_of_steps():
-    """Buckets as DDP makes them at first, and rebuilt in another order."""
+    """Buckets as DDP first makes them, and rebuilt in another order."""
     return [[["a", "bias", "b", "small"]], [["small", "b"], ["bias", "a"]], [["small", "b"], ["bias", "a"]]]
 
 
 def new_state(group, bits=MIXED, feedback=True, **options):
-    """With the parameters by name."""
+    """A state that knows the parameters by name."""
     parameters = {name: _hooks.Parameter(*shape) for name, shape in SHAPES.items()}
     options |= {"model": parameters.items(), "error_feedback": feedback, "algorithm": "sra"}
     return CGXState(group, 1024, {"bits": bits, "bucket_size": 256}, **options), parameters
 
 
 def run_step(state, parameters, buckets, named):
-    """What the hook makes of a step's buckets."""
+    """The hook's results for a step's buckets."""
     gradients = {parameters[name]: array for name, array in named.items()}
     futures = []
     for index, names in enumerate(buckets):
@@ -51,7 +51,7 @@ def run_step(state, parameters, buckets, named):
 
 
 def averages(group, feedback):
-    """What the hook makes of all steps' buckets."""
+    """The hook's results for the buckets of all steps."""
     state, parameters = new_state(group, feedback=feedback)
     results = []
     for step, buckets in enumerate(buckets_of_steps()):
@@ -61,7 +61,7 @@ def averages(group, feedback):
 
 
 class Expected:
-    """The byte-level model of steps, with residuals that follow their parameters."""
+    """The byte-level model of the steps, with residuals that follow their parameters."""
 
     def __init__(self, size, feedback, bits):
         self.size, self.feedback, self.bits = size, feedback, dict(bits)
@@ -94,7 +94,7 @@ class Expected:
         return total
 
     def adapt(self, names, widths, everyones):
-        """Of all choices the one of the fewest bits that loses no more than the usual bits do."""
+        """Of all choices, the one with the fewest bits that loses no more than the usual bits do."""
         lost = {(n, w): self.lost(n, w, everyones) for n in names for w in widths}
         budget = sum(lost[n, self.bits["default"]] for n in names)
         choices = [list(zip(names, c, strict=True)) for c in product(widths, repeat=len(names))]
@@ -113,7 +113,8 @@ STEPS = 8
 
 
 def uneven(rank, step):
-    """Gradients of which one is far larger than the other, then the other; one of the fourth step is no number."""
+    """Gradients of which one is far larger than the other, then the other way round; one of the fourth step is a
+    NaN."""
     named = drawn(rank, step)
     named["a" if step < 3 else "b"] *= np.float32(20)
     if step == 3:
@@ -123,7 +124,7 @@ def uneven(rank, step):
 
 def adapted(group, feedback):
     """Results and bits of steps in which bits are chosen: in the first, in the fifth, since the fourth has a NaN, and
-    in the seventh; and a run that goes on from its state."""
+    in the seventh; and those of a run that continues from its state."""
     state, parameters = new_state(group, 4, feedback, adaptive_bits={"every": 3})
     results, bits, saved = [], [], None
     for step in range(STEPS):
@@ -154,7 +155,7 @@ def expected_adapted(size, feedback):
 
 
 def kept_bits(group):
-    """Those by name and by pattern stay, and what is not compressed."""
+    """Bits given by name or by pattern stay, and so does what is not compressed."""
     state, parameters = new_state(group, {"default": 4, "a": 5, "sm*": 3}, adaptive_bits={"every": 1, "budget": 1.0})
     for step in range(3):
         run_step(state, parameters, [["a", "bias", "b", "small"]], uneven(group.rank, 0 if step < 2 else step))
@@ -162,8 +163,8 @@ def kept_bits(group):
 
 
 def loaded_bits(group):
-    """Of a state from which bits are taken: not of parameters that have their own now, nor of exact ones, nor without
-    adaptive_bits; and one of the first version, which has none."""
+    """Bits taken from a saved state: not for parameters that now have their own, nor for exact ones, nor without
+    adaptive_bits; and a state of the first version, which has none."""
     saved = new_state(group, 4, adaptive_bits={})[0].state_dict() | {"call": 1, "bits": {"a": 7, "b": 3, "small": 2}}
     taken = []
     for bits in (4, {"default": 4, "a": 5}, {"default": 4, "a*": 5}):

@@ -1,6 +1,6 @@
 """A child of test_hostile_calls.py: hostile_calls.py GROUP makes every call of that group of _cgxffcv with one
-argument, or one item inside one, replaced by everything that does not belong there. It ends with 0, or with lines that
-say which calls ended wrongly; a crash is a finding by itself: the call under way stands in the file `call`."""
+argument, or one item inside one, replaced by everything that does not belong there. It exits with 0, or prints which
+calls ended wrongly; a crash is itself a finding: the file `call` names the call under way."""
 
 import contextlib
 import copy
@@ -19,9 +19,9 @@ import _cgxffcv
 from hostile_templates import FUNCTIONS, MAKERS, TYPES, refuse
 from hostile_values import Evil, fresh, hostile_values, lists_in, places, put, taken
 
-LIMIT = int(os.environ.get("HOSTILE_CALLS", "150"))  # calls of each template, chosen by chance where there are more
-SECONDS = 120  # for one call, with which nothing here comes near
-# What a call may end with. SystemError and AssertionError are not among it.
+LIMIT = int(os.environ.get("HOSTILE_CALLS", "150"))  # calls of each template, chosen at random if there are more
+SECONDS = 120  # for one call; nothing here comes near it
+# What a call may end with. SystemError and AssertionError are not among them.
 FINE = (
     TypeError,
     ValueError,
@@ -45,7 +45,7 @@ class Walk:
         self.file = os.open("call", os.O_CREAT | os.O_WRONLY)
 
     def say(self, text):
-        """Before the call, so that it can be read after a crash."""
+        """Writes it down before the call, so that it can be read after a crash."""
         os.ftruncate(self.file, 0)
         os.pwrite(self.file, text.encode("utf-8", "backslashreplace")[:2000], 0)
 
@@ -93,7 +93,7 @@ class Walk:
             self.call(name, function, both["args"], both["keywords"])
 
     def clearing(self, both, path):
-        """All lists on the way are emptied when this item is looked at."""
+        """An item that empties all lists on the way to it when it is looked at."""
         both = fresh(both, self.random.choice((list, None)))
         both["args"] = tuple(both["args"])
         owners = []
@@ -155,7 +155,7 @@ def attributes(walk, name, thing, names):
 
 
 def births(walk, name, kind):
-    """Objects that nobody has made properly."""
+    """Objects that were never properly initialised."""
     for make in (kind, kind.__new__):
         args = () if make is kind else (kind,)
         walk.call(f"birth of {name}", make, args, {})
@@ -182,7 +182,7 @@ def as_any_object(walk, name, thing):
 
 
 def closed(walk, name, make, methods, names):
-    """What is closed twice, and used afterwards."""
+    """Objects that are closed twice, and used afterwards."""
     ends = [end for end in ("close", "abort", "commit", "__exit__") if end in methods]
     for end in ends:
         thing = make()
@@ -254,7 +254,7 @@ def walk_type(walk, name):
 
 
 def segments(walk):
-    """Files that are no segments, and segments for other ranks."""
+    """Files that are not segments, and segments for other ranks."""
     for value in hostile_values():
         for args in (
             (value, 0, 1, 5.0),
@@ -294,7 +294,7 @@ GROUPS = [*TYPES, "functions", "errors"]
 
 def main():
     faulthandler.enable()
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # a call that hangs ends the process, and stands in the file
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # a call that hangs ends the process, and the file names it
     types = {name for name, value in vars(_cgxffcv).items() if isinstance(value, type)} - set(ERRORS)
     assert types == set(TYPES), types ^ set(TYPES)
     walk = Walk(sys.argv[1])

@@ -1,8 +1,6 @@
-"""Hostile .beton files made by rule, each from a seed alone: what is made, and what it must read as.
-
-`hostile_file(seed)` gives a File. Half of the rules break the structure, of which `beton_law` says whether it is to be
-refused; half put a JPEG stream there of which is known what it is.
-"""
+"""Hostile .beton files made by rules, each from a seed alone, with what they must read as. `hostile_file(seed)` gives a
+File. Half of the rules break the structure, and `beton_law` tells whether it must be refused; half insert a JPEG stream
+whose defects are known."""
 
 import random
 import struct
@@ -30,11 +28,11 @@ ARRAYS = (("<f4", (2, 2)), ("|u1", (5,)), ("<i8", (1, 3, 1)), ("<c16", (2,)))
 class File:
     rule: str
     data: bytes
-    sound: bool | None = None  # the JPEG images: all as they should be; one is not; nobody knows
+    sound: bool | None = None  # the JPEG images: all are as they should be; one is not; unknown
 
 
 class Victim:
-    """A sound file, and where its parts are."""
+    """A valid file, and where its parts are."""
 
     def __init__(self, rng, kinds=None):
         self.rng = rng
@@ -78,11 +76,11 @@ class Victim:
         struct.pack_into(form, self.data, at, value % (1 << bits))
 
     def near(self, value):
-        """A number that comes near, or wraps."""
+        """A number close to it, or one that wraps."""
         return self.rng.choice((value + self.rng.randrange(-3, 4), value + PAGE, *WRAPS, (1 << 64) - value))
 
     def descriptor(self, kinds=()):
-        """Of a random field, or of one of these kinds."""
+        """The descriptor of a random field, or of one of these kinds."""
         fields = [i for i, field in enumerate(self.fields) if field[0] in kinds or not kinds]
         return model.HEADER + self.rng.choice(fields) * model.DESCRIPTOR
 
@@ -97,7 +95,7 @@ class Victim:
         return at + (5 if kind == "image" else 0), kind
 
     def entries_at(self, pointer):
-        """Places of the entries that say this pointer."""
+        """Places of the entries with this pointer."""
         return [at for at in range(self.table, self.table + 24 * self.entries, 24) if self.get(at + 8) == pointer]
 
 
@@ -190,14 +188,14 @@ def entries_exchanged(v):
 
 
 def shuffled(v):
-    """Which is to be read."""
+    """The entries of the table in random order, which must be readable."""
     rows = [bytes(v.data[at : at + 24]) for at in range(v.table, v.table + 24 * v.entries, 24)]
     v.rng.shuffle(rows)
     v.data[v.table : v.table + 24 * v.entries] = b"".join(rows)
 
 
 def moved(v):
-    """Record and entry say the same, and what they say overlaps, crosses a page, or wraps."""
+    """Record and entry agree, but the region overlaps another, crosses a page, or wraps."""
     at, _ = v.pointer()
     old = v.get(at)
     new = v.rng.choice((old + v.rng.randrange(-30, 30), v.near(old), v.table - 1, v.table - 20, PAGE - 1, 2 * PAGE - 2))
@@ -207,7 +205,7 @@ def moved(v):
 
 
 def resized(v):
-    """Record and entry say the same wrong size."""
+    """Record and entry have the same wrong size."""
     at, _ = v.pointer(TEXT)
     size = v.near(v.get(at + 8))
     for entry in v.entries_at(v.get(at)):
@@ -226,7 +224,7 @@ def emptied(v):
 
 
 def text(v):
-    """JSON that is none."""
+    """Text that is not JSON."""
     at, _ = v.pointer(("json",))
     place, size = v.get(at), v.get(at + 8)
     junk = v.rng.choice((b"[" * 64, b"\xff" * 64, b"nul\0" * 16, b"1" * 64, b'"\xed\xa0\x80"'.ljust(64), bytes(64)))
@@ -234,7 +232,7 @@ def text(v):
 
 
 def bits(v):
-    """Of all that is not data."""
+    """Flipped bits, in the whole file or before its data pages."""
     for _ in range(v.rng.randrange(1, 4)):
         at = v.rng.choice((v.rng.randrange(v.metadata + v.count * v.record_bytes), v.rng.randrange(len(v.data))))
         v.data[at] ^= 1 << v.rng.randrange(8)
@@ -247,7 +245,7 @@ def no_samples(v):
 
 
 ANY = {kind for kind in model.TYPES if kind not in model.DATALESS}
-STRUCTURE = {  # with the kinds of fields of which one must be there
+STRUCTURE = {  # with the kinds of fields of which the file must have one
     header_numbers: (),
     counts_that_overflow: (),
     cut: (),
@@ -357,7 +355,7 @@ def long_sides(rng):
 
 
 class Small(Jpeg):
-    """It says much, and holds next to nothing."""
+    """It claims a lot, and holds next to nothing."""
 
     def sequential(self):
         return self.scan(range(self.components), 0, 63, 0, 0, 8)
@@ -397,7 +395,7 @@ def tables(rng):
 
 
 def restarts(rng):
-    """Markers that do not come, come in another order, or come too often."""
+    """Restart markers that are missing, out of order, or too many."""
     jpeg = Jpeg(64, 8, 1, restart=2)
     good = jpeg.stream()
     choices = (
@@ -464,7 +462,7 @@ JPEGS = (
 
 
 def sides_in(stream, default=(16, 8)):
-    """What a stream's frame header says, if it has one."""
+    """The sides in a stream's frame header, if it has one."""
     for marker in range(0xC0, 0xD0):
         at = stream.find(bytes([0xFF, marker, 0]))
         if marker not in (0xC4, 0xC8, 0xCC) and 0 <= at <= len(stream) - 9:
@@ -474,7 +472,7 @@ def sides_in(stream, default=(16, 8)):
 
 
 def jpegs(rng):
-    """Two images of one size: a hostile one and, at a random place, a sound one."""
+    """Two images of one size: a hostile one and, at a random place, a valid one."""
     rule = rng.choice(JPEGS)
     stream, verdict, *sides = rule(rng)
     width, height = sides[0] if sides else sides_in(stream)

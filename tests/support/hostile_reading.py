@@ -1,7 +1,7 @@
 """A child of test_hostile_files.py: hostile_reading.py BEGIN END makes and reads the hostile files of these seeds. Each
-must be refused with BetonError, or read as the model reads it: by Reader, by verify, and by Loader under each policy of
-damaged images; within bounded memory, and in seconds. It prints how many ended how, and ends with 1 if something else
-came; the seed under way stands in the file `seed`."""
+must be refused with BetonError, or read as the model reads it: by Reader, by verify, and by Loader under each policy
+for damaged images; within bounded memory, and in seconds. It prints how many ended in which way, and exits with 1 if
+anything else happened; the file `seed` names the seed under way."""
 
 import contextlib
 import json
@@ -23,13 +23,13 @@ from cgxffcv.decoders import JSONDecoder
 
 PIXELS = 1 << 21  # the limit of pixels here
 MOST_BYTES = 12 * PIXELS + (64 << 20)  # SECURITY.md
-SECONDS = 60  # for one file, with which nothing here comes near
+SECONDS = 60  # for one file; nothing here comes near it
 PATH = Path("hostile.beton")
 REFUSED, UNKNOWN = "refused", "unknown"  # no value here is one of them
 
 
 def attempt(read, *arguments, **options):
-    """What it gives, or REFUSED; anything but BetonError goes on."""
+    """What it returns, or REFUSED; anything but a BetonError is passed on."""
     try:
         return read(*arguments, **options)
     except BetonError:
@@ -49,7 +49,7 @@ def parsed(text):
 
 
 def as_read(field, value):
-    """A value of the model's as Reader gives it; UNKNOWN where only a decoder can say."""
+    """A value of the model's as Reader gives it; UNKNOWN if only a decoder can tell."""
     kind, _, argument = field
     if kind == "image":
         mode, width, height, data = value
@@ -74,7 +74,7 @@ class Judge:
         self.found.append(f"seed {self.seed}, {self.file.rule}: {text}")
 
     def reading(self):
-        """How it ended, in a word."""
+        """How it ended, in one word."""
         reason = beton_law.reason_to_refuse(self.file.data)
         reader = attempt(Reader, PATH)
         report = beton.verify(PATH, num_workers=1)
@@ -110,7 +110,7 @@ class Judge:
                 want = as_read(field, value)
                 if got is REFUSED:
                     bad.add((index, name))
-                    # a JPEG; JSON without its NUL; a byte that an empty value has, and which is not 0
+                    # a JPEG; JSON without its NUL; an empty value's byte that is not 0
                     allowed = want is UNKNOWN or want is REFUSED or field[0] == "json" or value == b""
                 elif want is UNKNOWN:
                     allowed = got.shape == (value[2], value[1], 3) and (not self.file.sound or np.all(got == GREY))
@@ -123,7 +123,7 @@ class Judge:
         return bad
 
     def load(self, bad):
-        """Both policies: an error where a value is bad, or black images in place of those that are damaged."""
+        """Both policies: an error for a bad value, or black images in place of damaged ones."""
         kinds = {name: kind for kind, name, _ in self.fields}
         sides = {(name, row[name].shape) for row in self.rows for name in kinds if isinstance(row[name], np.ndarray)}
         if len({name for name, _ in sides}) < len(sides):
@@ -157,7 +157,7 @@ class Judge:
 
 
 def row_holds(row, value):
-    """Whether a row of a batch is this value of Reader's: bytes have zeros behind them, what is refused is black."""
+    """True if a row of a batch is this value of Reader's: bytes are followed by zeros, what is refused is black."""
     if value is REFUSED:
         return not np.any(row)
     if isinstance(value, bytes):
@@ -173,7 +173,7 @@ def main(begin, end):
     for seed in range(begin, end):
         Path("seed").write_text(str(seed))
         judge = Judge(seed)
-        with contextlib.suppress(OSError):  # where that is allowed, the peak starts again
+        with contextlib.suppress(OSError):  # where this is allowed, the peak starts again
             Path("/proc/self/clear_refs").write_text("5")
         before = peak()
         signal.alarm(SECONDS)

@@ -227,7 +227,7 @@ def a_run():
 
 def trial_of_comm():
     comm = a_comm()
-    options = OPTIONS | {"error_feedback": False}  # a residual of 2^32 elements would take its time
+    options = OPTIONS | {"error_feedback": False}  # a residual of 2^32 elements would take too long
     return _cgxffcv.AllreduceTrial, (comm, "host", 107), options, {"close": comm.close, "collect": gc.collect}
 
 
@@ -274,7 +274,7 @@ def net_plan(**options):
 
 
 def headless_plan():
-    """One that has run forward."""
+    """A plan without a head that has run forward."""
     model = _cgxffcv.Model(NODES[:2], 3, **MODEL)
     plan = _cgxffcv.Plan(model, BATCH, SIDE, SIDE, keep_all=True)
     plan.forward(images(), MEAN, STD)
@@ -288,7 +288,7 @@ def stepped_plan():
 
 
 def feeding_loader():
-    """Of a trainer's batches, under way."""
+    """A loader of a trainer's batches, under way."""
     loader = _cgxffcv.Loader(the_file())
     outputs = [core_column("image", "image"), core_column("label", "int")]
     loader.prepare(outputs, np.arange(4), **PREPARE | {"batch_size": BATCH})
@@ -345,7 +345,8 @@ def column_writer():
 
 CROP = {"operation": "RandomCrop", "draws": 1, "normalized": False, "values": ((8, 9), 2, (1.0, 2.0, 3.0))}
 
-# None: what needs no template, or has none without a device, a second rank, or a state of the object: `blunt` calls it.
+# None: calls that need no template, or can have none without a device, a second rank, or a state of the object: `blunt`
+# makes them.
 FUNCTIONS = {
     "build_info": plain(_cgxffcv.build_info),
     "cudnn_version": plain(_cgxffcv.cudnn_version),

@@ -8,11 +8,11 @@ import numpy as np
 
 
 class Refusal(ValueError):
-    """What the evil objects raise."""
+    """Raised by the evil objects."""
 
 
 class Evil:
-    """Does something when it is converted, and then is what it stands for."""
+    """Does something when it is converted, and then acts as the value it stands for."""
 
     def __init__(self, value, act):
         self.value, self.act = value, act
@@ -49,7 +49,7 @@ class Evil:
 
 
 class Liar:
-    """A sequence that has not what it says, or far more."""
+    """A sequence that has fewer items than it says, or far more."""
 
     def __init__(self, length, items):
         self.length, self.items = length, items
@@ -189,7 +189,7 @@ def taken(value, path):
 
 
 def put(value, path, new):
-    """A copy with another item at the path; what is not on the way to it is shared."""
+    """A copy with another item at the path; everything not on the way to it is shared."""
     if not path:
         return new
     if isinstance(value, dict):
@@ -200,7 +200,7 @@ def put(value, path, new):
 
 
 def fresh(value, holder=None):
-    """A copy of the holders, all of them of one type if that is given: lists can be emptied, tuples cannot."""
+    """A copy of the containers, all of them of one type if that is given: lists can be emptied, tuples cannot."""
     if isinstance(value, dict):
         return {key: fresh(item, holder) for key, item in value.items()}
     if not isinstance(value, (tuple, list)):
@@ -209,7 +209,7 @@ def fresh(value, holder=None):
 
 
 def lists_in(value):
-    """The lists and dicts among the holders, which can be emptied."""
+    """The lists and dicts among the containers, which can be emptied."""
     if isinstance(value, (list, dict)):
         yield value
     if isinstance(value, dict):

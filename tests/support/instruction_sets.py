@@ -1,4 +1,4 @@
-"""Tests once more with narrower instructions than this processor has."""
+"""Runs tests again with narrower instructions than this processor has."""
 
 import os
 import subprocess
@@ -8,8 +8,8 @@ import pytest
 
 
 def pass_on(levels, chosen, path):
-    """The tests of the file whose names the expression chooses pass on each of these instruction sets, in processes of
-    their own; one that is not there counts as the best that is."""
+    """Checks that the tests of the file whose names the expression chooses pass with each of these instruction sets,
+    each in a separate process; instead of one that is missing, the best available one is used."""
     if os.environ.get("CGXFFCV_CPU"):
         pytest.skip("this is one of the processes that the test starts")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", chosen, path]

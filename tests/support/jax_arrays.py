@@ -1,5 +1,5 @@
-"""Arrays of JAX reduced by two ranks that are threads; for a process of its own, since JAX's threads outlive every use
-and make each later fork a warning."""
+"""JAX arrays reduced by two ranks that are threads; to be run in a separate process, since JAX's threads outlive every
+use and cause a warning at each later fork."""
 
 import jax
 import numpy as np

@@ -1,4 +1,4 @@
-"""Functions for ranks of cgxffcv.launch: in a module, so that they travel by name where cloudpickle is missing."""
+"""Functions for ranks of cgxffcv.launch: in a module, so that they are sent by name if cloudpickle is not installed."""
 
 import contextlib
 import ctypes
@@ -18,7 +18,7 @@ from cgxffcv.loader.ranks import find_ranks
 
 
 def means(count):
-    """Of two communicators, one after the other."""
+    """Means over two communicators, one after the other."""
     found = []
     for _ in range(2):
         with comm.world() as world:
@@ -29,7 +29,7 @@ def means(count):
 
 
 def worlds_of_threads():
-    """Means of the ranks, each over a communicator of another thread."""
+    """Means of the ranks, each over another thread's communicator."""
     means, begin = [], threading.Barrier(8)
 
     def of_one():
@@ -80,7 +80,7 @@ def saying_and_waiting(path):
 
 
 def printing_on():
-    """For ever, whatever it is told."""
+    """Prints for ever, whatever signals it gets."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     while True:
         print("a line")
@@ -151,7 +151,7 @@ def nested():
 
 
 def asked_in_children():
-    """What a child of a rank is told: one of a fork, one with an interpreter of its own."""
+    """What a rank's children get as an answer: one forked, one with a new interpreter."""
     read, write = os.pipe()
     if os.fork() == 0:
         with contextlib.suppress(comm.CommError):
@@ -166,7 +166,7 @@ def asked_in_children():
 
 
 def busy(folder, stubborn):
-    """Says who it is and who its child is, then waits; `stubborn`: whatever it is told."""
+    """Records its own and its child's process number, then waits; `stubborn`: whatever signals it gets."""
     child = subprocess.Popen(["sleep", "600"])
     rank = place.find().rank
     part = Path(folder) / f"part.{rank}"

@@ -1,4 +1,4 @@
-"""Tests of whole networks that hold on every backend: whoever imports them runs them on BACKEND."""
+"""Tests of whole networks that hold on every backend: the modules that import them run them on BACKEND."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ NETWORKS = {
 
 
 def make(description, precision="float32", threads=2, seed=0, convolution="auto", deterministic=True):
-    """What compares bytes needs deterministic networks; the others take what is fastest."""
+    """Tests that compare bytes need deterministic networks; the others take what is fastest."""
     network = nn.Network(
         description,
         backend=BACKEND,
@@ -81,7 +81,8 @@ def test_step_equals_the_reference(name, reduction):
 
 
 def shared_outputs(place):
-    """Outputs that are read twice, that are only added, that are added before they are read, and all in a row."""
+    """Outputs that are read twice, that are only added, that are added before they are read, and all of this in a
+    row."""
     nodes = [nn.Conv("conv1", 8), nn.Norm("a", "silu")]
 
     def add(index, name, reads=None, residual=None, activation="silu"):
@@ -126,7 +127,7 @@ def test_outputs_of_several_users(place, keep_all):
 
 
 def tiny_resnet18():
-    """Of so many activations some are so near 0 that rounding decides over their slope, if it has a jump there."""
+    """Among so many activations some are so near 0 that rounding decides their slope, if it has a jump there."""
     return nn.resnet18(widths=(8, 16, 16, 24), activation="silu", head_scale=0.7)
 
 
@@ -206,7 +207,7 @@ def test_frozen_blocks(name):
                 assert np.array_equal(network.gradients[part], everything[part]), layer.name
             else:
                 assert layer.offset >= end
-                # the head, which has no parameters before it, is never left out
+                # the head, which has no parameters before it, is never skipped
                 assert np.isnan(network.gradients[part]).all() or layer.kind == "linear", layer.name
 
 
@@ -305,7 +306,7 @@ def test_initial_values():
 
 
 def test_loss_of_extreme_logits():
-    """A softmax that would overflow, and a label that is certain."""
+    """A softmax that would overflow, and labels that are predicted with certainty."""
     description = nn.Description(
         "extreme", (nn.Conv("conv", 8, 1, 1, 0), nn.Norm("norm", "none"), nn.Head("head", 10, scale=500.0))
     )

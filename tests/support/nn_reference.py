@@ -1,4 +1,4 @@
-"""Networks in plain NumPy and float64, written from the formulas: what the C core is compared with.
+"""Networks in plain NumPy and float64, written from the formulas, to compare the C core with.
 
 Every function works on channels-last arrays (n, h, w, c); filters are (out, kernel, kernel, in).
 """
@@ -91,8 +91,8 @@ def slope(z, name):
 
 
 def norm_forward(node: Norm, x, gamma, beta, residual=None, mean=None, variance=None, store=lambda y: y):
-    """The output, and what the backward pass needs; batch statistics unless given. `store` rounds what a pool after the
-    activation chooses from."""
+    """The output, and what the backward pass needs; with batch statistics unless others are given. `store` rounds what
+    a pool after the activation chooses from."""
     saved = max_pool(x, node.pool) if node.pool and node.pool_place == "before" else x
     if mean is None:
         mean, variance = saved.mean((0, 1, 2)), saved.var((0, 1, 2))
@@ -301,7 +301,7 @@ def winograd_filter_gradient(x, dy, tile, padding):
 
 
 def residual_nodes(place, pool, activation):
-    """A residual behind a pool, and one behind a residual; the last norm's activation is given."""
+    """A residual after a pool, and one after a residual; the last norm's activation is given."""
     return [
         Conv("stem", 16, 3, 1, 1),
         Norm("a", "relu", pool=pool, pool_place="after" if place == "after" else "before"),

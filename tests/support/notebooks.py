@@ -1,4 +1,4 @@
-"""Runs a notebook from its first cell to its last, in a kernel where nbclient is installed, else as a script."""
+"""Runs a notebook from its first cell to its last, in a kernel if nbclient is installed, else as a script."""
 
 import ast
 import json
@@ -11,7 +11,7 @@ from checkout import environ
 
 HAS_KERNEL = all(find_spec(name) is not None for name in ("nbclient", "ipykernel"))
 
-# What the notebooks take of IPython, for where it is not installed. A value is asked for what a notebook would show.
+# What the notebooks use of IPython, for when it is not installed. A value is asked for what a notebook would show.
 STAND_IN = """
 class HTML:
     def __init__(self, data):
@@ -55,7 +55,7 @@ def _in_kernel(path, folder, limit):
 
 
 def execute(path, folder, limit=240):
-    """Everything that the notebook shows, as one text; folder: an empty one to work in. Fails where a cell does."""
+    """Everything that the notebook shows, as one text; folder: an empty one to work in. Fails if a cell does."""
     if HAS_KERNEL:
         return _in_kernel(path, folder, limit)
     (folder / "IPython").mkdir()

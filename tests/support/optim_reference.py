@@ -10,12 +10,12 @@ def exactly(x):
 
 
 def in_float16(x):
-    """Rounded to float32, as sums are taken, and then to float16."""
+    """Rounded to float32, as sums are, and then to float16."""
     return np.asarray(x, np.float32).astype(np.float16).astype(np.float64)
 
 
 def newton_schulz(u, coefficients, iterations, epsilon, stored=exactly):
-    """``stored`` rounds what goes through memory between two products."""
+    """``stored`` rounds what is kept in memory between two products."""
     a, b, c = coefficients
     x = stored(u / (np.linalg.norm(u) + epsilon))
     tall = x.shape[0] > x.shape[1]
@@ -28,7 +28,7 @@ def newton_schulz(u, coefficients, iterations, epsilon, stored=exactly):
 
 
 def reference_step(group, p, g, v, rate, stored=exactly):
-    """One step; gives the new parameter and momentum."""
+    """One step; returns the new parameter and momentum."""
     if not rate.active:
         return p, v
     if isinstance(group, Sgd):
@@ -45,6 +45,6 @@ def reference_step(group, p, g, v, rate, stored=exactly):
 
 
 def close(actual, expected, relative):
-    """No element further away than this part of the largest."""
+    """Asserts that no element is further off than this part of the largest."""
     scale = np.abs(expected).max() if expected.size else 1
     np.testing.assert_allclose(actual, expected, rtol=0, atol=relative * scale)

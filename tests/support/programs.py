@@ -1,5 +1,5 @@
 """Builds small CUDA programs for the tests: with g++ and the emulator, or with nvcc for a GPU. One that uses more than
-the device room names rooms in its first line, as programs of C do (c_units.py)."""
+the device room names rooms in its first line, as C programs do (c_units.py)."""
 
 import os
 import shutil
@@ -16,7 +16,7 @@ MACHINE = [EMULATOR / f"{name}.cc" for name in ("block", "check", "memory", "run
 
 
 def sources_of(program):
-    """(files of C, files of CUDA) that it is linked with: of the rooms that it names, as in a build with CUDA."""
+    """(C files, CUDA files) that it is linked with: of the rooms that it names, as in a build with CUDA."""
     if not program.read_text().startswith("// rooms: "):
         return C_SOURCES, CUDA_SOURCES
     found = c_units.sources_of(program)
@@ -48,13 +48,13 @@ def compile_object(command, source, directory):
 
 
 def build_emulated(program, directory):
-    """As tests/cuda/emulator/build.py compiles."""
+    """Compiles as tests/cuda/emulator/build.py does."""
     include = ["-isystem", str(cuda_include()), f"-I{CSRC}", f"-I{EMULATOR}", f"-I{ROOT / 'tests/support'}"]
     machine = ["g++", "-O2", "-g", "-std=gnu++17", "-Wall", "-Wextra", "-Werror", *include]
     looks = ["-Wno-unknown-pragmas", "-fno-strict-aliasing", "-ffp-contract=off"]
     watched = ["-fsanitize=thread", "--param=tsan-instrument-func-entry-exit=0"]
     language = ['-DCGXFFCV_CUDA_ARCHITECTURES="emulated"', "-include", "emulator.h", "-x", "c++"]
-    kernels = [*machine, "-O1", *looks, *watched, *language]  # the last -O holds
+    kernels = [*machine, "-O1", *looks, *watched, *language]  # the last -O counts
     c = ["gcc", "-O1", "-g", "-std=gnu11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", *include]
     c_sources, cuda_sources = sources_of(program)
     objects = [compile_object(kernels, source, directory) for source in [program, *cuda_sources]]

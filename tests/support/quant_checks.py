@@ -1,4 +1,4 @@
-"""What the tests of the quantiser share: data, and the comparison with the NumPy model."""
+"""Shared by the tests of the quantiser: data, and the comparison with the NumPy model."""
 
 import numpy as np
 import quant_model as model
@@ -9,7 +9,7 @@ RANDOM = {"seed": 5 << 33 | 7, "call": 3, "rank": 2, "quad": (1 << 32) - 5}
 
 
 def for_decoding(random):
-    """Of the keys of random numbers those that decoding needs, too."""
+    """The keys of random numbers that decoding also needs."""
     return {key: value for key, value in random.items() if key != "rank"}
 
 
@@ -19,7 +19,7 @@ def normal(n, dtype="float32", seed=0, scale=1.0):
 
 
 def check(x, spec, **random):
-    """Bytes and decoded values equal the model's."""
+    """Asserts that bytes and decoded values equal the model's."""
     ours = QuantSpec(**spec)
     expected = model.quantize(x, spec, **random)
     wire = quantize(x, ours, **random)

@@ -1,4 +1,4 @@
-"""The quantiser in NumPy float32, written from docs/WIRE.md alone: the independent reference of the tests."""
+"""The quantiser in NumPy float32, written from docs/WIRE.md alone: an independent reference for the tests."""
 
 import numpy as np
 
@@ -106,7 +106,7 @@ def magnitude_mean(x):
 
 
 def spikes_of(x, count):
-    """Indices of the greatest magnitudes, the earlier of equals, in index order."""
+    """Indices of the greatest magnitudes, of equal ones the earlier, in index order."""
     magnitude = x.view(np.uint32) & np.uint32(0x7FFFFFFF)
     return np.sort(np.argsort(-magnitude.astype(np.int64), kind="stable")[:count])
 
@@ -125,7 +125,7 @@ def levels_of(bits):
 
 
 def values_of(spec, elems):
-    """How many values a run of elements has where its terms are added: more only where a rotated bucket is padded."""
+    """How many values a run of elements has when its terms are added: more only if a rotated bucket is padded."""
     size = spec["bucket_size"]
     rest = elems % size
     if spec["codec"] != "rotated" or rest == 0:
@@ -272,7 +272,7 @@ def quantize(x, spec, kind=None, seed=0, call=0, rank=0, quad=0):
 
 
 def quantize_values(x, spec, elems, seed=0, call=0, rank=0, quad=0):
-    """The same of values, which are those of `elems` elements."""
+    """The same for values, which are those of `elems` elements."""
     metadata, entries, codes = [], [], []
     for first, end, at in runs_of(spec, elems, quad):
         bucket = np.ascontiguousarray(x[first : first + values_of(spec, end - first)])

@@ -1,4 +1,4 @@
-"""Values on which a quantiser may go wrong."""
+"""Values that a quantiser may get wrong."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ F = np.float32
 
 
 def specials():
-    """Buckets of 32 elements, each with its own difficulty."""
+    """Buckets of 32 elements, each difficult in its own way."""
     base = np.random.default_rng(3).standard_normal(32).astype(F)
     rows = [base * F(s) for s in (1e-45, 1e-42, 1e-38, 1e-30, 1e-12, 1.0, 1e12, 1e30, 1e37)]
     for value in (np.nan, -np.nan, np.inf, -np.inf, 2.0**125, -(2.0**125), np.nextafter(F(2.0**125), F(0)), 1e-40):

@@ -1,4 +1,4 @@
-"""Starts the ranks of a test, by mpirun or as plain processes over one segment, and never lets them outlive it."""
+"""Starts the ranks of a test, with mpirun or as plain processes over one segment, and never lets them outlive it."""
 
 import json
 import os
@@ -28,7 +28,7 @@ needs_mpirun = pytest.mark.skipif(
 
 @dataclass
 class Launch:
-    """How ranks are started: over "shm", by "mpi" or as "torchrun" does, on how many (pretended) nodes."""
+    """How ranks are started: over "shm", by "mpi" or as "torchrun" does, and on how many (simulated) nodes."""
 
     how: str
     size: int
@@ -53,7 +53,7 @@ class Job:
         self._await(f"{name}.{rank}", limit)
 
     def go(self, name):
-        """Lets the ranks that wait for `name` (worker.wait_for) go on."""
+        """Lets the ranks that wait for `name` (worker.wait_for) continue."""
         (self.out / name).touch()
 
     def _await(self, name, limit):
@@ -65,7 +65,7 @@ class Job:
         return path.read_text()
 
     def wait(self, limit=60):
-        """The results by rank (None where a rank wrote none); kills what runs past the limit, and fails."""
+        """The results by rank (None if a rank wrote none); kills whatever runs past the limit, and fails."""
         end = time.monotonic() + limit
         late = False
         for process in self.processes:
@@ -115,13 +115,13 @@ def environment(**more):
 
 
 def mpirun(size, recover):
-    """With `recover`, mpirun lets the others live when one rank dies, so that what they say can be seen."""
+    """With `recover`, mpirun leaves the others alive when one rank dies, so that their messages can be seen."""
     words = ["mpirun", "-np", str(size), "--oversubscribe", "--bind-to", "none"]
     return words + ["--enable-recovery"] * recover
 
 
 def start(launch, out, case, *arguments, script="worker_comm.py", recover=True, within=(), **variables):
-    """Starts worker `case`, each rank as the last words of the command `within`; `variables` go into the environment of
+    """Starts worker `case`, with the command `within` in front of each rank's; `variables` go into the environment of
     all ranks."""
     out.mkdir(parents=True, exist_ok=True)
     job = Job(launch, out)

@@ -1,4 +1,4 @@
-"""The rooms of csrc/: which may include which, what they show of themselves, which file may see which library."""
+"""The rooms of csrc/: which may include which, which headers they make public, which file may use which library."""
 
 import re
 
@@ -6,7 +6,7 @@ from checkout import CSRC
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.M)
 
-# Everything may include base; nothing else may be included than what stands here.
+# Everything may include base; otherwise only what is listed here may be included.
 MAY_INCLUDE = {
     "base": set(),
     "device": set(),
@@ -22,7 +22,7 @@ MAY_INCLUDE = {
     "train": {"device", "augment", "loader", "allreduce", "optim", "nn"},
     "python": {"device", "beton", "image", "augment", "loader", "comm", "quant", "allreduce", "optim", "nn", "train"},
 }
-# What other folders may include of a folder; base, which everything may include, has no private headers.
+# The headers of a folder that other folders may include; base, which everything may include, has no private ones.
 SEAMS = {
     "device": {"device.h", "kernel.cuh", "mma.cuh", "signal.cuh", "wgmma.cuh"},
     "beton": {"reader.h", "writer.h"},

@@ -11,7 +11,8 @@ def files():
 
 
 def left_since(before, wait_s=20):
-    """The files that `before` lacks and that stay: those of jobs that other tests run meanwhile go by themselves."""
+    """The files that are not in `before` and that stay: those of jobs that other tests run meanwhile disappear by
+    themselves."""
     end, left = time.monotonic() + wait_s, files() - before
     while left and time.monotonic() < end:
         time.sleep(0.1)

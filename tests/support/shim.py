@@ -1,4 +1,5 @@
-"""Programs under shim.c, which notes the system calls that put a file on the disk, and lets one of them fail."""
+"""Runs programs under shim.c, which records the system calls that put a file on the disk, and makes one of them
+fail."""
 
 import os
 import subprocess
@@ -9,7 +10,7 @@ from checkout import environ
 
 
 class Shim:
-    """Compiled into a folder; runs Python code under it."""
+    """The shim, compiled into a folder; runs Python code under it."""
 
     def __init__(self, folder):
         self.folder, self.library = folder, folder / "shim.so"

@@ -7,7 +7,7 @@ from cgxffcv.writer import DatasetWriter
 
 
 def images_and_labels(count, seed=0, noise=40.0):
-    """uint8 (count, 32, 32, 3) and int64 (count,): smooth patterns, one a class, with noise."""
+    """uint8 (count, 32, 32, 3) and int64 (count,): smooth patterns, one per class, with noise."""
     random = np.random.default_rng(seed)
     patterns = np.random.default_rng(12345).uniform(40, 215, (10, 4, 4, 3)).repeat(8, axis=1).repeat(8, axis=2)
     labels = np.arange(count) % 10

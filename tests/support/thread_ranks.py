@@ -7,7 +7,7 @@ from cgxffcv import comm
 
 
 def on_threads(size, function):
-    """function(rank) on a thread for each rank; the results by rank. An exception stands in its place."""
+    """function(rank) on a thread for each rank; the results by rank, or the exceptions in their place."""
     results = [None] * size
 
     def work(rank):
@@ -26,7 +26,7 @@ def on_threads(size, function):
 
 
 def run_ranks(size, function, *, nodes=None, slot_bytes=None, timeout=60.0):
-    """function(comm, rank) on each rank; the results by rank. An exception on a rank stands in its place."""
+    """function(comm, rank) on each rank; the results by rank, or the exceptions in their place."""
     fd = comm.segment(size, slot_bytes)
 
     def work(rank):

@@ -1,4 +1,4 @@
-"""What tests of trainers share: small recipes, trainers of them, training to the end, and comparing two states."""
+"""Shared by tests of trainers: small recipes, trainers of them, training to the end, and comparing two states."""
 
 import numpy as np
 from thread_ranks import all_good, run_ranks
@@ -44,12 +44,12 @@ def trainer_of(files, name, **options):
 
 
 def on_ranks(ranks, name, files, work):
-    """work(trainer) on so many ranks; the results."""
+    """work(trainer) on that many ranks; the results."""
     return all_good(run_ranks(ranks, lambda world, rank: with_it(trainer_of(files, name, threads=1, comm=world), work)))
 
 
 def with_it(trainer, work):
-    """work(trainer), which is closed behind it."""
+    """work(trainer), which is closed afterwards."""
     with trainer:
         return work(trainer)
 

@@ -22,7 +22,7 @@ SHAPED = ("root", "tbf", "burst", "256kb", "latency", "50ms", "rate")
 
 
 def why_not():
-    """What is missing; '' if nothing is."""
+    """What is missing for this; '' if nothing is."""
     missing = [tool for tool in TOOLS if shutil.which(tool) is None]
     if missing:
         return f"no {', '.join(missing)}"
@@ -34,8 +34,8 @@ def why_not():
 
 
 class TwoNodes:
-    """`with TwoNodes("1gbit") as nodes: nodes.mpirun(2, [command, ...], environment, log)`; all that was started ends
-    with it."""
+    """`with TwoNodes("1gbit") as nodes: nodes.mpirun(2, [command, ...], environment, log)`; at its end everything that
+    was started is ended."""
 
     def __init__(self, rate):
         self.rate, self._processes = rate, []
@@ -68,7 +68,7 @@ class TwoNodes:
             self._inside(pid, "ip", "link", "set", LINK, state)
 
     def mpirun(self, ranks, command, environment, output=None):
-        """Starts it with so many ranks on each node; the process of mpirun."""
+        """Starts the command with that many ranks on each node; the process of mpirun."""
         agent = self.folder / "agent"  # mpirun's ssh: it leaves the command where _serve finds it
         agent.write_text(f'#!/bin/sh\nshift\nprintf %s "$*" >{agent}.new && mv {agent}.new {agent}.command\n')
         agent.chmod(0o755)
@@ -95,7 +95,7 @@ class TwoNodes:
         return process
 
     def _node(self, name):
-        """The first process of its namespaces: with it all others end."""
+        """The first process of a node's namespaces: when it ends, all others do."""
         words = ["unshare", "--net", "--uts", "--pid", "--fork", "--mount-proc", "--kill-child"]
         words += ["sh", "-c", f"hostname {name} && echo ready && exec sleep infinity"]
         process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, start_new_session=True)
