@@ -2,7 +2,7 @@
 
 PYTHONPATH=build/emulated/lib:. .venv/bin/pytest tests/cuda
 
-The emulator is slow: there a test with three parameters or more runs with all pairs of their values, not with all
+The emulator is slow: there a test with three or more parameters runs with all pairs of their values, not with all
 combinations, unless CGXFFCV_EMULATED_ALL=1.
 """
 
@@ -18,7 +18,7 @@ import small_data
 from gpu_batches import COUNT
 
 HERE = Path(__file__).resolve().parent
-# `python -m pytest` looks into the current folder, where a module may lie that was built in place, before PYTHONPATH.
+# `python -m pytest` searches the current folder, which may have a module that was built in place, before PYTHONPATH.
 asked_for = [Path(folder) for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder]
 asked_for = next((folder.resolve() for folder in asked_for if any(folder.glob("_cgxffcv*.so"))), None)
 if asked_for and asked_for != Path(_cgxffcv.__file__).resolve().parent:
@@ -30,13 +30,13 @@ def has_gpu():
 
 
 def pairs_of(item):
-    """The pairs of values that this item brings together."""
+    """The pairs of values that this item combines."""
     chosen = sorted((name, repr(value)) for name, value in item.callspec.params.items())
     return set(itertools.combinations(chosen, 2))
 
 
 def enough_for_all_pairs(items):
-    """Of a test's items, some that have every pair that any of them has."""
+    """Some of a test's items, which together have every pair that any of them has."""
     kept, left = [], set().union(*map(pairs_of, items))
     while left:
         best = max(items, key=lambda item: len(pairs_of(item) & left))
@@ -61,7 +61,7 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.fixture(scope="session", params=["emulated", "gpu"])
 def built(request, tmp_path_factory):
-    """built(program): the program, compiled for the emulator and for a GPU where there is one."""
+    """built(program): the program, compiled for the emulator, and for a GPU if there is one."""
     if request.param == "emulated":
         why, build = programs.why_not_emulated(), programs.build_emulated
     else:

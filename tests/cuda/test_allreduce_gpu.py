@@ -1,4 +1,4 @@
-"""Quantised sums on GPUs: kernels of several ranks give what the processors give, byte for byte."""
+"""Quantised sums on GPUs: kernels of several ranks give the same results as the CPU, byte for byte."""
 
 import json
 
@@ -44,7 +44,7 @@ def test_one_shot(tmp_path):
 
 
 def test_scatter_reduce(tmp_path):
-    """Three ranks, whose number no average divides exactly."""
+    """Three ranks, a number by which averages do not divide exactly."""
     ways = [
         {"algorithm": "sra"},
         {"algorithm": "sra", "average": False, "bits": 8, "bucket_size": 2500, "rounding": "stochastic", "seed": 7},
@@ -60,8 +60,8 @@ def test_scatter_reduce(tmp_path):
 
 @pytest.mark.parametrize("algorithm, ranks", [("one_shot", 2), ("sra", 3)])
 def test_whole_pieces(tmp_path, algorithm, ranks):
-    """Buckets of 128 to 1,024 elements and codes of 2, 4 and 8 bits, which have kernels of their own, in layers that
-    begin at any element and end within a piece."""
+    """Buckets of 128 to 1,024 elements and codes of 2, 4 and 8 bits, which have separate kernels, in layers that begin
+    at any element and end within a piece."""
     shapes = [(4, 1024), (2, 1024), (8, 1024), (4, 512), (8, 128), (2, 256)]
     ways = [{"algorithm": algorithm, "bits": bits, "bucket_size": bucket} for bits, bucket in shapes]
     ways += [way | {"error_feedback": True, "average": False} for way in ways[2:4]]
@@ -75,7 +75,7 @@ def test_whole_pieces(tmp_path, algorithm, ranks):
 )
 def test_several_rounds(tmp_path, algorithm, ranks, bits, streams):
     """Windows so small that a run takes several rounds, in host memory, of ranks that share GPUs, which run at once or
-    as late as can be."""
+    as late as possible."""
     way = {"algorithm": algorithm, "error_feedback": True, "rounding": "stochastic", "bits": bits}
     small = {"CGXFFCV_COMM_WINDOW_KIB": 8, "CGXFFCV_P2P": 0, "CGXFFCV_EMULATED_STREAMS": streams}
     quick = way | {"rounding": "nearest", "bucket_size": 512}
@@ -86,7 +86,8 @@ def test_several_rounds(tmp_path, algorithm, ranks, bits, streams):
 
 @pytest.mark.parametrize("staged", [False, True])
 def test_the_rule_for_two_ranks_goes_by_the_way_between_them(tmp_path, staged):
-    """A bus is as fast in both directions at once, which only the owners' kernels of scatter-reduce use."""
+    """A bus transfers in both directions at once at full speed, which only the owners' kernels of scatter-reduce
+    use."""
     calls = [(1 << 22, 4, "auto"), ((1 << 22) - 1024, 4, "auto"), (1 << 21, 8, "auto"), (1 << 22, 4, "one_shot")]
     calls += [(1 << 15, 4, "auto")]
     how = {"script": "worker_device.py", "CGXFFCV_EMULATED_DEVICES": 2, "CGXFFCV_COMM_WINDOW_KIB": 64}
@@ -114,7 +115,7 @@ def exact(out, ranks, ways, gpus=4, **variables):
 
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_exact_sums(tmp_path, ranks):
-    """All types, buffers that begin anywhere, two blocks and one that is not full, plans in turns."""
+    """All types, buffers that begin anywhere, two blocks and one that is not full, plans run alternately."""
     ways = [(11001, 0, 2, {"dtype": dtype, "average": average}) for dtype in TYPES for average in (False, True)]
     ways += [(5000, offset, 1, {"dtype": "bfloat16", "algorithm": "sra"}) for offset in (0, 3)]
     ways += [(5000, 1, 1, {"algorithm": "one_shot"}), (2, 0, 1, {}), (1, 0, 1, {"algorithm": "sra"})]
@@ -125,7 +126,7 @@ def test_exact_sums(tmp_path, ranks):
         for (elems, _, _, options), part, (wire, plain) in zip(ways, parts, values["bytes"], strict=True):
             item = 4 if options.get("dtype", "float32") == "float32" else 2
             assert wire == plain and (part or wire == elems * item * (ranks - 1))
-    for way, (elems, _, _, options) in enumerate(ways):  # what is sent in parts, over all ranks
+    for way, (elems, _, _, options) in enumerate(ways):  # those that are sent in parts, over all ranks
         item = 4 if options.get("dtype", "float32") == "float32" else 2
         if parts[way]:
             assert sum(values["bytes"][way][0] for values in results) == 2 * elems * item * (ranks - 1)
@@ -133,8 +134,8 @@ def test_exact_sums(tmp_path, ranks):
 
 @pytest.mark.parametrize("algorithm, streams, seed", [("one_shot", "late", 1), ("sra", "", 2), ("sra", "late", 3)])
 def test_exact_sums_in_several_rounds(tmp_path, algorithm, streams, seed):
-    """Windows so small that blocks go through them again and again, in host memory, of ranks that share a GPU; and
-    each process has its blocks in an order of its own."""
+    """Windows so small that blocks go through them again and again, in host memory, of ranks that share a GPU; and each
+    process has its blocks in a different order."""
     ways = [(elems, 0, 2, {"algorithm": algorithm, "dtype": "float16"}) for elems in (9000, 100, 20001)]
     variables = {"CGXFFCV_COMM_WINDOW_KIB": 16, "CGXFFCV_P2P": 0, "CGXFFCV_EMULATED_STREAMS": streams}
     results = exact(tmp_path, 3, ways, gpus=2, CGXFFCV_EMULATED_SEED=seed, **variables)
@@ -145,19 +146,19 @@ def test_exact_sums_in_several_rounds(tmp_path, algorithm, streams, seed):
 
 @pytest.mark.parametrize("algorithm", ["one_shot", "sra"])
 def test_exact_sums_in_few_blocks(tmp_path, algorithm):
-    """One block on rank 0, two on rank 1, which go from place to place: in one round, and in several."""
+    """One block on rank 0, two on rank 1, which move from place to place: in one round, and in several."""
     ways = [(60000, 0, 2, {"algorithm": algorithm, "beside": True}), (300, 0, 1, {"algorithm": algorithm})]
     for kib in (512, 32):
         results = exact(tmp_path / str(kib), 2, ways, CGXFFCV_COMM_WINDOW_KIB=kib)
         assert (" in 1 round, " in results[0]["lines"][0]) == (kib == 512)
 
 
-# ---- a rank that dies while another waits by the means of CUDA ----
+# ---- a rank that dies while another waits through CUDA ----
 
 
 @pytest.mark.parametrize("way", ["quantised", "exact", pytest.param("nccl", marks=needs_nccl)])
 def test_waits_of_the_framework_end(tmp_path, way):
-    """Nobody polls for the sum; the thread that beats the process's heart ends it, and the next call says who died."""
+    """Nothing polls for the sum; the process's heartbeat thread ends it, and the next call says which rank died."""
     variables = {"CGXFFCV_EMULATED_DEVICES": 2, "CGXFFCV_EMULATED_STREAMS": "late", "CGXFFCV_COMM_WINDOW_KIB": 64}
     if EMULATED:
         variables["CGXFFCV_NCCL_LIBRARY"] = _cgxffcv.__file__

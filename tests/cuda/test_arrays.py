@@ -1,4 +1,5 @@
-"""comm.allreduce over arrays on GPUs: the bytes of the same calls in host memory; and arrays that lie."""
+"""comm.allreduce over arrays on GPUs: the bytes of the same calls in host memory; and arrays with false
+descriptions."""
 
 import _cgxffcv
 import numpy as np
@@ -54,7 +55,7 @@ def test_a_rank_that_dies(tmp_path):
     assert first["type"] == "PeerLost" and first["rank"] == 1, first
 
 
-# ---- what is said of arrays ----
+# ---- descriptions of arrays ----
 
 
 @pytest.fixture
@@ -94,7 +95,7 @@ def test_interfaces_that_lie(number):
 
 
 def test_a_dtype_says_only_what_an_interface_cannot():
-    """Elements that are said to be wider would reach behind the array's end."""
+    """Elements that are declared wider would reach beyond the array's end."""
     with comm.world() as world:
         for kind, dtype in ((F, "float64"), (np.uint16, "float32"), (np.uint16, "float16")):
             with pytest.raises(TypeError, match=f"is not one of {dtype}"):

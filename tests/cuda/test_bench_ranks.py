@@ -1,4 +1,4 @@
-"""`bench allreduce` between two GPUs: ours and NCCL's sums are right in device memory, recorded and not."""
+"""`bench allreduce` between two GPUs: our sums and NCCL's are right in device memory, recorded and not."""
 
 import json
 import subprocess
@@ -15,7 +15,7 @@ pytestmark = [needs_mpirun, pytest.mark.skipif(not DEVICES, reason=f"no GPU: {_c
 
 
 def run(tmp_path, *words, **variables):
-    """What a command of two ranks prints."""
+    """The output of a command of two ranks."""
     variables |= {"CGXFFCV_EMULATED_DEVICES": 2, "CGXFFCV_CACHE": tmp_path}
     variables |= {"CGXFFCV_NCCL_LIBRARY": _cgxffcv.__file__} if EMULATED else {}
     options = {"capture_output": True, "text": True, "timeout": 120, "cwd": tmp_path, "check": False}

@@ -1,4 +1,4 @@
-"""Quantised sums on GPUs of several (pretended) nodes: the bytes of the processors, whatever the way inside of one."""
+"""Quantised sums on GPUs of several (simulated) nodes: the CPU's bytes, whatever connects the GPUs within a node."""
 
 import json
 import re
@@ -77,8 +77,8 @@ def two_level(ways):
 
 @pytest.mark.parametrize("part", range(3))
 def test_two_levels(tmp_path, part):
-    """Layers that are quantised and others that are not, of which some lie in several ranks' shards; within 32 MiB
-    of each GPU."""
+    """Layers that are quantised and others that are not, some of them in several ranks' shards; within 32 MiB of each
+    GPU."""
     memory = {"CGXFFCV_EMULATED_MEMORY": 32 << 20}
     results = match(tmp_path, Launch("shm", 4, 2), two_level(LEVELS[part::3]), **memory)
     assert kinds(results) == [[PEER]] * 4
@@ -87,7 +87,8 @@ def test_two_levels(tmp_path, part):
 @pytest.mark.medium
 @pytest.mark.parametrize("nodes", [2, 3])
 def test_two_levels_of_six_ranks(tmp_path, nodes):
-    """Nodes and places whose numbers no average divides exactly, and rotated sums that begin with another's values."""
+    """Numbers of nodes and places by which averages do not divide exactly, and rotated sums that begin with another's
+    values."""
     ways = two_level([LEVELS[i] for i in (2, 5, 11)])
     results = match(tmp_path, Launch("shm", 6, nodes), ways, gpus=3, CGXFFCV_EMULATED_STREAMS="late")
     assert kinds(results) == [[PEER]] * 6
@@ -95,7 +96,7 @@ def test_two_levels_of_six_ranks(tmp_path, nodes):
 
 @pytest.mark.parametrize(("streams", "gpus", "seed"), [("late", 2, 1), ("at once", 4, 2)])
 def test_two_levels_in_several_rounds(tmp_path, streams, gpus, seed):
-    """Boxes so small that a run takes several, in host memory everywhere, of ranks that share GPUs."""
+    """Boxes so small that a run takes several of them, all in host memory, of ranks that share GPUs."""
     small = {"CGXFFCV_COMM_WINDOW_KIB": 8, "CGXFFCV_P2P": 0, "CGXFFCV_EMULATED_STREAMS": streams}
     ways = two_level([LEVELS[i] for i in (2, 3)]) + [{"algorithm": "sra"}, {"algorithm": "two_level", "bits": 2}]
     results = match(tmp_path, Launch("shm", 4, 2), ways, gpus, CGXFFCV_EMULATED_SEED=seed, **small)
@@ -112,7 +113,7 @@ def test_two_levels_of_which_one_does_nothing(tmp_path, launch, kind):
 
 @only_emulated
 def test_ranks_that_reach_nobody_in_place(tmp_path):
-    """Neither each other's GPUs nor memory that all of a node register: then everything is sent on."""
+    """They reach neither each other's GPUs nor memory that all ranks of a node register: then everything is sent on."""
     nowhere = {"CGXFFCV_P2P": 0, "CGXFFCV_EMULATED_REGISTER": 0}
     results = match(tmp_path, Launch("shm", 4, 2), [SRA[0], *two_level(LEVELS[2:3])], **nowhere)
     assert kinds(results) == [[FORWARDED]] * 4
@@ -126,7 +127,7 @@ def test_under_mpirun(tmp_path):
 
 @pytest.mark.parametrize("staged", [False, True])
 def test_exact_sums_between_nodes(tmp_path, staged):
-    """What is not quantised, by kernels where they are asked for: in parts and as a whole, in one round and several."""
+    """What is not quantised, by kernels if they are asked for: in parts and as a whole, in one round and several."""
     types = {"sra": "float32", "one_shot": "bfloat16"}
     ways = [(9000, 0, 2, {"algorithm": name, "dtype": types[name]}) for name in types]
     variables = {"CGXFFCV_EMULATED_DEVICES": 2, "CGXFFCV_COMM_NCCL": 0, "CGXFFCV_COMM_WINDOW_KIB": 16}
@@ -138,7 +139,7 @@ def test_exact_sums_between_nodes(tmp_path, staged):
 
 @pytest.mark.parametrize(("ranks", "algorithm"), [(4, "two_level"), (3, "sra")])
 def test_the_rule_between_nodes(tmp_path, ranks, algorithm):
-    """Nodes of unequal size have no two levels; what is small is done at once, and nothing by nobody."""
+    """Nodes of unequal size do not use two levels; what is small is done in one step, and nothing is left out."""
     calls = [(1 << 18, 4, "auto"), (1 << 10, 4, "auto"), (0, 4, "auto")]
     how = {"script": "worker_device.py", "CGXFFCV_EMULATED_DEVICES": 4, "CGXFFCV_COMM_WINDOW_KIB": 64}
     results = run(Launch("shm", ranks, 2), tmp_path, "choose", json.dumps(calls), limit=120, **how)
@@ -152,7 +153,7 @@ def test_the_rule_between_nodes(tmp_path, ranks, algorithm):
 @pytest.mark.parametrize("algorithm", ["sra", "two_level"])
 @pytest.mark.parametrize("loss", ["kill", "stop"])
 def test_a_rank_that_is_lost_on_another_node(tmp_path, loss, algorithm):
-    """Ends the runs of all others, within the deadline."""
+    """The runs of all others end within the deadline."""
     variables = {"CGXFFCV_EMULATED_DEVICES": 4, "CGXFFCV_COMM_TIMEOUT": 60 if loss == "kill" else 4}
     arguments = [json.dumps({"algorithm": algorithm}), loss]
     job = start(Launch("shm", 4, 2), tmp_path, "lost", *arguments, script="worker_device.py", **variables)
@@ -170,13 +171,13 @@ def test_a_rank_that_is_lost_on_another_node(tmp_path, loss, algorithm):
 
 
 SCARCE = {"script": "worker_device.py", "CGXFFCV_EMULATED_DEVICES": 4}
-MEMORY = {1: str(40 << 20), 2: str(24 << 20)}  # enough for windows, but not for 32 MB beside them
+MEMORY = {1: str(40 << 20), 2: str(24 << 20)}  # enough for windows, but not for another 32 MB
 
 
 @only_emulated
 @pytest.mark.parametrize("nodes", [1, 2])
 def test_a_gpu_without_memory_for_a_plan(tmp_path, nodes):
-    """Ends the making of that plan at once, and what the others do next: they hear why."""
+    """That plan fails at once, and so does what the others do next: they learn why."""
     job = start(Launch("shm", 4, nodes), tmp_path, "scarce", "3", MEMORY[nodes], **SCARCE)
     try:
         for rank in range(4):

@@ -24,7 +24,7 @@ def on_host(tensor):
 
 
 class Rank:
-    """A rank's plan with its memory; collectives give it new memory, with what they have moved."""
+    """A rank's plan with its memory; collectives give it new memory that contains what they have moved."""
 
     def __init__(self, rank, size, **options):
         shapes = [(n,) + (1,) * (d - 1) for n, d in LAYERS]
@@ -45,7 +45,7 @@ class Rank:
 
 
 def run(ranks, buffers):
-    """Buffers on the GPU become the average."""
+    """Makes buffers on the GPU the average."""
 
     def all_do(step):
         for rank, buffer in zip(ranks, buffers, strict=True):

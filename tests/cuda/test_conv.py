@@ -1,8 +1,6 @@
-"""Convolutions on the GPU against float64 NumPy on the very tensors that they read, and the memory of their plans.
-
-Networks without a head keep all their tensors: given the bytes that it was given, each pass must give the float64
-result, rounded once to the storage type, within a few float32 roundings of its sums.
-"""
+"""Convolutions on the GPU against float64 NumPy on the same tensors that they read, and the cache of their plans.
+Networks without a head keep all their tensors: from the bytes that it was given, each pass must produce the float64
+result, rounded once to the storage type, within a few float32 roundings of its sums."""
 
 import stat
 import subprocess
@@ -60,7 +58,7 @@ def run(plan, nodes, batch, size, seed, factor=1.0):
 
 
 def check(network, plan, nodes, precision):
-    """All passes of every convolution behind the first, which reads the images with kernels of its own."""
+    """All passes of every convolution after the first, which reads the images with separate kernels."""
     for index, node in enumerate(nodes):
         if index == 0 or not isinstance(node, Conv):
             continue
@@ -100,7 +98,7 @@ CASES = [
 @pytest.mark.parametrize("deterministic", [False, True], ids=["free", "fixed"])
 @pytest.mark.parametrize("case", CASES, ids=lambda c: "x".join(map(str, c[:5])))
 def test_conv(case, deterministic, precision):
-    """A whole batch, then smaller ones behind a batch of NaN: nothing of the images that they lack may show."""
+    """A whole batch, then smaller ones after a batch of NaN: nothing of the images that they lack may show."""
     channels_in, channels, kernel, stride, padding, size = case
     nodes = [Conv("stem", channels_in, 1, 1, 0), Conv("conv", channels, kernel, stride, padding)]
     network = make(nodes, precision, seed=kernel, deterministic=deterministic)
@@ -122,7 +120,7 @@ NARROW_CASES = [(64, 64, (9, 15)), (128, 64, (15, 15)), (64, 128, (15, 15)), (64
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 @pytest.mark.parametrize("case", NARROW_CASES, ids=str)
 def test_channels_as_rows(case, precision, monkeypatch):
-    """More images than the blocks take at once, an odd number; the same bytes again; one behind a batch of NaN."""
+    """More images than the blocks take at once, an odd number; the same bytes again; one after a batch of NaN."""
     channels_in, channels, size = case
     nodes = [Conv("stem", channels_in, 1, 1, 0), Conv("conv", channels)]
     batch = 3 if EMULATED else 267
@@ -154,7 +152,7 @@ def test_channels_as_rows_can_be_turned_off(monkeypatch):
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_several_convolutions(precision):
-    """Their filters lie behind one another in the flat buffers; the values change between two calls."""
+    """Their filters follow one another in the flat buffers; the values change between two calls."""
     nodes = [
         Conv("stem", 8, 3, 1, 1),
         Conv("a", 24),
@@ -173,7 +171,7 @@ def test_several_convolutions(precision):
 
 
 def test_small_gradients_round_as_float16_does():
-    """Where the storage type has only subnormal numbers left."""
+    """In the range where the storage type has only subnormal numbers."""
     nodes = [Conv("stem", 8, 1, 1, 0), Conv("conv", 16)]
     network = make(nodes, "float16", seed=0)
     plan = network.plan(2, 6, keep_all=True)
@@ -229,7 +227,7 @@ def test_gradient_of_the_mean_is_the_sums_divided(precision):
     np.testing.assert_array_equal(network.gradient("conv.weight") * 8, summed)
 
 
-# ---- the memory of plans ---------------------------------------------------------------------------------------------
+# ---- the cache of plans ---------------------------------------------------------------------------------------------
 
 SCRIPT = """
 import sys
@@ -243,7 +241,7 @@ for pass_, node, text in network.plan(6, 8).algorithms:
 
 @pytest.fixture
 def plans_of():
-    """What a fresh process finds or remembers with this cache directory."""
+    """What a new process searches for or finds with this cache directory."""
 
     def call(directory):
         env = environ(CGXFFCV_CACHE=directory)
@@ -263,7 +261,7 @@ def plans_of():
 
 
 def chosen(lines):
-    """Without how it was found."""
+    """The choices, without how they were found."""
     return [(pass_, node, text.rsplit(", ", 1)[0]) for pass_, node, text in lines]
 
 

@@ -61,7 +61,7 @@ def distance(actual, expected, scale):
 
 @pytest.mark.parametrize("project", [False, True])
 def test_muon(project):
-    """Each step from where the GPU stands: the momenta as float32 gives them, the update with float16's error."""
+    """Each step from the GPU's present state: the momenta as float32 gives them, the update within float16's error."""
     groups = [Muon(), RECORD]
     optimizer, values, gradients, which = make(groups, SHAPES + LONG[2:])
     momenta = [np.zeros(v.shape) for v in values]
@@ -164,7 +164,7 @@ def test_scheduled_steps_are_steps_and_the_same_every_time():
 
 
 def test_enabled_groups():
-    """A group outside the recorded work stays as it is; the others do not notice."""
+    """A group outside the recorded work stays as it is; the others are not affected."""
     results = []
     for enabled in ([True, False, True], [True, True, True], [False, True, True]):
         optimizer, values, gradients, which = make(GROUPS, SHAPES)
@@ -195,7 +195,7 @@ def test_skipped_steps():
             assert optimizer.step_scheduled(1)
             assert bytes_of(optimizer, values) == state
         gradients[tensor].reshape(-1)[3] = old
-    # What a skipped step leaves in scratch memory does not come back.
+    # What a skipped step leaves in scratch memory has no later effect.
     assert not optimizer.step_scheduled(2)
     again, others, gradients, _ = make(GROUPS, SHAPES)
     fill(gradients, 0)

@@ -1,4 +1,4 @@
-"""The device room: a program of checks (device_room.cu), and what it says where there is no usable GPU."""
+"""The device room: a program of checks (device_room.cu), and its message if there is no usable GPU."""
 
 from pathlib import Path
 

@@ -1,5 +1,5 @@
-"""Training on batches that a loader feeds a GPU with: pixels as the CPU's, bytes as with resident data, also after
-failures, interruptions and early ends."""
+"""Training on batches that a loader streams to a GPU: the CPU's pixels, the same bytes as with resident data, also
+after failures, interruptions and early ends."""
 
 import os
 import signal
@@ -85,7 +85,7 @@ VIEWS = [(0, 0, False, 0.5), (0, 0, True, 0.25), (-1, 1, False, 0.25)]
 
 @pytest.mark.parametrize("ranks", [1, 3])
 def test_tests_give_the_same_logits(data, ranks):
-    """All views, few images again; of every rank's share. More batches than are tested between two looks."""
+    """All views, then few images again; of every rank's share. More batches than are tested between two checks."""
     path, _, labels = data
     network, core = core_trainer(test_batch=3)
     network.initialise(3)
@@ -136,7 +136,7 @@ def test_an_epoch_left_early_goes_on(files, at_once):
 
 
 def test_two_passes_at_a_time(files):
-    """An abandoned generator does not disturb the next one."""
+    """A generator that was abandoned does not disturb the next one."""
     with trainer_of(files, "muon", seed=1) as trainer:
         steps, _ = finish(trainer)
         state = trainer.state_dict()
@@ -156,7 +156,7 @@ def parameters(trainer):
 
 @pytest.mark.parametrize("graphs", [True, False])
 def test_a_loader_that_fails_leaves_whole_steps(tmp_path, graphs):
-    """A file cut short in mid-epoch; what the loader has read before is trained on."""
+    """A file truncated in mid-epoch; what the loader has read before is still used."""
     path = small_data.write(tmp_path / "a.beton", *small_data.images_and_labels(80))
     recipe = MUON.replace(epochs=1)
     after = []
@@ -179,7 +179,7 @@ def test_a_loader_that_fails_leaves_whole_steps(tmp_path, graphs):
 
 
 def test_a_signal_ends_the_run_after_a_whole_step(files):
-    """Wherever it comes; the training then goes on as if nothing had been."""
+    """Wherever it comes; the training then continues as if nothing had happened."""
     recipe = MUON.replace(batch_size=3, epochs=2)
     with trainer_of(files, recipe, seed=1) as trainer:
         finish(trainer)
@@ -208,7 +208,7 @@ def test_a_signal_ends_the_run_after_a_whole_step(files):
 @pytest.mark.skipif(not EMULATED, reason="needs the emulator, whose GPU can be lost")
 @pytest.mark.parametrize("lost", [1, 40, 120, 260])
 def test_a_gpu_lost_in_mid_copy_is_said(files, monkeypatch, lost):
-    """After so many works on streams."""
+    """Lost after that many pieces of work on streams."""
     with trainer_of(files, "muon", resident=False) as trainer:
         list(trainer.run_epoch())
         monkeypatch.setenv("CGXFFCV_EMULATED_LOST", str(lost))
@@ -235,12 +235,12 @@ def test_jpeg_images_are_decoded_again_where_they_are_too_many(tmp_path, monkeyp
                 memory.append(trainer._device.passes.loader.stats()["memory_bytes"])
     for state in states[1:]:
         same_state(states[0], state)
-    scratch = images[0].nbytes  # what the thread that decodes an image again holds of it
+    scratch = images[0].nbytes  # held by the thread that decodes an image again
     assert memory[0] - memory[1] >= images.nbytes - scratch
 
 
 def test_page_locked_batches_are_batches(data):
-    """For whoever copies them by himself; kept ones stay valid after the loader's end."""
+    """For programs that copy them themselves; kept batches stay valid after the loader's end."""
     path, images, _ = data
     with Loader(path, 8, pipelines={"label": None}, drop_last=False, page_locked=0) as loader:
         kept = [batch for (batch,) in loader]

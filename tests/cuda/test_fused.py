@@ -132,7 +132,7 @@ def test_same_bytes_twice(batch, precision, monkeypatch):
 
 
 def test_more_images_than_blocks(monkeypatch):
-    """Each block takes several images: the next one comes while it works on one."""
+    """Each block takes several images: the next one is loaded while it works on one."""
     case = (135, (2, 3), 64)
     fused, apart = (Run(monkeypatch, wish, case, "float16") for wish in (True, False))
     np.testing.assert_allclose(fused.running, apart.running, rtol=1e-5, atol=1e-5)
@@ -141,8 +141,8 @@ def test_more_images_than_blocks(monkeypatch):
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_first_of_equal_ones(precision, monkeypatch):
-    """Small whole numbers, so that no sum is rounded and many are equal: a gradient that took another of them than
-    the kernels one by one would differ at once."""
+    """Small whole numbers, so that no sum is rounded and many are equal: if a gradient went to another of these than
+    with separate kernels, it would differ at once."""
     nodes = [Conv("stem", 24, 1, 1, 0), Conv("conv", 64), Norm("norm", "none", pool=2), Head()]
     runs = []
     for fused in (True, False):
@@ -165,7 +165,7 @@ def forward_of(run):
 
 
 def test_only_where_it_fits(monkeypatch):
-    """Other shapes, other precisions and plans that keep all tensors go on one by one."""
+    """Other shapes, other precisions and plans that keep all tensors still run separate kernels."""
     together = {"fused with its norm's pool"}
     assert forward_of(Run(monkeypatch, True, (1, (4, 4), 64), "float16")) == together
     for fused, channels, precision in [(False, 64, "float16"), (True, 64, "float32"), (True, 72, "float16")]:

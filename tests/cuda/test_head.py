@@ -60,7 +60,7 @@ def test_head(shape, precision, reduction):
 @pytest.mark.parametrize("precision", UNITS)
 @pytest.mark.parametrize("shape", SHAPES[1:4], ids=lambda shape: "x".join(map(str, shape[:2])))
 def test_average_and_bias(shape, precision):
-    """Of sums instead of a choice: every pixel's gradient is its share."""
+    """Averages instead of maxima: every pixel's gradient is its share."""
     channels, classes, size, count = shape
     network, plan, images, labels = run(channels, classes, size, count, precision, "mean", pool="average", bias=True)
     x, w, b = (

@@ -1,5 +1,5 @@
-"""The hook for DistributedDataParallel on GPUs: what it puts beside a backward pass is there at its end and not before,
-bit for bit, under the stand-in for PyTorch and with streams that do nothing before somebody waits for them."""
+"""The hook for DistributedDataParallel on GPUs: what it runs alongside a backward pass is complete at its end and not
+before, bit for bit, under the stand-in for PyTorch and with streams that do nothing before something waits for them."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ def test_bits_that_are_chosen_hold_from_the_next_step_on(tmp_path):
 
 
 def test_plans_of_a_recorded_step_stay(tmp_path):
-    """Recorded from the first step on, before a choice was taken up, and where the next one is due."""
+    """Recorded from the first step on, before a choice was applied, and when the next one is due."""
     mine, other = ranks(tmp_path, "recorded")
     assert mine == other and mine[:2] == [{}, {}] and list(mine[2]) == ["a"]
 

@@ -1,5 +1,5 @@
-"""Batches on a GPU without torch: ToDevice gives arrays with DLPack and the CUDA array interface, of the same pixels as
-on the CPU."""
+"""Batches on a GPU without torch: ToDevice gives arrays with DLPack and the CUDA array interface, with the same pixels
+as on the CPU."""
 
 import ctypes
 import gc
@@ -25,7 +25,7 @@ EMULATED = bool(_cgxffcv.devices()) and _cgxffcv.devices()[0]["name"] == "emulat
 
 
 def taken_by_interface(array):
-    """In host memory, by way of the CUDA array interface alone."""
+    """A copy in host memory, made through the CUDA array interface alone."""
     alone = SimpleNamespace(__cuda_array_interface__=array.__cuda_array_interface__)
     return tensors.take(alone, "array").tensor.copy(-1).numpy()
 

@@ -1,4 +1,4 @@
-"""What stands behind ToDevice is done on the GPU: the same pixels as in the workers, draw for draw."""
+"""What comes after ToDevice is done on the GPU: the same pixels as in the workers, draw for draw."""
 
 import re
 
@@ -30,7 +30,7 @@ FILL = (125, 122, 113)
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    """Images of 9 x 8, whose rows fill no vectors, and of 8 x 8; arrays of other kinds."""
+    """Images of 9 x 8, whose rows do not fill vectors, and of 8 x 8; arrays of other kinds."""
     random = np.random.default_rng(9)
 
     def pixels(*shape):
@@ -52,7 +52,7 @@ def here(array):
 
 
 def compare(path, field, decoder, before, behind, batch=5, epochs=(0, 3), evaluate=False, worked=True, **options):
-    """The two loaders' batches; and what the second one says that it does."""
+    """Compares the two loaders' batches; and how the second one describes its work."""
     options = {"order": OrderOption.RANDOM, "seed": 1 << 63 | 77, "num_workers": 2, "drop_last": False, **options}
     options = {**options, "arrays": "numpy", "evaluate": evaluate, "ids": True}
     moved = {field: [decoder, *before, tf.ToDevice(0), *behind]}
@@ -135,7 +135,7 @@ def test_what_is_behind_operations(small, field, finish):
 
 
 def test_the_move_may_stand_anywhere(small):
-    """Two operations of one kind have draws of their own, wherever they are; RandAugment is several in the core."""
+    """Two operations of one kind have separate draws, wherever they are; RandAugment is several in the core."""
     chain = [
         tf.RandomHorizontalFlip(),
         tf.RandAugment(1, 20),
@@ -239,7 +239,7 @@ def test_what_is_wrong_anywhere_is_refused_as_before(small):
 
 
 def test_views_share_draws_and_mixing_goes_with_labels(small):
-    """Three views of one decoded image, two on the GPU; labels mixed by the same amounts."""
+    """Three views of one decoded image, two on the GPU; labels mixed with the same factors."""
     mixed = [tf.RandomTranslate(2), tf.ImageMixup(0.6, same_lambda=False)]
     pipelines = {
         "here": PipelineSpec("even", SimpleRGBImageDecoder(), mixed, draws=3),

@@ -1,5 +1,5 @@
-"""With torch the GPU works behind ToDevice, too, and torch takes over what lies there. A stand-in plays torch's part:
-here there is none that knows an emulated GPU."""
+"""With torch, too, the GPU does what comes after ToDevice, and torch takes over the result. A stand-in replaces torch,
+since no torch supports an emulated GPU."""
 
 import subprocess
 import sys
@@ -181,8 +181,8 @@ def run_script(tmp_path, script, **variables):
 
 @pytest.mark.parametrize("streams", ["prompt", "late"])
 def test_batches_are_torchs_own(tmp_path, streams):
-    """Whatever is kept stays, in memory that the loader does not use again; and the loader waits for no device, but its
-    copies for torch's: late streams do nothing before somebody waits for it."""
+    """Whatever is kept stays valid, in memory that the loader does not use again; and the loader does not wait for a
+    device, only its copies wait for torch's: late streams do nothing before something waits for them."""
     run_script(tmp_path, KEPT, CGXFFCV_EMULATED_STREAMS=streams)
 
 

@@ -1,4 +1,4 @@
-"""The core's copies of batches to a GPU: device memory is used again and bounded, order on streams, early ends."""
+"""The core's copies of batches to a GPU: device memory is reused and bounded, order on streams, early ends."""
 
 import ctypes
 import gc
@@ -103,7 +103,7 @@ def test_batches_that_are_kept_stay_valid(path, images):
 
 
 def test_host_slots_return_though_batches_are_kept(path):
-    """Without numbers, which lie in host memory."""
+    """Batches without sample numbers, which are in host memory."""
     with loader_of(path) as loader:
         kept = list(loader)
         assert len(kept) == 10 and loader.stats()["slots_held"] == 0 and loader.stats()["slots"] <= AHEAD + 2
@@ -124,7 +124,7 @@ def test_copies_begin_before_they_are_asked_for(path):
 @pytest.mark.parametrize("page_locked", [None, False])
 @pytest.mark.parametrize("work", [[], WORK], ids=["plain", "work"])
 def test_slots_wait_for_their_copies(path, monkeypatch, work, page_locked):
-    """Streams that do nothing before somebody waits."""
+    """With streams that do nothing before something waits."""
     with loader_of(path, work) as loader:
         want = [[here(array) for array in batch] for batch in loader]
     monkeypatch.setenv("CGXFFCV_EMULATED_STREAMS", "late")
@@ -137,7 +137,7 @@ def test_slots_wait_for_their_copies(path, monkeypatch, work, page_locked):
 
 @on_emulator
 def test_memory_waits_for_what_reads_it_on_any_stream(path, monkeypatch, emulator, images):
-    """A copy on a stream of the consumer's, under way when the batch dies."""
+    """A copy on one of the consumer's streams is under way when the batch dies."""
     monkeypatch.setenv("CGXFFCV_EMULATED_STREAMS", "late")
     stream, copies = emulator.emulated_stream(), []
     with loader_of(path, ids=True) as loader:
@@ -151,7 +151,7 @@ def test_memory_waits_for_what_reads_it_on_any_stream(path, monkeypatch, emulato
 
 @on_emulator
 def test_the_consumers_stream_waits(path, monkeypatch, emulator, images):
-    """For a copy, and by DLPack, whose stream is the consumer's."""
+    """For a copy, and through DLPack with the consumer's stream."""
     monkeypatch.setenv("CGXFFCV_EMULATED_STREAMS", "late")
     stream = emulator.emulated_stream()
     with loader_of(path, ids=True) as loader:
@@ -185,7 +185,7 @@ def test_nothing_is_left_behind(path, work):
     loader.close()
     del kept, failing, loader
     gc.collect()
-    if EMULATED:  # of a GPU, others may use memory, too
+    if EMULATED:  # others may also use a real GPU's memory
         assert _cgxffcv.device_free_memory() == before
 
 
@@ -215,7 +215,7 @@ def test_batches_without_samples(tmp_path, images):
 
 
 def test_other_steps_come_before_the_move(path):
-    """They work on NumPy arrays, and the copy is made where the batch is asked for."""
+    """They work on NumPy arrays, and the copy is made in the thread that asks for the batch."""
     label = [IntDecoder(), tf.ToDevice(0), tf.Convert(np.float32), tf.Squeeze()]
     with Loader(path, BATCH, pipelines={"image": None, "label": label}, seed=1) as loader:
         (labels,) = next(iter(loader))

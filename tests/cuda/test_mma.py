@@ -17,7 +17,7 @@ def numbers(done):
 @pytest.mark.parametrize("layout", ["", "_transposed"])
 @pytest.mark.parametrize("precision", ["float16", "bfloat16"])
 def test_product(built, precision, layout):
-    """Of small whole numbers: nothing is rounded."""
+    """Products of small whole numbers: nothing is rounded."""
     row, column = np.mgrid[:16, :24]
     left, right = ((u * row + v * column + row * column) % 7 - 3 for u, v in ((3, 5), (2, 3)))
     done = programs.run(built(PROGRAM), precision + layout)

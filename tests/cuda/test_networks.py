@@ -1,4 +1,4 @@
-"""Whole networks on a GPU: the tests of the CPU backend, run again on this one, and what 16 bits cost."""
+"""Whole networks on a GPU: the tests of the CPU backend run again on this one, and the error of 16 bits."""
 
 import json
 import subprocess
@@ -54,7 +54,7 @@ def test_backend_and_precision():
 @pytest.mark.parametrize(("precision", "error"), [("bfloat16", 0.3), ("float16", 0.1)])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_step_in_16_bits_stays_near_the_reference(name, precision, error):
-    """The error is that of few decisions: which element is a maximum, which side of zero an activation is on."""
+    """The error comes from a few decisions: which element is a maximum, which side of zero an activation is on."""
     network = make(NETWORKS[name](), precision)
     images, labels = batch(40, 32)
     plan = network.plan(40, 32)
@@ -121,7 +121,7 @@ print(json.dumps([len(_cgxffcv.devices()), found, error]))
 
 @pytest.mark.skipif(not EMULATED, reason="only the emulator has a GPU that is in use")
 def test_to_look_at_a_gpu_is_not_to_use_it():
-    """The second one is another process's: it is listed, and only its selection fails."""
+    """The second GPU belongs to another process: it is listed, and only selecting it fails."""
     env = environ(CGXFFCV_EMULATED_DEVICES=2, CGXFFCV_EMULATED_FAULT="busy")
     done = subprocess.run(
         [sys.executable, "-c", BUSY],

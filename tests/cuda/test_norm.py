@@ -1,4 +1,4 @@
-"""The norm's passes on a GPU, forward and backward, against float64 NumPy on the very tensors that they read.
+"""The norm's passes on a GPU, forward and backward, against float64 NumPy on the same tensors that they read.
 
 Networks without a head keep all their tensors, so every norm is compared by itself: its results must be the float64
 results, rounded once to the storage type, within a few float32 roundings of their terms.
@@ -83,7 +83,7 @@ def check_norm(run, node):
     x, gamma, normal = args[1], args[2], kept["normal"]
     far = 1 + (np.abs(kept["mean"]) * kept["deviation"]).max()  # deviations between zero and the mean
     arithmetic = 4e-7 * (np.abs(normal * gamma).max() * far + np.abs(args[3]).max() + np.abs(out).max())
-    # A pool after the activation chooses among rounded values; here the reference has rounded, too.
+    # A pool after the activation chooses among rounded values; here the reference rounds as well.
     rounding = (2 if node.pool_place == "after" else 1) * unit
     close(node.name, run.read(node.name), out, rounding * np.abs(out) + arithmetic + FUNCTION + SMALLEST)
     check_running(run, node, x, kept)
@@ -95,7 +95,7 @@ def check_norm(run, node):
     if node.scale:
         bound = slopes * terms * np.abs(normal).max() + 1e-6 * np.abs(dscale)
         close(node.name, run.network.gradient(f"{node.name}.scale"), dscale, bound)
-    # Where a residual hands on the gradient before the activation it has been rounded.
+    # If a residual passes on the gradient before the activation, it has been rounded.
     size = (np.abs(gamma) * kept["deviation"]).max() * np.abs(dout).max() * 1.2
     inner = (unit if node.residual_place == "before" else 0) + 2 * slopes
     actual = run.plan.read(run.names.index(node.name) - 1, True)
@@ -169,7 +169,7 @@ def test_one_pixel_has_no_deviation(precision):
 @pytest.mark.parametrize(("precision", "far"), [("float32", 1000), ("float16", 30), ("bfloat16", 8)])
 @pytest.mark.parametrize("pool", [0, 2])
 def test_far_from_zero(pool, precision, far):
-    """Many deviations from zero: sums of squares would lose the digits of the variance."""
+    """Many standard deviations from zero: sums of squares would lose the digits of the variance."""
     nodes = [Conv("stem", 16, 1, 1, 0, bias=True), Conv("conv", 16, 1, 1, 0), Norm("norm", "gelu", pool=pool)]
     run = check_all(nodes, (12, 11), 40, precision, shift=far)
     x = run.read("conv")
@@ -179,7 +179,7 @@ def test_far_from_zero(pool, precision, far):
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("special", [np.inf, np.nan])
 def test_largest_of_equal_ones_is_the_first(precision, special):
-    """The gradient goes to the first maximum of a window; what is not finite shows in the output."""
+    """The gradient goes to the first maximum of a window; values that are not finite show in the output."""
     nodes = [Conv("stem", 8, 1, 1, 0), Norm("norm", "none", pool=2)]
     network = Network(Description("test", tuple(nodes)), backend="cuda", precision=precision)
     network.initialise(0)
@@ -211,7 +211,7 @@ def test_residual(place, pool, precision):
 
 
 def check_sum(run, name, adder):
-    """The gradient that reaches a norm: that of the convolution behind it plus that of the residual, all rounded."""
+    """The gradient that reaches a norm: that of the convolution after it plus that of the residual, all rounded."""
     unit, index = UNIT[run.precision], run.names.index(name)
     behind = run.nodes[index + 1]
     weight = STORE[run.precision](run.network.parameter(f"{behind.name}.weight")).astype(np.float64)
@@ -259,7 +259,7 @@ def test_shared_memory_gives_the_same_gradients(place, pool):
 @pytest.mark.parametrize("pool", POOLS, ids=lambda p: f"{p[1]}{p[0]}")
 @pytest.mark.parametrize("activation", ["none", "relu", "gelu", "silu"])
 def test_evaluation(activation, pool, precision):
-    """By running statistics, pool, norm and activation in one pass; logits are the largest outputs."""
+    """With running statistics: pool, norm and activation in one pass; logits are the largest outputs."""
     kind = {"activation": activation, "pool": pool[0], "pool_place": pool[1]}
     nodes = [Conv("stem", 24, 1, 1, 0), Norm("norm", eps=1e-3, **kind), Head(classes=24)]
     rng = np.random.default_rng(6)

@@ -1,6 +1,6 @@
 """The filter gradient of a convolution right before a norm with its pool: the gradient between the two is not made.
 
-A plan that keeps its tensors makes that gradient, rounded to 16 bits; from these very values the other plans' filter
+A plan that keeps its tensors makes that gradient, rounded to 16 bits; of the same values the other plans' filter
 gradient must be the float64 sum within a few float32 roundings of its terms.
 """
 
@@ -25,7 +25,7 @@ def only_this_kernel(monkeypatch):
 
 
 def nodes_of(channels, activation="gelu", residual=False, bias=False):
-    """The convolution under test is "conv"; behind its norm something dense hands gradients back."""
+    """The convolution under test is "conv"; after its norm a dense layer passes gradients back."""
     frozen, wide = channels
     nodes = [
         Conv("stem", frozen, 1, 1, 0, frozen=not bias, bias=bias, block=0),
@@ -65,7 +65,9 @@ def gradients_of(network, plan, batch, **options):
 def check(network, size, batch, room=0, reduction="sum"):
     """Against float64 on the tensors of a plan that keeps them; the same bytes twice, whatever was there before."""
     images = data(batch, size)
-    kept = network.plan(batch + room, size, keep_all=True)  # of the same shapes: the library's sums are the same, too
+    kept = network.plan(
+        batch + room, size, keep_all=True
+    )  # of the same shapes, so that the library's sums are the same
     kept.step(*images, reduction=reduction)
     x, dy = kept.read(0).astype(np.float64), kept.read(1, True).astype(np.float64)
     factor = 1 if reduction == "sum" else 1 / batch
@@ -77,7 +79,7 @@ def check(network, size, batch, room=0, reduction="sum"):
         plan.step(1e30 * filler, labels, reduction="sum")  # NaN in all tensors
     first = gradients_of(network, plan, images, reduction=reduction)
     assert np.any(dy != 0) and np.all(np.isfinite(first["conv.weight"]))
-    # A GPU's tensor cores cut sums where others round: the errors of a long sum all point towards zero.
+    # A GPU's tensor cores truncate sums instead of rounding: the errors of a long sum all point towards zero.
     worst = np.max(np.abs(first["conv.weight"] - expected) - 2**-17 * terms)
     assert worst <= 0, f"exceeds its bound by {worst}, terms up to {terms.max()}"
     if reduction == "sum":
@@ -133,7 +135,7 @@ def test_a_residual_hands_on_the_gradient_before_the_activation(precision):
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_as_the_passes_apart(precision, monkeypatch):
-    """Also in the steps that want the gradient between, for the convolution before: the filter's is the same."""
+    """Also in the steps that need the gradient in between, for the convolution before: the filter's is the same."""
     results = {}
     for fused in ("0", "filter", "1"):
         monkeypatch.setenv("CGXFFCV_FUSED", fused)
@@ -159,7 +161,7 @@ def test_as_the_passes_apart(precision, monkeypatch):
 
 
 def test_no_plan_is_sought_for_what_is_not_run(monkeypatch):
-    """The record of plans names the kernel; cuDNN's is there where the gradient goes through it."""
+    """The record of plans names the kernel; it has cuDNN's plan if cuDNN computes the gradient."""
     texts = []
     for fused in ("filter", "0"):
         monkeypatch.setenv("CGXFFCV_FUSED", fused)
@@ -171,7 +173,7 @@ def test_no_plan_is_sought_for_what_is_not_run(monkeypatch):
 
 @pytest.mark.parametrize("kind", ["kernel", "padding", "stride", "pool", "place", "float32", "channels"])
 def test_what_has_no_such_kernel(kind):
-    """Other shapes go the usual way: their gradients have gone through the storage type."""
+    """Other shapes are computed the usual way: their gradients were rounded to the storage type."""
     conv = {"kernel": (1, 1, 0), "padding": (3, 1, 0), "stride": (3, 2, 1)}.get(kind, (3, 1, 1))
     nodes = nodes_of((32 if kind == "channels" else 8, 16))
     nodes[1] = Conv("conv", 16, *conv, block=1)

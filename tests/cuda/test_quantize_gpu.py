@@ -1,4 +1,4 @@
-"""The quantiser on the GPU against the processor's, byte for byte, many layers in one launch."""
+"""The quantiser on the GPU against the CPU's, byte for byte, many layers in one launch."""
 
 import json
 
@@ -19,7 +19,7 @@ RANDOM = {"seed": 5 << 33 | 7, "call": 3, "rank": 2, "quad": (1 << 32) - 5}
 
 
 def check(layers, skip=0, repeats=0, random=RANDOM, **options):
-    """Bytes and decoded values of all layers equal the processor's."""
+    """Asserts that bytes and decoded values of all layers equal the CPU's."""
     spec = QuantSpec(**options)
     x = np.concatenate(layers)
     wires = [quantize(layer, spec, **random) for layer in layers]
@@ -50,7 +50,7 @@ def test_maxmin(bits, dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("bucket", (128, 256, 512, 1024))
 def test_whole_pieces(bucket, dtype):
-    """Kernels of their own take them: in several layers, which begin at any element, with a rest and without."""
+    """They have separate kernels: in several layers, which begin at any element, with a remainder and without."""
     for bits, sizes, skip in ((4, (3100, 0, 1024, 700), 0), (2, (2048,), 1), (8, (1025, 2047), 3)):
         check([normal(n, dtype, n) for n in sizes], skip, bits=bits, bucket_size=bucket, dtype=dtype)
     special = np.repeat(specials().reshape(-1, 32), bucket // 32, axis=0).ravel()  # a bucket for each difficulty

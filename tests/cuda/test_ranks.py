@@ -1,5 +1,5 @@
-"""Several ranks that train on GPUs: sums through NCCL (the emulator's own, where GPUs are emulated) and through host
-memory give the same bytes, pieces behind backward change nothing, replicas are equal."""
+"""Several ranks that train on GPUs: sums through NCCL (the emulator's, if GPUs are emulated) and through host memory
+give the same bytes, sums in pieces during backward change nothing, replicas are equal."""
 
 import contextlib
 import json
@@ -63,7 +63,9 @@ def same(a, b):
 @pytest.fixture(scope="module")
 def through_host(tmp_path_factory, files):
     switches = {"CGXFFCV_COMM_NCCL": 0, "CGXFFCV_COMM_KERNELS": 0}
-    if not EMULATED:  # whoever times convolutions may choose others than the next process does: bytes need one choice
+    if (
+        not EMULATED
+    ):  # a process that times convolutions may choose others than the next one does: equal bytes need one choice
         train(tmp_path_factory.mktemp("timing") / "out", files, **switches)
     return train(tmp_path_factory.mktemp("host") / "out", files, **switches)
 
@@ -83,7 +85,7 @@ def compressed(tmp_path_factory, files, through_host):
 
 
 class AloneOnNccl(Trainer):
-    """One rank whose sums go through NCCL all the same, as far as a single GPU can show it."""
+    """One rank whose sums go through NCCL nevertheless, as far as a single GPU can test it."""
 
     def _build(self, *args):
         self.ranks = 2
@@ -117,12 +119,12 @@ def test_nccl_with_one_rank_changes_nothing(files, monkeypatch, graphs):
 @needs_nccl
 @pytest.mark.parametrize("kib, streams", [(1, "late"), (1, ""), (2048, "late")])
 def test_nccl_gives_the_same_bytes_in_any_pieces(tmp_path, files, through_host, kib, streams):
-    """Emulated streams run at once, or as late as they can: then a missing wait between the two would show."""
+    """Emulated streams run at once, or as late as they can, so that a missing wait between the two shows."""
     more = {"CGXFFCV_COMM_PIECE_KIB": kib, "CGXFFCV_EMULATED_STREAMS": streams}
     results, state = train(tmp_path / "out", files, **more)
     how = "in pieces of at least 1 KiB during the backward pass" if kib == 1 else "as a whole"  # all are below 2 MiB
     assert results[0]["explain"].endswith(f"uncompressed, {how}\n")
-    if EMULATED:  # both add two numbers and halve; a GPU's NCCL rounds the half where it likes
+    if EMULATED:  # both add two numbers and halve; a real NCCL may round the half elsewhere
         assert same(state, through_host[1]) and results[0]["losses"] == through_host[0][0]["losses"]
     assert results[0]["hashes"] == results[1]["hashes"]
 
@@ -130,7 +132,7 @@ def test_nccl_gives_the_same_bytes_in_any_pieces(tmp_path, files, through_host, 
 @pytest.mark.parametrize("nccl", [0, pytest.param(1, marks=needs_nccl)])
 @pytest.mark.parametrize("fed", ["0", "1", "01"])
 def test_ranks_whose_sets_do_not_fit_are_fed(tmp_path, files, through_host, nccl, fed):
-    """Some of them or all: each reads its share only, and all have the bytes of resident data."""
+    """Some of them or all: each reads only its share, and all get the same bytes as with resident data."""
     variables = {"TEST_FED_RANKS": fed, "CGXFFCV_COMM_NCCL": nccl, "CGXFFCV_COMM_PIECE_KIB": 1}
     results, state = train(tmp_path / "out", files, CGXFFCV_EMULATED_STREAMS="late", **variables)
     assert [result["resident"] for result in results] == [str(rank) not in fed for rank in range(2)]
@@ -143,8 +145,8 @@ def test_ranks_whose_sets_do_not_fit_are_fed(tmp_path, files, through_host, nccl
 @pytest.mark.parametrize("nccl", [0, pytest.param(1, marks=needs_nccl)])
 @pytest.mark.parametrize("fed", ["", "0"])
 def test_a_rank_that_dies_ends_the_others(tmp_path, files, nccl, fed):
-    """Also one whose next upload waits for a step that waits for the dead; and NCCL, which finds an error first and
-    lets nothing go while recorded steps hold sums, hides neither who it was nor the end."""
+    """Also one whose next upload waits for a step that waits for the dead rank; and NCCL, which detects an error first
+    and releases nothing while recorded steps hold sums, hides neither which rank it was nor the end."""
     variables = {"TEST_FED_RANKS": fed, "CGXFFCV_COMM_NCCL": nccl, "CGXFFCV_EMULATED_STREAMS": "late"}
     job = launch(tmp_path / "out", "leave", files, **variables)
     first, second = job.wait(120)
@@ -154,14 +156,14 @@ def test_a_rank_that_dies_ends_the_others(tmp_path, files, nccl, fed):
 
 @pytest.fixture(scope="module")
 def many_steps(tmp_path_factory):
-    """More than a driver's queue of launches takes."""
+    """More steps than a driver's queue of launches takes."""
     return small_data.make(tmp_path_factory.mktemp("many"), train=48 if EMULATED else 8000, test=21)
 
 
 @pytest.mark.parametrize("nccl", [0, pytest.param(1, marks=needs_nccl)])
 @pytest.mark.parametrize("fed", ["", "0"])
 def test_a_rank_that_is_stopped_ends_the_others_in_time(tmp_path, many_steps, nccl, fed):
-    """Far more steps are left than the device's queue takes: the host keeps within it, where its waits end."""
+    """Far more steps are left than the device's queue takes: the host stays within it, where its waits end."""
     variables = {"TEST_FED_RANKS": fed, "CGXFFCV_COMM_NCCL": nccl, "CGXFFCV_COMM_TIMEOUT": 5}
     emulated = {"CGXFFCV_EMULATED_STREAMS": "late", "CGXFFCV_EMULATED_QUEUE": 5}
     job = launch(tmp_path / "out", "stop", many_steps, recipe=SMALL.replace(batch_size=4), **variables, **emulated)
@@ -175,7 +177,8 @@ def test_a_rank_that_is_stopped_ends_the_others_in_time(tmp_path, many_steps, nc
 
 @pytest.mark.parametrize("case, error", [("leave", "PeerLost"), ("stop", "CommTimeout")])
 def test_kernels_do_not_wait_for_a_lost_rank(tmp_path, files, case, error):
-    """Those that add what the lost one has not sent: they end, and whoever waits for them hears who it was."""
+    """Kernels that add what the lost rank has not sent end, and whatever waits for them gets an error that names the
+    rank."""
     limits = {"CGXFFCV_COMM_TIMEOUT": 5, "CGXFFCV_EMULATED_STREAMS": "late"}
     job = launch(tmp_path / "out", case, files, NARROW, **limits)
     try:
@@ -188,7 +191,7 @@ def test_kernels_do_not_wait_for_a_lost_rank(tmp_path, files, case, error):
 
 @pytest.mark.parametrize("nccl", [0, pytest.param(1, marks=needs_nccl)])
 def test_ranks_skip_the_same_steps(tmp_path, files, nccl):
-    """Gradients and sums of float16 networks that are not finite, at other places on each rank."""
+    """Gradients and sums of float16 networks that are not finite, in different places on each rank."""
     wild = SMALL.replace(bias_lr=1e38, head_lr=1e38)
     results, state = train(
         tmp_path / "out", files, recipe=wild, CGXFFCV_COMM_NCCL=nccl, CGXFFCV_COMM_PIECE_KIB=1, TEST_PRECISION="float16"
@@ -214,7 +217,7 @@ def test_under_mpirun(tmp_path, files, through_host):
 
 @pytest.mark.parametrize("way", [{}, {"CGXFFCV_P2P": 0}, {"CGXFFCV_EMULATED_STREAMS": "late"}])
 def test_compressed_gradients(tmp_path, files, compressed, way):
-    """Kernels add what the processor adds, through either kind of memory, at whatever time they run."""
+    """Kernels give the CPU's sums, through either kind of memory, at whatever time they run."""
     results, state = train(tmp_path / "out", files, NARROW, **way)
     first = results[0]
     assert first["hashes"] == results[1]["hashes"]
@@ -230,7 +233,7 @@ def test_compressed_gradients(tmp_path, files, compressed, way):
     ids=["shm late", "mpi"],
 )
 def test_compressed_gradients_between_nodes(tmp_path, files, compressed, how, streams):
-    """Kernels hand over what is for another node; a thread sends it on."""
+    """Kernels hand over the data for another node; a thread sends them on."""
     results, state = train(tmp_path / "out", files, NARROW, how=how, CGXFFCV_EMULATED_STREAMS=streams)
     assert results[0]["hashes"] == results[1]["hashes"]
     assert results[0]["explain"].startswith("on the GPUs by kernels that write into host memory, from where it is sent")
@@ -239,7 +242,7 @@ def test_compressed_gradients_between_nodes(tmp_path, files, compressed, how, st
 
 @pytest.mark.medium
 def test_compressed_gradients_in_two_levels(tmp_path, files):
-    """Two ranks on each of two nodes: recorded steps add what the processors add."""
+    """Two ranks on each of two nodes: recorded steps give the CPU's sums."""
     four = {"how": Launch("shm", 4, 2), "gpus": 4, "recipe": SMALL.replace(batch_size=8)}
     levels = NARROW | {"algorithm": "two_level", "error_feedback": True}
     results, state = train(tmp_path / "kernels", files, levels, **four)
@@ -253,7 +256,7 @@ def test_compressed_gradients_in_two_levels(tmp_path, files):
 
 @needs_nccl
 def test_ranks_with_different_layers_are_refused(tmp_path, files):
-    """Before anything is summed: NCCL itself would add whatever it gets."""
+    """Before anything is summed: NCCL itself would sum whatever it gets."""
     job = launch(tmp_path / "out", "train", files, TEST_WIDE_RANK=1)
     assert all(result is None for result in job.wait(120)), job.text()
     assert "the ranks have different layers; the first that differs is number" in job.text()

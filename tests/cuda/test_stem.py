@@ -41,7 +41,7 @@ def make(node, channels, precision, seed=0):
 
 
 def check(network, plan, node, images, precision):
-    """Given the output's gradient that the kernels read, everything that they wrote."""
+    """Checks everything that the kernels wrote, from the output's gradient that they read."""
     images = images.astype(np.float64)
     w = network.parameter("stem.weight").astype(np.float64)
     bias = network.parameter("stem.bias").astype(np.float64) if node.bias else 0.0
@@ -53,7 +53,7 @@ def check(network, plan, node, images, precision):
     close("output", plan.read(0), expected, inner + UNITS[precision] * np.abs(expected) + 1e-7)
     dy = plan.read(0, True).astype(np.float64)
     steep = slope(z, node.activation)
-    if node.activation == "relu":  # where the sign hangs on rounding, either slope will do
+    if node.activation == "relu":  # where the sign depends on rounding, either slope will do
         steep = np.where(np.abs(z) < inner, 0.5, steep)
     unsure = np.abs(dy) * (inner + 3e-6 + (np.abs(z) < inner) * 0.5 * (node.activation == "relu"))
     dz = dy * steep
@@ -144,7 +144,7 @@ def variants(raw, mean, std):
 
 @pytest.mark.parametrize("kind", BOTH)
 def test_types_and_layouts_of_images(kind):
-    """Every way to hand the same images over gives the same bytes; with and without a float32 copy of them."""
+    """Every way to pass the same images gives the same bytes; with and without a float32 copy of them."""
     rng = np.random.default_rng(6)
     raw, labels = rng.integers(0, 256, (5, 9, 12, 3), dtype=np.uint8), np.arange(5)
     mean, std = (125.0, 123.0, 114.0), (51.5, 50.75, 51.25)
@@ -185,7 +185,7 @@ def test_views(mirror, dy, dx, kind):
 
 
 def test_stored_gradients_are_rounded_once():
-    """What plan.read gives is what was written: the bytes of the storage type."""
+    """plan.read returns what was written: the bytes of the storage type."""
     network = make(STEMS["wide"], 3, "bfloat16")
     plan = network.plan(2, 5, keep_all=True)
     rng = np.random.default_rng(0)

@@ -98,7 +98,7 @@ def test_graphs_change_nothing(files, whole, name):
 
 @pytest.mark.parametrize("name", ["muon", "savers"])
 def test_graphs_of_several_steps_change_nothing(files, name):
-    """Nine steps an epoch: eight in one graph, or as many alone where a phase begins in between."""
+    """Nine steps per epoch: eight in one graph, or as many single ones if a phase begins in between."""
     recipe = TINY[name].replace(batch_size=3, epochs=1 if name == "muon" else 2)
     results = []
     for graphs in (True, False):
@@ -143,7 +143,7 @@ def test_batches_from_host_memory_give_the_same_bytes(files, whole, name, graphs
 @pytest.mark.parametrize("name, stop", [("muon", 2), ("savers", 4), ("averaging", 5)])
 @pytest.mark.parametrize("before, after", [(True, True), (False, False), (True, False), (False, True)])
 def test_resuming_continues_bit_for_bit(files, whole, tmp_path, name, stop, before, after):
-    """Also where the data lie elsewhere afterwards: resident or not."""
+    """Also if the data are in a different place afterwards: resident or not."""
     steps, _, test, state = whole(name)
     path = tmp_path / "last.safetensors"
     with trainer_of(files, name, seed=1, resident=before) as first:
@@ -255,7 +255,7 @@ def test_wrong_data(files, tmp_path):
 def test_a_gpu_lost_in_mid_run_is_said(files, monkeypatch, resident, graphs):
     with trainer_of(files, "muon", resident=resident, graphs=graphs) as trainer:
         list(trainer.run_epoch())
-        monkeypatch.setenv("CGXFFCV_EMULATED_LOST", "250")  # works on streams, a bit more than a step's
+        monkeypatch.setenv("CGXFFCV_EMULATED_LOST", "250")  # pieces of work on streams, a few more than a step has
         with pytest.raises(cgxffcv.CudaError, match="unspecified launch failure"):
             list(trainer.run_epoch())
         assert trainer.step == 3 or not resident
@@ -267,7 +267,7 @@ def test_a_gpu_lost_in_mid_run_is_said(files, monkeypatch, resident, graphs):
 @pytest.mark.skipif(not EMULATED, reason="needs the emulator, whose memory can be made small")
 @pytest.mark.parametrize("resident", [True, False])
 def test_too_little_memory_for_a_plan_is_said(files, whole, monkeypatch, resident):
-    """And a trainer whose plan did not fit goes on when there is room."""
+    """And a trainer whose plan did not fit continues once there is room."""
     with trainer_of(files, "muon", seed=1, resident=resident) as trainer:
         monkeypatch.setenv("CGXFFCV_EMULATED_MEMORY", str(1 << 20))
         with pytest.raises(MemoryError, match="cannot allocate .* of GPU memory.*use a smaller batch"):
@@ -296,7 +296,8 @@ with trainer_of(sys.argv[1:3], "savers") as trainer:  # finds them where the fir
 
 @pytest.mark.parametrize("source", ["resident", "host"])
 def test_the_plans_that_a_run_used_are_known(files, tmp_path, source):
-    """Sought and timed by the first process, found in the cache by the second, which says the same of them."""
+    """Searched for and timed by the first process, found in the cache by the second, which reports the same about
+    them."""
     (tmp_path / "script.py").write_text(ALGORITHMS)
     command = [sys.executable, str(tmp_path / "script.py"), *files, source]
     env = environ(CGXFFCV_CACHE=tmp_path / "cache")
@@ -334,8 +335,7 @@ def hash_of(words):
 
 
 def test_the_hash_of_a_replica(files):
-    """By its definition; any bit that flips, of any parameter or momentum, and two values that change places change
-    it."""
+    """It follows its definition; any flipped bit of any parameter or momentum, and two swapped values change it."""
     with trainer_of(files, "muon", seed=3) as trainer:
         list(trainer.run_epoch())
         core, rng = trainer._core, np.random.default_rng(5)

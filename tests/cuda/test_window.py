@@ -1,4 +1,4 @@
-"""Windows between the GPUs of a host (window_ranks.cu): every rank reaches every other's, or all hear the same reason
+"""Windows between the GPUs of a host (window_ranks.cu): every rank reaches every other's, or all get the same reason
 why not; and a kernel that waits for a rank ends as every wait does."""
 
 import re
@@ -16,7 +16,7 @@ KINDS = ["peer", "staged", "forwarded"]
 
 
 def run(built, case, kind, ranks, *settings, **environment):
-    """What each rank says, by rank; the one that is lost says nothing."""
+    """Each rank's output, by rank; the lost one has none."""
     before = shared_memory.files()
     done = programs.run(built(PROGRAM), case, kind, str(ranks), *settings, **environment)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -26,7 +26,7 @@ def run(built, case, kind, ranks, *settings, **environment):
 
 
 def can(built, kind):
-    """On a GPU, peer access between two of them may be missing; ranks that share one always have it."""
+    """Real GPUs may have no peer access to each other; ranks that share one always have it."""
     return built.emulated or kind != "peer" or len(_cgxffcv.devices()) == 1
 
 
@@ -35,7 +35,7 @@ def can(built, kind):
     ("ranks", "gpus", "streams"), [(1, 1, "late"), (2, 2, "at once"), (2, 1, "late"), (3, 1, "at once"), (3, 3, "late")]
 )
 def test_ranks_reach_each_other(built, kind, ranks, gpus, streams):
-    """Streams that run at once, of which one comes to wait for a rank that has not begun, and those that run late."""
+    """Streams that run at once, one of which has to wait for a rank that has not begun, and streams that run late."""
     said = run(built, "exchange", kind, ranks, CGXFFCV_EMULATED_DEVICES=str(gpus), CGXFFCV_EMULATED_STREAMS=streams)
     if not can(built, kind) and said[0].startswith("no window"):
         pytest.skip(said[0])
@@ -45,7 +45,7 @@ def test_ranks_reach_each_other(built, kind, ranks, gpus, streams):
 @pytest.mark.parametrize("way", ["peer", "staged"])
 @pytest.mark.parametrize(("ranks", "gpus", "streams"), [(3, 1, "late"), (4, 4, "at once"), (5, 2, "late")])
 def test_ranks_of_several_nodes_reach_each_other(built, way, ranks, gpus, streams):
-    """In place inside of a node, as on one host, and through boxes between two; a rank may be alone on its node."""
+    """In place within a node, as on one host, and through boxes between nodes; a rank may be alone on its node."""
     settings = [f"CGXFFCV_P2P=0@{rank}" for rank in range(ranks) if way == "staged"]
     variables = {"CGXFFCV_EMULATED_DEVICES": str(gpus), "CGXFFCV_EMULATED_STREAMS": streams}
     said = run(built, "exchange", "mixed", ranks, *settings, **variables)
@@ -63,7 +63,7 @@ def test_nodes_have_ways_of_their_own(built):
 
 
 def test_what_is_on_its_way_arrives_although_its_sender_comes_to_the_end(built):
-    """Between nodes, beside a rank that stands still for longer than the others wait for each other's last words."""
+    """Between nodes, next to a rank that pauses for longer than the others wait for each other's last messages."""
     assert run(built, "paused", "forwarded", 2) == ["exchanged"] * 2
 
 
@@ -83,9 +83,9 @@ FAULTS = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_any_rank_has_a_veto(built, fault):
-    """All ranks have the same reason, and go on without a window."""
+    """All ranks get the same reason, and continue without a window."""
     kind, setting, reason = FAULTS[fault]
-    ranks = 4 if kind == "mixed" else 2 if "window" in reason else 3  # of three any may be the late one
+    ranks = 4 if kind == "mixed" else 2 if "window" in reason else 3  # of three any one may be late
     if not built.emulated:
         pytest.skip("only the emulator can be another machine")
     no_peers = [f"CGXFFCV_P2P=0@{rank}" for rank in range(ranks) if kind == "mixed"]
@@ -111,7 +111,7 @@ LOSSES = {
     [(loss, kind) for loss in LOSSES for kind in ("peer", "mixed")] + [("killed", "staged"), ("killed", "forwarded")],
 )
 def test_a_wait_on_a_gpu_ends(built, kind, loss):
-    """It names the rank, which may be on another node, and the kernel that waited has ended, too."""
+    """The error names the rank, which may be on another node, and the kernel that waited has also ended."""
     ranks = 4 if kind == "mixed" else 2
     said = run(built, loss, kind, ranks)
     if not can(built, kind) and said[0].startswith("no window"):

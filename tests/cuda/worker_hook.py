@@ -22,7 +22,7 @@ FIRST, LATER = [["a", "bias", "b", "small"]], [["small", "b"], ["bias", "a"]]  #
 
 
 class Store:
-    """Of files that all ranks see."""
+    """A store of files that all ranks see."""
 
     counts: ClassVar = {}
 
@@ -41,7 +41,7 @@ class Store:
 
 
 class Work:
-    """An average that a process group has begun: it is there when somebody waits for it."""
+    """An average that a process group has begun: it is complete when something waits for it."""
 
     def __init__(self, group, buffer):
         self._group, self._buffer = group, buffer
@@ -74,7 +74,7 @@ class Options:
 
 
 class Usual:
-    """default_hooks.allreduce_hook, when a bucket goes the group's way before its buffer has come again."""
+    """default_hooks.allreduce_hook, for a bucket that is left to the group before its buffer has come again."""
 
     def __call__(self, group, bucket):
         group.allreduce([bucket.buffer()], self.options).wait()
@@ -88,7 +88,7 @@ class Usual:
 
 
 class Model:
-    """Parameters whose gradients are drawn, and DistributedDataParallel's buckets of them."""
+    """Parameters with random gradients, and DistributedDataParallel's buckets of them."""
 
     def __init__(self, state, group):
         self.parameters = {name: _hooks.Parameter(*shape) for name, shape in SHAPES.items()}
@@ -103,7 +103,7 @@ class Model:
             self.buckets.append((own, _hooks.GpuBucket(parameters, buffer, index, index == len(names) - 1)))
 
     def backward(self, hook=cgx_hook, takes=lambda: 0.0):
-        """What is in the buckets after a step that `takes` so many seconds, as the optimiser would read it."""
+        """The buckets after a step that `takes` that many seconds, as the optimiser would read them."""
         with _gpu.engine.backward():
             futures = []
             for names, bucket in self.buckets:
@@ -111,7 +111,7 @@ class Model:
                 futures.append(hook(self.state, bucket))
             _gpu.Event.clock += takes()
         assert all(type(future).__mro__[-2] is _hooks.Future for future in futures)
-        for future in futures:  # as DistributedDataParallel's core does, which knows no Python
+        for future in futures:  # as DistributedDataParallel's core does, which is not Python
             _hooks.Future.wait(future)
         self.step += 1
         return {tuple(names): bucket.buffer().read() for names, bucket in self.buckets}
@@ -161,7 +161,7 @@ def new(group, **options):
 
 
 def values():
-    """Steps before and after the buckets are rebuilt, the quick way among them; a hook around ours; a resumed run."""
+    """Steps before and after the buckets are rebuilt, also on the fast path; a hook around ours; a resumed run."""
     group, expected = Group(), Expected(True, "sra")
     model = new(group, error_feedback=True, algorithm="sra")
     model.build(FIRST)
@@ -188,7 +188,7 @@ def values():
     other.step = 6
     other.build(LATER)
     expected.check(other.backward(), 6)
-    other.state.load_state_dict(saved)  # in the midst of a run
+    other.state.load_state_dict(saved)  # in the middle of a run
     mine = other.state.state_dict()
     assert mine["call"] == 6
     for name, residual in mine["residuals"].items():
@@ -196,7 +196,8 @@ def values():
 
 
 def adapted():
-    """Bits that are chosen in the first and the fourth step; residuals of 8 bits go on; between, the quick way."""
+    """Bits that are chosen in the first and the fourth step; residuals of 8 bits are carried over; in between, the fast
+    path."""
     group, expected = Group(), Expected("int8", "sra")
     model = new(group, error_feedback="int8", algorithm="sra", adaptive_bits={"every": 3, "budget": 1e-3})
     chosen = []
@@ -211,8 +212,8 @@ def adapted():
 
 
 def recording(at):
-    """Steps of which one is recorded in a graph, as the stream says: its plans are those of all later steps, and of a
-    state that is loaded; a choice that they do not have is none."""
+    """Steps of which one is recorded in a graph, as the stream reports: its plans are those of all later steps, and of
+    a loaded state; a choice without such plans is ignored."""
     group, expected = Group(), Expected("int8", "sra")
     model = new(group, error_feedback="int8", algorithm="sra", adaptive_bits={"every": 2, "budget": 1e-3})
     model.build(FIRST)
@@ -242,7 +243,7 @@ def recorded():
 
 
 def tried(compressed, plain):
-    """A trial of steps that take so long by the clock; the ways of all steps, and what was decided."""
+    """A trial of steps that take that long by the clock; how each step was summed, and what was decided."""
     group = Group()
     model = new(group)
     model.build(LATER)

@@ -1,4 +1,4 @@
-"""The allreduce between processes: over shared memory, over MPI between pretended nodes, and when a rank fails."""
+"""The allreduce between processes: over shared memory, over MPI between simulated nodes, and when a rank fails."""
 
 import pytest
 from ranks import Launch, needs_mpirun, run, start

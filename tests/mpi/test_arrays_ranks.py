@@ -12,7 +12,7 @@ SCRIPT = "worker_arrays.py"
 def test_in_place_at_once_and_in_the_background(launch, tmp_path):
     for rank, values in enumerate(run(launch, tmp_path, "host", script=SCRIPT)):
         assert values["worst"] < 1e-4
-        assert values["lost"] < 2  # quantisation steps: half a one for each that is on the way
+        assert values["lost"] < 2  # in quantisation steps: half a step for each on the way
         assert values["alone"] == [max(r for r in range(launch.size) if r % 2 == rank % 2)] * 3
 
 
@@ -30,7 +30,8 @@ def test_killed_while_others_wait_for_the_background(tmp_path):
 
 
 def test_the_end_of_a_process_waits_for_what_is_under_way(tmp_path):
-    """Without wait(): a call that all ranks make is carried out, one that another rank never makes is warned about."""
+    """Without wait(): a call that all ranks make is carried out, and a call that another rank never makes gives a
+    warning."""
     job = start(Launch("shm", 2), tmp_path, "ends", script=SCRIPT, recover=False)
     job.wait(60)
     assert job.codes() == [0, 0], job.text()

@@ -13,7 +13,7 @@ TWO, THREE = Launch("mpi", 2), Launch("mpi", 3)
 
 
 def finish(job, limit=60):
-    """Waits for the job, then for all its ranks that wrote a result."""
+    """Waits for the job, then for the results of all ranks that wrote one."""
     try:
         for process in job.processes:
             process.wait(limit)
@@ -36,7 +36,7 @@ def test_a_rank_that_does_not_come_is_named_at_the_deadline(how, tmp_path):
 
 
 def test_a_rank_that_is_frozen_on_its_way_is_named(tmp_path):
-    """It has begun to join: it is known by its process."""
+    """It has begun to join, so it can be named by its process."""
     job = start(TWO, tmp_path, "frozen_inside", script="worker_before.py")
     try:
         job.reached(0, "result")
@@ -48,7 +48,7 @@ def test_a_rank_that_is_frozen_on_its_way_is_named(tmp_path):
 
 
 def test_a_late_rank_is_waited_for_again(tmp_path):
-    """After its CommTimeout a rank may call world() again; MPI goes on starting meanwhile."""
+    """After its CommTimeout a rank may call world() again; meanwhile MPI continues to start."""
     job = start(TWO, tmp_path, "second_try", script="worker_before.py")
     try:
         job.reached(0, "timeout")
@@ -83,7 +83,7 @@ def test_mpirun_ends_when_a_rank_ends_before_it_joins(how, tmp_path):
 
 @pytest.mark.parametrize("how", ["subprocess", "fork", "early subprocess"])
 def test_the_child_of_a_rank_is_no_rank(how, tmp_path):
-    """It is told so at once, and the job ends well."""
+    """It gets an error at once, and the job ends without one."""
     job = start(TWO, tmp_path, "parent", how, script="worker_before.py", recover=False)
     results = finish(job)
     assert job.codes() == [0], job.text()
@@ -94,7 +94,7 @@ def test_the_child_of_a_rank_is_no_rank(how, tmp_path):
 
 
 def test_a_wrapper_may_start_the_rank(tmp_path):
-    """What counts is which process joins, not which one the launcher started."""
+    """The process that joins counts, not the one that the launcher started."""
     job = start(TWO, tmp_path, "wrapper", script="worker_before.py", recover=False)
     assert [values["size"] for values in finish(job)] == [2, 2], job.text()
 

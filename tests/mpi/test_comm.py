@@ -1,4 +1,4 @@
-"""Communicators of one to five ranks, in shared memory and over MPI between pretended nodes: what works."""
+"""Communicators of one to five ranks, in shared memory and over MPI between simulated nodes: what works."""
 
 import os
 import shutil

@@ -1,5 +1,5 @@
-"""Ranks that die, stop, disagree, raise or are interrupted: what the others see. Times are not asserted: where a rank
-waited for the deadline of 100 s instead, the hard limit of the job is passed."""
+"""Ranks that die, stop, disagree, raise or are interrupted: what the others see. Times are not asserted: if a rank
+waits for the deadline of 100 s instead, the job exceeds its hard limit."""
 
 import os
 import signal
@@ -24,7 +24,8 @@ def finish(job, limit=40):
 @pytest.mark.parametrize("operation", ["barrier", "broadcast", "allgather"])
 @pytest.mark.parametrize("launch", PLACES)
 def test_killed(launch, operation, tmp_path):
-    """The first rank is killed while the others wait for it; on two nodes its neighbour tells those far away."""
+    """The first rank is killed while the others wait for it; on two nodes its neighbour tells the ranks of the other
+    node."""
     job = start(launch, tmp_path, "killed", operation, 0)
     results = finish(job)
     assert results[0] is None
@@ -45,10 +46,10 @@ def test_stopped(launch, tmp_path):
         for rank in (r for r in range(launch.size) if r != 1):
             values = job.result(rank)
             assert values["type"] == "CommTimeout" and values["rank"] == 1 and "rank 1" in values["text"]
-        # A rank that was told by another may not have warned; the one whose deadline came first has.
+        # A rank that heard of it from another may not have warned; the one whose deadline came first has.
         every = [text for rank in range(launch.size) if rank != 1 for text in job.result(rank)["warnings"]]
         assert every and all("RuntimeWarning: barrier: rank 1 (process" in text for text in every)
-        assert len(every) < launch.size  # each rank warns once of one stall
+        assert len(every) < launch.size  # each rank warns once about a stall
         os.kill(job.pid(1), signal.SIGCONT)
         values = finish(job)[1]
         assert values["type"] == "CommTimeout" or "is broken" in values["text"]
@@ -72,7 +73,7 @@ def test_different_calls(launch, tmp_path):
     for rank, values in enumerate(run(launch, tmp_path, "different_calls")):
         assert values["type"] == "CommError"
         assert "'barrier'" in values["text"] and "'allgather'" in values["text"]
-        if launch.how == "shm":  # between nodes, a neighbour's finding may be faster than one's own
+        if launch.how == "shm":  # between nodes, a neighbour may notice sooner
             assert values["rank"] == (1 if rank != 1 else 0)
 
 
@@ -123,7 +124,7 @@ def test_exception_on_one_rank(launch, how, tmp_path):
 @pytest.mark.parametrize("where", ["waiting", "computing"])
 @pytest.mark.parametrize("launch", [Launch("mpi", 3), Launch("mpi", 4, 2)], ids=str)
 def test_exception_ends_the_whole_job(launch, where, tmp_path):
-    """As a user runs it: nobody catches anything; ranks far from any communication are ended by mpirun."""
+    """As a user runs it: nothing is caught; ranks far from any communication are ended by mpirun."""
     job = start(launch, tmp_path, "crash", where, recover=False)
     finish(job)
     assert "ZeroDivisionError: one by zero" in job.text()

@@ -26,7 +26,7 @@ def program(tmp_path_factory):
 def test_streams(program, launch, slot_bytes, tmp_path):
     slices, rounds = (150, 3) if slot_bytes == 4096 else (40, 2)
     log = tmp_path / "log"
-    # Open MPI leaves memory behind, and its hooks in mmap would lie over ASan's.
+    # Open MPI leaks memory, and its hooks in mmap would replace ASan's.
     options = {"ASAN_OPTIONS": "detect_leaks=0", "OMPI_MCA_memory": "^patcher"}
     if launch.nodes:
         options["CGXFFCV_COMM_NODES"] = str(launch.nodes)

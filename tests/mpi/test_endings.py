@@ -1,4 +1,4 @@
-"""How a job of several ranks ends: with one message, on all ranks, whatever happened and wherever."""
+"""How a job of several ranks ends: with one message, on all ranks, whatever happened, and wherever."""
 
 import shutil
 import signal
@@ -114,5 +114,5 @@ def test_ctrl_c_ends_all(tmp_path, number, code, message):
     process.send_signal(number)
     stdout, stderr = finish(process)
     assert process.returncode == code and stderr == message, stderr
-    assert "rank 0 goes last\n" in stdout  # whatever Open MPI does with the words of ranks that it ends
+    assert "rank 0 goes last\n" in stdout  # whatever Open MPI does with the output of ranks that it ends
     assert_nobody_is_left(tmp_path)

@@ -1,4 +1,4 @@
-"""Which MPI library is opened, when, and what is said of one that is of no use."""
+"""Which MPI library is opened, when, and the message about one that cannot be used."""
 
 import os
 import signal
@@ -44,8 +44,8 @@ def test_nothing_of_mpi_is_loaded_before_ranks_meet(code):
 
 @needs_mpirun
 def test_the_launchers_is_opened(tmp_path):
-    """Also where the process is not the launcher's own child."""
-    # A line in one piece: print, unbuffered, writes its end by itself, and two ranks' lines mix.
+    """Also if the process is not the launcher's own child."""
+    # A line in one piece: an unbuffered print writes the line's end separately, and two ranks' lines would mix.
     code = "import os, _cgxffcv; from cgxffcv import comm; world = comm.world()"
     code += "; os.write(1, f'{_cgxffcv.mpi_library()}\\n'.encode())"
     command = [*mpirun(2, recover=False), "sh", "-c", f'"{sys.executable}" -c "{code}" && true']
@@ -59,7 +59,7 @@ def test_the_launchers_is_opened(tmp_path):
 
 
 def test_one_beside_mpirun_on_path(tmp_path):
-    """A prefix as a wheel or a module system makes it, found from the mpirun that PATH has first."""
+    """A prefix as a wheel or a module system makes it, found from the first mpirun on PATH."""
     (tmp_path / "bin").mkdir()
     (tmp_path / "lib").mkdir()
     run = tmp_path / "bin" / "mpirun"
@@ -95,7 +95,8 @@ def test_one_of_another_launcher_is_refused_and_named(tmp_path):
 
 @pytest.mark.parametrize("initialised", [False, True])
 def test_handlers_of_faults_stay(tmp_path, initialised):
-    """A file that is cut after MPI has come: the guard of mapped files still holds; and Python's faulthandler."""
+    """A file that is truncated after MPI was loaded: the guard of mapped files still works, and so does Python's
+    faulthandler."""
     library = stand_in(tmp_path, "libmpi.so.12")
     name = tiny_beton.write(tmp_path / "x.beton", {"x": ("array", list(np.zeros((64, 4096), np.uint8)))}, 1 << 16)
     come = (
@@ -140,5 +141,5 @@ def test_two_in_one_process_are_refused(tmp_path):
     code = f"import ctypes; ctypes.CDLL({str(first)!r}); {OPEN}"
     done = python(code, CGXFFCV_MPI_LIBRARY=str(second))
     assert f"CommError: CGXFFCV_MPI_LIBRARY={second}, but this process has already opened {first}" in done.stderr
-    done = python(code, PATH="/nowhere")  # what is there is taken
+    done = python(code, PATH="/nowhere")  # an MPI that is already loaded is used
     assert eval(done.stdout)["path"] == str(first), done.stderr

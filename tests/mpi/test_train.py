@@ -1,4 +1,4 @@
-"""Training on several ranks: equal to NumPy on the union of the batches, replicas identical, faults told to all."""
+"""Training on several ranks: equal to NumPy on the union of the batches, replicas identical, faults reported to all."""
 
 import json
 
@@ -141,7 +141,7 @@ def test_replicas_are_identical_and_the_test_is_shared(files, tmp_path, launch, 
 
 
 def test_ranks_choose_the_hardest_as_one_does(files, tmp_path):
-    """Batch norm sees half of each batch, so that losses differ a little; what is chosen is nearly the same."""
+    """Batch norm sees half of each batch, so losses differ a little; the choice is nearly the same."""
     run(SHM2, tmp_path, "train", HARDEST, files)
     state = checkpoint.load(tmp_path / "final.safetensors")
     assert np.isfinite(state["hardest.losses"]).sum() >= 240

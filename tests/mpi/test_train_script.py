@@ -120,7 +120,7 @@ def test_four_bits_send_an_eighth(data, tmp_path):
     sent = {}
     for bits, backend in ((4, "cgx"), (32, "nccl")):
         log = tmp_path / str(bits)
-        # wide enough for the weights of convolutions to be nearly all there is
+        # wide enough that nearly all parameters are weights of convolutions
         wide = ["--recipe.widths=32,64,64", "--epochs", "1"]
         done = train(data, log, *TINY, *wide, "--quantization-bits", str(bits), "--dist-backend", backend, ranks=2)
         assert done.returncode == 0, done.stderr
@@ -164,7 +164,7 @@ def test_stopped_and_resumed_gives_the_same_bytes(data, tmp_path, number):
 
 
 def pids_of_ranks(process, ranks):
-    """The ranks under a process of launch or mpirun, by their own environment."""
+    """The ranks below a process of launch or mpirun, found by their own environment."""
     found, left = {}, [process.pid]
     while left:
         pid = left.pop()

@@ -1,5 +1,5 @@
-"""Ranks on two nodes that have network addresses, host names and processes of their own: they find out by themselves
-where they are, and hear of a link that is lost."""
+"""Ranks on two nodes with separate network addresses, host names and processes: they find out by themselves where they
+are, and learn that a link is lost."""
 
 import sys
 
@@ -36,7 +36,7 @@ def test_equals_the_simulation(nodes, tmp_path):
 
 
 def test_a_lost_link(nodes, tmp_path):
-    """Nobody learns of it but by the deadline, which ends the wait on both sides."""
+    """Only the deadline reveals it, and ends the wait on both sides."""
     job = start(nodes, tmp_path / "out", "until_lost", "two_level", CGXFFCV_COMM_TIMEOUT=4)
     try:
         job.reached(0, "running")

@@ -59,8 +59,8 @@ def match():
 
 
 def large():
-    """Many slices under way at once: the sum of small integers, which every algorithm but exact must keep to within
-    its step, and exact exactly."""
+    """Many slices under way at once: the sum of small integers, which every algorithm must give to within its step, and
+    exact exactly."""
     world = join(timeout=100)
     n = 3_000_000
     x = ((np.arange(n) * (world.rank + 1)) % 16).astype(np.float32)
@@ -122,7 +122,7 @@ def stopped():
 
 
 def mismatched():
-    """Different bits; afterwards a new communicator works."""
+    """The ranks' bits differ; afterwards a new communicator works."""
     world = join(timeout=100)
     bits = 4 - (world.rank == world.size - 1)
     plan = ar.AllreducePlan(world, [(64, 64)], bits=bits, algorithm="sra")

@@ -52,7 +52,7 @@ def host():
 
 
 def ends():
-    """Rank 0 ends while two calls are under way, of which rank 1 makes one, later."""
+    """Rank 0 ends while two calls are under way, of which rank 1 makes only one, and later."""
     world = join(timeout=50)
     world.allreduce_async(np.ones(3, F)).wait()
     x = np.full(1000, world.rank, F)
@@ -90,7 +90,7 @@ def device_of(world):
 
 
 def gpu():
-    """Every kind of array and of call; the bytes of the same calls in host memory."""
+    """Every kind of array and of call gives the bytes of the same calls in host memory."""
     world = join(timeout=100)
     device, explained = device_of(world), {}
 
@@ -124,7 +124,8 @@ def gpu():
 
 
 def several(world, device):
-    """As one call: apart, one behind the other in one memory, of several types and places, of bfloat16."""
+    """Several arrays in one call: separate, one after the other in one memory, of several types and places, of
+    bfloat16."""
     options = {"bits": 4, "bucket_size": 128, "algorithm": "one_shot"}
     w, b, n = noise(world.rank, (40, 50)), noise(world.rank, 300), noise(world.rank, 50, np.int32)
     expected = world.allreduce({"w": w.copy(), "b": b.copy()}, **options)
@@ -139,14 +140,14 @@ def several(world, device):
     in_host = world.allreduce(halves.copy(-1), bits=4, algorithm="one_shot")
     world.allreduce(halves, bits=4, algorithm="one_shot")
     assert back(halves).tobytes() == in_host.numpy().tobytes()
-    for kept in range(3):  # error feedback by key, beside the same in host memory
+    for kept in range(3):  # error feedback by key, next to the same in host memory
         fed = {"bits": 2, "error_feedback": True, "algorithm": "one_shot"}
         x = world.allreduce(tensor(w * kept, device), key="fed on a GPU", **fed)
         assert back(x).tobytes() == world.allreduce(w * kept, key="fed", **fed).tobytes()
 
 
 def background(world, device):
-    """Calls on streams of their own, ordered behind what came before them and before what comes after."""
+    """Calls on separate streams, ordered after what came before them and before what comes after."""
     narrow = {"bits": 8, "algorithm": "one_shot"}
     xs = [noise(world.rank + 7 * i, 3000 + 100 * i) for i in range(3)]  # three plans, three streams
     expected = [world.allreduce(x.copy(), **narrow) for x in xs]
@@ -157,13 +158,13 @@ def background(world, device):
         assert handles[i].wait() is ours[i]
         assert back(ours[i]).tobytes() == expected[i].tobytes()
     assert handles[0].synchronize() is ours[0] and handles[0].done()
-    world.allreduce_async(tensor(xs[0], device), **narrow)  # nobody waits, nobody keeps the array
+    world.allreduce_async(tensor(xs[0], device), **narrow)  # nothing waits for it or keeps the array
     last = world.allreduce_async(tensor(xs[1], device), **narrow)
     assert back(last.synchronize()).tobytes() == expected[1].tobytes()
 
 
 def others(world, device):
-    """Arrays that never change; those whose maker works on another stream."""
+    """Arrays that can never be changed; arrays whose framework works on another stream."""
     x = noise(world.rank, 500)
     expected = world.allreduce(x.copy())
     frozen = Jax(tensor(x, device))
@@ -178,7 +179,7 @@ def others(world, device):
 
 
 def differ():
-    """Each rank asks for something else: by place, then by what only the second call brings."""
+    """Each rank asks for something else: first another place, then something that only the second call has."""
     world = join(timeout=60)
     x = noise(0, 100)
     same = world.split(0)
@@ -193,12 +194,12 @@ def differ():
 
 
 def killed_on_gpu():
-    """The victim dies between two sums of device memory; the others hear of it within the deadline."""
+    """The victim dies between two sums of device memory; the others learn of it within the deadline."""
     victim = int(ARGUMENTS[0])
     world = join(timeout=20)
     x = tensor(np.ones(5000, F), device_of(world))
     world.allreduce(x)
-    world.barrier()  # the victim's messages of this sum are with the others, too
+    world.barrier()  # the victim's messages of this sum have also arrived
     if world.rank == victim:
         os.kill(os.getpid(), signal.SIGKILL)
     values = caught(world, lambda: world.allreduce_async(x).synchronize())

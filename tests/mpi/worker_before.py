@@ -16,7 +16,7 @@ RANK = int(os.environ["OMPI_COMM_WORLD_RANK"])
 
 
 def tried(**options):
-    """What world() raises, as a dict; its size where it does not."""
+    """What world() raises, as a dict; its size if it does not."""
     try:
         with comm.world(**options) as world:
             return {"type": None, "size": world.size}
@@ -37,7 +37,7 @@ def absent():
 
 
 def frozen_inside():
-    """Rank 1 stops just after it has told that it comes, while MPI starts."""
+    """Rank 1 stops just after it has announced itself, while MPI starts."""
     put(f"pid.{RANK}", os.getpid())
     if RANK == 1:
         from cgxffcv import claim
@@ -72,7 +72,8 @@ def dies():
         if how == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(100)
-    # A rank that ends well before MPI_Init ends the job with some versions of Open MPI; with others the deadline does.
+    # A rank that exits with 0 before MPI_Init ends the job with some versions of Open MPI; with others the deadline
+    # does.
     comm.world(timeout=2 if how in ("absent", "exit") else 100)
 
 

@@ -18,7 +18,7 @@ CASE, OUT, ARGUMENTS = sys.argv[1], Path(sys.argv[2]), sys.argv[3:]
 
 
 def join(**options):
-    """The communicator of the job, and this process's pid where the test can read it."""
+    """The communicator of the job; writes this process's pid where the test can read it."""
     if "TEST_FD" in os.environ:
         options.pop("slot_bytes", None)
         world = comm.attach(*(int(os.environ[name]) for name in ("TEST_FD", "TEST_RANK", "TEST_SIZE")), **options)
@@ -44,8 +44,8 @@ def result(me, /, **values):
 
 
 def leave(size, *without):
-    """Ends this process once the results of all ranks (but those) are there: mpirun may end the others as soon as one
-    has gone."""
+    """Ends this process once the results of all ranks (except those) are there: mpirun may end the others as soon as
+    one has ended."""
     end = time.monotonic() + 20
     others = [r for r in range(size) if r not in without]
     while time.monotonic() < end and not all((OUT / f"result.{r}").exists() for r in others):
@@ -54,7 +54,7 @@ def leave(size, *without):
 
 
 def caught(world, function):
-    """What calling `function` raises, as a dict; and what the next call says."""
+    """What calling `function` raises, as a dict; and the next call's message."""
     try:
         function()
     except BaseException as error:
@@ -104,7 +104,7 @@ def splits():
     assert across.nodes == across.size
     nobody = world.split(-1 if rank == 0 else 5)
     assert (nobody is None) == (rank == 0)
-    # Different communicators, different orders of calls: they must not get into each other's way.
+    # Different communicators, different orders of calls: they must not disturb each other.
     data = np.random.default_rng(1).bytes(1_000_000)
     for part in [odd, across, node] if rank % 2 else [odd, node, across][:1] + [across, node]:
         assert part.broadcast(data if part.rank == 0 else None) == data
@@ -205,7 +205,7 @@ def different_calls():
 def different_sizes():
     world = join(timeout=100)
     values = caught(world, lambda: world.broadcast(np.zeros(100 + 8 * (world.rank == 1), np.uint8)))
-    # All saw the same failure, so all can make a new one.
+    # All saw the same failure, so all can make a new communicator.
     rank = world.rank
     world.close()
     if "TEST_FD" not in os.environ:
@@ -237,14 +237,14 @@ def aborted():
 
 
 def raised():
-    """An exception on one rank, in the way that the test says; the others wait in a collective."""
+    """An exception on one rank, as the test chooses it; the others wait in a collective."""
     how = ARGUMENTS[0]
     world = join(timeout=100)
     world.barrier()
     if world.rank != 1:
         result(world.rank, **caught(world, world.barrier))
         leave(world.size, *[1] * (how != "with"))
-    time.sleep(0.3)  # the others have left the first barrier and wait in the second
+    time.sleep(0.3)  # by then the others have left the first barrier and wait in the second
     if how == "with":
         size = world.size
         try:
@@ -289,7 +289,7 @@ def interrupted():
 
 
 def in_a_handler():
-    """A signal handler that uses the communicator which is waiting."""
+    """A signal handler that uses the communicator that is waiting."""
     world = join(timeout=100)
     world.barrier()
     if world.rank == 0:
@@ -345,7 +345,7 @@ def forked():
         put(f"child.{rank}", text)
         os._exit(0)
     os.waitpid(child, 0)
-    world.barrier()  # the child's close() was not ours
+    world.barrier()  # the child's close() did not close ours
     result(world.rank, child=(OUT / f"child.{world.rank}").read_text())
 
 

@@ -15,14 +15,14 @@ from worker_comm import ARGUMENTS, CASE, caught, join, result
 from cgxffcv.adaptive import AdaptiveBits
 from cgxffcv.allreduce import AllreducePlan, check_replicas
 
-# Buckets that begin at any element, layers that travel as they are, one that has bits and buckets of its own.
+# Buckets that begin at any element, layers that are sent uncompressed, one with separate bits and buckets.
 LAYERS = [("a", (2000, 2)), ("bias", (101,)), ("b", (1500, 1)), ("c", (7, 1)), ("d", (900, 1)), ("e", (3333,))]
 OWN = {"bits": {"e": 5}, "bucket_size": {"e": 70}}
 
 
 def inputs(world, dtype, seed):
     """This rank's buffer: once with a NaN of rank 1 and an infinity of rank 0, once with zeros of both signs, a bucket
-    of one value, subnormal numbers, and one that is too large for a grid."""
+    of equal values, subnormal numbers, and a number that is too large for a grid."""
     elems = sum(int(np.prod(shape)) for _, shape in LAYERS)
     x = np.random.default_rng(10 * seed + world.rank).standard_normal(elems).astype(np.float32)
     if seed == 1:
@@ -35,7 +35,7 @@ def inputs(world, dtype, seed):
 
 
 def match():
-    """Each way of the arguments on the GPU: the bytes of the processor, run after run, and its residual."""
+    """Each of the plans in the arguments, on the GPU: the CPU's bytes, run after run, and its residual."""
     world = join(timeout=60)
     device = world.rank % len(_cgxffcv.devices())
     _cgxffcv.select_device(device)
@@ -65,7 +65,7 @@ def match():
         there.call = here.call = 7
         if there.dtype == "float32":
             there.run(CudaArray(x, device))
-        there.call = 7  # while that run may be under way, which counts itself
+        there.call = 7  # while that run, which counts itself, may be under way
         there.wait()
         assert there.call == 7
     result(world.rank, kinds=sorted(kinds), rounds=there.explain().splitlines()[0])
@@ -73,7 +73,7 @@ def match():
 
 
 def hostile(rank, elems, dtype, seed):
-    """Numbers of all sizes, down to the smallest and up to what is none."""
+    """Numbers of all magnitudes, from the smallest to infinities and NaN."""
     random = np.random.default_rng(10 * seed + rank)
     x = random.standard_normal(elems) * 10.0 ** random.integers(-6, 4, elems)
     x[random.integers(0, elems, elems // 50 + 1)] = random.choice([np.nan, np.inf, -np.inf, -0.0, 65504.0, 1e-7])
@@ -81,7 +81,7 @@ def hostile(rank, elems, dtype, seed):
 
 
 def exact():
-    """Each way of the arguments: what is not quantised, on the GPU and by the processors."""
+    """Each of the plans in the arguments: what is not quantised, on the GPU and on the CPU."""
     world = join(timeout=60)
     device = world.rank % len(_cgxffcv.devices())
     _cgxffcv.select_device(device)
@@ -113,7 +113,7 @@ def exact():
 
 
 def unwatched():
-    """Rank 1 dies before it takes part in a sum for which rank 0 waits by the means of CUDA alone."""
+    """Rank 1 dies before it takes part in a sum for which rank 0 waits only through CUDA."""
     world = join(timeout=100)
     device = world.rank % len(_cgxffcv.devices())
     _cgxffcv.select_device(device)
@@ -121,7 +121,7 @@ def unwatched():
     x = CudaArray(inputs(world, "float32", 0), device)
     plan.run(x)
     plan.wait()
-    plan.run(x)  # put on the stream, where emulated ones are late: rank 1's never runs
+    plan.run(x)  # put on the stream; emulated streams are late, so rank 1's never runs
     if world.rank == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     x.numpy()
@@ -131,7 +131,8 @@ def unwatched():
 
 
 def lost():
-    """The last rank is killed, or stopped, before it takes part in a run of all; every other says how that ended."""
+    """The last rank is killed, or stopped, before it takes part in a run of all; each of the others reports how that
+    ended."""
     world = join()
     device = world.rank % len(_cgxffcv.devices())
     _cgxffcv.select_device(device)
@@ -139,7 +140,7 @@ def lost():
     x = CudaArray(inputs(world, "float32", 0), device)
     plan.run(x)
     plan.wait()
-    world.barrier()  # the last rank's messages of this run are with the others, too
+    world.barrier()  # the last rank's messages of this run have also arrived
     if world.rank == world.size - 1:
         os.kill(os.getpid(), signal.SIGKILL if ARGUMENTS[1] == "kill" else signal.SIGSTOP)
     found = caught(world, lambda: (plan.run(x), plan.wait()))
@@ -150,7 +151,8 @@ def lost():
 
 
 def forked():
-    """What memory the ranks share a forked child maps still when it has dropped a plan and the communicator."""
+    """The memory shared by the ranks that a forked child still maps after it has dropped a plan and the
+    communicator."""
     world = join(timeout=60)
     device = world.rank % len(_cgxffcv.devices())
     _cgxffcv.select_device(device)
@@ -175,7 +177,7 @@ def forked():
 
 
 def scarce():
-    """The last rank's GPU has no memory for the residual of a plan; all others have, and go on."""
+    """The last rank's GPU has no memory for the residual of a plan; all others have, and continue."""
     if int(os.environ["TEST_RANK"]) == int(ARGUMENTS[0]):
         os.environ["CGXFFCV_EMULATED_MEMORY"] = ARGUMENTS[1]
     world = join(timeout=60)
@@ -194,7 +196,8 @@ def scarce():
 
 
 def adapt():
-    """Bits that are chosen again at every second run: the same on the GPU and in host memory, and so are the sums."""
+    """Bits that are chosen again at every second run are the same on the GPU and in host memory, and so are the
+    sums."""
     world = join(timeout=100)
     device = world.rank % len(_cgxffcv.devices())
     _cgxffcv.select_device(device)
@@ -219,7 +222,7 @@ def adapt():
 
 
 def choose():
-    """What is chosen for buffers of so many elements and bits, before anything runs."""
+    """The choice for buffers of that many elements and bits, before anything runs."""
     world = join(timeout=60)
     _cgxffcv.select_device(world.rank % len(_cgxffcv.devices()))
     chosen, plans = [], []

@@ -77,7 +77,7 @@ def train(world):
 
 
 def resume(world):
-    """Stops in the middle of the second epoch, goes on with another trainer."""
+    """Stops in the middle of the second epoch, continues with another trainer."""
     with make(world) as trainer:
         list(trainer.run_epoch())
         trainer.end_epoch()
@@ -94,7 +94,7 @@ def resume(world):
 
 
 def poison(world):
-    """The last rank's parameters are not numbers in the third step."""
+    """The last rank's parameters are NaN in the third step."""
     with make(world) as trainer:
         core, kept = trainer._core, []
 
@@ -134,7 +134,7 @@ def stop(world):
 
 
 def differ(world):
-    """One rank's parameters are changed behind the trainer's back."""
+    """One rank's parameters are changed without the trainer's knowledge."""
     with make(world) as trainer:
         list(trainer.run_epoch())
         if world.rank == 1:

@@ -16,7 +16,7 @@ QUICK = ["--model", "tiny", "--device", "cpu", "--gpus", "2", "--steps", "3", "-
 
 
 def bench(tmp_path, ways, **variables):
-    """(exit code, table, rows by way)"""
+    """(exit code, table, rows by "way")"""
     command = [
         sys.executable,
         "-m",

@@ -45,7 +45,7 @@ def test_the_example(tmp_path, launcher):
     first, last = map(float, re.search(r"loss: first ([\d.]+), last ([\d.]+)", told).groups())
     assert first > 2 and last < 1
     sent, plain = (int(n.replace(",", "")) for n in re.search(r"sends ([\d,]+) bytes of ([\d,]+)", told).groups())
-    assert plain / 8 < sent < plain / 6  # of two ranks, with sra, each sends as many bytes as there are, in 4 bits
+    assert plain / 8 < sent < plain / 6  # of two ranks, with sra, each sends as many elements as there are, in 4 bits
     assert "the replicas are equal" in told
 
 
@@ -67,7 +67,8 @@ if dist.get_rank() == 0:
 
 @launchers
 def test_the_script_of_the_documentation(tmp_path, launcher):
-    """As it stands there, on a CPU; but for the algorithm, which it leaves to what is the fastest on the machine."""
+    """Exactly as printed there, on a CPU, except for the algorithm, which the script leaves to whichever is fastest on
+    the machine."""
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/coming-from-torch_cgx.md").read_text(), re.DOTALL)
     converted = blocks[1].replace('"nccl"', '"gloo"').replace(", device_ids=[local_rank]", "")
     converted = converted.replace("compression_params=", 'algorithm="sra", compression_params=')

@@ -1,4 +1,4 @@
-"""An exported network in PyTorch gives the logits that ours gives."""
+"""An exported network in PyTorch gives the same logits as ours."""
 
 import importlib.util
 

@@ -48,7 +48,7 @@ def test_three_ranks(tmp_path):
 
 @pytest.mark.parametrize(("size", "nodes"), [(2, 2), (4, 2)])
 def test_ranks_on_several_nodes(tmp_path, size, nodes):
-    """Pretended ones: what is compressed goes through the process group."""
+    """Simulated nodes: compressed data go through the process group."""
     run(tmp_path, Launch("torchrun", size, nodes), "values,own_bits,uneven,not_a_number,resumed")
 
 
@@ -60,7 +60,7 @@ def test_training_of_three_ranks_under_mpirun(tmp_path):
 
 
 def test_failures_name_the_rank(tmp_path):
-    """One after the other, each with a state of its own; at last rank 1 is killed in the hook."""
+    """One after the other, each with a new state; finally rank 1 is killed in the hook."""
     job = ranks.start(Launch("torchrun", 2), tmp_path, "different_bits,nobody_comes,raises,killed", script=WORKER)
     job.reached(1, "before_the_end", limit=300)
     told, others = job.wait()[0], json.loads((tmp_path / "before_the_end.1").read_text())
@@ -81,7 +81,7 @@ def test_a_rank_on_another_node_is_killed(tmp_path):
 
 @pytest.mark.parametrize(("size", "nodes"), [(2, 1), (3, 1), (2, 2)])
 def test_on_gpus(tmp_path, size, nodes):
-    """Ranks may share one; then the process group is gloo's."""
+    """Ranks may share a GPU; then the process group is gloo's."""
     import torch
 
     gpus = torch.cuda.device_count()

@@ -21,7 +21,7 @@ SMALL = ["--classes", "4", "--batch", "8", "--resolution", "32", "--test-resolut
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """Four, each of a colour of its own."""
+    """Four photographs, each of a different colour."""
     folder = tmp_path_factory.mktemp("photos")
     rng = np.random.default_rng(0)
     for number, colour in enumerate([(200, 40, 40), (40, 200, 40), (40, 40, 200), (200, 200, 40)]):

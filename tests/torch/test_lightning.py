@@ -1,4 +1,4 @@
-"""cgxffcv.interop.torch.Loader in Lightning's own Trainer: one process and two, and a training that goes on."""
+"""cgxffcv.interop.torch.Loader in Lightning's own Trainer: one process and two, and a training that is resumed."""
 
 import json
 import subprocess
@@ -13,7 +13,7 @@ pytest.importorskip("lightning", reason="needs Lightning: pip install lightning"
 pytestmark = pytest.mark.torch
 
 BATCH = 10
-# Tells each training batch's epoch and labels (which number the samples), those that were tested, the last weight.
+# Prints each training batch's epoch and labels (which number the samples), those that were tested, the last weight.
 SCRIPT = """
 import json, sys, lightning, torch
 from lightning.pytorch.callbacks import ModelCheckpoint

@@ -116,7 +116,7 @@ def test_normalising_behind_a_module(path):
 
 
 class Scaled(Operation):
-    """On tensors: its memory is torch's."""
+    """Works on tensors: its memory is torch's."""
 
     def generate_code(self):
         def code(batch, out):

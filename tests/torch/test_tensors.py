@@ -1,4 +1,4 @@
-"""comm.allreduce of PyTorch's tensors, with threads as ranks on the CPU; on a GPU where there is one, of one rank."""
+"""comm.allreduce of PyTorch's tensors, with threads as ranks on the CPU; on a GPU, if there is one, with one rank."""
 
 import importlib.util
 

@@ -34,7 +34,7 @@ DEVICE = f"cuda:{int(os.environ['LOCAL_RANK']) % GPUS}" if GPUS else "cpu"
 
 
 def start():
-    """The process group that a script makes: by torchrun's environment, or with mpirun's ranks over a file."""
+    """The process group that a script makes: from torchrun's environment, or with mpirun's ranks over a file."""
     if "OMPI_COMM_WORLD_RANK" in os.environ:
         place = {name: int(os.environ[f"OMPI_COMM_WORLD_{name.upper()}"]) for name in ("rank", "size")}
         dist.init_process_group("gloo", f"file://{OUT}/store", rank=place["rank"], world_size=place["size"])
@@ -56,7 +56,7 @@ def as_numpy(tensor):
 
 
 def digest(tensors):
-    """Of the bytes; fails unless all ranks have the same."""
+    """A digest of the bytes; fails unless all ranks have the same."""
     mine = hashlib.sha256(b"".join(as_numpy(t).tobytes() for t in tensors)).hexdigest()
     everyones = [None] * dist.get_world_size()
     dist.all_gather_object(everyones, mine)
@@ -64,7 +64,7 @@ def digest(tensors):
 
 
 class Weights(nn.Module):
-    """Its loss makes every gradient what the test has drawn: the sum of weight * gradient."""
+    """Its loss, the sum of weight * gradient, makes every gradient the one that the test has drawn."""
 
     SHAPES = {"a.weight": (60, 50), "a.bias": (60,), "b.weight": (33, 40), "b.small": (7, 9), "c.weight": (2050, 2)}
 
@@ -87,7 +87,7 @@ def drawn(model, rank, step):
 
 
 class Model:
-    """What must come out: the byte-level model of the allreduce over the buckets that the hook saw."""
+    """The expected results: the byte-level model of the allreduce over the buckets that the hook saw."""
 
     def __init__(self, module, bits, bucket_size=512, rounding="nearest", **options):
         self.module, self.bits, self.bucket_size, self.options = module, bits, bucket_size, options
@@ -104,7 +104,7 @@ class Model:
         return None if bits == 32 else complete(bits, self.bucket_size, dtype, rounding=self.rounding)
 
     def is_plain(self, names):
-        """Whether nothing of a bucket is compressed."""
+        """True if nothing of a bucket is compressed."""
         shapes = dict(self.module.named_parameters())
         return all(self.spec(name, tuple(shapes[name].shape), "float32") is None for name in names)
 
@@ -144,7 +144,7 @@ def check_steps(model, module, wrapped, *, steps=4, without=(), first=0):
         for names in model.seen:
             for name, expected in model.expected(names, everyones).items():
                 found = as_numpy(dict(module.named_parameters())[name].grad).ravel()
-                if (NODES > 1 or GPUS) and model.is_plain(names):  # then the group adds, in an order of its own
+                if (NODES > 1 or GPUS) and model.is_plain(names):  # then the process group sums, in its own order
                     scale = sum(np.abs(g[name].cpu().numpy()).ravel() for g in everyones)
                     assert (np.abs(found - expected) <= 1e-6 * scale).all()
                 else:
@@ -157,7 +157,7 @@ def check_steps(model, module, wrapped, *, steps=4, without=(), first=0):
 
 
 class Training:
-    """A module in DistributedDataParallel with the hook, and what must come out."""
+    """A module in DistributedDataParallel with the hook, and the expected results."""
 
     def __init__(
         self,
@@ -199,7 +199,7 @@ def hooked(model):
 
 def values():
     """Every type, with and without residuals that follow their parameters when the buckets are rebuilt; other
-    allreduces beside them stay what they are."""
+    allreduces at the same time are not affected."""
     kinds = (False, True, "int8")
     buckets = [run_values(dtype, feedback=fb) for dtype in (torch.float32, torch.bfloat16) for fb in kinds]
     run_values(torch.float16, ALGORITHM if ALGORITHM == "two_level" else "one_shot")
@@ -224,12 +224,12 @@ def on_gpus():
 
 
 def own_bits():
-    """Layers by name."""
+    """Bits of layers by name."""
     run_values(bits={"default": 3, "a_weight": 8, "c_weight": 32, "b_small": 2}, steps=3)
 
 
 def settings():
-    """What DistributedDataParallel can be told."""
+    """Options of DistributedDataParallel."""
     run_values(ddp={"gradient_as_bucket_view": True}, steps=3)
     run_values(ddp={"static_graph": True}, steps=3)
     run_values(ddp={"find_unused_parameters": True}, steps=3, without=("b_weight", "a_bias"))
@@ -241,7 +241,7 @@ def frozen():
 
 
 def several():
-    """Two models with states of their own, step by step in turns."""
+    """Two models with separate states, in alternate steps."""
     one, other = Training(feedback=True), Training(torch.bfloat16, bits=3, ddp={"gradient_as_bucket_view": True})
     for step in range(4):
         one.check(first=step, steps=1)
@@ -250,8 +250,8 @@ def several():
 
 
 def resumed():
-    """A run that goes on from a checkpoint does what one does that was never interrupted: residuals, random numbers;
-    a state of other ranks, or of another model, is refused."""
+    """A run that continues from a checkpoint does the same as one that was never interrupted: residuals, random
+    numbers; a state of other ranks, or of another model, is refused."""
     options = {"feedback": True, "rounding": "stochastic"}
     first = Training(**options)
     first.check(steps=3)
@@ -267,7 +267,7 @@ def resumed():
     again.check(first=3)
     mine, theirs = again.state.state_dict(), first.state.state_dict()
     assert mine["call"] == theirs["call"] == 7 and mine["residuals"].keys() == theirs["residuals"].keys()
-    again.state.load_state_dict(mine)  # in the midst of a run
+    again.state.load_state_dict(mine)  # in the middle of a run
     again.check(first=7, steps=2)
 
     names = {f"other.{name}": value for name, value in saved["residuals"].items()}
@@ -287,8 +287,8 @@ def resumed():
 
 
 def adapted():
-    """Bits that are chosen in every other step hold from the next one on, in buckets that are rebuilt meanwhile, and in
-    a run that goes on from a checkpoint; residuals go on."""
+    """Bits that are chosen in every other step apply from the next one on, in buckets that are rebuilt meanwhile, and
+    in a run that continues from a checkpoint; residuals are carried over."""
     bits = {"default": 4, "b_weight": 5}
     options = {"bits": bits, "adaptive": {"every": 2, "budget": 1e-3}, "ddp": {"find_unused_parameters": True}}
     told = []
@@ -328,8 +328,8 @@ class NoLane:
 
 
 def at_the_end():
-    """What the hook does on GPUs relies on: what it leaves to the end of a backward pass is there when
-    DistributedDataParallel looks at the gradients. Here sums of the process group, which are waited for then."""
+    """The assumption behind what the hook does on GPUs: what it leaves to the end of a backward pass is complete when
+    DistributedDataParallel looks at the gradients. Here it is sums of the process group, which are waited for then."""
     beside._stream = lambda index: 0
     size, group = dist.get_world_size(), dist.group.WORLD
     for ddp in ({}, {"gradient_as_bucket_view": True}, {"static_graph": True}, {"find_unused_parameters": True}):
@@ -361,7 +361,7 @@ def at_the_end():
 
 
 def accumulated():
-    """Under no_sync nothing is exchanged, and what was gathered there is in the next exchange."""
+    """Under no_sync nothing is exchanged, and what was accumulated is in the next exchange."""
     module = Weights(torch.float32)
     wrapped = DistributedDataParallel(module)
     model = Model(module, {"default": 4}, algorithm=ALGORITHM)
@@ -392,7 +392,7 @@ def uneven():
 
 
 def sparse():
-    """Sparse gradients are averaged as they are, dense ones beside them are compressed."""
+    """Sparse gradients are averaged as they are, while dense ones are compressed."""
     module = nn.Sequential(nn.Embedding(50, 64, sparse=True), nn.Linear(64, 64))
     wrapped = DistributedDataParallel(module)
     wrapped.register_comm_hook(CGXState(None, compression_params={"bits": 4}), cgx_hook)
@@ -403,7 +403,7 @@ def sparse():
 
 
 def not_a_number():
-    """A NaN of one rank is one on all, and only in its bucket of elements; the next step is clean."""
+    """A NaN on one rank becomes a NaN on all, but only in its bucket of elements; the next step is clean."""
     module = Weights(torch.float32)
     wrapped = DistributedDataParallel(module)
     state = CGXState(None, compression_params={"bits": 4, "bucket_size": 512}, error_feedback=True, algorithm=ALGORITHM)
@@ -457,7 +457,7 @@ def convergence():
 
 
 def steps(state, count=1, before=None):
-    """Steps of one model; `before` gets the number of the step that the hook is called in."""
+    """Steps of one model; `before` gets the number of the step in which the hook is called."""
     module = Weights(torch.float32)
     wrapped = DistributedDataParallel(module, process_group=state.process_group)
 
@@ -484,7 +484,7 @@ def nobody_comes():
 
 
 def third_step(of_rank_1):
-    """In the third step, when the buckets are those of all later ones, rank 1 does that before it is in the hook."""
+    """In the third step, when the buckets are those of all later ones, rank 1 calls that before it enters the hook."""
 
     def before(step):
         if dist.get_rank() == 1 and step == 2:

@@ -2,7 +2,7 @@
 
 python tests/cuda/emulator/build.py build_ext --build-temp build/emulated/temp --build-lib build/emulated/lib
 
-All else is as setup.py does it. What calls cuDNN or cuBLASLt has stand-ins here.
+Everything else is as in setup.py. Calls of cuDNN or cuBLASLt have stand-ins here.
 """
 
 import importlib.util
@@ -59,7 +59,7 @@ class BuildEmulated(ours.BuildExt):
         return ["g++", "-O1", *flags, "-include", "emulator.h", "-x", "c++"]
 
     def missing_parts(self, objects, cache):
-        """Functions that its headers declare and this build lacks: they end the process when called."""
+        """Functions that its headers declare and this build lacks: they end the process if called."""
         symbols = {"-u": set(), "--defined-only": set()}
         for option, names in symbols.items():
             listing = ours.run("nm", option, "--format=posix", *map(str, objects)) or ""
