@@ -65,9 +65,7 @@ def gradients_of(network, plan, batch, **options):
 def check(network, size, batch, room=0, reduction="sum"):
     """Against float64 on the tensors of a plan that keeps them; the same bytes twice, whatever was there before."""
     images = data(batch, size)
-    kept = network.plan(
-        batch + room, size, keep_all=True
-    )  # of the same shapes, so that the library's sums are the same
+    kept = network.plan(batch + room, size, keep_all=True)  # the same shapes, so the library sums alike
     kept.step(*images, reduction=reduction)
     x, dy = kept.read(0).astype(np.float64), kept.read(1, True).astype(np.float64)
     factor = 1 if reduction == "sum" else 1 / batch

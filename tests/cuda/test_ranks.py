@@ -63,9 +63,7 @@ def same(a, b):
 @pytest.fixture(scope="module")
 def through_host(tmp_path_factory, files):
     switches = {"CGXFFCV_COMM_NCCL": 0, "CGXFFCV_COMM_KERNELS": 0}
-    if (
-        not EMULATED
-    ):  # a process that times convolutions may choose others than the next one does: equal bytes need one choice
+    if not EMULATED:  # timing convolutions may choose others than the next process does: equal bytes need one choice
         train(tmp_path_factory.mktemp("timing") / "out", files, **switches)
     return train(tmp_path_factory.mktemp("host") / "out", files, **switches)
 

@@ -263,7 +263,7 @@ def test_mistakes(tmp_path, options, message):
 def test_without_the_images_it_says_where_others_are(tmp_path):
     done = bench("--source", "local", "--data-root", "nowhere", cwd=tmp_path)
     assert done.returncode == 1 and "no CIFAR-10 in nowhere" in done.stderr and done.stderr.count("\n") == 1
-    assert "say --source download to download it, or --source sample to do without it" in done.stderr
+    assert "use --source download to download it, or --source sample to do without it" in done.stderr
 
 
 def test_the_device(monkeypatch):

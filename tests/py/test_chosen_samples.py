@@ -163,7 +163,11 @@ def test_bad_pipelines(path, image, label, error, text):
             TypeError,
             "indices must be numbers of samples",
         ),
-        (lambda: tf.Poison(np.zeros((4, 4, 3)), np.zeros((4, 4)), [1], (5, 2)), ValueError, "clamp must be in order"),
+        (
+            lambda: tf.Poison(np.zeros((4, 4, 3)), np.zeros((4, 4)), [1], (5, 2)),
+            ValueError,
+            "the limits of clamp must be in ascending order",
+        ),
         (lambda: tf.ReplaceLabel([1], 1.5), TypeError, "new_label must be a whole number"),
         (lambda: tf.MixupToOneHot(0), ValueError, "num_classes"),
         (lambda: tf.MixupToOneHot(3)(np.array([[1, 3, 0.5]], np.float32)), ValueError, "label 3 is not one of"),

@@ -77,7 +77,7 @@ def file_of(path, streams, sides):
 def test_the_default_is_pillows():
     assert _cgxffcv.max_image_pixels() == DEFAULT
     assert _cgxffcv.jpeg_header(bomb(13_377, 13_377))[:2] == (13_377, 13_377)
-    with pytest.raises(BetonError, match=rf"13378 x 13378 pixels, {LIMIT} {DEFAULT} .*CGXFFCV_MAX_IMAGE_PIXELS"):
+    with pytest.raises(BetonError, match=rf"13378 x 13378 pixels is {LIMIT} {DEFAULT} .*CGXFFCV_MAX_IMAGE_PIXELS"):
         _cgxffcv.jpeg_header(bomb(13_378, 13_378))
 
 

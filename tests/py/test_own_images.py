@@ -192,7 +192,7 @@ def test_names_that_are_none(tmp_path):
     for text, wanted in (
         (b"a\nb\n", "names 2 classes, but there is a label 2"),
         (b"a\nb\na\n", "a duplicate"),
-        (b"a\n\nc\n", "no name"),
+        (b"a\n\nc\n", "not a name"),
         (b"\xff\n", "UTF-8"),
     ):
         (tmp_path / "x.beton.classes").write_bytes(text)
@@ -362,7 +362,7 @@ def test_a_folder_that_cannot_be_read_is_not_passed_over(folder, monkeypatch):
 def test_classes_that_would_have_one_name_in_a_file(folder):
     (folder / "ant").rename(folder / "c\nw")
     (folder / "bee").rename(folder / "c\tw")
-    with pytest.raises(DataError, match=r"pictures \(data.folder, --data.folder\): class 1, 'c\?w', is there twice"):
+    with pytest.raises(DataError, match=r"pictures \(data.folder, --data.folder\): class 1, 'c\?w', is a duplicate"):
         prepare(folder)
     with pytest.raises(DataError, match="a duplicate"):
         cli.run(["convert", str(folder), str(folder.parent / "x.beton"), "--workers=1"])
