@@ -1,6 +1,8 @@
 """Convolutions on the GPU against float64 NumPy on the same tensors that they read, and the cache of their plans.
+
 Networks without a head keep all their tensors: from the bytes that it was given, each pass must produce the float64
-result, rounded once to the storage type, within a few float32 roundings of its sums."""
+result, rounded once to the storage type, within a few float32 roundings of its sums.
+"""
 
 import stat
 import subprocess

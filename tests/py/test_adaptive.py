@@ -1,4 +1,5 @@
-"""Bits for each layer: the losses against float64, the choice against all choices, and plans that run with them."""
+"""Bits for each layer: the losses against float64, the choice against all possible ones, and plans that run with
+them."""
 
 import itertools
 
@@ -38,7 +39,7 @@ def layer(x, i):
     ],
 )
 def test_losses_are_those_of_the_quantiser(codec, rounding, widths):
-    """In float64, with the residual added, of each layer at each width; and the bytes on the wire."""
+    """Against float64, with the residual added, for each layer at each width; and the bytes on the wire."""
 
     def work(world, rank):
         options = {"codec": codec, "rounding": rounding, "bucket_size": 256, "seed": 3}
@@ -68,7 +69,7 @@ def test_losses_are_those_of_the_quantiser(codec, rounding, widths):
 
 
 def test_choice_is_the_best_of_all():
-    """Against every choice: never over the budget, and as good as the best within a little less."""
+    """Against every choice: never over the budget, and as good as the best one for a slightly smaller budget."""
     rng = np.random.default_rng(0)
     for layers, count in ((1, 3), (3, 4), (5, 3), (6, 2)):
         for _ in range(20):
@@ -91,7 +92,7 @@ def test_choice_is_the_best_of_all():
 
 def test_choice_at_its_ends():
     lost, sizes = np.array([[4.0, 1.0], [0.0, 0.0]]), np.array([[1, 2], [3, 1]], np.uint64)
-    assert _cgxffcv.allreduce_choose_widths(lost, sizes, 0.0) == (1, 0)  # none is within: the least losses
+    assert _cgxffcv.allreduce_choose_widths(lost, sizes, 0.0) == (1, 0)  # none is within it: the least losses
     assert _cgxffcv.allreduce_choose_widths(lost, sizes, -0.0) == (1, 0)
     assert _cgxffcv.allreduce_choose_widths(lost, sizes, 4.5) == (0, 1)
     assert _cgxffcv.allreduce_choose_widths(np.zeros((0, 2)), np.zeros((0, 2), np.uint64), 1.0) == ()
@@ -112,7 +113,7 @@ def test_choice_at_its_ends():
 
 @pytest.mark.parametrize("codec", ("maxmin", "rotated"))
 def test_fewer_bytes_for_no_more_error(codec):
-    """Than the same bits for all; a layer with bits of its own keeps them; all ranks choose alike."""
+    """Compared with the same bits for all; a layer with separate bits keeps them; all ranks make the same choice."""
     size, usual = 3, 4 if codec == "maxmin" else 3
     exact = np.mean([gradients(r).astype(np.float64) for r in range(size)], 0)
 
@@ -124,7 +125,7 @@ def test_fewer_bytes_for_no_more_error(codec):
         before, after = plain.run(gradients(rank)), adaptive.run(gradients(rank))
         check_replicas(world, after)
         first = adaptive.bits
-        adaptive.run(gradients(rank, np.nan))  # in between nothing is measured
+        adaptive.run(gradients(rank, np.nan))  # nothing is measured in between
         adaptive.run(gradients(rank, np.nan))
         assert adaptive.bits == first and plan.call == 3
         return before, after, first, plain.wire_bytes, plan.wire_bytes
@@ -135,7 +136,7 @@ def test_fewer_bytes_for_no_more_error(codec):
     assert bits[1] == 0 and bits[4] == 2 and bits[0] < usual
     assert sum(r[4] for r in results) < 0.97 * sum(r[3] for r in results)
     lost = [((out[: STARTS[4]] - exact[: STARTS[4]]) ** 2).sum() for out in (before, after)]
-    assert lost[1] < 1.15 * lost[0]  # the budget is for what each rank loses; of the sum it is a little more
+    assert lost[1] < 1.15 * lost[0]  # the budget is for what each rank loses; the sum loses a little more
 
 
 def test_budget_is_a_share_of_the_energy():
@@ -159,7 +160,7 @@ def test_budget_is_a_share_of_the_energy():
 
 
 def test_other_bits_go_on_with_call_and_residual():
-    """As if nothing had happened where the bits are the same."""
+    """As if nothing had happened if the bits are the same."""
 
     def work(world, rank):
         outs = []

@@ -8,7 +8,7 @@ from thread_ranks import all_good, run_ranks
 
 from cgxffcv import allreduce as ar
 
-# Rings of more than four ranks are warned about; test_allreduce_plans.py looks at that.
+# Rings of more than four ranks give a warning, which test_allreduce_plans.py tests.
 pytestmark = pytest.mark.filterwarnings("ignore:a ring of:RuntimeWarning")
 
 F = np.float32
@@ -136,8 +136,8 @@ def test_every_width_codec_and_rounding(size, nodes, algorithm):
 @pytest.mark.parametrize("algorithm", ("one_shot", "sra", "ring", "two_level"))
 @pytest.mark.parametrize(("size", "nodes"), [(2, 1), (3, 1), (6, 3)])
 def test_rotated_sums(size, nodes, algorithm):
-    """Added up as rotated values: padded last buckets beside layers that travel as they are, in every type, with error
-    feedback, with many slices."""
+    """Added up as rotated values: padded last buckets next to layers that are sent uncompressed, in every type, with
+    error feedback, with many slices."""
     layers = [(6000, 2, None, None), (64, 1, None, None), (1500, 2, 1, 64), (3, 2, 4, None), (2048, 1, 3, 4096)]
     rotated = {"codec": "rotated", "bits": 2, "seed": 9 << 33}
     compare(size, nodes, layers, algorithm, runs=2, **rotated)
@@ -160,8 +160,8 @@ def test_error_feedback(size, nodes, algorithm):
 @pytest.mark.parametrize("algorithm", ("one_shot", "sra", "ring", "two_level"))
 @pytest.mark.parametrize(("size", "nodes"), [(2, 1), (5, 1), (4, 2)])
 def test_error_feedback_in_8_bits(size, nodes, algorithm):
-    """Every codec and type, with numbers near both ends of float32; buckets of one element, last ones that are short,
-    slices that are many."""
+    """Every codec and type, with numbers near both ends of float32's range; buckets of one element, short last buckets,
+    many slices."""
     layers = [(5000, 2, None, None), (30, 1, None, None), (2500, 2, 3, 200), (900, 2, 4, 1), (1100, 2, 4, 1 << 20)]
     eight = {"error_feedback": "int8", "layer_min_size": 500}
 
@@ -187,8 +187,8 @@ def test_error_feedback_in_8_bits(size, nodes, algorithm):
     ("bits", "codec", "scale", "less"), [(2, "maxmin", "auto", 20), (2, "rotated", "mse", 5), (1, "rotated", "mse", 10)]
 )
 def test_error_feedback_sums_to_the_truth(bits, codec, scale, less):
-    """The mean over many runs of the same gradient approaches it as 1/runs; without feedback it does not move. So does
-    it with residuals of 8 bits."""
+    """The mean over many runs of the same gradient approaches it as 1/runs, also with residuals of 8 bits; without
+    feedback it does not."""
     gradient = buffers_of(2, 4096, seed=5)
     exact = (gradient[0].astype(np.float64) + gradient[1]) / 2
 
@@ -210,8 +210,8 @@ def test_error_feedback_sums_to_the_truth(bits, codec, scale, less):
 
 @pytest.mark.parametrize("algorithm", ("one_shot", "sra"))
 def test_residuals_of_8_bits_lose_little_over_many_runs(algorithm):
-    """The sum of all averages against the exact sum, of gradients that are new at every run: what float32 leaves is one
-    run's error, and 8 bits add to it less than a half of that in 300 runs."""
+    """The sum of all averages against the exact sum, of gradients that are new at every run: float32 residuals leave
+    one run's error, and 8 bits add less than half of that in 300 runs."""
     runs, elems = 300, 2048
     drawn = [np.random.default_rng(rank).standard_normal((runs, elems)).astype(F) for rank in range(2)]
     exact = (drawn[0].astype(np.float64) + drawn[1]).sum(0) / 2
@@ -242,7 +242,7 @@ def test_exact_operations(dtype, op):
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_not_a_number_reaches_every_rank(algorithm):
-    """A NaN or an infinity on one rank makes its bucket NaN everywhere; the other buckets do not notice."""
+    """A NaN or an infinity on one rank makes its bucket NaN everywhere; the other buckets are not affected."""
 
     def change(number, buffers):
         buffers[1][700] = np.nan
@@ -295,7 +295,7 @@ def test_fewer_elements_than_ranks(algorithm, elems):
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize(("size", "nodes"), [(2, 1), (3, 1), (4, 2), (5, 5)])
 def test_the_average_of_large_numbers_is_one(size, nodes, algorithm, dtype):
-    """Also where their sum is not: in every way to travel, quantised (where quantisation exists) or not."""
+    """Also if their sum is infinite: in every way of sending, quantised (where quantisation exists) or not."""
     high = 1.6e308 if dtype == "float64" else 3e38
     values = np.array([high, -high, high / 3, -high / 7, 0.0] * 300)
     for bits, feedback in ((32, False), (8, False), (8, True)):

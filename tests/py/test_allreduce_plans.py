@@ -1,5 +1,5 @@
-"""Plans of allreduces: what they count, choose and explain, what they refuse, and how ranks that do not agree are told.
-Ranks are threads."""
+"""Plans of allreduces: what they count, choose and explain, what they refuse, and the errors of ranks that do not
+agree. Ranks are threads."""
 
 import gc
 import re
@@ -14,7 +14,7 @@ from thread_ranks import all_good, run_ranks
 from cgxffcv import allreduce as ar
 from cgxffcv import comm, costs
 
-# Rings of more than four ranks are warned about; one test below looks at that.
+# Rings of more than four ranks give a warning, which one test below checks.
 pytestmark = pytest.mark.filterwarnings("ignore:a ring of:RuntimeWarning")
 
 F = np.float32
@@ -31,7 +31,7 @@ def test_a_notebook_shows_a_plan_as_a_table():
 
 
 def test_wire_bytes_are_counted():
-    """Against what the algorithms send by the definition, for layers whose chunks are all alike."""
+    """Against what the algorithms send by definition, for layers whose chunks are all alike."""
     n, size = 6 * 12 * 1024, 6
     piece = 12 * (512 + 8)
 
@@ -64,7 +64,7 @@ def test_wire_bytes_of_a_ring_with_unequal_chunks():
 
 
 def test_costs_predict_by_lines_and_plain_is_sent_where_it_is_faster():
-    """sra: 1 ms, and at 4 bits 1 + 0.5078125 * 4 = 3.03125 ns an element; plain: 4 bytes of 1 ns, and no latency."""
+    """sra: 1 ms, and at 4 bits 1 + 0.5078125 * 4 = 3.03125 ns per element; plain: 4 bytes of 1 ns, and no latency."""
     lines = {"sra": (1e-3, 1e-9, 4e-9), "exact": (0.0, 0.0, 1e-9)}
 
     def work(world, rank):
@@ -86,7 +86,7 @@ def test_costs_predict_by_lines_and_plain_is_sent_where_it_is_faster():
 
 
 def test_where_latency_decides():
-    """Up to 32 KiB that a rank sends: twice 4096 float32 with three ranks."""
+    """Up to 32 KiB sent by a rank: twice 4096 float32 with three ranks."""
 
     def work(world, rank):
         return [ar.AllreducePlan(world, [(elems, 1)], layer_min_size=5000).algorithm for elems in (4096, 4097)]
@@ -152,7 +152,7 @@ def test_explain_and_automatic_choice():
     ids=str,
 )
 def test_mismatched_calls_fail_on_all_ranks(other):
-    """Before any data is touched, naming what differs; and the communicator says so afterwards."""
+    """Before any data are touched, naming what differs; and later calls of the communicator repeat it."""
 
     def work(world, rank):
         options = {"layers": [(64, 64)], "algorithm": "sra"} | (other if rank == 1 else {})
@@ -221,12 +221,12 @@ def test_bits_that_nobody_uses_are_compared_too():
 
 
 def test_plans_that_run_in_another_order_are_told_apart():
-    """Also where their tables are the same: each plan has a number among those like it."""
+    """Also if their tables are the same: each plan has a number among those like it."""
 
     def work(world, rank):
         ar.AllreducePlan(world, [(8, 9)], algorithm="sra")  # of another kind: it does not count
         if rank == 0:
-            ar.AllreducePlan(world, [(9, 8)], algorithm="sra")  # nor does it where only one rank makes it
+            ar.AllreducePlan(world, [(9, 8)], algorithm="sra")  # nor does it if only one rank makes it
         plans = [ar.AllreducePlan(world, [(64, 64)], algorithm="sra") for _ in range(3)]
         for plan in plans:
             assert (plan.run(np.ones(4096, F)) == 1).all()
@@ -344,8 +344,8 @@ def test_a_residual_goes_on_in_another_plan():
 
 
 def test_a_residual_of_8_bits_goes_on_in_another_plan():
-    """In float32 it goes from plan to plan, of all layers or some of them, and becomes the same bytes again; a residual
-    of float32 is rounded."""
+    """It is passed from plan to plan in float32, for all layers or some of them, and becomes the same bytes again; a
+    float32 residual is rounded."""
     layers = [("a", (50, 60)), ("bias", (70,)), ("b", (33, 40)), ("c", (80, 90))]
     options = {"bits": 2, "bucket_size": {"default": 512, "b": 100}, "algorithm": "sra"}
 

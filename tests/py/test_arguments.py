@@ -1,5 +1,5 @@
-"""What calls of the C core say of arguments that hold others: sequences that change while they are read, items that are
-no tuples, numbers outside; see test_hostile_calls.py for all of them."""
+"""Errors of the C core's calls for arguments that contain others: sequences that change while they are read, items that
+are not tuples, numbers out of range; see test_hostile_calls.py for all of them."""
 
 import _cgxffcv
 import hostile_templates as good
@@ -27,7 +27,7 @@ WRONG_ITEMS = {
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
-    """Where the good calls' files lie."""
+    """The folder of the good calls' files."""
     monkeypatch.chdir(tmp_path)
 
 
@@ -80,7 +80,7 @@ def test_a_communicator_that_is_none():
     world = good.a_comm()
     with pytest.raises(TypeError, match="reduction must be a dict"):
         good.a_trainer(world, "x")
-    world.close()  # nobody uses it
+    world.close()  # nothing uses it
 
 
 def test_arrays_that_are_not_aligned():
@@ -92,7 +92,7 @@ def test_arrays_that_are_not_aligned():
 
 
 def test_a_range_of_rows_that_no_array_has():
-    """What was refused leaves the writer as it was."""
+    """A refused call leaves the writer as it was."""
     writer = good.column_writer()
     for end in (5, 2**40, 2**61, 2**62 + 3):
         with pytest.raises(ValueError, match="at least"):

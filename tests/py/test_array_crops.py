@@ -1,4 +1,4 @@
-"""Random rectangles of images in arrays: those of an image field, resampled by the same rules."""
+"""Random rectangles of images in arrays: the same as those of an image field, resampled by the same rules."""
 
 import crop_reference as reference
 import numpy as np
@@ -48,7 +48,7 @@ def loaded(path, pipelines, **options):
 @pytest.mark.parametrize("interpolation", FILTERS)
 @pytest.mark.parametrize("evaluate", [False, True])
 def test_as_of_an_image_field(path, interpolation, evaluate):
-    """Colour images of uint8, with what follows."""
+    """Colour images of uint8, with the operations after the crop."""
     after = [tf.RandomHorizontalFlip(), tf.NormalizeImage(100, 50, np.float16), tf.ToTorchImage(False)]
     crop = tf.RandomResizedCrop(SCALE, RATIO, (20, 31), interpolation)
     decoder = RandomResizedCropRGBImageDecoder((20, 31), SCALE, RATIO, interpolation)

@@ -1,4 +1,4 @@
-"""Operations on images whose pixels are an array or a tensor of the file: the same as of an image field."""
+"""Operations on images whose pixels are an array or a tensor of the file: the same as for an image field."""
 
 import numpy as np
 import pytest

@@ -211,7 +211,7 @@ def test_only_so_many_plans_are_kept():
         made = kept.made
         world.allreduce(np.ones(39, F), op="sum")
         assert kept.made == made == 40
-        if rank == 0:  # what one rank has lost, all make again
+        if rank == 0:  # a plan that one rank has lost, all make again
             kept.plans.clear()
         assert (world.allreduce(np.full(39, rank, F), op="sum") == 1).all() and kept.made == 41
 
@@ -384,7 +384,7 @@ def test_a_tensor_is_handed_on():
     back = np.from_dlpack(tensor)
     assert back.ctypes.data == x.ctypes.data == address_of(tensor) and back.shape == (2, 3)
     copied = tensor.copy()
-    capsule = copied.__dlpack__()  # nobody takes anything out of it
+    capsule = copied.__dlpack__()  # nothing takes the array out of it
     x[:] = 0
     assert copied.numpy().tolist() == [[0, 1, 2], [3, 4, 5]]
     del capsule

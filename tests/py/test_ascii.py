@@ -1,4 +1,5 @@
-"""Terminals and logs that take ASCII only, folders with an umlaut or bytes that are no text, streams that are gone."""
+"""Terminals and logs that take only ASCII, folder names with an umlaut or with bytes that are not text, closed
+streams."""
 
 import os
 import subprocess

@@ -236,7 +236,7 @@ def test_ties_of_bfloat16_go_to_even(tmp_path):
 
 
 def test_instruction_sets_agree_to_the_bit(files):
-    """The scalar reference, AVX2 and AVX-512 each in a process of its own."""
+    """The scalar reference, AVX2 and AVX-512, each in a separate process."""
     found = {}
     for level in ("scalar", "avx2", "avx512"):
         environment = {**os.environ, "CGXFFCV_CPU": level, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
@@ -278,7 +278,7 @@ PILLOW_DIFFERS = {"Brightness": 1, "Color": 2, "Contrast": 2, "Sharpness": 1, "A
 
 @pytest.mark.parametrize("change", reference.RAND_CHANGES)
 def test_changes_of_randaugment_are_those_of_pillow(change):
-    """torchvision's recipe, in Pillow: levels to within its rounding, and but for few pixels the same places."""
+    """torchvision's recipe, in Pillow: levels to within its rounding, and the same places except for a few pixels."""
     pytest.importorskip("PIL", reason="needs Pillow")
     from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
@@ -318,7 +318,7 @@ def test_changes_of_randaugment_are_those_of_pillow(change):
 
 
 def test_rounds_of_randaugment_do_each_change_alike_often():
-    """Each count lies within five standard deviations, and both directions are seen."""
+    """Each count is within five standard deviations, and both directions occur."""
     n = 14 * 300
     key = [reference.philox(5, 0, i, reference.AUGMENT, reference.DRAW["RandAugment"]) for i in range(n)]
     changes = [reference.rand_change(words) for words in key]
@@ -328,7 +328,7 @@ def test_rounds_of_randaugment_do_each_change_alike_often():
 
 
 def test_blur_is_a_gaussian():
-    """Against float64, to within the rounding to nearest and that of the weights."""
+    """Against float64, to within the rounding of the result and of the weights."""
     image = images((40, 33))[0]
     for size, sigma in ((3, 0.5), (9, 2.0), (31, 6.0)):
         bell = np.exp(-0.5 * (np.arange(size) - size // 2) ** 2 / sigma**2)
@@ -342,7 +342,8 @@ def test_blur_is_a_gaussian():
     "kind, most", [("RandomTranslate", 2), ("RandomCrop", 4), ("Cutout", 12), ("RandomHorizontalFlip", 1)]
 )
 def test_draws_are_uniform(kind, most):
-    """Each value's count lies within five standard deviations: a fixed seed, so this either always passes or never."""
+    """Each value's count is within five standard deviations; the seed is fixed, so this either always passes or
+    never."""
     n, counts = 4000, np.zeros((2, most + 1 if kind != "RandomTranslate" else 5), int)
     for sample in range(n):
         words = reference.philox(99, 1, sample, reference.AUGMENT, reference.DRAW[kind])
@@ -353,7 +354,7 @@ def test_draws_are_uniform(kind, most):
 
 
 def test_draws_reach_every_place(tmp_path):
-    """Counted on pixels: one white pixel in the middle of black shows where each image went."""
+    """Counted on pixels: one white pixel in the middle of black ones shows where each image went."""
     image = np.zeros((9, 9, 3), np.uint8)
     image[4, 4] = 255
     path = tiny_beton.write(tmp_path / "dot.beton", {"image": ("image", [image] * 2000)})

@@ -1,4 +1,4 @@
-"""`bench allreduce`: its words, its sizes, and the bounds that it holds results to."""
+"""`bench allreduce`: its arguments, its sizes, and the bounds that results must keep to."""
 
 import json
 
@@ -21,7 +21,7 @@ def options_of(**given):
 
 
 def result_of(options, size, nodes=1, count=5000):
-    """The result of one run, what the plan did, and what the bounds say of it."""
+    """The result of one run, what the plan did, and how the bounds judge it."""
 
     def work(world, rank):
         trial = bench.trial_of(world, "host", options, count)
@@ -85,7 +85,7 @@ def test_half_metadata_is_within_its_bound():
 
 
 def test_what_travels_exactly_is_held_to_its_roundings():
-    """Nothing quantised: float32 averages within 2^-22 N of the mean magnitude."""
+    """Nothing is quantised: float32 averages within 2^-22 N of the mean magnitude."""
     for size in (2, 5):
         way = bounds.Way("float32", "average", size, "exact", False)
         blocks = [np.abs(bounds.block_of(rank, "float32").astype(np.float64)) for rank in range(size)]

@@ -1,4 +1,4 @@
-"""`bench cifar`: the figures of small trainings, and what is said of them."""
+"""`bench cifar`: the figures of small trainings, and their report."""
 
 import json
 import math
@@ -99,7 +99,7 @@ def test_folds(files):
 
 
 class FreshTrainer:
-    """What bench cifar asks of a trainer that can start afresh, as on a GPU: counts, and learns nothing."""
+    """What bench cifar needs of a trainer that can start afresh, as on a GPU: counts, and learns nothing."""
 
     made = []
 

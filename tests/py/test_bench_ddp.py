@@ -1,4 +1,4 @@
-"""`bench ddp` without PyTorch: its words, ranks' environment, and the table."""
+"""`bench ddp` without PyTorch: its arguments, the ranks' environment, and the table."""
 
 import pytest
 
@@ -67,7 +67,7 @@ def test_the_table_has_a_line_for_each_way():
 
 
 def test_ways_that_are_left_when_the_budget_is_used_up_are_left_out(monkeypatch):
-    """A clock that goes on by 40 s for each start of the ranks, which gives two ways."""
+    """A clock that advances by 40 s at each start of the ranks, which leaves room for two ways."""
     now, limits = [0.0], []
 
     def run(job, link, ranks, timeout):

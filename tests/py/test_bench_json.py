@@ -1,4 +1,4 @@
-"""--json of the small benchmarks: alone on standard output, or into a file beside the table."""
+"""--json of the small benchmarks: alone on standard output, or into a file in addition to the table."""
 
 import json
 import subprocess

@@ -31,7 +31,7 @@ def test_the_report(tmp_path, capsys):
 
 @pytest.mark.skipif(not _cgxffcv.build_info()["jpeg"], reason="this build has no libjpeg-turbo")
 def test_photographs(tmp_path, capsys):
-    """Each cell in a process of its own; the same pixels with any number of threads."""
+    """Each cell in a separate process; the same pixels with any number of threads."""
     rng = np.random.default_rng(0)
     for i in range(3):
         (tmp_path / f"{i}.jpg").write_bytes(_cgxffcv.jpeg_encode(rng.integers(0, 256, (40 + i, 50, 3), np.uint8)))
@@ -43,7 +43,7 @@ def test_photographs(tmp_path, capsys):
     for row in rows:
         assert min(row["images_per_second"], row["cpu_microseconds_per_image"]) > 0
         assert (row["limit_images_per_second"] is None) == (row["cell"] == "raw256")
-    assert len({row["checksum"] for row in rows}) == len(photos.CELLS) - 1  # no picture is above 400 pixels
+    assert len({row["checksum"] for row in rows}) == len(photos.CELLS) - 1  # no image is above 400 pixels
     photos.show(rows)
     assert "antialiased bilinear" in capsys.readouterr().out
     with pytest.raises(UserError, match="no .jpg"):

@@ -1,4 +1,4 @@
-"""bench loader --rival ffcv, with a stand-in for FFCV: what it is asked for, the ratio, what it says without FFCV."""
+"""bench loader --rival ffcv, with a stand-in for FFCV: what it is asked for, the ratio, the message without FFCV."""
 
 import json
 import stat
@@ -12,7 +12,7 @@ from cgxffcv.bench import loader as bench
 from cgxffcv.bench import photos, rival
 from cgxffcv.errors import UserError
 
-# A package that looks like FFCV from outside: it counts through batches of nothing, and notes what it was asked for.
+# A package that looks like FFCV from outside: it counts through empty batches, and records what it was asked for.
 MODULES = {
     "__init__.py": "",
     "loader.py": """
@@ -34,7 +34,7 @@ class Loader:
 
 @pytest.fixture
 def python(tmp_path, monkeypatch):
-    """An interpreter that has it."""
+    """An interpreter that has this package."""
     for name, text in MODULES.items():
         path = tmp_path / "lib" / "ffcv" / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
-"""`bench table` and its baseline: figures from what the runs note, failures told, nothing left behind.
+"""`bench table` and its baseline: figures from the runs' records, failures reported, nothing left behind.
 
-PyTorch is rarely there in a test; a stand-in (fake_torch) takes its place, in which nothing is learnt.
+PyTorch is rarely installed in a test; a stand-in (fake_torch) takes its place, in which nothing is learnt.
 """
 
 import importlib.util
@@ -167,7 +167,7 @@ def test_three_rows(tmp_path):
         first = next((p["seconds"] for p in row["points"] if p["accuracy"] >= 0.01), None)
         assert row["target_seconds"] == first
         layers = {plan["layer"] for record in row["plans"] for plan in record["plans"]}
-        assert layers == set() if key == "baseline" else len(layers) == 7  # resnet9's but the first, which is the stem
+        assert layers == set() if key == "baseline" else len(layers) == 7  # resnet9's without the first, the stem
     assert "1 rank on CPU" in done.stdout and "cost: of the time to the end at 36 per hour" in done.stdout
     assert not drawn or chart.read_bytes().startswith(b"\x89PNG")
 

@@ -86,7 +86,7 @@ def test_record_layouts_of_the_specification(tmp_path, kinds, offsets, size):
     with Reader(tmp_path / "x.beton") as reader:
         assert [entry["record_offset"] for entry in reader._file.fields] == offsets
     metadata = 24 + 1041 * len(kinds)
-    # the table's place tells the records' size: no page comes between when there is no data
+    # the table's place shows the records' size: no page comes in between if there is no data
     if all(kind in model.DATALESS for kind in kinds):
         assert (tmp_path / "x.beton").stat().st_size == metadata + 3 * size
 

@@ -1,4 +1,4 @@
-"""Files that FFCV 1.0.2 wrote, read back. The small ones are in tests/golden; the others lie beside the repository."""
+"""Files that FFCV 1.0.2 wrote, read back. The small ones are in tests/golden; the others are next to the repository."""
 
 import json
 import lzma

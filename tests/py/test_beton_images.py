@@ -1,4 +1,4 @@
-"""JPEG, area resampling and the write modes, against Pillow, exact integer arithmetic and a Philox of our own."""
+"""JPEG, area resampling and the write modes, against Pillow, exact integer arithmetic and a separate Philox."""
 
 import io
 import struct
@@ -390,7 +390,7 @@ def image_kinds():
 @pytest.mark.parametrize("mode", ["raw", "jpg"])
 @pytest.mark.parametrize("name", image_kinds())
 def test_one_answer_for_files_bytes_and_opened_images(tmp_path, name, mode):
-    """Refused with a remedy, or kept right: whichever way the image comes."""
+    """Refused with a remedy, or stored correctly, whichever way the image comes."""
     data, storable = image_kinds()[name]
     path = tmp_path / "image"
     path.write_bytes(data)

@@ -1,4 +1,4 @@
-"""What Reader, info and verify tell; Reader's manners: views, threads, files that are cut."""
+"""What Reader, info and verify report; Reader's behaviour: views, threads, truncated files."""
 
 import json
 import os
@@ -67,7 +67,7 @@ def test_progress_is_shown_when_asked_for(tmp_path, capsys):
     assert capsys.readouterr().err == ""
 
 
-# ---- the reader's manners
+# ---- the reader's behaviour
 
 
 def test_reader_manners(tmp_path):
@@ -127,7 +127,7 @@ def test_a_file_that_is_cut_while_it_is_open(tmp_path):
                 call()
         path.write_bytes(data)
         assert reader[3]["n"] == Samples(10)[3][1]
-    with Reader(path) as reader:  # replaced, as our writer does: the open one is not concerned
+    with Reader(path) as reader:  # replaced, as our writer does: the open one is not affected
         write(path, Samples(5), num_workers=1)
         assert len(reader) == 10 and reader[9]["n"] == Samples(10)[9][1]
 

@@ -180,7 +180,7 @@ def test_overlap(tmp_path):
 
 
 def test_overlap_in_an_unsorted_table(tmp_path):
-    """Pointers that differ in their lowest bit alone are put in order, too."""
+    """Pointers that differ only in their lowest bit are also put in order."""
     data = bytearray(model.write([("bytes", "b", None)], [(b"xx",), (b"y",)], PAGE))
     pointer = get(data, 24 + 1041) + 1
     assert pointer % 2 == 1
@@ -521,7 +521,7 @@ def test_names_of_sixteen_bytes(tmp_path):
         assert list(reader.fields) == ["sixteen letters!"]
 
 
-# ---- what is no file at all
+# ---- what is not a file at all
 
 
 def test_missing_files_folders_and_pipes(tmp_path):

@@ -1,4 +1,4 @@
-"""Allocation tables as several processes write them, which are read without sorting: against the format's law."""
+"""Allocation tables as several processes write them, which are read without sorting: against the format's rules."""
 
 import beton_law
 import beton_model as model
@@ -34,7 +34,7 @@ def test_a_table_of_several_writers(tmp_path):
 
 
 def test_what_spoils_a_table_of_several_writers(tmp_path):
-    """Whatever is changed in it, it is refused if the law refuses it, and read otherwise."""
+    """Whatever is changed in it, it is refused if the rules refuse it, and read otherwise."""
     rng, path, verdicts = np.random.default_rng(2), tmp_path / "spoilt.beton", []
     data, table = by_two_writers(40)
     for _ in range(400):
@@ -64,7 +64,7 @@ def test_what_spoils_a_table_of_several_writers(tmp_path):
 
 
 def test_a_sample_that_the_table_has_twice(tmp_path):
-    """An empty one, whose entries could stand there as often as they like, in the place of another's."""
+    """An empty sample, whose entries may occur any number of times, in the place of another's."""
     data = bytearray(model.write([("bytes", "b", None)], [(b"",), (b"text",), (b"more",)], 4096))
     table = np.frombuffer(bytes(data[model.table_of(data) :]), "<u8").reshape(3, 3).copy()
     table[0, 2] = table[1, 2] = table[1, 0] = 0

@@ -1,4 +1,4 @@
-"""DatasetWriter's ways in, its policies and its refusals; folders, merging."""
+"""DatasetWriter's sources, policies and refusals; folders, merging."""
 
 import os
 import signal
@@ -232,7 +232,7 @@ def test_a_list_of_one_number_is_a_sample(tmp_path):
 
 
 def test_long_names_are_cut(tmp_path):
-    """As FFCV does, but never silently; pipelines may go by the long name."""
+    """As FFCV does, but never silently; pipelines may use the long name."""
     fields = {"n": IntField(), "seventeen letters": IntField()}
     with pytest.warns(UserWarning, match="field 'seventeen letters' is 'seventeen letter' in the file"):
         writer = DatasetWriter(tmp_path / "x.beton", fields, num_workers=1)
@@ -386,7 +386,7 @@ def test_columns_of_unequal_length_and_wrong_types(tmp_path):
 
 
 def test_a_sample_over_one_gibibyte(tmp_path):
-    """Twice the same half and a byte: nothing of that size is copied before it is refused."""
+    """The same half twice and a byte: nothing of that size is copied before it is refused."""
     half = np.zeros(1 << 29, np.uint8)
     fields = {"a": BytesField(), "b": BytesField(), "c": BytesField()}
     with pytest.raises(BetonError, match="1 GiB") as caught:

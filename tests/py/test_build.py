@@ -1,4 +1,4 @@
-"""The extension module as a binary: what it exports and what it says of itself."""
+"""The extension module as a binary: what it exports and how it describes itself."""
 
 import subprocess
 

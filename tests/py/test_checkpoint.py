@@ -193,7 +193,7 @@ def test_headers_that_lie_about_their_length(tmp_path, length):
 
 
 def test_more_than_fits_the_memory(tmp_path):
-    """A file with a hole costs nothing to make."""
+    """A sparse file costs nothing to make."""
     text = json.dumps({"t": entry("U8", [1 << 43], [0, 1 << 43])}).encode()
     path = tmp_path / "bad.safetensors"
     path.write_bytes(struct.pack("<Q", len(text)) + text)
@@ -206,7 +206,7 @@ def test_more_than_fits_the_memory(tmp_path):
 
 
 def test_more_than_the_memory_there_is(tmp_path, monkeypatch):
-    """Said before it is asked for: a system may lend more than it has."""
+    """Refused before it is allocated: a system may promise more than it has."""
     path = tmp_path / "a.safetensors"
     checkpoint.save(path, {"x": np.zeros(100_000)})
     monkeypatch.setattr(os, "sysconf", {"SC_PHYS_PAGES": 10, "SC_PAGE_SIZE": 4096}.get)
@@ -219,7 +219,7 @@ WRONG_VALUES = [None, True, -1, 0, 1, 2**31, 2**63, 2**64, 1.5, 1e999, "", "F32"
 
 
 def variants(rng, value):
-    """`value` with one of its parts, at random, made something else."""
+    """`value` with a random one of its parts replaced."""
     if isinstance(value, dict | list) and value and rng.random() < 0.8:
         value = copy.copy(value)
         key = rng.choice(list(value)) if isinstance(value, dict) else rng.randrange(len(value))
@@ -251,7 +251,7 @@ def test_headers_changed_at_random_are_a_state_or_refused(tmp_path):
 
 @pytest.mark.parametrize("kind", ["fifo", "folder", "device"])
 def test_what_is_no_plain_file_is_not_read(tmp_path, kind):
-    """A FIFO would be waited for, /dev/zero read for ever."""
+    """A FIFO would block, /dev/zero would be read for ever."""
     path = {"fifo": tmp_path / "fifo", "folder": tmp_path, "device": "/dev/zero"}[kind]
     if kind == "fifo":
         os.mkfifo(path)
@@ -280,7 +280,7 @@ def test_failed_writing_leaves_the_old_file(tmp_path):
 
 
 def test_full_disk(tmp_path):
-    """A size limit on files stands for the full disk."""
+    """A size limit on files simulates the full disk."""
     import resource
     import signal
 
@@ -301,7 +301,7 @@ def test_full_disk(tmp_path):
 
 
 def test_a_number_is_no_path():
-    """It would be a descriptor, which was closed in the end."""
+    """It would be a descriptor, which would be closed in the end."""
     here, _ = os.pipe()
     with pytest.raises(TypeError):
         checkpoint.load(here)

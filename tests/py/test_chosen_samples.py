@@ -1,4 +1,4 @@
-"""What is done to chosen samples (Poison, ReplaceLabel), shares of classes, and crops behind a plain decoder."""
+"""What is done to chosen samples (Poison, ReplaceLabel), shares of classes, and crops after a plain decoder."""
 
 import gc
 
@@ -60,7 +60,7 @@ def test_poison(path, clamp, evaluate):
 
 
 def test_whole_sums_of_poison_stay_whole(path):
-    """0.9 x 100 + 0.1 x 50 is 95 also where the parts are rounded."""
+    """0.9 x 100 + 0.1 x 50 is 95 even if the parts are rounded."""
     step = tf.Poison(np.full((*SIZE, 3), 50), np.full(SIZE, 0.1), range(COUNT))
     with load(path, [step]) as loader:
         got = np.concatenate([image for image, _, _ in loader])
@@ -68,7 +68,7 @@ def test_whole_sums_of_poison_stay_whole(path):
 
 
 def test_poison_between_others(path):
-    """Its place in the chain counts: pixels are flipped after it, and mixed with those of an image that has it."""
+    """Its place in the chain matters: pixels are flipped after it, and mixed with those of an image that has it."""
     mask, alpha = picture(4)
     steps = [tf.RandomContrast(0.5), tf.Poison(mask, alpha, [9]), tf.GaussianBlur(3, p=1), tf.RandomVerticalFlip(1)]
     with load(path, steps[:1]) as before, load(path, steps[:2]) as after, load(path, steps) as all_of_them:

@@ -20,7 +20,7 @@ import pytest
 from cgxffcv.cifar import data as cifar
 from cgxffcv.cifar import plainpickle
 
-IMAGES = 20  # a file, here
+IMAGES = 20  # per file, here
 
 
 @pytest.fixture(autouse=True)
@@ -76,7 +76,7 @@ def test_the_python2_pickle_here_is_what_pickle_reads(records):
 
 
 def test_a_shape_of_tuples_within_tuples_has_a_short_message():
-    """Twenty tuples, each of the one before twice: a text of megabytes, and one of forty would never end."""
+    """Twenty tuples, each with the one before twice, would be a text of megabytes, and forty would never end."""
     nested = b")q\x00" + b"".join(b"h" + bytes([i]) + b"\x86q" + bytes([i + 1]) for i in range(20))
     array = b"cnumpy.core.multiarray\n_reconstruct\n)R(K\x01" + nested + b"cnumpy\ndtype\nU\x02u1\x85R\x89U\x00tb"
     with pytest.raises(plainpickle.PickleError, match="the pixels have shape") as caught:
@@ -149,7 +149,7 @@ def test_hostile_pickles_are_refused_and_not_run(tmp_path):
         except cifar.DataError as error:
             assert str(error).startswith("FILE: "), what
         else:
-            only_aside = what == "call aside"  # what nobody looks at is not an error, but neither is it run
+            only_aside = what == "call aside"  # what nothing uses is not an error, but it is not run either
             assert only_aside, f"{what} was read"
     assert not (tmp_path / "pwned").exists()
 
@@ -278,7 +278,7 @@ def test_damaged_archives(tmp_path, records):
 
 
 def test_flipped_bits_of_an_archive_are_data_or_refused(tmp_path, records):
-    """In the gzip header and in the headers of the tar file inside."""
+    """Bits in the gzip header and in the headers of the tar file inside."""
     packed, path = binary_archive(records), tmp_path / cifar.BINARY.name
     tar = gzip.decompress(packed)
     member = tar.index(b"cifar-10-batches-bin/data_batch_1.bin")
@@ -310,7 +310,7 @@ def test_a_small_archive_with_a_large_header_is_refused(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("suffix, where", [(".bin", "cifar-10-batches-bin"), ("", "cifar-10-batches-py")])
 def test_a_batch_that_is_a_pipe_is_refused(tmp_path, suffix, where):
-    """Nobody writes into it: to read it would wait for ever."""
+    """Nothing writes to it: reading it would block for ever."""
     (tmp_path / where).mkdir()
     (tmp_path / where / f"data_batch_2{suffix}").write_bytes(b"")
     os.mkfifo(tmp_path / where / f"data_batch_1{suffix}")

@@ -139,7 +139,7 @@ def test_a_mistake_of_ours_shows_where():
 
 
 def test_sigterm_ends_with_a_message():
-    # Short sleeps: a signal that comes just before a system call does not end that call.
+    # Short sleeps: a signal that arrives just before a system call does not interrupt it.
     text = "import time\nfrom cgxffcv.app import process\ndef main():\n    print('up', flush=True)\n"
     text += "    while True:\n        time.sleep(0.02)\n"
     process = subprocess.Popen(
@@ -266,7 +266,7 @@ def test_launch_mistakes(monkeypatch, tmp_path):
 def test_launch_runs_ranks(tmp_path):
     if launch.shutil.which("mpirun") is None:
         pytest.skip("mpirun is not installed")
-    # Through files: mpirun may lose the last words of a program that ends without having called MPI.
+    # Through files: mpirun may lose the last output of a program that ends without having called MPI.
     program = (
         "import os, pathlib, sys; e = os.environ;"
         "pathlib.Path(sys.argv[1], e['OMPI_COMM_WORLD_RANK']).write_text(e['OMP_NUM_THREADS'])"
@@ -430,7 +430,7 @@ def test_doctor_on_gpus(monkeypatch, tmp_path):
         "free_bytes": None,
     }
     unwritable = {"folder": "/nowhere", "writable": False}
-    cases = [  # what is there, what doctor says of it (None: nothing), its remedy
+    cases = [  # what is there, what doctor says about it (None: nothing), its remedy
         ({"core": WITH_CUDA, "gpu": DRIVER, "cuda": CUDA}, None, None),
         (
             {"gpu": DRIVER},
@@ -514,7 +514,7 @@ def test_where_plans_are_remembered(monkeypatch, tmp_path):
 
 
 def test_doctor_when_the_module_cannot_be_loaded(tmp_path):
-    # A module of that name that fails, as one whose libraries are gone does.
+    # A module of that name that fails, like one whose libraries are missing.
     (tmp_path / "_cgxffcv.py").write_text("raise ImportError('libfoo.so.1: cannot open shared object file')")
     done = command("-m", "cgxffcv", "doctor", folders=[tmp_path], cwd=tmp_path)
     assert done.returncode == 1 and "Traceback" not in done.stderr

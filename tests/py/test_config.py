@@ -1,4 +1,4 @@
-"""Where a configuration's values come from, which source wins, and what is said about every kind of mistake."""
+"""Where a configuration's values come from, which source wins, and the message for every kind of mistake."""
 
 import os
 import pickle
@@ -39,7 +39,7 @@ def problems(*argv, **environ):
 
 def test_algorithms_that_are_read_without_the_core_are_the_cores():
     for name in ALLREDUCE_ALGORITHMS:
-        if name != "exact":  # that is what 32 bits say
+        if name != "exact":  # 32 bits mean the same
             assert load(f"--compression.algorithm={name}").compression.algorithm == name
     assert len(problems("--compression.algorithm=exact")) == 1
     for name in ALLREDUCE_FEEDBACKS:
@@ -195,7 +195,7 @@ def test_all_mistakes_are_told_at_once(file):
 
 
 def test_mistakes_survive_pickling():
-    """As what a worker process raises does, for example one of joblib or of concurrent.futures."""
+    """As exceptions of worker processes must, for example those of joblib or concurrent.futures."""
     with pytest.raises(config.ConfigError) as caught:
         load("--training.epochs=x", "--lerning_rate=1")
     again = pickle.loads(pickle.dumps(caught.value))
@@ -469,6 +469,6 @@ def test_the_name_that_was_meant(word, meant):
 
 
 def test_very_long_names_are_compared_with_nothing():
-    """That would take quadratic time, for what nobody can have meant."""
+    """That would take quadratic time, for something that nobody can have meant."""
     known = ["x" * 64 + ".lr"]
     assert suggest(known[0], known) == "" and "did you mean" in suggest("y" + "x" * 40, ["x" * 40])

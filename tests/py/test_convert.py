@@ -89,7 +89,7 @@ def labels_of(path):
 
 
 def test_names_of_classes_go_with_their_labels(folder, tmp_path):
-    """A label that means one class here and another there is refused, and no names stay that belong to other labels."""
+    """A label with different classes in two files is refused, and no names stay that belong to other labels."""
     first, other, both = (tmp_path / f"{name}.beton" for name in ("first", "other", "both"))
     convert(folder, first)
     (tmp_path / "few" / "dog").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Cost lines: kept in a file for these very ranks, read by rank 0 for all, and not believed where they are damaged."""
+"""Cost lines: saved in a file for exactly these ranks, read by rank 0 for all, and not trusted if they are damaged."""
 
 import json
 import subprocess
@@ -85,7 +85,7 @@ def test_damaged_and_foreign_files_are_not_used(folder, case):
 
 
 def test_the_file_of_rank_0_counts(monkeypatch):
-    """The others need not have it."""
+    """The other ranks need not have it."""
     read = []
     monkeypatch.setattr(costs, "_read", lambda about: read.append(about) or LINES)
     assert kept(3) == [LINES] * 3 and len(read) == 1 and len(read[0]["ranks"]) == 3

@@ -28,7 +28,7 @@ needs_jpeg = pytest.mark.skipif(not _cgxffcv.build_info()["jpeg"], reason="this 
 
 
 def picture(i):
-    """Smooth with some noise, so that JPEG has something to do."""
+    """A smooth image with some noise, so that JPEG has something to do."""
     height, width = SIZES[i % len(SIZES)]
     y, x = np.mgrid[:height, :width]
     rng = np.random.default_rng(i)
@@ -102,8 +102,8 @@ def test_bilinear_is_antialiased(path, out):
 
 @pytest.mark.parametrize("out", [OUT, (224, 224), (1, 1), (7, 300)])
 def test_nearest_pixels_are_pillows(path, out):
-    """But where the middle of an output pixel lies between two of the source, of which the latter is taken; Pillow adds
-    up its steps, and may come to the other one."""
+    """Except where the centre of an output pixel is exactly between two of the source: we take the latter; Pillow adds
+    up its steps, and may arrive at the other one."""
     with loader_of(path, CenterCropRGBImageDecoder(out, 1.0, "nearest")) as loader, Reader(path) as reader:
         for i, got in enumerate(batches(loader)[0]):
             whole = reader[i]["image"]
@@ -138,7 +138,7 @@ with Loader(sys.argv[1], 10, 2, pipelines={"image": None, "label": None, **pipel
 @pytest.mark.parametrize("path", ["raw"], indirect=True)
 def test_all_processors_give_the_same_pixels(path):
     said = []
-    for level in ("scalar", "avx2", "avx512"):  # one that is not there counts as the best that is
+    for level in ("scalar", "avx2", "avx512"):  # instead of a missing one, the best available is used
         environment = {**os.environ, "CGXFFCV_CPU": level, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         command = [sys.executable, "-c", EVERY_PROCESSOR, path]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=300)
@@ -168,7 +168,7 @@ def test_what_comes_behind(path):
 
 
 def test_a_crop_is_mixed_with_the_one_before(path):
-    """In every place of a batch, also where a chunk of work begins."""
+    """At every position in a batch, also where a chunk of work begins."""
     decoder = RandomResizedCropRGBImageDecoder(OUT)
     with loader_of(path, decoder, batch=COUNT) as plain:
         pixels = batches(plain)[0].astype(float)
@@ -193,7 +193,7 @@ def test_image_and_mask_share_their_draws(path):
 
 
 def test_a_masks_classes_stay_what_they_are(tmp_path):
-    """Image and mask are cut and mirrored alike, and no class comes that was not there."""
+    """Image and mask are cut and mirrored alike, and no new class appears."""
     classes = np.array([0, 7, 200], np.uint8)
     masks = [np.repeat(classes[picture(i)[..., :1] // 86], 3, 2) for i in range(COUNT)]
     fields = {"image": RGBImageField(), "mask": RGBImageField()}
@@ -227,7 +227,7 @@ def test_no_samples(path):
 
 
 def test_memory_is_of_one_image_a_thread(path):
-    """Not of the largest image for every place of every batch."""
+    """Not of the largest image for every position in every batch."""
     with loader_of(path, RandomResizedCropRGBImageDecoder(OUT), batch=1000) as loader:
         batches(loader)
         room = 5 * COUNT * (OUT[0] * OUT[1] * 3 + 16)
@@ -272,7 +272,7 @@ MIRRORED = [(134, 33, "nearest"), (262, 65, "nearest"), (902, 225, "nearest"), (
 @pytest.mark.parametrize("jpeg_mode", ["accurate", "scaled"])
 @pytest.mark.parametrize("size, out, interpolation", MIRRORED)
 def test_mirroring_moves_the_columns_that_are_added_at_a_time(tmp_path, size, out, interpolation, jpeg_mode):
-    """And so what these need of a row: here more than unmirrored."""
+    """And therefore how much of a row they need: here more than unmirrored."""
     path, draw = str(tmp_path / "a.beton"), np.random.default_rng(size)
     images = [draw.integers(0, 256, (size, size, 3), np.uint8) for _ in range(3)]
     mode = "raw" if jpeg_mode == "accurate" else "jpg"
@@ -287,7 +287,7 @@ def test_mirroring_moves_the_columns_that_are_added_at_a_time(tmp_path, size, ou
 
 
 def test_stats_tell_where_the_workers_time_goes(path):
-    """Parts that do not overlap; of what is not done there is none."""
+    """Parts that do not overlap; what is not done has no part."""
     with Reader(path) as reader:
         jpeg = bool(reader.fields["image"].num_jpeg)
     for decoder in (CenterCropRGBImageDecoder(OUT, 1.0), RandomResizedCropRGBImageDecoder(OUT)):
@@ -302,7 +302,7 @@ def test_stats_tell_where_the_workers_time_goes(path):
 
 
 def shares(size, unit, first, length, out):
-    """How much of each output pixel a shrunk axis' pixels make, in an average over [first, first + length)."""
+    """The share of each of a shrunk axis' pixels in each output pixel, in an average over [first, first + length)."""
     edges = first + np.arange(out + 1) * length / out
     low, high = np.arange(size)[None] * unit, np.arange(1, size + 1)[None] * unit
     return np.clip(np.minimum(edges[1:, None], high) - np.maximum(edges[:-1, None], low), 0, None) * out / length
@@ -311,7 +311,8 @@ def shares(size, unit, first, length, out):
 @needs_jpeg
 @pytest.mark.parametrize("interpolation", ["area", "bilinear_antialias"])
 def test_large_crops_are_decoded_at_a_part_of_their_size(tmp_path, interpolation):
-    """From the shrunk image, at the rectangle's own place in it, in parts of its pixels; and each view by itself."""
+    """From the shrunk image, at the rectangle's exact place in it, in fractions of its pixels; and each view by
+    itself."""
     path, out = str(tmp_path / "a.beton"), (17, 20)
     smooth = []
     for i in range(12):
@@ -349,7 +350,7 @@ def test_large_crops_are_decoded_at_a_part_of_their_size(tmp_path, interpolation
 
 
 def test_views_are_what_each_would_be_alone(path):
-    """Crops of an image share its decoding, whether or not they have decoder, size, draws and chain in common."""
+    """Crops of an image share its decoding, whether or not they have the same decoder, size, draws and chain."""
     random, fast = RandomResizedCropRGBImageDecoder(OUT), RandomResizedCropRGBImageDecoder(OUT, jpeg_mode="fast")
     views = {
         "a": PipelineSpec("image", random, draws=5),

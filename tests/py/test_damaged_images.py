@@ -27,7 +27,7 @@ PIPELINES = {
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """One with images that are cut in the middle, and one in which they are black."""
+    """A file with images that are truncated in the middle, and one in which they are black."""
     folder = tmp_path_factory.mktemp("damaged")
     noise = np.random.default_rng(3).integers(0, 256, (COUNT, 6, 8, 3), dtype=np.uint8).repeat(8, 1).repeat(8, 2)
     paths = str(folder / "damaged.beton"), str(folder / "black.beton")
@@ -88,7 +88,7 @@ def test_an_error_by_default(files, name):
 @pytest.mark.parametrize("name", PIPELINES)
 @pytest.mark.parametrize("options", [{}, {"order": OrderOption.RANDOM}, {"os_cache": False}], ids=str)
 def test_left_out(files, name, options):
-    """Each batch is what it would be without them: mixed, too, and the second time, when they are known."""
+    """Each batch is what it would be without them: also when mixed, and also the second time, when they are known."""
     with (
         load(files[0], PIPELINES[name], on_error="skip", ids=True, **options) as loader,
         load(files[1], PIPELINES[name], ids=True, **options) as whole,
@@ -136,7 +136,7 @@ def test_a_batch_of_which_nothing_is_left_is_empty(files, resident):
 
 
 def test_left_out_among_ranks(files):
-    """Every rank has as many batches as if all samples were sound."""
+    """Every rank has as many batches as if all samples were valid."""
     lengths, seen = [], []
     for rank in range(3):
         options = {"on_error": "skip", "ids": True, "rank": rank, "world_size": 3, "seed": 1}

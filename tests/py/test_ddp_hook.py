@@ -1,5 +1,4 @@
-"""The hook for DistributedDataParallel where PyTorch is not there: what a stand-in can show; `make test-torch` shows
-the rest."""
+"""The hook for DistributedDataParallel without PyTorch: what a stand-in can show; `make test-torch` shows the rest."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What CGXState may be told, and CGX's environment variables as its defaults; PyTorch is not needed for that."""
+"""CGXState's arguments, and CGX's environment variables as their defaults; PyTorch is not needed for this."""
 
 import pytest
 

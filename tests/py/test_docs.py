@@ -1,4 +1,4 @@
-"""What the documents tell people to do is there: commands, files, flags, Python examples."""
+"""What the documents tell people to use exists: commands, files, flags, Python examples."""
 
 import ast
 import re
@@ -38,7 +38,7 @@ def test_commands_exist(page):
     for script in set(re.findall(r"\b([\w./-]+\.(?:sh|py|ipynb|yaml))\b", text)):
         places = [ROOT / script, ROOT / "docs" / script, ROOT / "csrc" / script]
         named = any(place.exists() for place in places) or any(ROOT.glob(f"*/**/{script}"))
-        made = script in ("config.yaml", "train.py")  # by a run; in a sentence about somebody else's
+        made = script in ("config.yaml", "train.py")  # made by a run; or in a sentence about another program's
         assert named or made or "PATH" in script, f"{page.name} names {script}"
 
 
@@ -85,7 +85,7 @@ def test_python_blocks_parse():
 
 
 def test_the_readmes_python_runs(tmp_path):
-    """All but the lines for a script of PyTorch's, which examples/torch_ddp_hook.py has whole."""
+    """All but the lines for a PyTorch script, which examples/torch_ddp_hook.py has in full."""
     printed = []
     for block in blocks(README, "python"):
         if "interop.torch" in block:

@@ -1,5 +1,5 @@
-"""What data sets draw at random while they are written: each sample its own numbers, the same in every run, with any
-number of workers; and the caller's generators are left alone."""
+"""Random numbers of data sets while they are written: each sample gets its own, the same in every run, with any number
+of workers; and the caller's generators are left alone."""
 
 import functools
 import random
@@ -16,7 +16,7 @@ MODULE_GENERATOR = np.random.default_rng(5)
 
 
 class Noise:
-    """Of each kind of generator that a data set may use one draw."""
+    """One draw from each kind of generator that a data set may use."""
 
     def __init__(self):
         self.own = np.random.default_rng(1)
@@ -44,7 +44,7 @@ class Noise:
 
 
 class Wrapped:
-    """As torch's Subset: the generators are those of the data set inside."""
+    """Like torch's Subset: the generators are those of the data set inside."""
 
     def __init__(self):
         self.dataset = Noise()
@@ -221,7 +221,7 @@ def test_torch(tmp_path):
 
 
 def test_opencv(tmp_path, monkeypatch):
-    """Its generator is one of C, which a fork copies."""
+    """Its generator is in C, and is copied by a fork."""
     state = random.Random(0)
     opencv = types.SimpleNamespace(setRNGSeed=state.seed, draw=lambda: state.getrandbits(60))
     monkeypatch.setitem(sys.modules, "cv2", opencv)

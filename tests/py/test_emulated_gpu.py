@@ -46,7 +46,7 @@ def cuda_tests(*tests, **environment):
 
 @pytest.fixture(scope="module")
 def emulated():
-    """The build, made once, whichever worker comes first."""
+    """The build, made once, by whichever worker comes first."""
     pytest.importorskip("setuptools")
     targets = ["--build-temp", str(BUILD / "temp"), "--build-lib", str(BUILD / "lib")]
     BUILD.mkdir(parents=True, exist_ok=True)
@@ -59,8 +59,8 @@ EVERY = {path.name for path in (ROOT / "tests" / "cuda").glob("test_*.py")}
 ALONE = {"test_device.py", "test_emulator.py", "test_window.py"}  # they build what they need
 TRAININGS = ["test_fed.py", "test_ranks.py", "test_trainer_gpu.py"]
 NETWORKS = ["test_conv.py", "test_networks.py"]
-# Where something happens on two streams, or the host and a stream share memory: with streams that run as late as they
-# may, which shows what does not wait for them, and with another order of threads.
+# Tests in which something happens on two streams, or the host and a stream share memory: with streams that run as late
+# as possible, which shows what does not wait for them, and with another order of threads.
 STREAMS = [
     "test_resident.py",
     "test_loader_device.py",
@@ -69,8 +69,8 @@ STREAMS = [
     "test_networks.py::test_refused_batches",
     "test_networks.py::test_what_python_writes_counts_from_the_next_call_on",
 ]
-# A choice of the trainings with streams that run at once, for what comes of it: the runs above check accesses. All of
-# them so are for the long tier.
+# A selection of the trainings with streams that run at once, for their results: the runs above check accesses. The long
+# tier runs all of them this way.
 PROMPT = [
     "test_ranks.py::test_nccl_gives_the_same_bytes_in_any_pieces",
     "test_ranks.py::test_a_rank_that_dies_ends_the_others",

@@ -13,7 +13,7 @@ EPOCH = {"epoch": 1, "train_loss": 2.0, "train_accuracy": 0.3, "images_per_secon
 
 @pytest.fixture
 def curves():
-    """Of a folder, each curve's (step, value), as TensorBoard shows them."""
+    """Each curve's (step, value) in a folder, as TensorBoard shows them."""
     accumulator = pytest.importorskip(
         "tensorboard.backend.event_processing.event_accumulator", reason="tensorboard is not installed"
     )

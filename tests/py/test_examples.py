@@ -1,4 +1,4 @@
-"""Every example runs, and says what it should."""
+"""Every example runs, and prints what it should."""
 
 import re
 import shutil
@@ -17,7 +17,7 @@ EXAMPLES = ROOT / "examples"
 
 
 def needs(name):
-    """They are not imported here: their threads would be in the way of other tests' forks."""
+    """Modules are not imported here: their threads would disturb other tests' forks."""
     return pytest.mark.skipif(find_spec(name) is None, reason=f"{name} is not installed")
 
 
@@ -50,9 +50,9 @@ def test_compressed_allreduce(tmp_path):
     out = run(*words, cwd=tmp_path)
     assert "2 ranks" in out and "nobody to send to" not in out
     errors = {int(bits): float(e) for bits, e in re.findall(r"^ *(\d+) bits: .*error ([\d.]+)$", out, re.M)}
-    # Gaussian data: 0.0074, 0.125, 0.63, and about sqrt(1.5) times that where the sum is quantised again
+    # Gaussian data: 0.0074, 0.125, 0.63, and about sqrt(1.5) times that if the sum is quantised again
     assert errors[32] == 0 and 0 < errors[8] < 0.01 < errors[4] < 0.16 < errors[2] < 0.9
-    # error feedback makes the mean of many steps exact but for the last step's loss: a twentieth of 4 bits' error
+    # error feedback makes the mean of many steps exact except for the last step's loss: a twentieth of 4 bits' error
     assert float(re.search(r"feedback: relative error ([\d.]+)", out)[1]) < errors[4] / 10
 
 

@@ -1,4 +1,4 @@
-"""Networks for others: the safetensors file, tensor by tensor; ONNX by onnxruntime. tests/torch has PyTorch's."""
+"""Networks for other programs: the safetensors file, tensor by tensor; ONNX with onnxruntime. PyTorch: tests/torch."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Operations written for FFCV run as plain Python on whole batches; what fields without a pipeline give."""
+"""Operations written for FFCV run as plain Python on whole batches; what fields without a pipeline return."""
 
 import sys
 import types
@@ -30,7 +30,7 @@ def path(tmp_path_factory):
 
 
 class Corner(Operation):
-    """Reads and writes memory of its own, row by row."""
+    """Reads and writes separate memory, row by row."""
 
     def __init__(self, side):
         self.side, self.calls, self.states = side, [], []
@@ -96,9 +96,9 @@ def test_images(path):
     steps = [SimpleRGBImageDecoder(), tf.RandomHorizontalFlip(1), corner, tf.ToTensor()]
     with load(path, pipelines={"image": steps, "text": None}, order=OrderOption.RANDOM) as loader:
         kept = list(loader)
-    for got, _, ids in kept:  # all of them, which nothing has written over
+    for got, _, ids in kept:  # all of them, which nothing has overwritten
         np.testing.assert_array_equal(got, images()[ids][:, :2, ::-1][:, :, :2])
-    assert corner.calls == [8, 8, 5]  # once a batch
+    assert corner.calls == [8, 8, 5]  # once per batch
     (state,) = corner.states
     assert state.jit_mode and state.shape == (*SIZE, 3) and state.dtype == np.uint8
 
@@ -122,7 +122,7 @@ def test_memories(path, query, want):
 
 
 def test_what_changes_on_the_way_is_told(path):
-    """Another shape is another state: code and memory are asked for again."""
+    """Another shape is another state: code and memory are requested again."""
     corner, later = Corner(3), Corner(2)
     flip = [True, False]
     steps = [corner, lambda batch: batch[:, :, :2] if flip.pop() else batch, later]

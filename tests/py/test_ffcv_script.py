@@ -1,4 +1,4 @@
-"""The loading half of FFCV's CIFAR example, with its imports renamed and nothing else changed in spirit."""
+"""The loading half of FFCV's CIFAR example, with its imports renamed and nothing else changed in substance."""
 
 import importlib
 import re

@@ -1,6 +1,7 @@
-"""What holds threads, collected as garbage or used in a forked child, which has none of them: no hang, no crash.
+"""Objects with threads, collected as garbage or used in a forked child, which has none of the threads: no hang, no
+crash.
 
-Data loaders and writers of others fork at any moment, and the garbage collector runs whenever it likes.
+Other packages' data loaders and writers fork at any moment, and the garbage collector may run at any time.
 """
 
 import subprocess
@@ -79,7 +80,7 @@ use(kept)
 """
 
 
-# Python's own warning, from 3.12 on, to a program that forks while threads run: of nothing else may these say a word.
+# Python's own warning, from 3.12 on, to a program that forks while threads run: there may be no other output.
 THE_PROGRAM_FORKS = ["-W", "ignore:This process (pid=:DeprecationWarning:__main__"]
 
 OWN_FORKS = """
@@ -101,7 +102,7 @@ waiting.set()
 
 @pytest.mark.parametrize("warnings", ["always", "error"])
 def test_the_packages_own_forks_warn_of_nothing(tmp_path, warnings):
-    """Whatever a user's warning filters are: test runners show all warnings, some end at one."""
+    """Whatever a user's warning filters are: test runners show all warnings, and some fail at one."""
     done = subprocess.run(
         [sys.executable, "-W", warnings, "-c", OWN_FORKS, str(tmp_path / "x.beton")],
         timeout=60,

@@ -60,7 +60,7 @@ def path(tmp_path_factory):
 
 
 def load(path, pipelines, epoch=0, batch_size=5, **options):
-    """Of each sample in the file's order."""
+    """The values of each sample in the file's order."""
     options = {"num_workers": 2, "seed": SEED, "drop_last": False, "arrays": "numpy", **options}
     with Loader(path, batch_size, pipelines={"odd": None, **pipelines}, ids=True, **options) as loader:
         loader.next_epoch = epoch
@@ -69,14 +69,14 @@ def load(path, pipelines, epoch=0, batch_size=5, **options):
 
 
 def only(shape, dtype, steps):
-    """Pipelines of the one field."""
+    """Pipelines with only this field."""
     name = f"{shape} {dtype}"[:16]
     others = {f"{s} {d}"[:16]: None for s, d in FORMATS}
     return {**others, name: PipelineSpec(name, None, steps, draws=0)}
 
 
 def expect(shape, dtype, steps, epoch=0, evaluate=False):
-    """With the channel that a flat image lacks, where the channels come first."""
+    """The expected image; if channels come first, with the channel that a flat image lacks."""
     out = []
     for i, image in enumerate(images(SHAPES[shape], dtype)):
         deep = image if image.ndim == 3 else image[..., None]
@@ -121,7 +121,7 @@ def test_conversions_and_layouts(path, shape, dtype, type_):
 @pytest.mark.parametrize("shape, dtype", FORMATS)
 @pytest.mark.parametrize("each", [True, False])
 def test_mixing(path, shape, dtype, each):
-    """Against the pixels before and the lambda that labels have of the same draws: uint8 images of three channels."""
+    """Against the pixels before and the labels' lambda from the same draws: uint8 images of three channels."""
     before, after = [tf.RandomCrop(11, 1, 3), tf.Cutout(3, 5)], [tf.RandomHorizontalFlip(), tf.RandomTranslate(2, 4)]
     steps = [*before, tf.ImageMixup(0.8, not each), *after]
     order = {"batch_size": 5, "order": OrderOption.SEQUENTIAL}
@@ -142,8 +142,8 @@ def test_mixing(path, shape, dtype, each):
 
 @pytest.mark.parametrize("shape, dtype", FORMATS)
 def test_cutmix_takes_pixels_as_they_are(path, shape, dtype):
-    """The image's pixels are its sample's and its neighbour's, in the places that uint8 images of three channels have
-    them."""
+    """The image's pixels are its sample's and its neighbour's, in the same places as for uint8 images of three
+    channels."""
     steps = [tf.RandomVerticalFlip(), tf.CutMix(0.7, False)]
     (got,) = load(path, only(shape, dtype, steps))
     (colours,) = load(path, only("3 channels", "uint8", steps))
@@ -157,7 +157,7 @@ def test_cutmix_takes_pixels_as_they_are(path, shape, dtype):
 
 
 def test_geometry_is_that_of_colour_images(tmp_path):
-    """One list of draws for an image and its mask: every type and number of channels is cut, shifted and mirrored
+    """The same draws for an image and its mask: every type and number of channels is cut, shifted and mirrored
     alike."""
     steps = [tf.RandomCrop(12, 2), tf.RandomHorizontalFlip(), tf.RandomTranslate(3), tf.Cutout(4)]
     rows, columns = (part.astype(np.uint8) for part in np.mgrid[1 : SIZE[0] + 1, 1 : SIZE[1] + 1])
@@ -235,7 +235,7 @@ def test_fills_of_other_types_are_taken(path):
 
 
 def test_conversions_that_would_round_twice(path):
-    """What Convert has made of uint16 or float32 is no pixel any more."""
+    """After Convert, values of uint16 or float32 images are no longer pixels."""
     pipelines = only(
         "flat", "uint16", [tf.RandomHorizontalFlip(), tf.Convert("float16"), tf.NormalizeImage(0, 1, "float32")]
     )

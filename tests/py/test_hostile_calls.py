@@ -1,6 +1,6 @@
-"""Every callable of the C core, found by looking at the module, under hostile calls: wrong types, huge and negative
+"""Every callable of the C core, found by inspecting the module, under hostile calls: wrong types, huge and negative
 numbers, containers that change while they are read, objects that are closed or called again meanwhile, or used by
-several threads at once. Whatever comes ends in a plain exception: never in a crash, a hang, or SystemError."""
+several threads at once. Each call ends in a plain exception: never in a crash, a hang, or SystemError."""
 
 import subprocess
 import sys
@@ -28,8 +28,8 @@ def test_hostile_calls_end_in_plain_exceptions(tmp_path, group):
     assert done.returncode == 0, f"rc {done.returncode} in {last}\n{done.stdout[-4000:]}\n{done.stderr[-6000:]}"
 
 
-# Arrays of operations that lose every other reference: pixels of 0 become 9 by them, whatever is read afterwards. They
-# are large, so that memory which is given back is gone.
+# Arrays of operations that lose every other reference: they turn pixels of 0 into 9, whatever is read afterwards. They
+# are large, so that freed memory is unmapped.
 BORROWED = """
 import array, gc, sys
 import numpy as np, _cgxffcv
@@ -96,8 +96,8 @@ def test_operations_hold_the_arrays_that_they_read(tmp_path, how):
     assert done.returncode == 0, (done.returncode, done.stderr[-2000:])
 
 
-# A thread writes wrong numbers into the array while it is taken: all that is read has been checked. Pixels of resident
-# images are found by the number alone.
+# A thread writes wrong numbers into the array while it is read: everything that is used has been checked. Pixels of
+# resident images are found by the number alone.
 WRITTEN_MEANWHILE = """
 import sys, threading
 import numpy as np, _cgxffcv

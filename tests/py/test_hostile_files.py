@@ -1,5 +1,5 @@
-"""Files that somebody made to do harm, or that a broken writer left: thousands of them, made by rule, each refused with
-BetonError or read as an independent model reads it. HOSTILE_FILES=5000 makes and reads so many."""
+"""Files made to do harm, or left by a broken writer: thousands of them, made by rules, each refused with BetonError or
+read as an independent model reads it. HOSTILE_FILES=5000 makes and reads that many."""
 
 import json
 import lzma

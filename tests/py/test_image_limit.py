@@ -1,4 +1,4 @@
-"""Streams and files that say they hold more than they do: they are refused before memory is taken or time spent."""
+"""Streams and files that claim to hold more than they do: they are refused before memory is taken or time spent."""
 
 import io
 import os
@@ -62,7 +62,7 @@ def limit():
 
 @pytest.fixture
 def frugal():
-    """The test may not ask NumPy for more than 64 MiB."""
+    """The test may not allocate more than 64 MiB with NumPy."""
     tracemalloc.start()
     yield
     peak = tracemalloc.get_traced_memory()[1]
@@ -227,7 +227,7 @@ def test_scans_without_end():
 
 @needs_jpeg
 def test_large_images_have_fewer_scans(limit):
-    """16 for one of the largest size."""
+    """16 for an image of the largest size."""
     limit(64 * 64)
     assert _cgxffcv.jpeg_decode(refined(64, 16)).shape == (64, 64, 3)
     with pytest.raises(BetonError, match="64 x 64 pixels in 17 scans"):

@@ -1,4 +1,4 @@
-"""What an import brings with it: little Python, and no library that can wait until it is needed."""
+"""What an import loads: little Python, and no library that can wait until it is needed."""
 
 import json
 import os
@@ -10,7 +10,7 @@ import pytest
 
 from cgxffcv import bundled
 
-# The kept ones are told by name, so that a new one is noticed.
+# The remaining ones are listed by name, so that a new one is noticed.
 LATER = {
     "matplotlib",
     "PIL",
@@ -80,7 +80,8 @@ def test_a_part_brings_no_other_part(code, more):
 
 @pytest.mark.parametrize("name", ["libcgxffcvtest.so.1", "libm.so.6"])
 def test_the_wheels_library_is_taken_where_the_system_has_none(tmp_path, name):
-    """Its own first: libm's name, which every system knows, is here that of a library without libm's functions."""
+    """The wheel's own comes first: libm's name, which every system knows, is here that of a library without libm's
+    functions."""
     if shutil.which("gcc") is None:
         pytest.skip("no gcc")
     path = tmp_path / name

@@ -7,7 +7,7 @@ import sys
 import pytest
 from checkout import ROOT, environ
 
-# Python runs it before anything of ours: the signal comes when the module CGXFFCV_TEST_AT is about to be imported.
+# Python runs it before any of our code: the signal comes when the module CGXFFCV_TEST_AT is about to be imported.
 HOOK = """
 import os, signal, sys
 class Finder:

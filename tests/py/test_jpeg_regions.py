@@ -1,4 +1,4 @@
-"""A region of a JPEG has the pixels that it has in the whole image, whatever the stream is like."""
+"""A region of a JPEG has the same pixels as in the whole image, whatever the stream is like."""
 
 import io
 import re
@@ -31,7 +31,8 @@ def jpeg(height, width, mode="RGB", seed=0, **options):
 
 
 def resampled(data, sampling, height, width):
-    """The stream with other factors for the luma, with which it has as many blocks in an image of another size."""
+    """The stream with other factors for the luma, with which it has the same number of blocks in an image of another
+    size."""
     data = bytearray(data)
     frame = data.index(b"\xff\xc0")
     data[frame + 5 : frame + 9] = height.to_bytes(2, "big") + width.to_bytes(2, "big")
@@ -40,7 +41,7 @@ def resampled(data, sampling, height, width):
 
 
 def one_after_the_other(height, width):
-    """Three components, each in a scan of its own: grey streams, which share their tables, put together."""
+    """Three components, each in a separate scan: grey streams, which share their tables, put together."""
     grey = [jpeg(height, width, "L", seed) for seed in range(3)]
     frame, scan = grey[0].index(b"\xff\xc0"), grey[0].index(b"\xff\xda")
     head = grey[0][:frame] + b"\xff\xc0\0\x11\x08" + grey[0][frame + 5 : frame + 9]
@@ -54,7 +55,7 @@ def one_after_the_other(height, width):
 
 
 def first_scans(data, count):
-    """A progressive stream without its last scans, which is whole all the same, and is smoothed when it is decoded."""
+    """A progressive stream without its last scans, which is still complete, and is smoothed when it is decoded."""
     at = -1
     for _ in range(count + 1):
         at = data.index(b"\xff\xda", at + 1)
@@ -124,7 +125,7 @@ def test_a_region_has_the_pixels_of_the_whole(name):
 
 
 def test_what_only_the_library_decodes_has_the_same_pixels():
-    """The markers' fill bytes end the entropy decoder of ours, early or late: the library then begins again."""
+    """The markers' fill bytes end our entropy decoder, early or late: the library then starts over."""
     plain = jpeg(75, 101, restart_marker_blocks=3)
     for every in (1, 4, 11):
         stream = filled(plain, every)
@@ -136,7 +137,7 @@ def test_what_only_the_library_decodes_has_the_same_pixels():
 
 @pytest.mark.parametrize("name", ["a pixel", "4:2:0", "restarts"])
 def test_bytes_behind_the_end_mean_nothing(name):
-    """However many: no room is made for more than a scan of the image's size can take."""
+    """However many there are: no memory is taken for more than a scan of the image's size can have."""
     data = STREAMS[name]()
     for junk in (bytes(1 << 20), b"\xff\xd9" * 1000, b"\x55" * 100_000):
         np.testing.assert_array_equal(_cgxffcv.jpeg_decode(data + junk), _cgxffcv.jpeg_decode(data))
@@ -144,7 +145,7 @@ def test_bytes_behind_the_end_mean_nothing(name):
 
 @pytest.mark.parametrize("name", ["4:4:4", "4:2:0", "grey", "restarts", "the best quality", "tables of its own"])
 def test_pillow_has_the_same_pixels(name):
-    """To within a step, since the version of its libjpeg-turbo is another."""
+    """To within a step, since it has another version of libjpeg-turbo."""
     data = STREAMS[name]()
     want = np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
     assert np.abs(_cgxffcv.jpeg_decode(data) - want).max() <= 1
@@ -153,7 +154,7 @@ def test_pillow_has_the_same_pixels(name):
 @pytest.mark.parametrize("shrink", [2, 4, 8])
 @pytest.mark.parametrize("name", STREAMS)
 def test_a_region_of_a_shrunk_image(name, shrink):
-    """The same pixels as in the whole shrunk image, which is about what the blocks' averages are."""
+    """The same pixels as in the whole shrunk image, which are about the blocks' averages."""
     data = STREAMS[name]()
     full = _cgxffcv.jpeg_decode(data).astype(float)
     whole = _cgxffcv.jpeg_decode(data, shrink=shrink)
@@ -180,7 +181,7 @@ def test_a_region_is_within_the_image(region):
 
 
 def test_damage_is_noticed_down_to_the_last_row():
-    """Behind it nothing is looked at but the end marker, without which the stream has been cut."""
+    """After it only the end marker is checked, without which the stream has been truncated."""
     good = jpeg(160, 160)
     damaged = good[: len(good) // 2] + b"\xff\xd9"
     whole = _cgxffcv.jpeg_decode(good)
@@ -203,7 +204,7 @@ def loader_of(path, images, **pipelines):
 
 
 def test_what_lies_behind_the_crop_may_be_damaged(tmp_path):
-    """A sample that shows what is damaged is named; one that does not has the pixels it would have."""
+    """A sample that shows the damaged part is named; one that does not has the right pixels."""
     path = str(tmp_path / "a.beton")
     crop = PipelineSpec("image", RandomResizedCropRGBImageDecoder((8, 8), (0.05, 0.3)))
     with loader_of(path, [jpeg(96, 96, seed=i) for i in range(8)], crop=crop) as loader:
@@ -241,7 +242,7 @@ def test_what_lies_behind_the_crop_may_be_damaged(tmp_path):
     ],
 )
 def test_what_is_refused_names_its_sample(tmp_path, at, value, text):
-    """A stream that another program put there."""
+    """A stream that another program wrote."""
     path = str(tmp_path / "a.beton")
     with loader_of(path, [jpeg(96, 96, seed=i) for i in range(4)]) as loader:
         begin, end = loader.reader.sample_span(2)
@@ -258,7 +259,7 @@ def test_what_is_refused_names_its_sample(tmp_path, at, value, text):
 
 
 def test_a_plain_decoder_decodes_what_is_shown(tmp_path):
-    """Views of one image, each with its own window, borders and mixing, against the same of raw images."""
+    """Views of one image, each with its own window, borders and mixing, against those of raw images."""
     images = [jpeg(64, 80, seed=i) for i in range(9)]
     steps = {
         "a": [tf.RandomCrop((20, 24)), tf.RandomHorizontalFlip()],

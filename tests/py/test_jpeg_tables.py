@@ -1,4 +1,4 @@
-"""A JPEG stream without tables of its own: what it gives does not depend on what was decoded before it."""
+"""A JPEG stream without its own tables: the result does not depend on what was decoded before it."""
 
 import io
 
@@ -34,7 +34,7 @@ def encoded(**options):
 
 
 def answers(path, *streams):
-    """What Reader gives for each, None where it refuses; Loader agrees, with one thread that decodes all."""
+    """What Reader gives for each, None if it refuses; Loader agrees, with one thread that decodes all."""
     tiny_beton.write(path, {"image": ("image", list(streams))}, sides=SIDES)
     found = []
     with Reader(path) as reader:

@@ -17,7 +17,7 @@ def sample(elems, seed):
 
 @pytest.mark.long
 def test_quantizer_beyond_2_to_31():
-    """The last buckets are those of the model, at their place behind 2^31 elements."""
+    """The last buckets are those of the model, at their place after 2^31 elements."""
     x = np.zeros(ELEMS, np.uint16)
     tail = 12_345 + 4096
     x[-tail:] = sample(tail, 1)

@@ -1,4 +1,4 @@
-"""Image operations behind a user's own step: on whole batches, with the pixels that they give in the workers."""
+"""Image operations after a user's own step: on whole batches, with the same pixels as in the workers."""
 
 import _cgxffcv
 import numpy as np

@@ -1,4 +1,4 @@
-"""cgxffcv.launch: what ranks return and print, how each way to fail is told, and that nothing is left."""
+"""cgxffcv.launch: what ranks return and print, how each kind of failure is reported, and that nothing is left."""
 
 import ast
 import os
@@ -23,7 +23,7 @@ from cgxffcv.errors import RankError, UsageError
 
 
 def children():
-    """Of this process, zombies, too; other tests may have left some."""
+    """This process's children, including zombies; other tests may have left some."""
     lists = Path("/proc/self/task").glob("*/children")
     return {number for path in lists for number in path.read_text().split()}
 
@@ -82,7 +82,7 @@ def test_nothing_is_left_where_the_output_cannot_be_written(monkeypatch):
 
 
 def test_a_frozen_launcher_is_a_timeout():
-    """Its late answer goes to nobody."""
+    """Its late answer is ignored."""
     code = "import cgxffcv, launched; print(cgxffcv.launch(launched.of_a_frozen_launcher, 1, timeout=120))"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=environ(), timeout=60, check=True
@@ -156,7 +156,7 @@ except KeyboardInterrupt:
 
 
 def busy_ranks(folder, how):
-    """A process that has launched two ranks, and their processes, once they run."""
+    """A process that has launched two ranks, and the ranks' processes, once they run."""
     process = subprocess.Popen(
         [sys.executable, "-c", INTERRUPTED, str(folder), how], stdout=subprocess.PIPE, text=True, env=environ()
     )
@@ -191,7 +191,7 @@ def test_ranks_end_with_the_process_that_launched_them(tmp_path):
     while alive(ranks):
         assert time.monotonic() < end
         time.sleep(0.02)
-    for pid in children:  # of a rank that had no time for them
+    for pid in children:  # of a rank that had no time to end them
         os.kill(pid, signal.SIGKILL)
 
 
@@ -248,7 +248,7 @@ def test_nothing_is_left_where_no_rank_can_be_started(monkeypatch):
 
 
 def test_ranks_take_up_what_is_theirs_whatever_others_read():
-    """One file for all: each read of another rank moved the place at which the next one was read."""
+    """They share one open file: each read by another rank moved the position at which the next one was read."""
     payload, over = os.memfd_create("payload"), threading.Event()
     os.write(payload, pickle.dumps((1, 2, 3)))
 

@@ -20,7 +20,7 @@ def path(tmp_path_factory):
 
 @pytest.fixture
 def ranks(monkeypatch):
-    """Says, as torchrun would, which rank this is."""
+    """Sets, as torchrun would, which rank this is."""
 
     def say(rank, size):
         monkeypatch.setenv("RANK", str(rank))
@@ -36,7 +36,7 @@ def epochs_of(loader, count):
 def test_a_look_at_a_loader_is_no_epoch(path):
     with Plain(path, BATCH, **RANDOM) as plain, Loader(path, BATCH, **RANDOM) as loader:
         expected = epochs_of(plain, 2)
-        iter(loader)  # Lightning looks whether that is possible
+        iter(loader)  # Lightning checks whether this is possible
         assert [len(loader), ids_of(loader), ids_of(loader)] == [N // BATCH, *expected]
         assert loader.batch_sampler is None and not hasattr(loader, "dataset")
 

@@ -261,7 +261,7 @@ def test_get_batch_gives_the_epochs_pixels(path):
             image, label, ids = loader.get_batch([3, 99, 3, 0], epoch=epoch)
             assert ids.tolist() == [3, 99, 3, 0] and label[:, 0].tolist() == [3, 99, 3, 0]
             np.testing.assert_array_equal(image, np.stack([want[i] for i in ids.tolist()]))
-        for next_epoch, epoch in ((0, 0), (1, 0), (4, 3)):  # without a word, the epoch that is under way, or was last
+        for next_epoch, epoch in ((0, 0), (1, 0), (4, 3)):  # by default, the epoch that is under way, or was last
             loader.next_epoch = next_epoch
             assert np.array_equal(loader.get_batch(range(N))[0], loader.get_batch(range(N), epoch=epoch)[0])
         assert not np.array_equal(loader.get_batch(range(N), epoch=0)[0], loader.get_batch(range(N), epoch=1)[0])
@@ -401,7 +401,7 @@ def test_images_of_several_sizes(tmp_path):
 
 @pytest.mark.skipif(not _cgxffcv.build_info()["jpeg"], reason="this build has no libjpeg-turbo")
 def test_of_several_bad_samples_the_first_is_named(tmp_path):
-    """Although another worker comes upon the second long before."""
+    """Although another worker finds the second long before."""
     image = np.random.default_rng(1).integers(0, 256, (1000, 1000, 3), dtype=np.uint8)
     stream = _cgxffcv.jpeg_encode(image, 95)
     scan = stream.index(b"\xff\xda") + 14

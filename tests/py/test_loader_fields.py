@@ -1,4 +1,4 @@
-"""What the loader's decoders and the steps behind them give, field by field."""
+"""What the loader's decoders and the steps after them give, field by field."""
 
 import lzma
 import os
@@ -103,7 +103,7 @@ def test_ffcvs_files_give_ffcvs_pixels(tmp_path, name):
     path.write_bytes(lzma.decompress((GOLDEN / f"{name}.beton.xz").read_bytes()))
     expected = np.load(GOLDEN / f"{name}.expected.npz")
     pipelines = {"image": [dec.SimpleRGBImageDecoder("fast")]}
-    single = "image" in expected  # images of one size stand in one array, others each in their own
+    single = "image" in expected  # images of one size are in one array, others each in their own
     images = expected["image"] if single else [expected[f"image_{i}"] for i in range(len(expected.files))]
     for i, image in enumerate(images):
         with Loader(path, 1, indices=[i], pipelines=pipelines) as loader:
@@ -153,7 +153,7 @@ def test_a_filter_of_values_of_any_length(mixed):
 
 
 def test_long_values_take_no_room_for_others(tmp_path):
-    """One of a megabyte among short ones: no row of every batch is as wide."""
+    """One of a megabyte among short ones: rows of other batches are not as wide."""
     values = [bytes([i]) * (1 << 20 if i == 50 else i % 5) for i in range(100)]
     path = tiny_beton.write(tmp_path / "a.beton", {"text": ("bytes", values)})
     for os_cache in (True, False):
@@ -267,7 +267,7 @@ def test_resident_pixels_are_of_the_samples_in_use(mixed):
             loader.get_batch([5])
 
 
-# ---- FFCV's ways ----
+# ---- FFCV's usage ----
 
 
 def test_an_order_over_traversal_order(path):
@@ -282,7 +282,7 @@ def test_an_order_over_traversal_order(path):
 
 
 def test_ffcvs_classes_of_orders(path):
-    """They give what the options give, and may be gone on from."""
+    """They give the same as the options, and can be resumed."""
 
     class Halved(Random):
         def sample_order(self, epoch):

@@ -1,4 +1,4 @@
-"""What a loader leaves behind, and who may use it when: kept batches, early breaks, closing, Ctrl-C, threads."""
+"""What a loader leaves behind, and how it may be used: kept batches, early breaks, closing, Ctrl-C, threads."""
 
 import gc
 import os
@@ -39,11 +39,11 @@ def test_batches_that_are_kept_stay_valid(path):
     gc.collect()
     for image, label in kept + again:
         np.testing.assert_array_equal(image, pixels()[label[:, 0]])
-        image[:] = 0  # a batch in hand belongs to its holder
+        image[:] = 0  # a batch belongs to whoever holds it
 
 
 def test_buffers_of_released_batches_are_given_back(path):
-    """All but as many as can be in flight, and the two that a caller may have."""
+    """All except as many as can be in flight, and the two that a caller may hold."""
     with Loader(path, 8, num_workers=2, batches_ahead=3) as loader:
         kept = list(loader)
         assert loader.stats()["slots"] >= 12
@@ -68,8 +68,8 @@ def test_memory_is_bounded_and_reported(path):
 
 
 def process_state():
-    """Threads, open files, and resident memory in KiB (0 under AddressSanitizer, which keeps freed memory aside), once
-    what earlier tests have left is gone."""
+    """Threads, open files, and resident memory in KiB (0 under AddressSanitizer, which holds back freed memory), once
+    everything that earlier tests have left is gone."""
     gc.collect()
     with open("/proc/self/status") as status, open("/proc/self/maps") as maps:
         lines = dict(line.split(":", 1) for line in status)

@@ -100,7 +100,7 @@ def test_distributed_is_read_from_the_environment_again(path, monkeypatch):
         monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "1")
         monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
         with pytest.warns(UserWarning, match="seed") as warned:
-            loader.distributed = True  # a seed of this process's own would make the ranks disagree
+            loader.distributed = True  # a separate seed in each process would make the ranks disagree
         assert warned[0].filename == __file__
         assert (loader.rank, loader.world_size, loader.seed, len(loader)) == (1, 2, 0, 2)
 
@@ -250,7 +250,7 @@ def test_half_a_state_is_refused(path, state):
 
 
 class Drawing:
-    """A sampler in torch's manner that draws from numpy.random, as most do from torch's."""
+    """A sampler like torch's that draws from numpy.random, as most do from torch's generator."""
 
     def __init__(self):
         self.draws = 0
@@ -372,7 +372,7 @@ def test_what_can_be_read_only_once_is_no_order(path, order):
 
 
 class Reused:
-    """Gives the same iterator every time, so that nothing is left for a second epoch."""
+    """Returns the same iterator every time, so that nothing is left for a second epoch."""
 
     def __init__(self):
         self.iterator = iter(range(N))
@@ -425,7 +425,7 @@ def test_a_resumed_sampler_neither_repeats_nor_loses(path, order, stop):
         loader.load_state_dict(state)
         assert loader.state_dict() == state
         resumed = flat(epoch_of(loader))
-        if stop == 5:  # the epoch was over: the next one is drawn afresh
+        if stop == 5:  # the epoch was over: the next one is a new draw
             assert sorted(resumed) == list(range(N))
         else:
             assert resumed == rest and sorted(seen + resumed) == list(range(N))
@@ -486,7 +486,7 @@ def test_filter_keeps_the_settings_that_were_assigned(path):
 
 
 def test_what_is_assigned_to_a_decoder_counts_from_the_next_epoch_on(tmp_path):
-    """As FFCV's training on ImageNet lets the resolution grow."""
+    """As FFCV's training on ImageNet increases the resolution."""
     images = list(np.random.default_rng(2).integers(0, 256, (24, 40, 50, 3), dtype=np.uint8))
     path = tiny_beton.write(tmp_path / "a.beton", {"image": ("image", images)})
     drawn = []

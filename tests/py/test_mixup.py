@@ -1,4 +1,4 @@
-"""What mixes a batch's neighbours, against NumPy: what comes before and after it, neighbours, lambda."""
+"""Operations that mix a batch's neighbours, against NumPy: what comes before and after them, neighbours, lambda."""
 
 import augment_reference as reference
 import numpy as np
@@ -30,7 +30,7 @@ def path(tmp_path_factory):
 
 
 def share(step, epoch, ids, i):
-    """Lambda by the same formula in NumPy, in units of 1 / 65,536."""
+    """Lambda, by the same formula in NumPy, in units of 1 / 65,536."""
     sample = ids[0] if step.same_lambda else ids[i]
     words = reference.philox(SEED, epoch, sample, reference.AUGMENT, NUMBER)
     return int(beta(words, step.alpha) * 65536 + 0.5)
@@ -43,7 +43,7 @@ def beta(words, alpha):
 
 
 def cut(step, epoch, ids, i, size):
-    """(y, x, height, width) of what CutMix takes from the image before."""
+    """(y, x, height, width) of what CutMix takes from the previous image."""
     sample = ids[0] if step.same_lambda else ids[i]
     words = reference.philox(SEED, epoch, sample, reference.AUGMENT, reference.DRAW["CutMix"])
     side = np.sqrt(1 - beta(words, step.alpha))
@@ -170,7 +170,7 @@ def test_neutral_and_alone(path):
     "decoder", [SimpleRGBImageDecoder(), CenterCropRGBImageDecoder((9, 9), 1.0)], ids=["all", "crop"]
 )
 def test_of_the_bad_samples_the_first_is_told(tmp_path, decoder, workers):
-    """Also where the first image is mixed with the last one, which is bad, too."""
+    """Also if the first image is mixed with the last one, which is also bad."""
     path = str(tmp_path / "a.beton")
     picture = np.random.default_rng(3).integers(0, 256, (40, 40, 3), dtype=np.uint8)
     writer = DatasetWriter(path, {"image": RGBImageField(write_mode="jpg")}, progress=False)
@@ -198,7 +198,7 @@ def test_of_the_bad_samples_the_first_is_told(tmp_path, decoder, workers):
     ids=str,
 )
 def test_a_jpeg_is_decoded_as_far_as_the_chain_looks(tmp_path, steps):
-    """The same as of images whose pixels are all there."""
+    """The same as for images whose pixels are all there."""
     noise = np.random.default_rng(3).integers(0, 256, (14, 5, 6, 3), np.uint8).repeat(8, 1).repeat(8, 2)
     jpeg, raw = str(tmp_path / "jpeg.beton"), str(tmp_path / "raw.beton")
     DatasetWriter(jpeg, {"image": RGBImageField("jpg")}, progress=False).from_indexed_dataset([(one,) for one in noise])
@@ -227,7 +227,7 @@ def test_two_views_of_one_image(path):
 
 @pytest.mark.parametrize("alpha", [0.05, 0.2, 1, 3.7, 200])
 def test_lambda_has_the_beta_distribution(alpha):
-    """Moments, and how many lie below a few points, within five standard deviations; the seed is fixed."""
+    """Moments, and the numbers below a few points, within five standard deviations; the seed is fixed."""
     step, n = tf.ImageMixup(alpha, False), 4000
     lambdas = np.array([share(step, 1, range(n), i) for i in range(n)]) / 65536
     variance = 1 / (4 * (2 * alpha + 1))

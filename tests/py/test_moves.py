@@ -1,4 +1,4 @@
-"""ToDevice keeps page-locked memory until its copy is done. A stand-in for torch says when that is."""
+"""ToDevice keeps page-locked memory until its copy is done. A stand-in for torch decides when that is."""
 
 import threading
 from types import SimpleNamespace

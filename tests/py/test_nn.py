@@ -116,7 +116,7 @@ def test_resnet18_is_that_of_the_paper():
 
 
 def test_resnet18_with_its_own_activation():
-    """ReLU: on few values, of which none is within rounding of 0, where the slope jumps."""
+    """ReLU: on few values, none of which is within rounding of 0, where the slope jumps."""
     network = make(nn.resnet18(100, widths=(8, 16, 16, 24)))
     images, _ = batch(4, 16)
     labels = np.array([3, 99, 0, 50])

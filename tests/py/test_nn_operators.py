@@ -1,4 +1,4 @@
-"""Each operator of the CPU backend, forward and backward, against float64 NumPy on the very tensors that it read.
+"""Each operator of the CPU backend, forward and backward, against float64 NumPy on the same tensors that it read.
 
 Networks without a head keep all their tensors, so every operator is compared by itself: given the bytes that it was
 given, its result must be the float64 result rounded once (bfloat16) or within a few float32 roundings of its sums.
@@ -41,7 +41,7 @@ def close(name, actual, expected, scale, relative, rounding):
 
 
 def run(nodes, size, batch, precision, seed=0, channels=3, threads=2, convolution="direct"):
-    """Makes the network, runs it forward and backward on random data, gives everything that it did."""
+    """Makes the network, runs it forward and backward on random data, and returns everything that it computed."""
     height, width = size
     rng = np.random.default_rng(seed)
     network = Network(
@@ -85,7 +85,7 @@ def check_stem(network, plan, node, images, precision):
 
 
 def skip_gradient(network, plan, nodes, index):
-    """What reaches the output of node `index` by way of a residual."""
+    """The gradient that reaches the output of node `index` through a residual."""
     for i, node in enumerate(nodes):
         if isinstance(node, Norm) and node.residual == nodes[index].name:
             x, residual = plan.read(i - 1).astype(np.float64), plan.read(index).astype(np.float64)
@@ -107,7 +107,7 @@ def check_conv(network, plan, node, index, nodes, precision):
     expected = conv_data_gradient(dy, w, x.shape, node.stride, node.padding)
     skip = skip_gradient(network, plan, nodes, index - 1)
     size = conv_data_gradient(np.abs(dy), np.abs(w), x.shape, node.stride, node.padding).max()
-    # With a skip: both addends are rounded, the skip's own gradient was too, then the sum is.
+    # With a skip: both addends are rounded, as the skip's own gradient was, then the sum is.
     bound = 1e-6 * size + (np.abs(expected) + 2 * np.abs(skip) if np.ndim(skip) else 0.0) * rounding
     close(node.name, plan.read(index - 1, True), expected + skip, bound, 1.0, rounding)
     expected = conv_filter_gradient(x, dy, node.kernel, node.stride, node.padding)
@@ -168,7 +168,7 @@ def tile_of(shape, convolution):
 
 
 def near(name, actual, expected, rounding):
-    """Equal but for the stored result's rounding and for transformed values that float32 rounds the other way."""
+    """Equal except for the stored result's rounding and for transformed values that float32 rounds the other way."""
     error = np.sqrt(np.mean((actual - expected) ** 2) / np.mean(expected**2))
     assert error < rounding, f"{name}: relative error {error}"
     close(name, actual, expected, np.abs(expected).max(), 6e-3, 2**-8)

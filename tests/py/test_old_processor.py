@@ -1,4 +1,4 @@
-"""A processor without AVX2, which qemu stands in for: everything loads, and gives the bytes that this one gives."""
+"""A processor without AVX2, emulated by qemu: everything loads, and gives the same bytes as on this one."""
 
 import shutil
 import subprocess

@@ -245,7 +245,7 @@ def test_whitening_of_degenerate_patches():
     np.testing.assert_allclose(np.abs(filters[0]), 1 / np.sqrt(12 * (12 + 5e-4)), rtol=1e-6)
     grey = rng(6).standard_normal((50, 1, 8, 8)).astype(np.float32).repeat(3, axis=1)
     filters = whitening_filters(patch_moments(grey)).reshape(24, 12)
-    for number in range(12):  # nothing is in 8 directions: the other 4 take their places
+    for number in range(12):  # 8 directions are empty: the other 4 take their places
         np.testing.assert_array_equal(filters[number], filters[number % 4])
     assert np.abs(filters[:4] @ patch_moments(grey) @ filters[:4].T - np.eye(4)).max() < 1e-3
     with pytest.raises(ValueError, match="not finite"):

@@ -1,5 +1,5 @@
-"""os_cache=False: samples read into the workers' memory give the same batches, from a file that is larger than what the
-process may hold."""
+"""os_cache=False: samples read into the workers' memory give the same batches, from a file that is larger than the
+memory that the process may use."""
 
 import os
 import shutil
@@ -120,7 +120,7 @@ print(most >> 20, total)
 
 
 def test_a_file_larger_than_the_process_may_hold(tmp_path):
-    """144 MB, while address space for 96 MiB is left, and resident are at most 24 MiB more."""
+    """144 MB, while 96 MiB of address space are left, and at most 24 MiB more become resident."""
     path, count = str(tmp_path / "large.beton"), 480
     pixels = np.random.default_rng(0).integers(0, 256, (250, 400, 3), np.uint8)
     fields = {"image": RGBImageField(), "label": IntField()}

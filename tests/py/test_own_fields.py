@@ -65,7 +65,7 @@ def test_hooks_that_would_be_ignored_are_refused(tmp_path, kind, hook, how):
 @pytest.mark.parametrize("way", ["from_indexed_dataset", "from_iterable", "from_arrays", "workers"])
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_an_own_convert_is_called_for_every_value(tmp_path, kind, way, instance):
-    """Also where whole columns are written."""
+    """Also if whole columns are written."""
     arguments, given, stored = KINDS[kind]
     if instance:
         field = kind(*arguments)
@@ -109,7 +109,7 @@ def test_what_an_own_convert_gives_is_checked(tmp_path, field, reason):
 @pytest.mark.parametrize("how", ["class", "mixin", "instance"])
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_an_own_encode_hands_on_the_value_to_store(tmp_path, kind, how):
-    """As FFCV's subclasses do: what they are given is another value than what they store."""
+    """As FFCV's subclasses do: the value that they get differs from the one that they store."""
     arguments, value, other = KINDS[kind]
 
     def encode(self, destination, given, malloc):

@@ -67,7 +67,7 @@ def settings(folder, *options):
 
 
 def prepare(folder, *options):
-    """The configuration with its two files, and what was said."""
+    """The configuration with its two files, and the output."""
     said = []
     c = settings(folder, *options)
     own_folder.prepare(c, said.append)
@@ -264,7 +264,7 @@ os.kill(os.getpid(), signal.SIGSTOP) if sys.argv[2] == "stopped" else sys.stdin.
 
 @pytest.mark.parametrize("how", ["stopped", "busy"])
 def test_files_that_another_process_makes(folder, how, monkeypatch):
-    """It is named, and waited for, but not for ever if it stands still."""
+    """It is named, and waited for, but not for ever if it makes no progress."""
     made = os.path.dirname(prepare(folder)[0].data.train_dataset)
     monkeypatch.setattr(own_folder, "TOLD_SECONDS", 0.1)
     monkeypatch.setattr(own_folder, "STOPPED_SECONDS", 0.5)
@@ -283,7 +283,8 @@ def test_files_that_another_process_makes(folder, how, monkeypatch):
 
 
 def test_a_folder_that_its_maker_removes_is_made_again(folder, monkeypatch):
-    """As after an error of the one that held the lock; the one that waits must not go on in what is gone."""
+    """As after an error of the process that held the lock; the one that waits must not continue in the removed
+    folder."""
     made = Path(prepare(folder)[0].data.train_dataset).parent
     monkeypatch.setattr(own_folder, "TOLD_SECONDS", 0.1)
     with open(made / ".lock") as holder:
@@ -299,7 +300,7 @@ def test_a_folder_that_its_maker_removes_is_made_again(folder, monkeypatch):
 
 
 def test_without_locks_a_failure_leaves_what_others_make(folder, monkeypatch):
-    """Where a file system has none, other processes may be at work there, too."""
+    """If a file system has no locks, other processes may also be at work there."""
     made = Path(prepare(folder)[0].data.train_dataset).parent
     (made / "test.beton").unlink()
 
@@ -382,7 +383,7 @@ def test_a_folder_for_the_test(folder, tmp_path):
 
 
 def bad_images():
-    """Name to (bytes, what is said of them)."""
+    """Name to (bytes, the message about them)."""
     pixels = Image.fromarray(pictures(1, 24, 3)[0][0])
     frames, png, huge = io.BytesIO(), io.BytesIO(), io.BytesIO()
     pixels.save(frames, "GIF", save_all=True, append_images=[pixels.rotate(90)])

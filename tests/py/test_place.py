@@ -139,7 +139,7 @@ AROUND = {
 
 @pytest.mark.parametrize("name", AROUND)
 def test_torchrun_within_another_launcher_counts(name, monkeypatch):
-    """Otherwise all processes of a node would take the node's share of the samples, or train alone."""
+    """Otherwise each process of a node would take the node's share of the samples, or train alone."""
     put(monkeypatch, **AROUND[name], **MARK, RANK="7", WORLD_SIZE="8")
     assert find_ranks() == (7, 8) and (process.local_rank(), process.local_ranks()) == (3, 4)
     with pytest.raises(comm.CommError, match="torchrun says.* process 7 of 8"):
@@ -151,7 +151,7 @@ def test_mpirun_counts_where_torchrun_says_the_same_or_nothing(monkeypatch):
     assert place.find().launcher == "mpirun" and place.find().joins
     put(monkeypatch, RANK="0", WORLD_SIZE="1")
     assert place.find().launcher == "mpirun"
-    monkeypatch.delenv("TORCHELASTIC_RUN_ID")  # as in a pod, whose variables a job in it inherits
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID")  # as in a pod, whose variables a job inside it inherits
     put(monkeypatch, RANK="0", WORLD_SIZE="16")
     assert find_ranks() == (1, 2)
 
@@ -186,7 +186,7 @@ def test_numbers_may_have_spaces_around_them(monkeypatch):
     assert find_ranks() == (1, 2)
 
 
-# Named as MPICH's starter of a machine's ranks, this starts a rank, and that another program.
+# With the name of MPICH's per-machine launcher, this starts a rank, and that rank another program.
 STARTER = """
 import ctypes, os, subprocess, sys
 from cgxffcv import place
@@ -202,7 +202,7 @@ if rest:
 
 
 def test_a_job_of_mpich_has_the_name_of_its_starter():
-    """So that a rank's child, which has the same variables, is told from the rank."""
+    """So that a rank's child, which has the same variables, can be told from the rank."""
     command = [sys.executable, "-u", "-c", STARTER, "starter", "rank", "child"]
     done = subprocess.run(command, env=environ(PROGRAM=STARTER), capture_output=True, text=True, timeout=60, check=True)
     rank, child = (line.split() for line in done.stdout.splitlines())
@@ -223,14 +223,14 @@ def test_only_pmix(monkeypatch):
     put(monkeypatch, PMIX_RANK="1", PMIX_NAMESPACE="job")
     assert place.find().joins and place.find().size == 0
     with pytest.raises(RuntimeError, match="world_size"):
-        find_ranks()  # MPI alone knows how many there are
+        find_ranks()  # only MPI knows how many there are
     put(monkeypatch, PMIX_RANK="0", PMIX_NAMESPACE="job")
     assert place.find().joins and place.find().size == 0
 
 
 @pytest.mark.skipif(not _cgxffcv.build_info()["mpi"], reason="this build has no MPI")
 def test_an_mpi_that_knows_another_rank_is_refused():
-    """In a process of its own: some versions of Open MPI end it themselves, with words of their own."""
+    """In a separate process: some versions of Open MPI end it themselves, with their own message."""
     variables = environ(PMIX_RANK=1, PMIX_NAMESPACE="job")
     code = "from cgxffcv import comm; comm.world(timeout=20); print('alone')"
     done = subprocess.run(
@@ -242,7 +242,7 @@ def test_an_mpi_that_knows_another_rank_is_refused():
 
 
 def test_who_is_absent():
-    """Several may be gone because they gave up at the same deadline."""
+    """Several may be missing because they gave up at the same deadline."""
     one, three = (place.Place("mpirun", 0, size, 0, size, True, "", "a job of nobody") for size in (1, 3))
     assert claim.absent(one) == (0, "rank 0 of 1 did not call comm.world()")
     assert claim.absent(three) == (0, "ranks 0, 1, 2 of 3 did not call comm.world(), or have given up already")

@@ -236,7 +236,7 @@ def test_a_pipe_is_no_npy_file(network, tmp_path, capsys):
 
 
 def test_a_npy_file_that_is_cut_meanwhile(network, tmp_path, capsys, monkeypatch):
-    """It is an error, where a mapping of it would end the process."""
+    """It is an error, whereas a mapping of it would end the process."""
     path = npy(tmp_path / "x.npy", 200)  # more than any Python reads ahead
     monkeypatch.setattr(predict, "BATCH", 2)
     found = predict._from_npy(str(path), 32)
@@ -255,7 +255,7 @@ def test_labels_that_mean_other_classes_than_the_networks_are_not_counted(networ
     write_names(beton, ["another", *(f"kind {number}" for number in range(9))])
     with pytest.raises(DataError, match=r"set.beton.classes: class 0 is 'another', but 'kind 0' in .*own.safetensors"):
         said(capsys, tmp_path / "own.safetensors", beton)
-    assert len(said(capsys, network[0], beton)) == 21  # which has no names of its own
+    assert len(said(capsys, network[0], beton)) == 21  # this file has no names of classes
 
 
 def test_files_that_are_not_there(network, tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""The quantiser against the NumPy model, byte for byte, on every instruction set that this processor has."""
+"""The quantiser against the NumPy model, byte for byte, with every instruction set that this processor has."""
 
 import ctypes
 import json
@@ -57,7 +57,7 @@ def test_spikes_bytes(kernels, dtype):
 def test_special_values(kernels, codec, dtype):
     x = model.from_float32(specials(), dtype)
     if dtype == "float32":
-        x = specials()  # with its NaN payloads
+        x = specials()  # with their NaN payloads
     for bits in (1,) if codec == "sign" else (1, 2, 3, 4, 5, 8):
         for rounding in ("nearest", "stochastic"):
             for half in (False, True)[: 1 if dtype == "float32" else 2]:
@@ -66,7 +66,7 @@ def test_special_values(kernels, codec, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_any_alignment_and_nothing_beyond(kernels, dtype):
-    """Odd addresses on every side; the bytes around the output stay."""
+    """Odd addresses for every buffer; the bytes around the output stay as they were."""
     for bits in range(1, 9):
         spec = model.complete(bits, 96, dtype)
         x = normal(731, dtype, bits)
@@ -209,7 +209,7 @@ def test_error_energy(bucket, bits, expected):
 
 
 def test_stochastic_expectation_and_exact_points():
-    """E[x'] = x: the mean over many calls; what lies on the grid stays."""
+    """E[x'] = x: the mean over many calls; values on the grid stay exact."""
     x = np.linspace(-1, 1, 64, dtype=F)
     x[0], x[-1] = -1, 1
     spec = QuantSpec(2, 64, rounding="stochastic")
@@ -245,7 +245,7 @@ def test_damaged_spike_is_refused():
 
 
 def test_any_bytes_decode_without_harm(kernels):
-    """What a peer sends is never trusted with more than values."""
+    """A peer's bytes can never affect more than values."""
     rng = np.random.default_rng(0)
     for bits in range(1, 9):
         for spec in (QuantSpec(bits, 37), QuantSpec(bits, 37, dtype="float16", half_metadata=True)):

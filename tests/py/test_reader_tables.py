@@ -75,7 +75,7 @@ def numbers(tmp_path):
 
 @pytest.mark.parametrize("table", TABLES)
 def test_tables_of_a_file_that_is_cut_or_replaced(numbers, table):
-    """Fewer entries, or those of another file, are no answer."""
+    """Fewer entries, or those of another file, are never returned."""
     whole = numbers.read_bytes()
     with Reader(numbers) as reader:
         with numbers.open("r+b") as file:

@@ -1,4 +1,4 @@
-"""The release's workflow: what can be run of it here, and that its jobs wait for each other."""
+"""The release's workflow: those parts that can be run here, and that its jobs wait for each other."""
 
 import subprocess
 

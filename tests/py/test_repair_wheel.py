@@ -1,4 +1,4 @@
-"""tools/repair_wheel.py: what a wheel gets besides auditwheel's work."""
+"""tools/repair_wheel.py: what it adds to a wheel in addition to auditwheel's work."""
 
 import base64
 import csv

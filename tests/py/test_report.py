@@ -1,4 +1,4 @@
-"""The progress line in a terminal and without one, the run's records, and what an earlier run left."""
+"""The progress line with and without a terminal, the run's records, and what an earlier run left."""
 
 import csv
 import fcntl
@@ -112,7 +112,7 @@ def test_under_mpirun_its_terminal_counts(monkeypatch, tmp_path):
 
 
 class Kernel:
-    """IPython in a notebook, as far as it is looked at."""
+    """IPython in a notebook, as far as it is used."""
 
     kernel = None
 
@@ -171,7 +171,7 @@ def test_run_log(tmp_path):
     with report.RunLog(tmp_path / "a/b") as log:
         log.event("start", {"ranks": 2})
         log.event("epoch", {"epoch": 1, "test_accuracy": 0.5, "more": [1]})
-        # everything is on its way before the end: a killed run leaves whole lines
+        # everything is written before the end: a killed run leaves whole lines
         assert len((tmp_path / "a/b/run.jsonl").read_text().splitlines()) == 2
     with report.RunLog(tmp_path / "a/b", resume=True) as log:
         log.event("epoch", {"epoch": 2, "test_accuracy": 0.75})

@@ -1,4 +1,4 @@
-"""Trainings that are taken up again, by the same ranks or others, longer, with other data; what checkpoints hold."""
+"""Trainings that are resumed, by the same ranks or others, longer, with other data; what checkpoints hold."""
 
 import _cgxffcv
 import numpy as np
@@ -46,7 +46,7 @@ def test_resuming_continues_bit_for_bit(files, tmp_path, name, stop):
 
 
 def test_two_resumed_trainings_have_equal_checkpoints(files, tmp_path):
-    """To the byte, and that of a training that was never interrupted is the same."""
+    """Equal to the byte, and the same as that of a training that was never interrupted."""
     with trainer_of(files, "savers") as trainer:
         for report in trainer.run_epoch():
             if report.step == 2:
@@ -64,7 +64,7 @@ def test_two_resumed_trainings_have_equal_checkpoints(files, tmp_path):
 
 @pytest.mark.parametrize("name", ["muon", "sgd"])
 def test_a_finished_training_is_prolonged(files, tmp_path, name):
-    """At a constant rate, to the same bytes as if it had been that long from the start."""
+    """At a constant rate, with the same bytes as if it had been that long from the start."""
     constant = SMALL[name].replace(schedule="constant", whiten_bias_epochs=0.6)
     per_epoch = 5 if name == "muon" else 25
     short = SMALL["short"] = constant.replace(epochs=4 / per_epoch)
@@ -251,7 +251,7 @@ def test_what_error_feedback_owes_goes_on_bit_for_bit(files, tmp_path, feedback)
 
 
 def test_what_error_feedback_owes_is_shared_out_again():
-    """The sum over ranks stays where gradients are summed, the mean where they are averaged."""
+    """The sum over ranks stays the same if gradients are summed, the mean if they are averaged."""
     owed = np.random.default_rng(0).normal(size=(3, 50)).astype(np.float32)
     for ranks in (1, 2, 4):
         summed = [my_residual(owed, rank, ranks, loss_sum=True) for rank in range(ranks)]

@@ -1,4 +1,4 @@
-"""The codec rotated against the NumPy model, byte for byte, against float64, and at the errors that it promises."""
+"""The codec "rotated" against the NumPy model, byte for byte, against float64, and with the errors that it promises."""
 
 import math
 
@@ -39,7 +39,7 @@ def test_bytes(kernels, bits, dtype):
 
 
 def specials():
-    """Buckets of 64 elements, each with its own difficulty."""
+    """Buckets of 64 elements, each difficult in its own way."""
     base = np.random.default_rng(3).standard_normal(64).astype(F)
     rows = [base * F(s) for s in (1e-45, 1e-38, 1e-30, 1e-25, 1e-22, 1e-20, 1e-12, 1e12, 1e17)]
     limit = F(2.0**60)
@@ -67,7 +67,7 @@ def test_special_values(kernels, dtype):
 
 
 def test_a_bucket_that_is_no_number_is_none_anywhere():
-    """And the next bucket does not notice."""
+    """And the next bucket is not affected."""
     for value in (np.nan, np.inf, -np.inf, 2.0**60):
         x = normal(2048)
         x[1000] = value
@@ -77,7 +77,7 @@ def test_a_bucket_that_is_no_number_is_none_anywhere():
 
 
 def test_long_rows_overflow_to_nan_alone(kernels):
-    """Squares of elements just below the limit overflow in a long bucket: NaN, never a finite number that is wrong."""
+    """Squares of elements just below the limit overflow in a long bucket: NaN, never a wrong finite number."""
     check(np.full(4096, 2.0**59.9, F), rotated(2, 4096))
     check(normal(4096, scale=2.0**57), rotated(2, 4096))
 
@@ -149,7 +149,7 @@ def hadamard64(rows):
 
 @pytest.mark.parametrize("bits", range(1, 5))
 def test_decoded_as_in_float64(bits):
-    """The nearest level of each value, the scale that the wire has, turned back: all in float64 by the matrix."""
+    """The nearest level of each value, the scale from the wire, rotated back: all in float64 by the matrix."""
     size, count = 256, 64
     x = normal(size * count, seed=bits)
     spec = QuantSpec(bits, size, codec="rotated", scale="mse")
@@ -180,8 +180,9 @@ DRAWS = {
 @pytest.mark.parametrize("data", DRAWS)
 @pytest.mark.parametrize(("bits", "expected"), [(4, 0.0095), (3, 0.0345), (2, 0.1175), (1, 0.363)])
 def test_error_energy(bits, expected, data):
-    """The same on all data, where max-min pays for outliers; unbiased costs the share that mse shrinks. Student's rows
-    that are a single outlier, and weigh most, become rows of two values, which suit few levels a little better."""
+    """The same on all data, while max-min suffers from outliers; unbiased costs the share by which mse shrinks. Rows of
+    Student's distribution that are a single outlier, and weigh most, become rows of two values, which suit few levels a
+    little better."""
     close = 0.05 if data == "Student" else 0.03
     x = DRAWS[data](np.random.default_rng(1), 512 * 1024).astype(F)
     found = {}
@@ -196,8 +197,8 @@ def test_error_energy(bits, expected, data):
 
 @pytest.mark.parametrize("bits", (1, 3))
 def test_unbiased_is_right_in_the_mean(bits):
-    """The energy of the mean's error falls with the number of runs, each with signs of its own, to a thousandth of a
-    run's and below; with mse the mean stays short of x."""
+    """The energy of the mean's error falls with the number of runs, each with different signs, to a thousandth of a
+    run's and below; with mse the mean stays below x."""
     x, runs = np.random.default_rng(2).standard_t(3, 2048).astype(F), 300
     left = {}
     for scale in SCALES:

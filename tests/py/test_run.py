@@ -64,7 +64,7 @@ class PretendTrainer:
         return EvaluationReport(self.epoch, 50, int(50 * accuracy), accuracy, 1.2, 0.5)
 
     def algorithms(self):
-        """A plan more with each of the first two epochs."""
+        """One more plan with each of the first two epochs."""
         plans = [{"layer": "conv", "side": side} for side in (24, 32)[: self.epoch]]
         return {"device": "cpu", "library": "none 1", "cache": "", "note": "", "plans": plans}
 
@@ -203,7 +203,7 @@ def test_interrupted_and_resumed(tmp_path, capsys):
     again.epoch, again.step, again.best_accuracy = 1, STEPS, 0.3
     go(again, tmp_path, resumed=checkpoint)
     assert "resuming from" in capsys.readouterr().err
-    assert [e["event"] for e in events(tmp_path)].count("start") == 2  # the log goes on
+    assert [e["event"] for e in events(tmp_path)].count("start") == 2  # the log is continued
     assert ("best.safetensors", 2, True) in again.saved and ("best.safetensors", 3, True) not in again.saved
 
 
@@ -217,7 +217,7 @@ def test_another_rank_tells_how_to_go_on_only_where_rank_0_could_not(tmp_path, c
             go(trainer, tmp_path, stop_at=7)
         return capsys.readouterr().err.count("the same command with --resume continues from it")
 
-    go(PretendTrainer(), tmp_path)  # rank 0, of whom there is no word about an interruption
+    go(PretendTrainer(), tmp_path)  # rank 0, which says nothing about an interruption
     capsys.readouterr()
     assert end_of_rank_1() == 1
     with RunLog(tmp_path, resume=True) as log:
@@ -272,7 +272,7 @@ def test_forecast_recommends_a_faster_recipe_for_long_trainings():
     assert "1 h 30 min" in lines[0] and f"--training.recipe={cheapest(images, resnet9).name}" in lines[1]
     assert len(forecast(cheapest(images, resnet9), 5400.0, images)) == 1
     assert len(forecast(cheapest(images, resnet9).replace(epochs=40), 5400.0, images)) == 1  # it is not its own remedy
-    assert len(forecast(resnet9.replace(epochs=0.1), 5400.0, images)) == 1  # of which the other takes more
+    assert len(forecast(resnet9.replace(epochs=0.1), 5400.0, images)) == 1  # the other one takes longer
 
 
 def test_a_gpu_is_named_and_no_cpu_recommended(tmp_path, capsys, monkeypatch):
@@ -405,7 +405,7 @@ def test_images_of_the_training_set_in_the_test_set_are_told(tmp_path, monkeypat
     assert "WARNING: 10 of 10 images" in said(np.arange(100))
     assert "WARNING: 10 of 10 images" in said(np.arange(100)[::-1])
     assert "WARNING: 5 of 10 images" in said(np.arange(150, 250))
-    assert said(np.r_[100:110, 200:290]) is None  # one in ten may be a twin
+    assert said(np.r_[100:110, 200:290]) is None  # one in ten may be a duplicate
     monkeypatch.setattr(session.process, "rank", lambda: 1)
     assert said(np.arange(100)) is None
 
@@ -426,7 +426,7 @@ def test_missing_files_name_the_command(tmp_path):
 
 
 class Machine:
-    """GPUs that are not there, as the C core would tell of them."""
+    """GPUs that do not exist, as the C core would report them."""
 
     def __init__(self, monkeypatch, count, why="", refused=()):
         self.count, self.why, self.refused, self.selected = count, why, refused, []
@@ -459,7 +459,7 @@ def test_ranks_take_the_gpus_in_turn(monkeypatch):
             monkeypatch.setenv(f"OMPI_COMM_WORLD_{name}", str(rank))
         found += [device_of(), device_of("--data.gpu=2", said=said)]
     assert found == [0, 2, 1, 0, 2, 1, 0, 2] == machine.selected
-    assert "4 ranks share 3 GPUs" in said[0] and len(said) == 4  # which only rank 0 prints
+    assert "4 ranks share 3 GPUs" in said[0] and len(said) == 4  # only rank 0 prints it
 
 
 def test_the_cpu_is_taken_when_told_and_when_there_is_nothing_else(monkeypatch):

@@ -1,4 +1,4 @@
-"""Runs read again from their logs, charts, the page about them."""
+"""Runs read back from their logs, charts, the page about them."""
 
 import json
 import re
@@ -18,7 +18,7 @@ CONFIG = {"training": {"recipe": "demo", "lr": 0.1}, "compression": {"bits": 4, 
 
 
 def write_log(folder, *, lr=0.1, epochs=3, end=True, ranks=2):
-    """A log of `epochs` epochs of 4 steps, a second each."""
+    """A log of `epochs` epochs of 4 steps, one second each."""
     folder.mkdir(parents=True, exist_ok=True)
     config = CONFIG | {"training": {"recipe": "demo", "lr": lr}}
     records = [

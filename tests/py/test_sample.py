@@ -1,4 +1,4 @@
-"""The shipped CIFAR-10 sample: what it holds, against what the official files say, and what damage does."""
+"""The shipped CIFAR-10 sample: what it holds, compared with the official files, and the effect of damage."""
 
 import hashlib
 import os
@@ -38,7 +38,7 @@ def test_records_are_the_official_ones(loaded):
 
 @pytest.fixture(scope="module")
 def official(tmp_path_factory):
-    """The official binary files: named by CGXFFCV_TEST_CIFAR, or unpacked from the data beside the checkout."""
+    """The official binary files: named by CGXFFCV_TEST_CIFAR, or unpacked from the data next to the checkout."""
     if named := os.environ.get("CGXFFCV_TEST_CIFAR"):
         return Path(named)
     if not UNPACK.exists():

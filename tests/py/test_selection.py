@@ -52,7 +52,7 @@ def test_ties_go_to_the_lower_numbers():
 
 
 def test_ranks_choose_alike():
-    """Two ranks that each saw half of the images choose what one that saw all does."""
+    """Two ranks that each saw half of the images make the same choice as one that saw all."""
     losses = np.random.default_rng(7).uniform(size=10).astype(np.float32)
     one = HardestImages((0.5,), permutation, alone)
     one.record(IDS, losses)
@@ -80,7 +80,7 @@ def test_ranks_choose_alike():
 
 
 def merged(ranks):
-    """Merges all ranks' losses, as their exchange would: each sees the bytes of all, in rank order."""
+    """Merges all ranks' losses, as their exchange would: each gets the bytes of all, in rank order."""
     sent = []
     for hardest in ranks:
         hardest._exchange = lambda data: sent.append(data) or []

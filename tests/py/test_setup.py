@@ -1,4 +1,4 @@
-"""The build says at once what it lacks, and builds for CUDA only where that has a use."""
+"""The build says at once what it lacks, and builds for CUDA only where that is useful."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def build(tmp_path, **environ):
-    """A build that finds no compiler that can do anything: it ends before it compiles."""
+    """A build that finds no working compiler: it ends before it compiles."""
     switches = {key: value for key, value in os.environ.items() if not key.startswith("CGXFFCV_") and key != "CC"}
     return subprocess.run(
         [sys.executable, "setup.py", "-q", "build_ext", "--build-temp", str(tmp_path), "--build-lib", str(tmp_path)],
@@ -25,7 +25,7 @@ def build(tmp_path, **environ):
 
 
 def compiler(tmp_path, lacks):
-    """One that preprocesses all but a header, and compiles nothing."""
+    """A compiler that preprocesses everything but one header, and compiles nothing."""
     script = tmp_path / "compiler"
     script.write_text(f"#!/bin/sh\nif grep -q {lacks}; then echo '{lacks}: No such file' >&2; exit 1; fi\nexit 0\n")
     script.chmod(0o755)

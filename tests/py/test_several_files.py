@@ -1,4 +1,4 @@
-"""Several files as one set: what their merged file gives, batch for batch and bit for bit."""
+"""Several files as one set: the same as their merged file, batch for batch and bit for bit."""
 
 import json
 import pickle

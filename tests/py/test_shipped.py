@@ -1,4 +1,4 @@
-"""`cgxffcv train --data.source=sample`: all that a first try needs, by one command."""
+"""`cgxffcv train --data.source=sample`: everything that a first try needs, with one command."""
 
 import os
 import subprocess
@@ -43,7 +43,7 @@ def test_ranks_wait_for_the_one_that_writes(tmp_path):
     ]
     said = [rank.communicate(timeout=120)[0] for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0, 0, 0]
-    assert sum("samples" in text for text in said) == 1, said  # others may tell that they wait
+    assert sum("samples" in text for text in said) == 1, said  # other ranks may report that they wait
     with Reader(tmp_path / PAIR[0]) as train, Reader(tmp_path / PAIR[1]) as test:
         assert (len(train), len(test)) == (5000, 1000)
 

@@ -1,4 +1,4 @@
-"""The order that a seed draws, number by number, against Fisher and Yates in Python, on each instruction set."""
+"""The order that a seed draws, number by number, against Fisher-Yates in Python, with each instruction set."""
 
 import augment_reference as reference
 import instruction_sets
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from _cgxffcv import loader_shuffled
 
-# About the blocks in which the core draws, and above 32 bits of the seed.
+# Around the sizes of the blocks in which the core draws, and with seeds above 32 bits.
 COUNTS = [*range(20), 63, 64, 65, 127, 128, 129, 141, 142, 143, 144, 145, 285, 286, 400]
 
 

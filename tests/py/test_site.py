@@ -1,4 +1,4 @@
-"""The site of the documentation builds without a warning and has every public name; its tables and bars hold."""
+"""The documentation's site builds without a warning and has every public name; its tables and bars are right."""
 
 import importlib
 import importlib.util
@@ -17,7 +17,7 @@ from checkout import ROOT, environ
 
 import cgxffcv
 
-INTERNAL = {"app", "bench", "files"}  # commands, and what the modules share
+INTERNAL = {"app", "bench", "files"}  # commands, and what modules share
 DEEPER = ["cgxffcv.fields.decoders", "cgxffcv.interop.torch", "cgxffcv.nn.export", "cgxffcv.pipeline.operation"]
 NEED_TORCH = {"cgxffcv.interop.torch.CGXState", "cgxffcv.interop.torch.cgx_hook"}
 needs_sphinx = pytest.mark.skipif(
@@ -27,7 +27,7 @@ needs_sphinx = pytest.mark.skipif(
 
 
 def public_names():
-    """Of the package and of its public modules, with the modules' names."""
+    """Names of the package and of its public modules, with the modules' names."""
     inner = [f"cgxffcv.{module.name}" for module in pkgutil.iter_modules(cgxffcv.__path__) if module.name[0] != "_"]
     modules = ["cgxffcv", *(name for name in inner if name.split(".")[1] not in INTERNAL), *DEEPER]
     found = {name: getattr(importlib.import_module(name), "__all__", ()) for name in modules}
@@ -37,7 +37,7 @@ def public_names():
 @pytest.mark.medium
 @needs_sphinx
 def test_the_site_builds_and_has_every_public_name(tmp_path):
-    # as `make site`, which writes into build/, but for the notebooks, which have a test of their own
+    # like `make site`, which writes into build/, but without the notebooks, which have a separate test
     command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-n", "-q", "-c", "docs/site"]
     command += ["-D", "run_notebooks=0"]
     done = subprocess.run(
@@ -50,7 +50,7 @@ def test_the_site_builds_and_has_every_public_name(tmp_path):
         env=environ(),
     )
     assert done.returncode == 0, done.stderr
-    inventory = (tmp_path / "site" / "objects.inv").read_bytes().split(b"\n", 4)[4]  # behind four lines of head
+    inventory = (tmp_path / "site" / "objects.inv").read_bytes().split(b"\n", 4)[4]  # after four header lines
     entries = [line.split() for line in zlib.decompress(inventory).decode().splitlines()]
     known = {entry[0] for entry in entries if entry[1].startswith("py:")}
     assert public_names() - known == set()
@@ -91,7 +91,7 @@ def test_a_page_of_a_notebook_has_what_its_cells_show():
 
 
 def undocumented(name, value):
-    """It, or the methods and properties that its class brings, without a docstring of their own or of a base."""
+    """It, or its class's methods and properties, without a docstring of their own or of a base."""
     if isinstance(value, type):
         members = {key: part for key, part in vars(value).items() if not key.startswith("_")}
         parts = {f"{name}.{key}": part for key, part in members.items() if callable(part) or isinstance(part, property)}

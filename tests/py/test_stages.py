@@ -1,4 +1,4 @@
-"""An allreduce whose messages somebody else moves: all ranks in one process, against the byte-level model."""
+"""An allreduce whose messages are moved by the caller: all ranks in one process, against the byte-level model."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ ELEMS = sum(n for n, _ in LAYERS)
 
 
 def make(nodes, **options):
-    """A plan of each rank."""
+    """A plan for each rank."""
     shapes = [(n,) + (1,) * (d - 1) for n, d in LAYERS]
     worlds = [comm.apart(rank, nodes) for rank in range(len(nodes))]
     return worlds, [allreduce.AllreducePlan(world, shapes, bits=3, bucket_size=512, **options) for world in worlds]
@@ -41,7 +41,7 @@ def exchange(plans, groups, stage, buffers):
 
 
 def run(plans, nodes, buffers, algorithm):
-    """What everyone's buffer holds in the end."""
+    """What every rank's buffer holds in the end."""
     everyone = [list(range(len(nodes)))]
     if algorithm == "one_shot":
         messages = [np.empty(plan.stage_messages("across")[1][0], np.uint8) for plan in plans]
@@ -180,8 +180,8 @@ def refusal(options, at, value, words):
 
 
 F32, U32, RANGE = np.float32, np.uint32, "bucket 0 has a range that no encoder writes"
-# Of rank 1: buckets of 256 and 231 elements, 3 bits: ranges of 8 bytes each, codes from 16 on, 96 and 87 bytes; from
-# 208 on 20 bytes that travel as they are, in 32.
+# Rank 1's result: buckets of 256 and 231 elements, 3 bits: ranges of 8 bytes each, codes from 16 on, 96 and 87 bytes;
+# from 208 on 20 bytes that are sent uncompressed, in 32.
 
 
 @pytest.mark.parametrize(

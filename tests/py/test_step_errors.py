@@ -1,4 +1,4 @@
-"""What fails in a step on whole batches says which step, on what, and on which samples."""
+"""Errors in a step on whole batches say which step, on what, and on which samples."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""What launch lets through of mpirun's own words, and how it ends a job; with real ranks: tests/mpi/test_endings.py."""
+"""What launch passes on of mpirun's own output, and how it ends a job; with real ranks: tests/mpi/test_endings.py."""
 
 import os
 import signal
@@ -85,7 +85,7 @@ def test_what_may_not_be_a_box_is_passed_on_at_once():
     os.close(write)
 
 
-# A job that takes no notice of a polite word.
+# A job that ignores a polite signal.
 DEAF = """
 import os, signal, sys, time
 for number in (signal.SIGINT, signal.SIGTERM):

@@ -1,4 +1,4 @@
-"""How arrays of other frameworks are looked at before anything is done with them; no GPU is needed to refuse one."""
+"""How arrays of other frameworks are checked before anything is done with them; no GPU is needed to refuse one."""
 
 from types import SimpleNamespace
 
@@ -11,7 +11,7 @@ SAID = {"shape": (3,), "typestr": "<f4", "data": (4096, False), "version": 3}
 
 
 class Interface:
-    """Has the CUDA array interface alone, which says `said`."""
+    """Has only the CUDA array interface, which returns `said`."""
 
     def __init__(self, said):
         self.__cuda_array_interface__ = said
@@ -54,7 +54,7 @@ def test_streams_by_their_addresses():
 
 
 def test_buffers_say_themselves_what_is_wrong_with_them():
-    """Others are no arrays at all."""
+    """Other objects are not arrays at all."""
     for array in (np.ones(3, bool), np.ones(2, complex)):
         with pytest.raises(TypeError, match="here: an array with elements of format"):
             tensors.take(memoryview(array), "here")
@@ -84,7 +84,7 @@ def test_a_copy_is_given_in_the_arrays_own_type():
 
 
 class Bfloat16(np.ndarray):
-    """Of a type that another package has given that name."""
+    """An array of a type that another package has given that name."""
 
     dtype = property(lambda self: SimpleNamespace(name="bfloat16"))
 

@@ -13,7 +13,7 @@ def step(number, skipped):
 
 
 def test_steps_in_between_are_forgiven():
-    """Ten steps that were left out end a training only in a row."""
+    """Ten skipped steps end a training only if they are in a row."""
     tally, pattern = Tally(recipes.get("demo")), [True] * (MAX_SKIPPED - 1) + [False]
     for number, skipped in enumerate(pattern * 3):
         tally.count(step(number, skipped), 15.0)
@@ -32,7 +32,7 @@ def test_steps_in_between_are_forgiven():
 
 
 def test_sums_of_an_epoch_go_to_another_number_of_ranks():
-    """What belongs to all goes to rank 0; a step that was left out was so on every rank."""
+    """Sums that belong to all go to rank 0; a skipped step was skipped on every rank."""
     before = [EpochSums(images=30, correct=7, loss=1.5, seconds=9, wire_bytes=100, skipped=2)]
     before.append(EpochSums(images=30, correct=8, loss=2.0, seconds=9, wire_bytes=50, skipped=2))
     kept = [sums.saved() for sums in before]

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def started(monkeypatch, tmp_path):
-    """Calls tools/train_here.py on a small data set; gives the command that it would become."""
+    """Calls tools/train_here.py on a small data set; returns the command that it would become."""
     spec = importlib.util.spec_from_file_location("train_here", ROOT / "tools/train_here.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -38,7 +38,7 @@ def test_what_the_user_says_counts(started, monkeypatch):
     program, words = started("2", "--epochs", "3")
     assert program == sys.executable and words[:6] == [sys.executable, "-m", "cgxffcv", "launch", "-np", "2"]
     assert not [word for word in words if word.startswith("--training.batch_size")]
-    assert words.index("3") > words.index("20")  # what the user says comes later and counts
+    assert words.index("3") > words.index("20")  # the user's value comes later and wins
 
 
 def test_without_a_number_it_takes_what_is_there(started, monkeypatch, capsys):

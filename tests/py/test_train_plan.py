@@ -10,7 +10,7 @@ from cgxffcv.train.plan import BIAS, FILTERS, LINEAR, NORM_BIAS, NORM_SCALE, ima
 
 
 def factor(group, t):
-    """The group's rate in step t; numpy.interp where no two points share a step."""
+    """The group's rate in step t; numpy.interp if no two points share a step."""
     steps, factors = zip(*group.points, strict=True)
     return group.base * float(np.interp(t, steps, factors))
 

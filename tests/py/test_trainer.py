@@ -54,7 +54,7 @@ def test_it_learns_and_repeats_itself(files, name):
 
 @pytest.mark.parametrize("feedback", (True, "int8"))
 def test_what_error_feedback_owes_is_kept_when_blocks_freeze(files, feedback):
-    """The first step with a frozen block still pays what the layers that go on owe from the steps before."""
+    """The first step with a frozen block still adds what the remaining layers lost in the steps before."""
     SMALL["freezing"] = MUON.replace(whiten_bias_epochs=0.4, epochs=1, batch_size=48)  # 2 steps with, 3 without it
     compression = {"bits": 2, "bucket_size": 64, "layer_min_size": 0, "error_feedback": feedback}
 
@@ -80,7 +80,8 @@ def test_what_error_feedback_owes_is_kept_when_blocks_freeze(files, feedback):
 
 
 def test_calibrated_costs_send_plain_gradients_where_that_is_faster(files, monkeypatch):
-    """All lengths of a training that freezes, or none. Nothing is measured for it, and bits alone ask for lines."""
+    """For all lengths of a training that freezes, or for none. Nothing is measured for it, and lines are read only if
+    bits are chosen."""
     lines = {"sra": (1e-4, 0.0, 0.0), "exact": (1e-5, 0.0, 0.0)}
     kept = []
     SMALL["freezing"] = MUON.replace(whiten_bias_epochs=0.4, epochs=1, batch_size=48)
@@ -282,7 +283,7 @@ def test_an_epoch_can_be_left_and_taken_up(files):
 @pytest.mark.parametrize("at_once", [2, 100])
 @pytest.mark.parametrize("name", ["muon", "savers", "averaging"])
 def test_many_steps_at_once_are_the_same_steps(files, name, at_once):
-    """Reports and states; left in mid-epoch, the training stands behind the steps that have been done at once."""
+    """Reports and states; if it is left in mid-epoch, the training is after the steps that were done at once."""
 
     def what(steps):
         return [step._replace(seconds=0, load_seconds=0) for step in steps]
@@ -301,7 +302,7 @@ def test_many_steps_at_once_are_the_same_steps(files, name, at_once):
 
 
 def test_a_file_cut_short_leaves_whole_steps(tmp_path):
-    """What the loader has read before is trained on and counted, though all steps were to be done at once."""
+    """What the loader has read before is trained on and counted, although all steps were to be done at once."""
     path = small_data.write(tmp_path / "a.beton", *small_data.images_and_labels(1000))
     recipe, after = MUON.replace(epochs=1), []
 
@@ -323,7 +324,7 @@ def test_a_file_cut_short_leaves_whole_steps(tmp_path):
 
 
 def test_what_the_core_takes_no_batches_of(files):
-    """What is a GPU's is refused on a CPU, and a loader that gives something else than a step takes."""
+    """GPU-only calls are refused on a CPU, and so is a loader whose batches a step cannot take."""
     pipelines = {"image": [SimpleRGBImageDecoder()], "label": [IntDecoder()]}
     with trainer_of(files, "muon") as trainer:
         core, records = trainer._steps.data.core, np.zeros((1, 5))
@@ -371,7 +372,7 @@ def test_an_interrupted_step_has_not_happened(files, at_once):
             interruptions = 0
             while not broken.finished:
                 try:
-                    # One signal each time, so that none comes where nothing catches it.
+                    # One signal each time, so that none arrives where nothing catches it.
                     signal.setitimer(signal.ITIMER_REAL, 0.05 if interruptions < 4 else 0)
                     for _ in broken.run_epoch():
                         pass

@@ -1,4 +1,4 @@
-"""Decoders of a user's own: of fields of their own type, once a batch in Python; C functions, in the workers."""
+"""Users' own decoders: for fields of their own type, once per batch in Python; C functions, in the workers."""
 
 import ctypes
 import shutil
@@ -47,7 +47,7 @@ class Scaled(Field):
 
 
 class Plain(Field):
-    """A record is all there is."""
+    """A record and nothing else."""
 
     metadata_type = np.dtype([("x", "<i4"), ("y", "<i4")])
 
@@ -169,7 +169,7 @@ def loader_of(path, name, decoder, **options):
 
 
 def test_a_function_makes_rows_in_the_workers(path):
-    """Each kind of field: its record, its data or none."""
+    """For each kind of field: its record, its data or none."""
     sizes = {"scaled": RECORD.itemsize, "plain": 8, "label": 8, "weight": 8, "text": 16, "array": 8}
     for name, record_bytes in sizes.items():
 
@@ -224,7 +224,7 @@ def test_a_functions_failure_names_the_sample(path):
 
 
 def test_how_functions_come(path):
-    """A number, and what has an address as numba.cfunc's results have."""
+    """A number, and objects with an address like numba.cfunc's results."""
 
     def number(row, record, data, size, sample):
         ctypes.memmove(row, ctypes.byref(ctypes.c_uint64(sample)), 8)
@@ -265,7 +265,7 @@ def test_machine_code(path, tmp_path):
                 assert sums.tolist() == [sum(data_of(i)) for i in ids.tolist()]
 
 
-# ---- C functions behind a decoder ----
+# ---- C functions after a decoder ----
 
 MAP = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint64)
 SIDE = 6
@@ -302,7 +302,7 @@ def first_epoch(path, pipelines, **options):
 
 @pytest.mark.parametrize("options", [{}, {"resident": True}, {"os_cache": False}, {"order": OrderOption.RANDOM}])
 def test_functions_follow_decoder_and_operations(images, options):
-    """One of the same shape, then one of another, by what stands in front of them alone and behind them on batches."""
+    """Functions that keep the shape and that change it, after operations and before others on whole batches."""
     count, flip = SIDE * SIDE * 3, tf.RandomHorizontalFlip()
     negative = row_function(lambda row, sample: 255 - row, count, "u1")
     sums = row_function(lambda row, sample: [row.sum(), sample], count, "u1", "i8")

@@ -1,4 +1,4 @@
-"""Tar files of samples: which members make a sample, what they are decoded to, and what is not done with them."""
+"""Tar files of samples: which members make a sample, what they are decoded to, and what is refused."""
 
 import io
 import pickle
@@ -32,7 +32,7 @@ def test_a_range_of_one():
 
 
 def test_folders_are_no_samples_and_part_of_keys(tmp_path):
-    """Two samples, though their files have one name."""
+    """Two samples, although their files have the same name."""
     members = {"one": None, "one/a.cls": b"1", "two": None, "two/a.cls": b"2", "two/a.txt": "ü".encode()}
     shards = Shards(shard(tmp_path / "x.tar", members)).decode()
     assert list(shards) == [{"__key__": "one/a", "cls": 1}, {"__key__": "two/a", "cls": 2, "txt": "ü"}]
@@ -66,7 +66,7 @@ def test_functions_for_the_first_values_only(tmp_path):
 
 
 class Run:
-    """Unpickled, it leaves a file."""
+    """Leaves a file if it is unpickled."""
 
     def __init__(self, path):
         self.path = path

@@ -64,7 +64,7 @@ def photos(tmp_path):
 
 
 def test_what_functions_see_of_shards(photos, tmp_path):
-    """Images are decoded where a function looks at them, and pass through unchanged elsewhere."""
+    """Images are decoded if a function looks at them, and otherwise pass through unchanged."""
     pytest.importorskip("PIL")
     shards, streams = Shards(photos[0]), photos[1]
     assert [tuple(sample) for sample in shards.decode("rgb8").to_tuple("jpg:png;jpeg cls")] == [

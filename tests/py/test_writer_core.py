@@ -1,4 +1,4 @@
-"""The core's Writer and write_file by themselves: what they are given is let go of, and misuse ends in an exception."""
+"""The core's Writer and write_file by themselves: they release what they are given, and misuse ends in an exception."""
 
 import os
 import sys
@@ -32,7 +32,7 @@ def packed():
 
 
 def resizable(data):
-    """No buffer of it is held any more."""
+    """True if no buffer of it is held any more."""
     data.append(0)
     data.pop()
     return True
@@ -121,7 +121,7 @@ def test_write_file_refuses(tmp_path, monkeypatch, arguments, error):
 
 
 def test_pieces_that_change_while_they_are_taken(tmp_path):
-    """What is written is held; a list that changes meanwhile is another matter."""
+    """What is being written is held; a list may change meanwhile."""
 
     class Piece(bytearray):
         pass

@@ -1,4 +1,4 @@
-"""Fields of a user's own type: what they write, and what is told of those that do not keep their word."""
+"""Fields of a user's own type: what they write, and the errors of those that do not do what they declare."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from cgxffcv.fields import Field, IntField
 
 
 class Box(Field):
-    """Two corners in the record, a label's text as data, a scale in the file's header."""
+    """Two corners in the record, the text of a label as data, a scale in the file's header."""
 
     metadata_type = np.dtype([("x", "<u2"), ("y", "<u2"), ("ptr", "<u8"), ("size", "<u8")], align=True)
 
@@ -43,7 +43,7 @@ class Flags(Field):
 
 
 class Fixed(Field):
-    """A pointer but no size: only the allocation table knows it."""
+    """A pointer but no size: only the allocation table has it."""
 
     metadata_type = np.dtype([("kind", "u1"), ("ptr", "<u8")])
 

@@ -1,5 +1,7 @@
-"""The allreduce algorithms in NumPy, written from docs/WIRE.md alone: what every rank must hold after a run. `simulate`
-takes all ranks' buffers and returns the common result; there are no slices, slots or transports here."""
+"""The allreduce algorithms in NumPy, written from docs/WIRE.md alone: what every rank must hold after a run.
+
+`simulate` takes all ranks' buffers and returns the common result; there are no slices, slots or transports here.
+"""
 
 import math
 from dataclasses import dataclass, field

@@ -1,5 +1,6 @@
-"""C programs over rooms of the core, compiled as in a build without optional libraries. A program's first line names
-its rooms, and optional parts (setup.py's) or single files that it has nevertheless:
+"""C programs over rooms of the core, compiled as in a build without optional libraries.
+
+A program's first line names its rooms, and optional parts (setup.py's) or single files that it has nevertheless:
 
 // rooms: base beton image, with jpeg
 """

@@ -1,6 +1,8 @@
-"""Hostile .beton files made by rules, each from a seed alone, with what they must read as. `hostile_file(seed)` gives a
-File. Half of the rules break the structure, and `beton_law` tells whether it must be refused; half insert a JPEG stream
-whose defects are known."""
+"""Hostile .beton files made by rules, each from a seed alone, with what they must read as.
+
+`hostile_file(seed)` gives a File. Half of the rules break the structure, and `beton_law` tells whether it must be
+refused; half insert a JPEG stream whose defects are known.
+"""
 
 import random
 import struct
