@@ -1,4 +1,4 @@
-"""A writer that is killed, interrupted, or runs out of room: its file is absent or whole, and what was there stays."""
+"""A writer that is killed, interrupted, or runs out of space: its file is absent or whole, and what was there stays."""
 
 import contextlib
 import errno
@@ -65,7 +65,7 @@ def start(*arguments):
 
 
 def check_whole(path, least):
-    """The file is absent (if none was finished), or whole and of one of the rounds."""
+    """Checks that the file is absent (if none was finished), or whole and from one of the rounds."""
     if not path.exists():
         assert least == 0
         return
@@ -117,12 +117,12 @@ def test_killed_at_random_moments(tmp_path, kind):
         leftovers += len(others)
         for other in others:
             other.unlink()
-    # only a kill in the instant between naming a finished file and putting it in its place leaves a name behind
+    # only a kill in the instant between naming a finished file and moving it into place leaves a name behind
     assert leftovers <= 1 or not nameless_files(tmp_path)
 
 
 def nameless_files(folder):
-    """Whether the file system has files without names."""
+    """True if the file system supports files without names."""
     try:
         os.close(os.open(folder, os.O_TMPFILE | os.O_RDWR))
     except OSError:
@@ -166,7 +166,7 @@ def test_a_worker_killed_from_outside(tmp_path):
 
 
 class Freezing:
-    """Stops its worker, once, at sample `at`; after `asleep` seconds somebody lets it go on."""
+    """Stops its worker, once, at sample `at`; after `asleep` seconds it is continued."""
 
     def __init__(self, folder, at, asleep=None, length=40):
         self.folder, self.at, self.asleep, self.length = folder, at, asleep, length
@@ -206,7 +206,7 @@ def test_a_worker_that_is_let_go_on_loses_nothing(tmp_path, monkeypatch):
 
 
 def test_a_worker_stopped_in_the_middle_of_a_message(tmp_path, monkeypatch):
-    """Its pipe holds a part of what it sends: the parent must not wait for the rest without a look at the clock."""
+    """Its pipe holds part of a message: the parent must not wait for the rest without a time limit."""
     monkeypatch.setattr(workers, "POLL_SECONDS", 0.05)
     monkeypatch.setattr(workers, "STOPPED_SECONDS", 0.2)
     write = workers._write
@@ -239,7 +239,7 @@ def test_a_slow_worker_is_named_and_waited_for(tmp_path, monkeypatch):
 
 
 class Hanging(Freezing):
-    """Sample 12 waits, in one of these ways, for what does not come."""
+    """Sample 12 waits, in one of these ways, for something that does not come."""
 
     def __init__(self, folder, how):
         super().__init__(folder, -1)
@@ -279,7 +279,7 @@ def test_a_worker_that_hangs_ends_the_writing(tmp_path, monkeypatch, how):
 
 @pytest.mark.parametrize("how", ["works", "child works", "many naps"])
 def test_a_worker_that_makes_progress_is_waited_for(tmp_path, monkeypatch, how):
-    """It uses a processor, or one of its children does, or it finishes samples."""
+    """It uses a core, or one of its children does, or it finishes samples."""
     assert hang(tmp_path, monkeypatch, how).num_samples == 40
 
 
@@ -326,7 +326,7 @@ def test_full_disk(small_disk, kind, workers):
 
 
 def test_disk_that_is_full_only_at_the_end(small_disk):
-    """All data fits, records and table do not."""
+    """All data fit, records and table do not."""
     path = small_disk / "x.beton"
     numbers = np.arange(3_000_000)
     with pytest.raises(OSError) as caught:

@@ -1,4 +1,4 @@
-"""Files that another process cuts while they are read: BetonError, never the end of the process."""
+"""Files that another process truncates while they are read: BetonError, never the end of the process."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ from cgxffcv.fields import IntField
 
 ROUNDS = 15
 
-# Each round reads a fresh file for as long as that goes; a thread cuts it meanwhile, in the middle of a memory page.
+# Each round reads a new file for as long as possible; meanwhile a thread truncates it, in the middle of a memory page.
 READER = """
 import random, sys, threading, time
 import numpy as np, _cgxffcv
@@ -75,7 +75,7 @@ def test_a_file_cut_while_it_is_read(tmp_path, how):
 
 
 def test_a_batch_of_a_file_that_lost_its_last_byte_is_refused(tmp_path):
-    """No memory page is missing, so no signal comes: the length alone tells."""
+    """No memory page is missing, so no signal comes: only the length shows it."""
     path = str(tmp_path / "x.beton")
     writer = DatasetWriter(path, {"value": IntField()}, num_workers=1)
     writer.from_arrays(np.arange(64))
@@ -86,8 +86,8 @@ def test_a_batch_of_a_file_that_lost_its_last_byte_is_refused(tmp_path):
             list(loader)
 
 
-# A file of all kinds of field is opened and then cut; each way to ask it is tried in a process of its own, so that a
-# signal is seen. What is said of the whole file may still be told; no byte of its data may.
+# A file with all kinds of fields is opened and then truncated; each way of reading is tried in a separate process, so
+# that a signal is noticed. Facts about the whole file may still be returned, but no byte of its data.
 ACCESSORS = """
 import os, sys
 import numpy as np, _cgxffcv

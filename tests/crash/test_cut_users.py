@@ -1,5 +1,5 @@
-"""Files that are cut after the Loader, `verify`, `info` or `merge` has opened them: BetonError or, for the commands, a
-message; never a signal, and never data that is not the file's. (test_cut_files.py asks the Reader.)"""
+"""Files that are truncated after the Loader, `verify`, `info` or `merge` has opened them: BetonError or, for the
+commands, a message; never a signal, and never data that are not the file's. (test_cut_files.py tests the Reader.)"""
 
 import subprocess
 import sys
@@ -7,7 +7,8 @@ import sys
 import pytest
 from checkout import environ
 
-# Each user runs in a process of its own, so that a signal is seen; Reader and Loader cut their file once it is open.
+# Each user runs in a separate process, so that a signal is noticed; Reader and Loader truncate their file once it is
+# open.
 PROGRAM = """
 import contextlib, io, os, sys
 import numpy as np, _cgxffcv

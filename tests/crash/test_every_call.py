@@ -1,5 +1,5 @@
 """Each system call that concerns a file fails once, one after the other: writing leaves the old file or the new one,
-whole, and nothing beside it; reading gives the data or an OSError that names the file. shim.c makes them fail."""
+whole, and nothing else; reading gives the data or an OSError that names the file. shim.c makes them fail."""
 
 import pytest
 from shim import Shim

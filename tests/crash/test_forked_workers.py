@@ -1,4 +1,4 @@
-"""Forked workers beside libraries with threads of their own, and writers in processes that may not fork."""
+"""Forked workers together with libraries that have threads, and writers in processes that may not fork."""
 
 import multiprocessing
 import os
@@ -66,7 +66,7 @@ def run(code, *arguments):
 
 
 def test_a_data_set_that_uses_openmp_after_its_parent_did(tmp_path):
-    """A fork copies the team of threads that GNU's OpenMP keeps, but not the threads: who waits for them never ends."""
+    """A fork copies the thread team of GNU's OpenMP, but not the threads: waiting for them would never end."""
     source, library = tmp_path / "team.c", tmp_path / "libteam.so"
     source.write_text(OPENMP)
     subprocess.run(["gcc", "-fopenmp", "-shared", "-fPIC", str(source), "-o", str(library)], check=True)
@@ -79,7 +79,7 @@ def test_a_data_set_that_uses_torch_after_its_parent_did(tmp_path):
 
 
 class Variables:
-    """What a library that a worker loads later will read."""
+    """Variables that a library loaded later by a worker will read."""
 
     def __len__(self):
         return 20
@@ -116,7 +116,7 @@ def convert(path, kind):
 @pytest.mark.parametrize("kind", ["auto", "process", "thread"])
 @pytest.mark.parametrize("start", ["fork", "spawn"])
 def test_a_writer_in_a_worker_of_a_pool(tmp_path, start, kind):
-    """Such a process may not have children: the samples are made in it, and the file is the same."""
+    """Such a process may not have children: the samples are made in the process itself, and the file is the same."""
     paths = [tmp_path / f"{i}.beton" for i in range(3)]
     with multiprocessing.get_context(start).Pool(2) as pool:
         jobs = [pool.apply_async(convert, (path, kind)) for path in paths]

@@ -1,5 +1,5 @@
-"""What a loader holds of large batches while its consumer is slow: by itself a batch ahead, beside that in hand and the
-next one, and the threads' scratch memory, however large one image of the file is."""
+"""How much of large batches a loader holds while its consumer is slow: by default one batch ahead, in addition to the
+one in use and the next one, and the threads' scratch memory, however large one image of the file is."""
 
 import json
 import subprocess

@@ -1,5 +1,5 @@
-"""Where output goes: through symbolic links, never over what is no plain file; synced before it is seen, and in which
-order; what fails leaves the old file, and nothing beside it."""
+"""Where output goes: through symbolic links, never over something that is not a regular file; synced before it is
+visible, and in which order; a failure leaves the old file, and nothing else."""
 
 import contextlib
 import errno
@@ -33,7 +33,7 @@ def write_beton(path, durable=True):
 
 
 def write_moved_beton(path):
-    """More samples than were said: the data moves into a second file at the end."""
+    """More samples than announced: the data move into a second file at the end."""
     rows = ((np.zeros(100, np.uint8), i) for i in range(3000))
     DatasetWriter(
         path, {"b": BytesField(), "n": IntField()}, page_size=4096, num_workers=1, allow_small_pages=True
@@ -167,7 +167,7 @@ def test_the_longest_name(tmp_path, write):
 
 
 def test_a_process_that_goes_elsewhere(tmp_path, monkeypatch):
-    """A relative path means what it meant when the writing began."""
+    """A relative path keeps the meaning that it had when the writing began."""
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path)
 
@@ -202,7 +202,7 @@ def test_what_appears_meanwhile_is_not_replaced(tmp_path, kind):
 @pytest.mark.parametrize("name", ["run.jsonl", "log.csv"])
 @pytest.mark.parametrize("resume", [False, True])
 def test_logs_are_plain_files(tmp_path, name, resume):
-    """A FIFO would wait for a reader for ever."""
+    """A FIFO would block for ever without a reader."""
     os.mkfifo(tmp_path / name)
     with pytest.raises(OSError, match="not a regular file"):
         RunLog(tmp_path, resume=resume)
@@ -218,7 +218,7 @@ def test_logs_are_plain_files(tmp_path, name, resume):
 
 @pytest.mark.parametrize("room", [0, 200, 1000])
 def test_a_log_without_room_names_its_file(tmp_path, room):
-    """A limit on files stands for the full disk."""
+    """A size limit on files simulates the full disk."""
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
     log = RunLog(tmp_path)
     resource.setrlimit(resource.RLIMIT_FSIZE, (room, old[1]))
@@ -257,7 +257,7 @@ def _save_often(save, path, number):
 @pytest.mark.parametrize("kind", ["thread", "process"])
 @pytest.mark.parametrize(("save", "load"), [(_save_checkpoint, checkpoint.load), (_save_beton, _load_beton)])
 def test_several_write_one_path(tmp_path, save, load, kind):
-    """Each writes a file of its own; the last to end stays, whole."""
+    """Each writes a separate file; the one that ends last stays, whole."""
     path = tmp_path / "x"
     pools = {
         "thread": ThreadPoolExecutor(4),
@@ -303,7 +303,7 @@ def test_the_order_of_syncs(tmp_path, shim, program, durable):
     done, calls = shim.run(PROGRAMS[program].replace("DURABLE", str(durable)), path)
     assert done.returncode == 0, done.stderr
     last = max(i for i, call in enumerate(calls) if call in ("pwrite", "ftruncate"))
-    end = [call for call in calls[last + 1 :] if call != "linkat"]  # named before, where files need a name
+    end = [call for call in calls[last + 1 :] if call != "linkat"]  # named before, if files need a name
     assert "fsync file" not in calls[:last]
     assert end == (["fsync file", "rename", "fsync folder"] if durable else ["rename"])
     assert "linkat" not in calls or calls.index("linkat") == calls.index("rename") - 1
@@ -330,7 +330,7 @@ def test_a_call_that_fails_leaves_the_old_file(tmp_path, shim, program, name, er
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_a_folder_that_cannot_be_synced(tmp_path, shim, program):
-    """The new file stands by then: that is success, and a warning says what is not certain."""
+    """The new file is in place by then: that is success, and a warning says what is not certain."""
     path = tmp_path / "x"
     path.write_text("old")
     code = PROGRAMS[program].replace("DURABLE", "True")
@@ -361,12 +361,12 @@ def test_a_killed_checkpoint_leaves_nothing(tmp_path):
         process.wait()
         process.stdout.close()
         left |= {name for name in listing(tmp_path) if name != "x"}
-    # only a kill in the instant between naming a finished file and putting it in its place leaves a name behind
+    # only a kill in the instant between naming a finished file and moving it into place leaves a name behind
     assert len(left) <= 1
 
 
 def test_planted_names_are_not_followed(tmp_path):
-    """Nothing is written through a link that somebody made under a temporary name that he could guess."""
+    """Nothing is written through a link that was planted under a predictable temporary name."""
     victim, path = tmp_path / "victim", tmp_path / "x"
     victim.write_text("victim")
     (tmp_path / f".x.{os.getpid()}.tmp").symlink_to("victim")
@@ -375,7 +375,7 @@ def test_planted_names_are_not_followed(tmp_path):
 
 
 def _write_as_nobody(path):
-    if os.getuid() == 0:  # whom no mode of a folder stops
+    if os.getuid() == 0:  # root, who is stopped by no folder's mode
         os.setgroups([])
         os.setgid(65534)
         os.setuid(65534)
@@ -385,7 +385,7 @@ def _write_as_nobody(path):
 
 
 def test_a_folder_that_cannot_be_read():
-    """It can take a file all the same; it cannot be synced."""
+    """It can still take a file, but cannot be synced."""
     with tempfile.TemporaryDirectory() as name:
         os.chmod(name, 0o755)
         folder = Path(name) / "write_only"

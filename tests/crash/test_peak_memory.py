@@ -1,7 +1,7 @@
-"""What small hostile files may cost: each is read in a process of its own, whose peak of resident memory is looked at.
+"""What small hostile files may cost: each is read in a separate process, whose peak resident memory is checked.
 
 The bounds are those of SECURITY.md: 12 bytes for each pixel that the limit of pixels allows (3 of the image, and what
-libjpeg-turbo keeps of a progressive one), and 64 MiB besides.
+libjpeg-turbo keeps of a progressive one), plus 64 MiB.
 """
 
 import os

@@ -42,7 +42,7 @@ MOST_BYTES = 1 << 16
 
 
 def fuzz_yaml(data: bytes) -> None:
-    """A file is refused with a list of mistakes, or gives a configuration that its own text gives again."""
+    """A file is refused with a list of mistakes, or gives a configuration whose text gives the same one again."""
     FILE.write_bytes(data)
     try:
         values = config.load(["--config-file", str(FILE)], environ={})
@@ -80,7 +80,7 @@ def fuzz_safetensors(data: bytes) -> None:
 
 
 def fuzz_pickle(data: bytes) -> None:
-    """As a pickle, as one of an array of three columns, as a batch of CIFAR-10."""
+    """Read as a pickle, as one of an array of three columns, as a batch of CIFAR-10."""
     with contextlib.suppress(plainpickle.PickleError):
         value = plainpickle.parse(data)
         for item in value.values() if isinstance(value, dict) else [value]:
@@ -93,7 +93,7 @@ TARGETS = {"yaml": fuzz_yaml, "safetensors": fuzz_safetensors, "pickle": fuzz_pi
 
 
 def mutate(rng: random.Random, data: bytes, others: list[bytes]) -> bytes:
-    """One to four changes: bytes cut, doubled, put in from another file, or overwritten."""
+    """One to four changes: bytes removed, doubled, inserted from another file, or overwritten."""
     out = bytearray(data)
     for _ in range(rng.randint(1, 4)):
         at, length = rng.randrange(len(out) + 1), rng.randint(1, 16)
@@ -156,7 +156,7 @@ def _mutate_node(rng: random.Random, node: object) -> object:
 
 
 def mutate_safetensors(data: bytes, most: int, seed: int) -> bytes:
-    """A change of the header as JSON, with its length put right, since hardly any other comes past the first checks."""
+    """A change of the header as JSON, with its length corrected, since hardly any other passes the first checks."""
     rng = random.Random(seed)
     try:
         (length,) = struct.unpack("<Q", data[:8])
@@ -178,7 +178,7 @@ def _custom_mutator(data: bytes, most: int, seed: int) -> bytes:
 
 
 def replay(target: str, folder: Path, mutations: int) -> int:
-    """Every file of the folder, and so many seeded mutations of each; the number of executions."""
+    """Runs every file of the folder, and that many seeded mutations of each; the number of executions."""
     seeds = [path.read_bytes() for path in sorted(folder.iterdir())]
     rng, count = random.Random(1), 0
     for seed in seeds:

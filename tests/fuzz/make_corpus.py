@@ -60,7 +60,7 @@ def reader(folder):
 
 
 def custom(data):
-    """A file of one Bytes field, said to be the target's custom fields c0 (24 bytes a record) instead."""
+    """A file of one Bytes field, declared as the target's custom field c0 (24 bytes per record) instead."""
     body = bytearray(24 + 1041 + 2 * 24)
     body[0:24] = bytes(data[0:24])
     body[2:4] = (1).to_bytes(2, "little")

@@ -19,7 +19,7 @@ from cgxffcv import DatasetWriter
 
 HERE = Path(__file__).resolve().parent
 
-# More than the mutations of a day's run: each target's own count, for a few seconds of a core.
+# More mutations than a daily run has: each target's own count, for a few seconds of a core.
 PYTHON_TARGETS = {"yaml": 5, "safetensors": 200, "pickle": 40}
 TARGETS = {"reader": 300, "jpeg": 3000, "huffman": 1500, "writer": 200}
 
@@ -131,7 +131,7 @@ def test_damaged_jpeg_streams(tmp_path, libjpeg, build):
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_corpus_and_mutations(target, libjpeg, build):
-    """Ends by itself: a sanitizer's finding, or a target that does not believe what it sees, ends the program."""
+    """A sanitizer's finding, or a target whose own check fails, ends the program with an error."""
     corpus = HERE / "corpus" / target
     out = run(build(f"fuzz_{target}", "replay.c", "map.c"), corpus, TARGETS[target])
     assert out == f"{len(list(corpus.iterdir())) * (1 + TARGETS[target])} executions\n"

@@ -1,4 +1,4 @@
-"""Writes quantize.json beside this file from the NumPy model: run only when docs/WIRE.md changes.
+"""Writes quantize.json next to this file from the NumPy model: run only when docs/WIRE.md changes.
 
 PYTHONPATH=tests/support python tests/golden/make_quantize.py
 """

@@ -1,5 +1,5 @@
-"""What a sequence holds may change while its items are converted, since that may run Python code; and an item may be no
-tuple. csrc/python/arguments.c knows; the other files of the binding go through it."""
+"""The contents of a sequence may change while its items are converted, since that may run Python code; and an item may
+not be a tuple. csrc/python/arguments.c handles this; the other files of the binding go through it."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,7 @@ FORBIDDEN = re.compile(
     r"\b(PySequence_(?:Fast\w*|Tuple|List|ITEM)|PyList_(?:GET_\w+|GetItem|Size|AsTuple)|PyObject_GetIter)\b"
 )
 UNPACKED = re.compile(r"\bPyArg_(?:ParseTuple|ParseTupleAndKeywords|VaParse\w*|UnpackTuple)\(\s*(\w+)")
-# Formats of numbers that the interpreter cuts to their lowest bits in silence.
+# Formats of numbers that the interpreter silently truncates to their lowest bits.
 WRAPPING = re.compile(r'\b(?:PyArg_Parse\w*|py_arguments_unpack)\([^;"]*"([^":;]*[BHIkK][^":;]*)[":;]')
 
 

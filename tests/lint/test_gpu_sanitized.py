@@ -16,7 +16,7 @@ def test_named_tests_exist():
 
 
 def test_kernels_are_found():
-    """By the script's own words: each of them."""
+    """Each of the script's own patterns finds some."""
     command = re.search(r"for name in \$\((find.*?)\); do", SCRIPT, re.S)[1]
     done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=True)
     text = "".join(path.read_text() for suffix in ("*.cu", "*.cuh") for path in (ROOT / "csrc").rglob(suffix))

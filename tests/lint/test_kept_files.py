@@ -1,4 +1,4 @@
-"""What is kept in version control is meant to be there."""
+"""Files under version control are meant to be there."""
 
 import shutil
 import subprocess

@@ -1,6 +1,6 @@
-"""The law of the rooms reads names, too. What a header of csrc/ declares: a file of another room uses it only where it
-may include that header, however it came to see it; with external linkage it begins with its room's noun; it is defined,
-and used. And what the law allows is in use."""
+"""The rules of the rooms also apply to names. What a header of csrc/ declares: a file of another room uses it only if
+it may include that header, however it came to see it; with external linkage its name begins with its room's noun; it is
+defined, and used. And everything that the rules allow is in use."""
 
 import re
 import tokenize
@@ -18,7 +18,7 @@ NOUNS = {
     "quant": "quant quantize dequantize",
     "train": "train trainer",
 }
-# What nothing in csrc/ uses, and why it is there.
+# Names that nothing in csrc/ uses, and why they are there.
 FOR_OTHERS = {
     "PY_SSIZE_T_CLEAN": "Python.h reads it",
     "comm_segment": "tests damage what lies in it",
@@ -27,7 +27,7 @@ FOR_OTHERS = {
     "loader_batches": "tests count by it",
     "loader_batch_retain": "tests hold a batch twice",
 }
-# Headers whose types a room hands on, from one that it may include to another, without including them.
+# Headers whose types a room passes on, from one that it may include to another, without including them.
 HANDED_ON = {"comm/comm.h": {"train"}}
 
 
@@ -106,7 +106,7 @@ def test_the_law_allows_nothing_that_nobody_does():
     assert not dead, f"libraries' headers that are not included there:{listed(dead)}"
 
 
-# ---- the law itself, on made-up rooms ----
+# ---- the rules themselves, on made-up rooms ----
 
 MADE_UP = {
     "low/low.h": """
@@ -136,7 +136,7 @@ OPEN = {"low": {"low.h"}, "mid": {"mid.h"}}
 
 
 def made_up(**changes):
-    """The made-up rooms, with `room_file=text` put behind a file's text: room/room.c, or room/room.h for room_h."""
+    """The made-up rooms, with `room_file=text` appended to a file's text: room/room.c, or room/room.h for room_h."""
     texts = dict(MADE_UP)
     for key, text in changes.items():
         room, kind = key.split("_")

@@ -1,4 +1,4 @@
-"""The law of names in the C code of tests: what a file there declares is used, by it or another one; a function with
+"""The rules of names in the C code of tests: what a file there declares is used, by it or another one; a function with
 external linkage stands in for one of csrc/ or of a library; a program names the rooms that it includes, no others."""
 
 import re
@@ -11,10 +11,10 @@ from rooms import INCLUDE, MAY_INCLUDE, code, sources
 
 TESTS = ROOT / "tests"
 FOLDERS = ("c", "fuzz", "mpi", "support")  # tests/cuda/emulator is CUDA's interface, used or not
-# What somebody else looks for: libc, libFuzzer, AddressSanitizer; and NCCL's own name of what it hides.
+# Names that others look for: libc, libFuzzer, AddressSanitizer; and NCCL's own name of what it hides.
 ENTRY = {"main", "LLVMFuzzerTestOneInput", "LLVMFuzzerCustomMutator", "LLVMFuzzerMutate", "__asan_default_options"}
 HIDDEN = {"ncclComm"}
-LIBRARIES = re.compile(r"cuda[A-Z]|cudnn[A-Z]|nccl[A-Z]|MPI_|__(?:wrap|real)_")  # whose functions are stood in for
+LIBRARIES = re.compile(r"cuda[A-Z]|cudnn[A-Z]|nccl[A-Z]|MPI_|__(?:wrap|real)_")  # functions that have stand-ins
 LOADED = {"support/shim.c"}  # a library that Python loads: it stands in for libc, and Python calls the rest
 ROOMS = re.compile(r"// rooms: ([^\n]*)\n")
 
@@ -102,7 +102,7 @@ def test_there_are_programs():
     assert len(programs()) > 10 and len(tree_of_tests().texts) > 25
 
 
-# ---- the law itself ----
+# ---- the rules themselves ----
 
 
 def test_what_nobody_uses_is_found():

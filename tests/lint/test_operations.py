@@ -1,4 +1,4 @@
-"""The numbers of what draws at random for images: part of what a seed means, so no two of them are equal."""
+"""The numbers of random operations on images: they are part of what a seed means, so no two of them are equal."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The law of the package's rooms: a module imports modules of its own room, and of those that come before it."""
+"""The rules of the package's rooms: a module imports modules of its own room, and of those that come before it."""
 
 import ast
 import re
@@ -6,7 +6,7 @@ import re
 import pytest
 from checkout import ROOT
 
-# From the ground up: folders of cgxffcv, and modules beside them.
+# From the bottom up: folders of cgxffcv, and modules next to them.
 FLOORS = (
     "bundled errors nearest wording place files progress interrupts",
     "device tensors claim costs seat comm allreduce adaptive arrays ranks interop",
@@ -24,7 +24,7 @@ def for_types_only(tree):
 
 
 def imports(path):
-    """The modules of the package that a file imports, wherever in it."""
+    """The modules of the package that a file imports, anywhere in it."""
     tree = ast.parse(path.read_text())
     for node in set(ast.walk(tree)) - for_types_only(tree):
         if isinstance(node, ast.ImportFrom):

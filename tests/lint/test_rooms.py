@@ -1,4 +1,4 @@
-"""The law of the rooms: which folder of csrc/ may include which, and which file may see which library."""
+"""The rules of the rooms: which folder of csrc/ may include which, and which file may use which library."""
 
 import re
 from pathlib import Path
