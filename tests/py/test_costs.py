@@ -102,7 +102,7 @@ def test_sizes_and_repeats_are_checked():
             ("mpi", (5,), 1),
             ("disk", (5,), 1),
         ):
-            with pytest.raises(ValueError, match=r"sizes|repeats|rival|costs are measured for"):
+            with pytest.raises(ValueError, match=r"sizes|repeats|rival|site|costs are measured for"):
                 _cgxffcv.allreduce_measure(world, site, sizes, repeats)
 
     all_good(run_ranks(2, work))

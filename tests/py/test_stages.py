@@ -145,7 +145,7 @@ def test_what_does_not_fit_is_refused():
         make([0, 1], algorithm="ring")[1][0].stage_messages("across")
     with pytest.raises(comm.CommError, match="allreduce: this communicator has no connection to its other ranks"):
         plan.run(buffer)
-    with pytest.raises(comm.CommError, match="no way"):
+    with pytest.raises(comm.CommError, match="no connection to its other ranks"):
         worlds[0].barrier()
     for rank, nodes in ((2, [0, 1]), (-1, [0, 1]), (0, [0])):
         with pytest.raises(ValueError):
