@@ -51,7 +51,7 @@ class FolderLock:
             if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
                 raise UserError(
                     f"{self.folder}: another run is writing to it: {self._holder(file)}; wait until it ends, or give "
-                    "this one a folder of its own with --log-dir"
+                    "this one a separate folder with --log-dir"
                 ) from None
             say(f"note: {self.folder}: no locks there ({error.strerror}); no two runs may write to it at the same time")
         with contextlib.suppress(FileNotFoundError):
