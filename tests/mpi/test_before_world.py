@@ -89,7 +89,7 @@ def test_the_child_of_a_rank_is_no_rank(how, tmp_path):
     assert job.codes() == [0], job.text()
     for rank, values in enumerate(results):
         child = json.loads(values["child"])
-        assert child["type"] == "CommError" and f"as rank {rank} already" in child["text"], child
+        assert child["type"] == "CommError" and f"joined the job as rank {rank}," in child["text"], child
         assert f"process {values['pid']} has already joined" in child["text"] and values["size"] == 2
 
 
