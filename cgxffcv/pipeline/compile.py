@@ -130,11 +130,14 @@ class Output:
         except BetonError:  # names its sample itself
             raise
         except Exception as error:
+            told = RuntimeError("the step raised StopIteration") if isinstance(error, StopIteration) else error
             add_note(
-                error,
+                told,
                 f"pipeline '{self.name}', step {called(step)}, on {described(value)}, {in_samples(ids)}; "
                 "get_batch([NUMBER]) makes a batch of a single sample",
             )
+            if told is not error:  # which would end a loop as if there were no more batches
+                raise told from error
             raise
 
 

@@ -104,7 +104,8 @@ class Shards:
         return Shards(self.shards, (*self.stages, stage), self.images)
 
     def _each(self, function: Callable[[Any], Any]) -> Shards:
-        return self._then(lambda samples: map(function, samples))
+        """A generator, since a StopIteration of the function's would end a `map` as if there were no more samples."""
+        return self._then(lambda samples: (function(sample) for sample in samples))
 
     def _looked_at(self) -> Shards:
         """The same with images decoded. If nobody looks at them they stay bytes, which the file can hold unchanged."""
@@ -122,7 +123,7 @@ class Shards:
 
     def select(self, predicate: Callable[[Any], Any]) -> Shards:
         """Only the samples for which it holds."""
-        return self._looked_at()._then(lambda samples: filter(predicate, samples))
+        return self._looked_at()._then(lambda samples: (sample for sample in samples if predicate(sample)))
 
     def shuffle(self, size: int = 1000, *_: Any, seed: int = 0, **__: Any) -> Shards:
         """Draws each sample from the next `size` that there are. (A Loader shuffles every epoch in any case.)"""

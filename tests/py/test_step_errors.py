@@ -76,6 +76,23 @@ def test_the_error_is_the_steps_own_and_names_it(path, step, error, name):
             next(iter(loader))
 
 
+class Exhausted(Operation):
+    def declare_state_and_memory(self, previous_state):
+        return previous_state, None
+
+    def generate_code(self):
+        return lambda batch, destination: next(iter(()))
+
+
+@pytest.mark.parametrize("step", [lambda batch: next(iter(())), Exhausted()])
+def test_a_step_that_raises_stop_iteration_ends_no_loop(path, step):
+    """A loop would take it for the end of the epoch."""
+    with Loader(path, 5, pipelines={"label": [step]}) as loader, pytest.raises(RuntimeError) as caught:
+        for _ in loader:
+            pass
+    assert str(caught.value) == "the step raised StopIteration" and "pipeline 'label'" in caught.value.__notes__[0]
+
+
 @pytest.mark.parametrize(
     "field, steps, text",
     [

@@ -75,6 +75,21 @@ class Run:
         return open, (str(self.path), "w")
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        lambda shards: shards.map(lambda sample: next(iter(()))),
+        lambda shards: shards.select(lambda sample: next(iter(()))),
+        lambda shards: shards.to_tuple("cls").map_tuple(lambda label: next(iter(()))),
+        lambda shards: shards.decode(lambda extension, data: next(iter(()))),
+    ],
+)
+def test_a_function_that_raises_stop_iteration_loses_no_sample(tmp_path, more):
+    shards = Shards(shard(tmp_path / "x.tar", {"a.cls": b"1", "b.cls": b"2"}))
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        list(more(shards))
+
+
 def test_nothing_is_unpickled(tmp_path):
     objects = array_bytes(np.array([Run(tmp_path / "ran")], object))
     assert pickle.dumps(Run(tmp_path / "ran")) and not (tmp_path / "ran").exists()
