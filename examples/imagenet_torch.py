@@ -340,7 +340,7 @@ def is_first() -> bool:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--train", metavar="FILE", help="a .beton file with images and integer labels")
     parser.add_argument("--val", metavar="FILE", help="the same, for the tests")
     parser.add_argument("--photos", metavar="DIR", help="make both from the photographs in DIR, repeated to --samples")

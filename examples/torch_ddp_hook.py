@@ -71,7 +71,7 @@ def train(model: nn.Module, data: Directions, steps: int) -> list[float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--bits", type=int, default=4, help="1 to 8, or 32 for none")
     parser.add_argument("--steps", type=int, default=60)
     options = parser.parse_args()

@@ -286,7 +286,7 @@ class Report:
 
 
 def parse():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("--data-root", default="data", metavar="DIR", help="folder with the official CIFAR-10 files")
     parser.add_argument("--source", default="local", choices=("local", "download", "sample"))
     parser.add_argument("--epochs", type=int, default=20)

@@ -221,7 +221,8 @@ def make_parser(prog: str, description: str, shown: Iterable[str] = SCHEMA, rest
     rest: whether to add a --help-all that shows what --help leaves out.
     """
     usage = "%(prog)s [--config-file FILE]... [--FLAG VALUE | --section.name=VALUE]..."
-    about = {"description": description, "allow_abbrev": False, "epilog": REST if rest else __doc__.split("\n\n", 1)[1]}
+    epilog = REST if rest else (__doc__ or "").partition("\n\n")[2]  # -OO leaves docstrings out
+    about = {"description": description, "allow_abbrev": False, "epilog": epilog}
     parser = Parser(prog=prog, usage=usage, **about, formatter_class=argparse.RawDescriptionHelpFormatter)
     if rest:
         parser.add_argument(

@@ -12,6 +12,11 @@ from cgxffcv.errors import UsageError
 from cgxffcv.nearest import suggest
 
 
+def summary(doc: str | None) -> str:
+    """The first paragraph of a docstring; nothing where Python was told to leave them out (-OO)."""
+    return (doc or "").partition("\n\n")[0]
+
+
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are UsageErrors that name its --help and, for an unknown option, the nearest one."""
 

@@ -37,7 +37,7 @@ from cgxffcv.allreduce import (
 )
 from cgxffcv.app import process
 from cgxffcv.app.report import plain
-from cgxffcv.app.usage import Parser, add_json, number, whole
+from cgxffcv.app.usage import Parser, add_json, number, summary, whole
 from cgxffcv.bench import charts, links, machine
 from cgxffcv.bench.allreduce_bounds import BLOCK, FLOATS, Way, block_of, count_wrong
 from cgxffcv.errors import UsageError, UserError
@@ -80,7 +80,7 @@ def parse_sizes(text: str) -> list[int]:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    p = Parser(prog="cgxffcv bench allreduce", description=__doc__.split("\n\n")[0])
+    p = Parser(prog="cgxffcv bench allreduce", description=summary(__doc__))
     p.add_argument("-b", "--minbytes", type=parse_size, default="256K", help="the smallest size; default 256K")
     p.add_argument(
         "-e", "--maxbytes", type=parse_size, default=None, help="the largest; default 64M, or -b if that is more"

@@ -26,7 +26,7 @@ from typing import Any
 from cgxffcv import recipes
 from cgxffcv.allreduce import CODECS, FEEDBACKS
 from cgxffcv.app import process
-from cgxffcv.app.usage import Parser, add_json, number, whole
+from cgxffcv.app.usage import Parser, add_json, number, summary, whole
 from cgxffcv.bench import machine, peak, processes
 from cgxffcv.device import devices
 from cgxffcv.errors import UsageError, UserError
@@ -44,7 +44,7 @@ CLOCKS = {
 
 
 def _parser() -> Parser:
-    parser = Parser(prog="cgxffcv bench cifar", description=__doc__.split("\n\n")[0])
+    parser = Parser(prog="cgxffcv bench cifar", description=summary(__doc__))
     parser.add_argument("--recipe", help=f"name of a recipe (default: {ON_GPU} on a GPU, {ON_CPU} on a CPU)")
     parser.add_argument("--runs", type=whole(1), default=3, help="trainings, with the seeds 0, 1, ... (default 3)")
     parser.add_argument("--target", type=number(0, 1), help="accuracy to reach, 0..1 (default: the recipe's)")

@@ -25,7 +25,7 @@ from typing import Any
 from cgxffcv import files
 from cgxffcv.allreduce import ALGORITHMS, CODECS, FEEDBACKS
 from cgxffcv.app import process
-from cgxffcv.app.usage import Parser, add_json, number, whole
+from cgxffcv.app.usage import Parser, add_json, number, summary, whole
 from cgxffcv.bench import charts, links, machine, processes
 from cgxffcv.bench.ddp_names import MODELS, WAYS
 from cgxffcv.bench.table import Records
@@ -39,7 +39,7 @@ ERRORS = ("Error", "error:")
 
 
 def _parser() -> Parser:
-    p = Parser(prog="cgxffcv bench ddp", description=__doc__.split("\n\n")[0])
+    p = Parser(prog="cgxffcv bench ddp", description=summary(__doc__))
     p.add_argument("--model", default="resnet50", help=f"some of {','.join(MODELS)}; default resnet50")
     p.add_argument(
         "--gpus", type=whole(2), metavar="N", help="ranks, one per GPU (default: all GPUs); on the CPU just ranks"

@@ -23,7 +23,7 @@ import numpy as np
 
 from cgxffcv import files
 from cgxffcv.allreduce import CODEC_BITS, CODECS, QUANTIZED_DTYPES, ROUNDINGS, QuantSpec, dequantize, quantize
-from cgxffcv.app.usage import Parser, add_json, whole
+from cgxffcv.app.usage import Parser, add_json, summary, whole
 from cgxffcv.bench.allreduce import parse_size
 from cgxffcv.bench.allreduce_bounds import typed
 from cgxffcv.errors import UserError
@@ -36,7 +36,7 @@ LIBC.memcpy.restype = ctypes.c_void_p
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    p = Parser(prog="cgxffcv bench quantize", description=__doc__.split("\n\n")[0])
+    p = Parser(prog="cgxffcv bench quantize", description=summary(__doc__))
     p.add_argument("--size", type=parse_size, default="256M", help="bytes of the tensor")
     p.add_argument("--bits", type=whole(1, 8), nargs="+", default=[1, 2, 3, 4, 5, 6, 7, 8])
     p.add_argument("--bucket-size", type=whole(1), default=1024)

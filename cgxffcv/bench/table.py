@@ -26,7 +26,7 @@ from typing import Any
 from cgxffcv import cifar, files, recipes
 from cgxffcv.app import doctor, launch, process
 from cgxffcv.app.config import ENV_PREFIX
-from cgxffcv.app.usage import Parser, number, whole
+from cgxffcv.app.usage import Parser, number, summary, whole
 from cgxffcv.bench import charts, machine, processes
 from cgxffcv.device import DRIVER
 from cgxffcv.errors import UsageError, UserError
@@ -39,7 +39,7 @@ COLUMNS = ("", "start-up", "an epoch", "to the end", "to {target}", "accuracy", 
 
 
 def _parser() -> Parser:
-    parser = Parser(prog="cgxffcv bench table", description=__doc__.split("\n\n")[0])
+    parser = Parser(prog="cgxffcv bench table", description=summary(__doc__))
     text = "ranks, one per GPU (default: all GPUs); on the CPU just ranks (default 1)"
     parser.add_argument("--gpus", type=whole(1), metavar="N", help=text)
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "gpu"), help="where all rows run")

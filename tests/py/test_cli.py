@@ -78,6 +78,16 @@ def test_help_names_every_command():
     assert all(f"\n  {name}" in text for name in cli.BENCHES)
 
 
+@pytest.mark.parametrize(
+    "command_line",
+    [["write"], *(["bench", name] for name in ("allreduce", "beton", "cifar", "ddp", "loader", "quantize", "table"))],
+)
+def test_commands_without_docstrings(command_line):
+    """Python -OO leaves them out."""
+    done = command("-OO", "-m", "cgxffcv", *command_line, "--help")
+    assert done.returncode == 0 and done.stderr == "" and done.stdout.startswith("usage: ")
+
+
 def test_each_command_of_the_package_is_its_script(tmp_path):
     said = {}
     for words in (["-m", "cgxffcv", "write"], [str(ROOT / "write_datasets.py")]):
