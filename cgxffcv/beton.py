@@ -279,9 +279,14 @@ def _check_alike(first: Reader, other: Reader) -> None:
         raise beton_error(f"its fields {key(other)} are not those of {first.path}: {key(first)}", other.path)
 
 
+def _as_list(files: Any) -> list[Any]:
+    """One path is a list of one file: its letters are none."""
+    return [files] if isinstance(files, str | bytes | os.PathLike) else list(files)
+
+
 def merge(
     fname: str | os.PathLike[str],
-    files: Iterable[str | os.PathLike[str]],
+    files: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
     indices: Sequence[int] | np.ndarray | None = None,
     custom_fields: Mapping[str, Any] | None = None,
     **options: Any,
@@ -293,7 +298,7 @@ def merge(
     again. `fname` may be one of the files: it is replaced only when the new one is complete. The names of the classes
     (FILE.classes) are kept; DataError if a label has different names in two files.
     """
-    paths = list(files)
+    paths = _as_list(files)
     if not paths:
         raise ValueError("merge needs at least one file")
     readers = [Reader(path, custom_fields) for path in paths]
@@ -314,12 +319,12 @@ def merge(
 
 def append(
     fname: str | os.PathLike[str],
-    files: Iterable[str | os.PathLike[str]],
+    files: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
     custom_fields: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> WriteReport:
     """Adds the samples of `files` to those of `fname`, which is replaced by the longer file when that is complete."""
-    return merge(fname, [fname, *files], custom_fields=custom_fields, **options)
+    return merge(fname, [fname, *_as_list(files)], custom_fields=custom_fields, **options)
 
 
 def to_json(report: FileInfo | VerifyReport) -> str:

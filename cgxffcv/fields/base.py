@@ -219,6 +219,12 @@ class CoreField(Field):
         return self.convert
 
 
+def refuse_masked(value: Any) -> None:
+    """What a mask hides is no value, and a file has no masks."""
+    if np.ma.is_masked(value):
+        raise ValueError("a masked array has elements that are no values: filled() gives them some")
+
+
 def _check_int(name: str, value: Any, least: int, most: int | None = None) -> int:
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise TypeError(f"{name} must be an integer, not {value!r}")

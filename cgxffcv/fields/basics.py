@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from cgxffcv.decoders import FloatDecoder, IntDecoder  # noqa: F401 (where FFCV has them)
-from cgxffcv.fields.base import CoreField, Spec, spec
+from cgxffcv.fields.base import CoreField, Spec, refuse_masked, spec
 
 
 def _scalar(value: Any) -> Any:
@@ -16,6 +16,7 @@ def _scalar(value: Any) -> Any:
     item = getattr(value, "item", None)
     if item is None or getattr(value, "size", 1) == 0:
         return value
+    refuse_masked(value)
     try:
         return item()
     except (ValueError, RuntimeError):

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from cgxffcv.decoders import BytesDecoder  # noqa: F401 (where FFCV has them)
-from cgxffcv.fields.base import CoreField, Spec, spec
+from cgxffcv.fields.base import CoreField, Spec, refuse_masked, spec
 
 
 class BytesField(CoreField):
@@ -22,6 +22,7 @@ class BytesField(CoreField):
         if isinstance(value, str):
             raise TypeError("bytes were expected, not str; encode it first")
         if isinstance(value, np.ndarray):
+            refuse_masked(value)
             if value.dtype.hasobject:
                 raise TypeError("bytes were expected, not an array of objects")
             return np.ascontiguousarray(value).reshape(-1).view(np.uint8) if value.size else b""

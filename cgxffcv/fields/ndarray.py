@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from _cgxffcv import FIELD_DTYPES
 
 from cgxffcv.decoders import NDArrayDecoder  # noqa: F401 (where FFCV has them)
-from cgxffcv.fields.base import CoreField, Spec, _check_int, spec
+from cgxffcv.fields.base import CoreField, Spec, _check_int, refuse_masked, spec
 
 MAX_DIMS = 32
 
@@ -20,7 +21,7 @@ def _dtype(dtype: Any) -> np.dtype:
     if name.startswith("torch."):
         dtype = name.removeprefix("torch.")
     try:
-        known = np.dtype(dtype)
+        known = np.dtype("None" if dtype is None else dtype)  # to NumPy None is float64
     except TypeError:
         raise TypeError(f"dtype {dtype!r} is not known; one of {', '.join(FIELD_DTYPES)} was expected") from None
     if known.name not in FIELD_DTYPES or not known.isnative:
@@ -55,7 +56,7 @@ class NDArrayField(CoreField):
 
     def __init__(self, dtype: Any, shape: tuple[int, ...] | int):
         self.dtype = _dtype(dtype)
-        sides = (shape,) if hasattr(shape, "__index__") else tuple(shape)
+        sides = tuple(shape) if isinstance(shape, Iterable) and np.ndim(shape) != 0 else (shape,)
         if not 1 <= len(sides) <= MAX_DIMS:
             raise ValueError(f"shape must have 1 to {MAX_DIMS} dimensions, not {len(sides)}: {shape}")
         self.shape = tuple(_check_int("a side of shape", side, 1) for side in sides)
@@ -68,6 +69,7 @@ class NDArrayField(CoreField):
     def convert(self, value: Any) -> np.ndarray:
         if hasattr(value, "cpu"):
             value = value.detach().cpu().numpy()
+        refuse_masked(value)
         array = np.asarray(value)
         if array.dtype != self.dtype:
             raise TypeError(f"an array of {self.dtype} was expected, not of {array.dtype}; astype converts it")

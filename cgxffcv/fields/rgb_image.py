@@ -16,7 +16,7 @@ from cgxffcv.decoders import (  # noqa: F401 (where FFCV has them)
     RandomResizedCropRGBImageDecoder,
     SimpleRGBImageDecoder,
 )
-from cgxffcv.fields.base import CoreField, Spec, _check_int, spec
+from cgxffcv.fields.base import CoreField, Spec, _check_int, refuse_masked, spec
 
 # Pillow's modes that turn into RGB without losing anything but a palette or an ink model.
 PLAIN_MODES = ("RGB", "L", "1", "P", "CMYK", "YCbCr", "HSV")
@@ -25,6 +25,7 @@ ALPHA_MODES = ("RGBA", "LA", "PA")
 
 def _pixels(value: Any) -> np.ndarray:
     """A writable or read-only uint8 (height, width, 3) array whose rows are contiguous."""
+    refuse_masked(value)
     array = np.asarray(value)
     if array.dtype != np.uint8:
         raise TypeError(f"an image must be uint8, not {array.dtype}")

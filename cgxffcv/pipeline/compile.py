@@ -530,6 +530,18 @@ def in_file(name: str, fields: Mapping[str, str]) -> str:
     return name[:MAX_NAME] if isinstance(name, str) and name not in fields and name[:MAX_NAME] in fields else name
 
 
+def by_names_in_file(fields: Mapping[str, str], pipelines: Mapping[str, Any]) -> dict[str, Any]:
+    """A long name that says itself which field it reads is another output of it, not the field's own name."""
+    found: dict[str, Any] = {}
+    for name, pipeline in pipelines.items():
+        extra = isinstance(pipeline, PipelineSpec) and pipeline.source not in (None, name)
+        short = name if extra else in_file(name, fields)
+        if short in found:
+            raise ValueError(f"pipelines {name!r} and {short!r} are of one field, whose name is {short!r} in the file")
+        found[short] = pipeline
+    return found
+
+
 def compile_outputs(
     fields: Mapping[str, str],
     pipelines: Mapping[str, Any],
@@ -547,7 +559,7 @@ def compile_outputs(
         ValueError: a pipeline for an unknown field. TypeError: an operation that does not fit.
     """
     custom, dtypes = custom or {}, dtypes or {}
-    pipelines = {in_file(name, fields): pipeline for name, pipeline in pipelines.items()}
+    pipelines = by_names_in_file(fields, pipelines)
     order, tensors = [*fields, *(name for name in pipelines if name not in fields)], wants_tensors(arrays)
     outputs, images = [], 0
     for name in order:
@@ -555,10 +567,10 @@ def compile_outputs(
         if pipeline is None:
             continue
         spec = add_default(as_spec(name, pipeline), tensors)
-        source = spec.source or name
+        source = in_file(spec.source or name, fields)
         if source not in fields:
             raise ValueError(f"pipeline '{name}': no field is named '{source}'; the file has {', '.join(fields)}")
-        kind = fields[source]
+        kind, spec = fields[source], PipelineSpec(source, spec.decoder, spec.transforms, spec.draws)
         draws = images % MAX_SHARED if spec.draws is None else spec.draws
         outputs.append(compile_output(name, kind, spec, draws, path_of, custom.get(source), dtypes.get(source), read))
         images += any(column["image"] is not None for column in outputs[-1].columns)

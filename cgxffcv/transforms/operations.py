@@ -76,6 +76,8 @@ def samples(values: Any, name: str) -> np.ndarray:
     array = np.asarray(list(values) if isinstance(values, Iterable) else values)
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
         raise TypeError(f"{name} must be numbers of samples, not {brief(values)}")
+    if array.size and int(array.min()) < 0:
+        raise ValueError(f"{name} holds {int(array.min())}: sample numbers start at 0")
     if array.size and int(array.max()) > np.iinfo(np.int64).max:
         raise ValueError(f"{name} holds {int(array.max())}, which is not a sample number")
     return np.unique(array.astype(np.int64))

@@ -23,7 +23,7 @@ import numpy as np
 
 from cgxffcv import files
 from cgxffcv.fields import Field, FloatField, IntField, NDArrayField, RGBImageField
-from cgxffcv.fields.base import MAX_NAME, CoreField
+from cgxffcv.fields.base import MAX_NAME, CoreField, refuse_masked
 from cgxffcv.progress import Progress, is_watched
 from cgxffcv.reader import beton_error
 from cgxffcv.wording import counted, noted, size
@@ -213,7 +213,7 @@ class DatasetWriter:
         produce = (lambda value=value: value for value in _asked(samples))
         return self._write(length or 0, lambda run: run.from_samples(produce, 100), total=length)
 
-    def from_arrays(self, *columns: Any, **named: Any) -> WriteReport:
+    def from_arrays(self, /, *columns: Any, **named: Any) -> WriteReport:
         """Writes whole columns, without Python code for each sample.
 
         One array per field, in their order or by name, all of the same length N: images uint8 (N, H, W, 3), ints and
@@ -372,6 +372,8 @@ def _as_column(name: str, field: Field, column: Any) -> np.ndarray | None:
     """The column as the core takes it whole, or None if values must be taken one by one."""
     if not isinstance(field, CoreField) or field.converts_itself():
         return None
+    with noted(f"field '{name}'"):
+        refuse_masked(column)
     if isinstance(field, IntField):
         array = np.asarray(column)
         if array.ndim == 2 and array.shape[1] == 1:

@@ -24,8 +24,10 @@ from cgxffcv.fields import (
     RGBImageField,
     TorchTensorField,
 )
+from cgxffcv.pipeline import PipelineSpec
 
 INT = {"n": IntField()}
+MASKED = np.ma.masked_array([1, 2], [True, False], np.float32)
 
 
 def clean(folder):
@@ -217,6 +219,8 @@ def test_no_worker_is_left_behind(tmp_path):
         (NDArrayField("i2", (2, 2)), np.arange(4, dtype=np.int16), np.array([[0, 1], [2, 3]], np.int16)),
         (NDArrayField("i2", 4), np.array([[0, 1], [2, 3]], np.int16), np.arange(4, dtype=np.int16)),
         (JSONField(), None, None),
+        (NDArrayField("f4", np.array([2])), MASKED[1:].repeat(2), np.array([2, 2], np.float32)),
+        (IntField(), np.ma.masked_array([7]), 7),
     ],
 )
 def test_values_that_are_taken(tmp_path, field, value, want):
@@ -242,6 +246,16 @@ def test_long_names_are_cut(tmp_path):
     for name in ("seventeen letters", "seventeen letter"):
         with Loader(tmp_path / "x.beton", 4, pipelines={name: [IntDecoder()], "n": None}) as loader:
             assert [rows.tolist() for rows in next(iter(loader))] == [[[9]] * 4]
+    views = {
+        "seventeen letters": PipelineSpec("seventeen letters"),
+        "seventeen letter 1": PipelineSpec("seventeen letter", transforms=[lambda rows: 2 * rows]),
+        "seventeen letter 2": PipelineSpec("seventeen letters", transforms=[lambda rows: 3 * rows]),
+    }
+    with Loader(tmp_path / "x.beton", 1, pipelines={**views, "n": None}, arrays="numpy") as loader:
+        assert [output.name for output in loader.outputs] == ["seventeen letter", *list(views)[1:]]
+        assert [rows.item() for rows in next(iter(loader))] == [9, 18, 27]
+    with pytest.raises(ValueError, match="'seventeen letters' and 'seventeen letter' are of one field"):
+        Loader(tmp_path / "x.beton", 4, pipelines={"seventeen letter": None, "seventeen letters": []})
     for other in ("seventeen letter", "seventeen letter!"):
         with pytest.raises(ValueError, match="begin with the same 16 bytes"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -278,6 +292,12 @@ def test_long_names_are_cut(tmp_path):
         (NDArrayField("f4", (2, 3)), np.zeros((1, 3, 2), np.float32), "shape"),
         (NDArrayField("f4", (2,)), np.zeros(2, ">f4"), ">f4"),
         (JSONField(), {1j}, "not JSON"),
+        (IntField(), MASKED[0], "masked"),
+        (FloatField(), MASKED[0], "masked"),
+        (FloatField(), np.ma.masked_array(1.5, True), "masked"),
+        (BytesField(), MASKED, "masked"),
+        (NDArrayField("f4", (2,)), MASKED, "masked"),
+        (RGBImageField(), np.ma.masked_equal(np.zeros((2, 2, 3), np.uint8), 0), "masked"),
     ],
 )
 def test_values_that_are_refused(tmp_path, field, value, reason):
@@ -298,6 +318,8 @@ def test_torch_dtypes_by_name(tmp_path):
     ("make", "error", "reason"),
     [
         (lambda: NDArrayField("O", (2,)), TypeError, "cannot be stored"),
+        (lambda: NDArrayField(None, (2,)), TypeError, "dtype None is not known"),
+        (lambda: NDArrayField("f4", None), TypeError, "a side of shape must be an integer, not None"),
         (lambda: NDArrayField(">f4", (2,)), TypeError, "little-endian"),
         (lambda: NDArrayField("U5", (2,)), TypeError, "cannot be stored"),
         (lambda: NDArrayField("nonsense", (2,)), TypeError, "not known"),
@@ -377,12 +399,22 @@ def test_columns_of_unequal_length_and_wrong_types(tmp_path):
         ((img, n, x.astype(complex), a), TypeError),
         ((img, n, x, a.astype(float)), TypeError),
         ((img, n, x, a[:, :1]), TypeError),
+        ((np.ma.masked_equal(img, 0), n, x, a), ValueError),
+        ((img, np.ma.masked_equal(n, 0), x, a), ValueError),
+        ((img, n, np.ma.masked_equal(x, 0), a), ValueError),
+        ((img, n, x, np.ma.masked_equal(a, 0)), ValueError),
     ]:
         with pytest.raises(error):
             DatasetWriter(tmp_path / "x.beton", fields, num_workers=1).from_arrays(*columns)
     DatasetWriter(tmp_path / "x.beton", fields, num_workers=1).from_arrays(img=img, a=a, x=x, n=n[:, None])
     with Reader(tmp_path / "x.beton") as reader:
         assert len(reader) == 3
+
+
+def test_a_column_may_be_called_self(tmp_path):
+    DatasetWriter(tmp_path / "x.beton", {"self": IntField()}, num_workers=1).from_arrays(self=[1, 2])
+    with Reader(tmp_path / "x.beton") as reader:
+        assert reader.column("self").tolist() == [1, 2]
 
 
 def test_a_sample_over_one_gibibyte(tmp_path):
@@ -459,8 +491,11 @@ def test_merge_append_and_cut(tmp_path):
     paths = [tmp_path / f"{i}.beton" for i in range(4)]
     beton.merge(tmp_path / "all.beton", paths, **options)
     assert (tmp_path / "all.beton").read_bytes() == model.write(FIELDS, samples, 4096)
-    beton.append(paths[0], paths[1:], **options)
+    beton.append(paths[0], paths[1:3], **options)
+    beton.append(paths[0], str(paths[3]), **options)  # one file, not its letters
     assert paths[0].read_bytes() == model.write(FIELDS, samples, 4096)
+    beton.merge(tmp_path / "one.beton", paths[0], **options)
+    assert (tmp_path / "one.beton").read_bytes() == paths[0].read_bytes()
     beton.merge(tmp_path / "cut.beton", [paths[0]], indices=[5, 3, 59], **options)
     assert (tmp_path / "cut.beton").read_bytes() == model.write(FIELDS, [samples[i] for i in (5, 3, 59)], 4096)
     DatasetWriter(tmp_path / "other.beton", INT, num_workers=1).from_arrays([1])

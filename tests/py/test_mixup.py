@@ -238,6 +238,20 @@ def test_lambda_has_the_beta_distribution(alpha):
         assert abs(np.mean(lambdas <= point) - want) <= 5 * np.sqrt(want * (1 - want) / n) + 1e-3, point
 
 
+@pytest.mark.parametrize("step", [tf.LabelMixup(1, True), tf.LabelCutMix(1, True)])
+def test_labels_that_float32_cannot_hold_are_refused(tmp_path, step):
+    limit = 1 << 24
+    for bad in (limit + 1, -limit - 1):
+        name = tiny_beton.write(tmp_path / "a.beton", {"label": ("int", [limit, -limit, bad, 0])})
+        with Loader(name, 4, pipelines={"label": [tf.ReplaceLabel([2], 5), step]}) as loader:
+            np.testing.assert_array_equal(
+                next(iter(loader))[0][:, :2], [[limit, 0], [-limit, limit], [5, -limit], [0, 5]]
+            )
+        with Loader(name, 4, pipelines={"label": [step]}) as loader, pytest.raises(ValueError) as caught:
+            next(iter(loader))
+        assert f"sample 2: field 'label': the label {bad} is beyond" in str(caught.value)
+
+
 @pytest.mark.parametrize(
     "image, label, text",
     [

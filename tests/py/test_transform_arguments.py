@@ -45,6 +45,7 @@ NAN = float("nan")
         (lambda: tf.RandomCrop(2**70), (ValueError, OverflowError), "size"),
         (lambda: tf.ReplaceLabel(3, 1), TypeError, "indices must be numbers of samples, not 3"),
         (lambda: tf.ReplaceLabel([2**63], 1), ValueError, "indices holds 9223372036854775808"),
+        (lambda: tf.ReplaceLabel([3, -1], 1), ValueError, "indices holds -1: sample numbers start at 0"),
         (lambda: tf.ReplaceLabel(["a"], 1), TypeError, "indices must be numbers of samples"),
         (lambda: tf.Poison("mask", np.zeros((2, 2)), [1]), TypeError, "mask must be an array of numbers"),
         (lambda: tf.Poison(np.full((2, 2, 3), NAN), np.zeros((2, 2)), [1]), ValueError, "mask must be finite"),

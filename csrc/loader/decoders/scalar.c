@@ -84,11 +84,24 @@ static Status read_label(const DecoderChunk *chunk, const DecoderOutput *output,
     return STATUS_OK;
 }
 
+/* A label of a pair lies in a float, which holds whole numbers up to here one by one. */
+enum { PAIRED_MOST = 1 << 24 };
+
+static Status check_paired(const DecoderChunk *chunk, const DecoderOutput *output, size_t i, const AugmentOp *op,
+                           int64_t label) {
+    if (label >= -PAIRED_MOST && label <= PAIRED_MOST) return STATUS_OK;
+    return loader_decoder_fail(chunk, output, i, augment_entry(op->kind)->name,
+                               error_fail(STATUS_ARGUMENT,
+                                          "the label %lld is beyond what float32 tells apart, -%d to %d",
+                                          (long long)label, PAIRED_MOST, PAIRED_MOST));
+}
+
 static Status decode_pairs(const DecoderChunk *chunk, const DecoderOutput *output, const AugmentOp *op, float *to) {
     int64_t previous = 0, own = 0;
     TRY(read_label(chunk, output, 0, chunk->before, &previous));
     for (size_t i = 0; i < chunk->count; i++, to += output->array.shape[0], previous = own) {
         TRY(read_label(chunk, output, i, chunk->ids[i], &own));
+        TRY(check_paired(chunk, output, i, op, own));
         const AugmentDrawn drawn = draw(chunk, op, chunk->ids[i]);
         augment_op_label(op, &drawn, own, previous, to);
     }
