@@ -15,7 +15,6 @@ named "bfloat16" (ml_dtypes).
 from __future__ import annotations
 
 import math
-import operator
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,7 +25,7 @@ import numpy as np
 
 from cgxffcv import costs
 from cgxffcv.tensors import stream_number, take
-from cgxffcv.wording import Told, as_table, counted
+from cgxffcv.wording import Told, as_table, counted, whole_number
 
 #: The values that these arguments may take, as the core spells them.
 ALGORITHMS, DTYPES, OPS = _cgxffcv.ALLREDUCE_ALGORITHMS, _cgxffcv.ALLREDUCE_DTYPES, _cgxffcv.ALLREDUCE_OPS
@@ -166,14 +165,6 @@ def dequantize(
 LayerShape = int | Sequence[int]
 
 
-def _whole(argument: str, value: object) -> int:
-    """`value` as an int, never rounded."""
-    try:
-        return operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
-        raise TypeError(f"{argument} must be a whole number, not {value!r}") from None
-
-
 def check_timeout(value: object) -> None:
     """Raises TypeError or ValueError for anything but None or a number of seconds above 0."""
     if value is None:
@@ -204,7 +195,7 @@ def feedback_of(value: object) -> bool | str:
 
 def _count(argument: str, value: object, bits: int) -> int:
     """A whole number that fits into that many bits."""
-    number = _whole(argument, value)
+    number = whole_number(value, argument)
     if not 0 <= number < 1 << bits:
         raise ValueError(f"{argument} must be in 0..2^{bits}-1, not {number}")
     return number
@@ -217,7 +208,7 @@ def _core_layer(name: str | None, shape: LayerShape, bits: int, bucket_size: int
         sizes = tuple(_count(what, n, 63) for n in shape)
         size = {"shape": str(sizes), "elems": math.prod(sizes), "dims": max(1, len(sizes))}
     else:
-        elems = _whole(what, shape)
+        elems = whole_number(shape, what)
         size = {"shape": str(elems), "elems": elems, "dims": 0}
     return {"name": name, "bits": bits, "bucket_size": bucket_size, **size}
 
@@ -226,14 +217,14 @@ def _per_layer(argument: str, value: int | Mapping, default: int, names: list[st
     """The plan's value and each layer's own (0: the plan's) from a number, or from a mapping of names or indices."""
     own = [0] * len(names)
     if not isinstance(value, Mapping):
-        return _whole(argument, value), own
+        return whole_number(value, argument), own
     for key, item in value.items():
         if key == "default":
-            default = _whole(argument, item)
+            default = whole_number(item, argument)
         elif isinstance(key, int) and -len(names) <= key < len(names):
-            own[key] = _whole(argument, item)
+            own[key] = whole_number(item, argument)
         elif isinstance(key, str) and key in names:
-            own[names.index(key)] = _whole(argument, item)
+            own[names.index(key)] = whole_number(item, argument)
         else:
             raise ValueError(f"{argument} names a layer {key!r} that the table of {len(names)} layers does not have")
     return default, own
@@ -416,7 +407,7 @@ class AllreducePlan:
         if self.device is not None:
             self.wait(stream)
         residual = self._plan.residual
-        plan = self._make([_whole("bits", each) for each in bits])
+        plan = self._make([whole_number(each, "bits") for each in bits])
         plan.call = self._plan.call
         if residual is not None and plan.feeds_back:
             plan.restore(residual)

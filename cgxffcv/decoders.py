@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cgxffcv.wording import whole_number
+
 if TYPE_CHECKING:
     from cgxffcv.fields.base import Field
 
@@ -150,7 +152,8 @@ class _CropDecoder(ImageDecoder):
     def __init__(self, output_size: tuple[int, int], interpolation: str, jpeg_mode: str):
         if interpolation not in FILTERS:
             raise ValueError(f"interpolation must be one of {', '.join(map(repr, FILTERS))}, not {interpolation!r}")
-        height, width = map(operator.index, _two(output_size, "output_size (height, width)"))
+        sides = _two(output_size, "output_size (height, width)")
+        height, width = (whole_number(side, "a side of output_size") for side in sides)
         if not (1 <= height <= 65535 and 1 <= width <= 65535):
             raise ValueError(f"output_size must be (height, width), each in 1..65535, not {output_size!r}")
         self.output_size, self.interpolation = (height, width), interpolation
@@ -289,7 +292,7 @@ def function_address(function: Any) -> Address:
 
 
 def row_shape(shape: Any) -> tuple[int, ...]:
-    return tuple(operator.index(side) for side in np.atleast_1d(shape))
+    return tuple(whole_number(side, "a side of shape") for side in np.atleast_1d(shape))
 
 
 def row_dtype(dtype: Any) -> str:

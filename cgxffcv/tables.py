@@ -56,6 +56,12 @@ def status_of(path: str) -> os.stat_result | None:
         return None
 
 
+def check_same(path: str, now: os.stat_result, then: os.stat_result | None) -> None:
+    """BetonError where `path`, of status `now`, is another file than the one that was opened, of status `then`."""
+    if then is None or (now.st_dev, now.st_ino) != (then.st_dev, then.st_ino):
+        raise beton_error("another file has taken its place since it was opened; open it again", path)
+
+
 class Tables:
     """`infos`: of each field its kind, dtype and shape; `custom`: those of a user's own type; `opened`: the file's
     status when the core opened it. BetonError if the name is another file's now, or the file is shorter."""
@@ -67,9 +73,8 @@ class Tables:
     def _table(self, dtype: np.dtype, count: int, offset: int) -> np.ndarray:
         """A table of `count` entries, or of as many as the rest of the file had room for when it was opened (-1)."""
         with files.open_plain(self.path, "rb") as file:
-            now, then = os.fstat(file.fileno()), self.opened
-            if then is None or (now.st_dev, now.st_ino) != (then.st_dev, then.st_ino):
-                raise beton_error("another file has taken its place since it was opened; open it again", self.path)
+            then = self.opened
+            check_same(self.path, os.fstat(file.fileno()), then)
             if count < 0:
                 count = max(then.st_size - offset, 0) // dtype.itemsize
             size = dtype.itemsize * count

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import html
 import math
+import operator
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -19,6 +20,14 @@ def brief(value: Any) -> str:
     except ValueError:  # a number with more digits than Python converts
         shown = "a very long number"
     return shown if len(shown) <= LONGEST else f"{shown[: LONGEST - 20]}...{shown[-10:]}"
+
+
+def whole_number(value: Any, name: str) -> int:
+    """TypeError, by that name, if it is none."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be a whole number, not {brief(value)}") from None
 
 
 def add_note(error: BaseException, note: str) -> None:

@@ -35,8 +35,9 @@ class EpochIterator(Iterator):
             batch = self._plan.core.next()
         except KeyboardInterrupt:
             raise
-        except BaseException:
-            self.close()
+        except BaseException as error:
+            if type(error) is not RuntimeError:  # another thread is inside this Loader, and its pass goes on
+                self.close()
             raise
         if batch is None:
             self.close()
@@ -46,9 +47,9 @@ class EpochIterator(Iterator):
 
     def close(self) -> None:
         """Ends the pass; its workers stop."""
-        loader, self._loader = self._loader, None
-        if loader is not None:
-            loader._end(self._number)
+        if self._loader is not None:
+            self._loader._end(self._number)
+            self._loader = None
 
     def __del__(self):
         # RuntimeError: another thread is inside this Loader, and its pass goes on; AttributeError: never fully made.

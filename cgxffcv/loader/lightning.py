@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from cgxffcv import place
 from cgxffcv.loader import loader
 
 __all__ = ["Loader"]
-
-
-def _again(arguments: Mapping[str, Any], next_epoch: int) -> Loader:
-    made = Loader(**arguments)
-    made.next_epoch = next_epoch
-    return made
 
 
 class Loader(loader.Loader):
@@ -56,6 +49,3 @@ class Loader(loader.Loader):
     def __iter__(self) -> Iterator[tuple]:
         self._share()
         yield from super().__iter__()
-
-    def __reduce__(self) -> tuple:
-        return _again, super().__reduce__()[1]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import html
-import operator
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -18,24 +17,26 @@ from cgxffcv.loader.epoch_iterator import EpochIterator
 from cgxffcv.loader.explain import explain
 from cgxffcv.loader.orders import OrderInForce, OrderOption, as_ids
 from cgxffcv.loader.settings import OS_CACHE, Plan, Setting
-from cgxffcv.loader.sources import Readers, absolute, all_paths
+from cgxffcv.loader.sources import Opened, Readers, absolute, all_paths
 from cgxffcv.pipeline.compile import Output
 from cgxffcv.reader import Reader, check_custom_names, custom_fields_of, layouts_of
 from cgxffcv.sheet import as_html
-from cgxffcv.wording import Told, noted
+from cgxffcv.wording import Told, noted, whole_number
 
 MAX_EPOCH = 2**32 - 1
 
 
 def check_epoch(epoch: int) -> int:
-    epoch = operator.index(epoch)
+    epoch = whole_number(epoch, "epoch")
     if not 0 <= epoch <= MAX_EPOCH:
         raise ValueError(f"epoch must be in 0..{MAX_EPOCH}, not {epoch!r}")
     return epoch
 
 
-def _again(arguments: Mapping[str, Any], next_epoch: int) -> Loader:
-    loader = Loader(**arguments)
+def _again(kind: type[Loader], arguments: Mapping[str, Any], next_epoch: int = 0) -> Loader:
+    """A Loader of that class, whose own __init__ may take something else."""
+    loader = kind.__new__(kind)
+    Loader.__init__(loader, **arguments)
     loader.next_epoch = next_epoch
     return loader
 
@@ -134,6 +135,7 @@ class Loader:
         on_error: str = "raise",
     ):
         arguments = {name: value for name, value in locals().items() if name != "self"}
+        theirs = {*vars(self)}  # what a subclass has set before
         self._fname = absolute(fname)
         self._next_epoch = 0
         self._pass = self._passes = 0  # the number of the pass in progress (0: none), and of the last one
@@ -148,10 +150,12 @@ class Loader:
         first = all_paths(self._fname)[0]
         if isinstance(self._fname, tuple):
             common_names(self._fname)
+        self._opened = Opened(all_paths(self._fname))
         custom = custom_fields_of(first, custom_fields) if custom_fields else {}
         core = _cgxffcv.Loader(self._fname, layouts_of(custom))
         check_custom_names(first, custom_fields or {}, core.fields())
         self._adopt(Plan({**arguments, "fname": self._fname}, core, custom, None), None)
+        self._names = {*vars(self), "_names"} - theirs  # all others are a subclass's
 
     # ---- settings ----
 
@@ -221,6 +225,7 @@ class Loader:
         if self._reader is None:
             if self._core.closed:
                 raise ValueError("this Loader has been closed")
+            self._opened.check()
             custom, several = self._plan.arguments["custom_fields"], isinstance(self._fname, tuple)
             self._reader = Readers(self._plan.sources, custom) if several else Reader(self._fname, custom)
         return self._reader
@@ -325,12 +330,12 @@ class Loader:
         """Stops the pass in progress, if any. One whose settings have been changed meanwhile is dropped altogether."""
         if self._pass == 0 or self._last is None:
             return
-        self._pass = 0
         if self._last is self._plan:
             self._last.core.stop()
         else:
             self._last.core.close()
             self._last = None
+        self._pass = 0
 
     def __len__(self) -> int:
         """The batches of a whole epoch on this rank. With a user's order whose length is known only once it is drawn,
@@ -381,6 +386,7 @@ class Loader:
         names = [output.name for output in self.outputs]
         if field_name not in names:
             raise ValueError(f"filter: no output is named {field_name!r}; there are {', '.join(names)}")
+        self._opened.check()
         pipelines = dict(self.pipelines)
         only = {name: pipelines.get(name, ()) if name == field_name else None for name in [*names, *pipelines]}
         changes = {"pipelines": only, "order": OrderOption.SEQUENTIAL, "order_kwargs": None, "drop_last": False}
@@ -393,7 +399,14 @@ class Loader:
                     with noted(f"filter: the condition was asked about sample {number}"):
                         if condition(value):
                             chosen.append(number)
-        return Loader(**{**self._plan.arguments, "seed": self.seed, "indices": np.array(chosen, dtype=np.int64)})
+        given = {**self._plan.arguments, "seed": self.seed, "indices": np.array(chosen, dtype=np.int64)}
+        found = _again(type(self), given)
+        vars(found).update(self._of_subclass())
+        return found
+
+    def _of_subclass(self) -> dict[str, Any]:
+        """The attributes that a subclass has added."""
+        return {name: value for name, value in vars(self).items() if name not in self._names}
 
     # ---- state ----
 
@@ -471,10 +484,11 @@ class Loader:
 
     def __reduce__(self) -> tuple:
         """A copy, or what another process unpickles, is a loader of its own with the same settings and seed, before its
-        next epoch. (state_dict has its position within an epoch.)"""
+        next epoch. (state_dict has its position within an epoch.) A subclass's __init__ is not called for it; attributes
+        that the subclass has added are copied."""
         given = self._plan.arguments
         plain = {"pipelines": dict(given["pipelines"]), "order_kwargs": dict(given["order_kwargs"]), "seed": self.seed}
-        return _again, ({**given, **plain}, self._next_epoch)
+        return _again, (type(self), {**given, **plain}, self._next_epoch), self._of_subclass()
 
     # ---- the end ----
 

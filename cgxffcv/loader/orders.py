@@ -96,7 +96,10 @@ class OwnOrder:
 
     def draw(self, epoch: int) -> np.ndarray:
         """The samples of an epoch, for all ranks. May draw from the user's random numbers."""
-        ids = self.restrict(as_ids(self._finite(self._values(epoch)), "order", self.in_file))
+        given = self._finite(self._values(epoch))
+        ids = self.restrict(as_ids(given, "order", self.in_file))
+        if np.may_share_memory(ids, given):  # the user's own may change while the epoch, and its state, go on
+            ids = ids.copy()
         if len(ids) == 0 and self.in_file > 0:
             raise ValueError(
                 f"order gives no samples in epoch {epoch} (an iterator that can be read only once?): give a list, a "
@@ -158,7 +161,7 @@ def choose_order(order: Any, kwargs: dict[str, Any], loader: Loader) -> tuple[Or
     if isinstance(order, OrderOption):
         window = kwargs.pop("window_pages", 8) if order is OrderOption.QUASI_RANDOM else 8
         if kwargs:
-            raise TypeError(f"order_kwargs: {order} does not take {', '.join(kwargs)}")
+            raise TypeError(f"order_kwargs: {order} does not take {', '.join(map(str, kwargs))}")
         return order, None, window
     if getattr(order, "num_replicas", 1) > 1 and loader.world_size > 1:
         raise ValueError(

@@ -21,7 +21,7 @@ from cgxffcv.loader.sources import Sources
 from cgxffcv.pipeline.compile import Output, compile_outputs
 from cgxffcv.pipeline.later import Pass
 from cgxffcv.pipeline.moves import moved_to
-from cgxffcv.wording import brief, counted
+from cgxffcv.wording import brief, counted, whole_number
 
 if TYPE_CHECKING:
     from cgxffcv.fields.base import Field
@@ -47,21 +47,26 @@ def choose_seed(seed: int | None, world_size: int, order: Any) -> int:
         return 0
     if seed is None:
         return int(np.random.randint(0, np.iinfo(np.int32).max))  # so that numpy.random.seed decides, as with FFCV
-    seed = operator.index(seed)
+    seed = whole_number(seed, "seed")
     if not 0 <= seed <= LARGEST_SEED:
         raise ValueError(f"seed must be in 0..2**64-1, not {seed}")
     return seed
 
 
+NUMBERS = ("batch_size", "num_workers", "batches_ahead", "seed", "rank", "world_size")
+
+
 def copied(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Copies what the user may go on changing; what is given back cannot be changed."""
+    """Copies what the user may go on changing; what is given back cannot be changed. Numbers become Python's, because
+    states are made of them."""
     for name in ("pipelines", "custom_fields", "order_kwargs"):
         if arguments[name] is not None and not isinstance(arguments[name], Mapping):
             raise TypeError(f"{name} must be a dict or None, not {brief(arguments[name])}")
     pipelines = arguments["pipelines"] or {}
     fixed = {name: tuple(steps) if isinstance(steps, list) else steps for name, steps in pipelines.items()}
     kwargs = MappingProxyType(dict(arguments["order_kwargs"] or {}))
-    return {**arguments, "pipelines": MappingProxyType(fixed), "order_kwargs": kwargs}
+    numbers = {name: operator.index(arguments[name]) for name in NUMBERS if hasattr(arguments[name], "__index__")}
+    return {**arguments, **numbers, "pipelines": MappingProxyType(fixed), "order_kwargs": kwargs}
 
 
 def same_columns(some: Sequence[Output], others: Sequence[Output]) -> bool:
@@ -93,6 +98,7 @@ class Plan:
         for name in ("distributed", "drop_last", "ids", "evaluate", "os_cache", "resident"):
             setattr(self, name, bool(given[name]))
         self.chosen = None if given["indices"] is None else as_ids(given["indices"], "indices", core.in_file).copy()
+        given["indices"] = self.chosen  # the user's own may change, and a later setting must not bring that in
         if self.on_error not in ("raise", "zero", "skip"):
             raise ValueError(f"on_error must be 'raise', 'zero' or 'skip', not {self.on_error!r}")
         self._indices: np.ndarray | None = None
@@ -225,7 +231,7 @@ class Plan:
         if len(self.sources.paths) > 1:
             identity["firsts"] = list(self.sources.firsts)
         if self.order_option is OrderOption.QUASI_RANDOM:
-            identity["window_pages"] = self.window
+            identity["window_pages"] = operator.index(self.window)
         return identity
 
 

@@ -8,13 +8,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from cgxffcv.reader import FieldInfo, Reader, shown
+from cgxffcv.tables import check_same, status_of
 
 
 def absolute(fname: Any) -> Any:
     """An absolute path, or a tuple of them, so that they are also found from another folder."""
     if isinstance(fname, (str, bytes, os.PathLike)):
         return os.path.abspath(os.fspath(fname))
-    if not isinstance(fname, Iterable):
+    if not isinstance(fname, Iterable) or hasattr(fname, "read"):  # an open file gives its lines
         raise TypeError(f"fname must be a path or a list of paths, not {fname!r}")
     paths = tuple(os.path.abspath(os.fspath(path)) for path in fname)
     if not paths:
@@ -25,6 +26,21 @@ def absolute(fname: Any) -> Any:
 def all_paths(fname: Any) -> tuple:
     """The paths in what `absolute` returned."""
     return fname if isinstance(fname, tuple) else (fname,)
+
+
+class Opened:
+    """Which files the paths stood for when they were opened."""
+
+    def __init__(self, paths: Iterable[Any]):
+        self._files = {path: status_of(path) for path in paths}
+
+    def check(self) -> None:
+        """BetonError where another file has the name by now: what is asked of it would be told of the one that is
+        open. One that is gone says so when it is opened."""
+        for path, then in self._files.items():
+            now = status_of(path)
+            if now is not None:
+                check_same(os.fsdecode(path), now, then)
 
 
 class Sources:

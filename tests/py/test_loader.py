@@ -353,7 +353,7 @@ def test_a_state_that_does_not_fit_is_refused(path, change, text):
         ({"rank": 2, "world_size": 2, "seed": 1}, ValueError, "rank must be in 0..1, not 2"),
         ({"rank": 1}, ValueError, "together"),
         ({"seed": -1}, ValueError, "seed"),
-        ({"seed": "x"}, TypeError, "integer"),
+        ({"seed": "x"}, TypeError, "seed must be a whole number"),
         ({"indices": [N]}, IndexError, "103 samples"),
         ({"indices": [-1]}, IndexError, "-1"),
         ({"indices": [0.5]}, TypeError, "indices"),

@@ -234,6 +234,38 @@ def test_use_by_two_threads_at_once_is_refused(slow):
         loader.get_batch([])
 
 
+def test_a_thread_that_is_refused_ends_no_pass(path):
+    """Two threads take from one pass: who comes while the other is inside is refused, and nothing is lost."""
+    with Loader(path, 1, num_workers=1, ids=True) as loader:
+        batches, taken, refused = iter(loader), [], []
+
+        def take():
+            while True:
+                try:
+                    taken.append(int(next(batches)[-1][0]))
+                except StopIteration:
+                    return
+                except RuntimeError as error:
+                    refused.append(str(error))
+
+        switching = sys.getswitchinterval()
+        sys.setswitchinterval(1e-6)
+        try:
+            for _ in range(200):
+                threads = [threading.Thread(target=take) for _ in range(2)]
+                for thread in threads:
+                    thread.start()
+                for thread in threads:
+                    thread.join()
+                assert sorted(taken) == list(range(N))
+                if refused:
+                    break
+                batches, taken = iter(loader), []
+        finally:
+            sys.setswitchinterval(switching)
+        assert refused and set(refused) == {"this Loader is in use by another thread"}
+
+
 def test_a_program_that_ends_within_a_pass_ends(path):
     code = f"""
 from cgxffcv.loader import Loader

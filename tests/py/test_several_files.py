@@ -199,6 +199,8 @@ def test_paths_that_are_none(several, tmp_path):
         Loader([], 4)
     with pytest.raises(TypeError, match="a path or a list of paths, not 3"):
         Loader(3, 4)
+    with open(several[1], "rb") as file, pytest.raises(TypeError, match="a path or a list of paths, not <_io"):
+        Loader(file, 4)
     with pytest.raises(FileNotFoundError, match="missing.beton"):
         Loader([several[1], tmp_path / "missing.beton"], 4)
     with Loader((path for path in several[1:2]), 4) as loader:
