@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import operator
 import os
@@ -110,7 +111,7 @@ class Reader(Sequence[dict[str, Any]]):
         view: bool = False,
         custom_handlers: Mapping[str, Any] | None = None,
     ):
-        custom_fields = {**(custom_fields or {}), **(custom_handlers or {})}
+        custom_fields = self._given = {**(custom_fields or {}), **(custom_handlers or {})}
         if jpeg_mode not in ("accurate", "fast"):
             raise ValueError(f"jpeg_mode must be 'accurate' or 'fast', not {jpeg_mode!r}")
         self.path = os.fspath(path)
@@ -229,6 +230,11 @@ class Reader(Sequence[dict[str, Any]]):
     def close(self) -> None:
         """Closes the file; a second call does nothing."""
         self._file = None
+
+    def __reduce__(self) -> tuple:
+        """A copy, or what another process unpickles, opens the file again."""
+        options = {"jpeg_mode": "fast" if self._fast else "accurate", "view": self._view}
+        return functools.partial(type(self), **options), (self._tables.path, self._given)
 
     def __enter__(self) -> Reader:
         return self

@@ -33,11 +33,10 @@ class EpochIterator(Iterator):
             )
         try:
             batch = self._plan.core.next()
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:
-            if type(error) is not RuntimeError:  # another thread is inside this Loader, and its pass goes on
-                self.close()
+        except BaseException:  # also what a signal's handler raises, or that another thread is inside this Loader
+            with contextlib.suppress(RuntimeError, ValueError):  # forked, or closed meanwhile
+                if not self._plan.core.active():
+                    self.close()
             raise
         if batch is None:
             self.close()

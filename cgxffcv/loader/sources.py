@@ -11,13 +11,20 @@ from cgxffcv.reader import FieldInfo, Reader, shown
 from cgxffcv.tables import check_same, status_of
 
 
+def _found_from_anywhere(path: Any) -> str | bytes:
+    path = os.fspath(path)
+    if not path:  # which would be the folder that we are in
+        raise ValueError("fname: a path is empty")
+    return os.path.abspath(path)
+
+
 def absolute(fname: Any) -> Any:
     """An absolute path, or a tuple of them, so that they are also found from another folder."""
     if isinstance(fname, (str, bytes, os.PathLike)):
-        return os.path.abspath(os.fspath(fname))
+        return _found_from_anywhere(fname)
     if not isinstance(fname, Iterable) or hasattr(fname, "read"):  # an open file gives its lines
         raise TypeError(f"fname must be a path or a list of paths, not {fname!r}")
-    paths = tuple(os.path.abspath(os.fspath(path)) for path in fname)
+    paths = tuple(map(_found_from_anywhere, fname))
     if not paths:
         raise ValueError("fname: the list of files is empty")
     return paths

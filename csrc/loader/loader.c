@@ -290,6 +290,8 @@ void loader_stop(Loader *loader) { loader_workers_stop(loader->workers); }
 
 LoaderPosition loader_position(const Loader *loader) { return loader_workers_position(loader->workers); }
 
+bool loader_active(const Loader *loader) { return loader_workers_active(loader->workers); }
+
 /* ---- single batches ---- */
 
 typedef struct Gather {

@@ -264,6 +264,9 @@ typedef struct LoaderPosition {
 
 LoaderPosition loader_position(const Loader *loader);
 
+/* Whether a pass is under way: begun, and neither stopped nor failed. */
+bool loader_active(const Loader *loader);
+
 typedef struct LoaderStats {
     uint64_t batches, samples;              /* delivered to the caller */
     int64_t wait_ns;                        /* time the caller waited for batches */

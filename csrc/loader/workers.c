@@ -455,6 +455,13 @@ LoaderPosition loader_workers_position(Workers *workers) {
     return position;
 }
 
+bool loader_workers_active(Workers *workers) {
+    pthread_mutex_lock(&workers->mutex);
+    bool active = workers->active;
+    pthread_mutex_unlock(&workers->mutex);
+    return active;
+}
+
 void loader_workers_stats(Workers *workers, LoaderStats *stats) {
     pthread_mutex_lock(&workers->mutex);
     *stats = workers->totals;

@@ -52,6 +52,9 @@ bool loader_workers_skip(Workers *workers, Status status, uint64_t sample);
 
 LoaderPosition loader_workers_position(Workers *workers);
 
+/* Whether a pass is under way: begun, and neither stopped nor failed. */
+bool loader_workers_active(Workers *workers);
+
 /* The workers' part of the statistics. */
 void loader_workers_stats(Workers *workers, LoaderStats *stats);
 

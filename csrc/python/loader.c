@@ -347,6 +347,12 @@ static PyObject *loader_position_(LoaderObject *self, PyObject *unused) {
     return Py_BuildValue("IK", position.epoch, (unsigned long long)position.batch);
 }
 
+static PyObject *loader_active_(LoaderObject *self, PyObject *unused) {
+    (void)unused;
+    Loader *loader = opened(self);
+    return loader == NULL ? NULL : PyBool_FromLong(loader_active(loader));
+}
+
 static PyObject *loader_batches_(LoaderObject *self, PyObject *args) {
     ArgumentsNumber samples = {"samples", UINT64_MAX, 0};
     if (!PyArg_ParseTuple(args, "O&:batches", py_arguments_number, &samples)) return NULL;
@@ -437,6 +443,8 @@ static PyMethodDef loader_methods[] = {
     {"reseed", PY_METHOD(loader_reseed_), METH_VARARGS, "reseed(seed)\n--\n\nSets the seed; ends the pass."},
     {"order", PY_METHOD(loader_order_), METH_VARARGS,
      "order(epoch)\n--\n\nThe samples of an epoch, all ranks, in order."},
+    {"active", PY_METHOD(loader_active_), METH_NOARGS,
+     "active()\n--\n\nWhether a pass is under way: begun, and neither stopped nor failed."},
     {"position", PY_METHOD(loader_position_), METH_NOARGS,
      "position()\n--\n\nReturns the next (epoch, batch), or None before the first pass."},
     {"batches", PY_METHOD(loader_batches_), METH_VARARGS,

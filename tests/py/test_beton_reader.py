@@ -1,7 +1,9 @@
 """What Reader, info and verify report; Reader's behaviour: views, threads, truncated files."""
 
+import copy
 import json
 import os
+import pickle
 import threading
 
 import beton_files as files
@@ -10,8 +12,8 @@ import numpy as np
 import pytest
 from package_writer import FIELDS, Samples, write
 
-from cgxffcv import BetonError, Reader, beton
-from cgxffcv.fields import JSONField, NDArrayField
+from cgxffcv import BetonError, DatasetWriter, Reader, beton
+from cgxffcv.fields import Field, JSONField, NDArrayField
 
 # ---- reports
 
@@ -107,6 +109,33 @@ def test_views_outlive_the_reader(tmp_path):
     os.unlink(tmp_path / "x.beton")
     assert np.array_equal(view, array) and not view.flags.writeable and not view.flags.owndata
     assert np.array_equal(copy, array) and copy.flags.writeable and copy.flags.owndata
+
+
+class Twice(Field):
+    """A field of a user's own type."""
+
+    metadata_type = np.dtype([("x", "<i4")])
+
+    def encode(self, destination, value, malloc):
+        destination["x"] = value
+
+    def decode(self, record, data):
+        return 2 * int(record["x"])
+
+
+@pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda reader: pickle.loads(pickle.dumps(reader))])
+def test_copies_open_the_file_again(tmp_path, monkeypatch, again):
+    """As the workers of a torch DataLoader get one, in whatever folder they are."""
+    DatasetWriter(
+        tmp_path / "x.beton", {"own": Twice(), "a": NDArrayField("u1", 2)}, num_workers=1
+    ).from_indexed_dataset([(i, np.full(2, i, np.uint8)) for i in range(5)])
+    monkeypatch.chdir(tmp_path)
+    with Reader("x.beton", {"own": Twice}, jpeg_mode="fast", view=True) as reader:
+        monkeypatch.chdir("/")
+        other = again(reader)
+    assert reader.closed and not other.closed
+    assert other[3]["own"] == 6 and other[3]["a"].tolist() == [3, 3] and not other[3]["a"].flags.writeable
+    other.close()
 
 
 def test_a_file_that_is_cut_while_it_is_open(tmp_path):

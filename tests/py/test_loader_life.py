@@ -215,6 +215,27 @@ def test_ctrl_c_while_waiting_loses_no_batch(slow):
         assert next(iterator)[-1].tolist() == list(range(12))
 
 
+def test_what_a_signal_raises_while_waiting_loses_no_batch(slow):
+    """A handler's TimeoutError, say, is no failure of the pass."""
+
+    def ring(number, frame):
+        raise TimeoutError("rang")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    try:
+        with Loader(slow, 12, num_workers=1, ids=True) as loader:
+            passes = [iter(loader), iter(loader)]
+            for batches in passes:
+                signal.setitimer(signal.ITIMER_REAL, 0.1)
+                with pytest.raises(TimeoutError, match="rang"):
+                    next(batches)
+            for batches in passes:
+                assert next(batches)[-1].tolist() == list(range(12)) and list(batches) == []
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def test_use_by_two_threads_at_once_is_refused(slow):
     with Loader(slow, 12, num_workers=1, ids=True) as loader:
         iterator, found = iter(loader), []

@@ -197,6 +197,9 @@ def test_arrays_and_images_of_other_sizes_are_refused(tmp_path):
 def test_paths_that_are_none(several, tmp_path):
     with pytest.raises(ValueError, match="the list of files is empty"):
         Loader([], 4)
+    for empty in ("", b"", [several[1], ""]):
+        with pytest.raises(ValueError, match="fname: a path is empty"):
+            Loader(empty, 4)
     with pytest.raises(TypeError, match="a path or a list of paths, not 3"):
         Loader(3, 4)
     with open(several[1], "rb") as file, pytest.raises(TypeError, match="a path or a list of paths, not <_io"):

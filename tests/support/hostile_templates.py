@@ -437,6 +437,7 @@ TYPES = {
         "values": method(a_loader, "values", "bytes", np.arange(3)),
         "gather": method(a_loader, "gather", np.arange(3), 0, False),
         "order": method(a_loader, "order", 0),
+        "active": method(a_loader, "active"),
         "position": method(a_loader, "position"),
         "batches": method(a_loader, "batches", 5),
         "reseed": method(a_loader, "reseed", 5),
