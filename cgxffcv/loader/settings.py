@@ -217,7 +217,7 @@ class Plan:
             column += width
         self.step_seconds += time.perf_counter() - start
         if self.ids:
-            entries.append(ids)
+            entries.append(ids.copy())  # the program's own, to write to; torch.from_numpy warns of what is read-only
         return tuple(entries)
 
     def identity(self) -> dict[str, Any]:

@@ -126,7 +126,10 @@ class Output:
     def perform(self, step: Callable, value: Any, ids, when: Pass) -> Any:
         """Performs one step; an exception gets a note that says where it happened and on which samples."""
         try:
-            return step(value, ids, when) if isinstance(step, OperateOnBatch) else step(value, ids)
+            made = step(value, ids, when) if isinstance(step, OperateOnBatch) else step(value, ids)
+            if made is None:
+                raise TypeError("the step returned nothing: it must return the batch")
+            return made
         except BetonError:  # names its sample itself
             raise
         except Exception as error:

@@ -76,8 +76,6 @@ class RunOperation:
             self.declare(state)
         given = (batch, self.destination(len(batch)))
         made = self.code(*given, ids) if getattr(self.code, "with_indices", False) else self.code(*given)
-        if made is None:
-            raise TypeError(f"what {self!r} generates returned nothing: it must return the batch")
         if (is_tensor(made) or isinstance(made, np.ndarray)) and len(made) != len(batch):
             raise ValueError(f"what {self!r} generates returned {len(made)} rows of a batch of {len(batch)}")
         return made

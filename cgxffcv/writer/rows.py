@@ -57,7 +57,7 @@ class Rows:
                     f"the sample has {', '.join(map(str, sample))}; the fields are {', '.join(self.names)}"
                 )
             return [sample[name] for name in self.names]
-        if not isinstance(sample, tuple | list | np.ndarray):
+        if not isinstance(sample, tuple | list | np.ndarray | np.void):
             raise TypeError(f"a sample must be a tuple in the order of the fields, not {type(sample).__name__}")
         if len(sample) != len(self.names):
             raise ValueError(f"the sample has {len(sample)} values for {len(self.names)} fields")

@@ -26,7 +26,7 @@ from cgxffcv.fields import Field, FloatField, IntField, NDArrayField, RGBImageFi
 from cgxffcv.fields.base import MAX_NAME, CoreField, refuse_masked
 from cgxffcv.progress import Progress, is_watched
 from cgxffcv.reader import beton_error
-from cgxffcv.wording import counted, noted, size
+from cgxffcv.wording import counted, noted, size, whole_number
 from cgxffcv.writer.draws import Draws
 from cgxffcv.writer.rows import Rows
 from cgxffcv.writer.workers import Job, SampleError, run_workers
@@ -149,6 +149,7 @@ class DatasetWriter:
             raise ValueError(f"worker_kind must be 'auto', 'process' or 'thread', not {worker_kind!r}")
         if not worker_timeout > 0:
             raise ValueError(f"worker_timeout must be a positive number of seconds, not {worker_timeout!r}")
+        seed, num_workers = whole_number(seed, "seed"), whole_number(num_workers, "num_workers")
         if not 0 <= seed < 1 << 64:
             raise ValueError(f"seed must be in 0..2^64-1, not {seed}")
         self.fname = os.fspath(fname)

@@ -351,6 +351,8 @@ def test_torch_dtypes_by_name(tmp_path):
         (lambda: DatasetWriter("x", INT, on_error="ignore"), ValueError, "on_error"),
         (lambda: DatasetWriter("x", INT, worker_kind="fiber"), ValueError, "worker_kind"),
         (lambda: DatasetWriter("x", INT, seed=-1), ValueError, "seed"),
+        (lambda: DatasetWriter("x", INT, seed=None), TypeError, "seed must be a whole number, not None"),
+        (lambda: DatasetWriter("x", INT, num_workers="2"), TypeError, "num_workers must be a whole number, not '2'"),
     ],
 )
 def test_wrong_arguments(make, error, reason):
@@ -424,6 +426,17 @@ def test_a_sample_over_one_gibibyte(tmp_path):
     with pytest.raises(BetonError, match="1 GiB") as caught:
         DatasetWriter(tmp_path / "x.beton", fields, num_workers=1).from_indexed_dataset([(half, half, b"x")])
     assert caught.value.sample == 0 and clean(tmp_path) == []
+
+
+def test_rows_of_a_structured_array_are_samples(tmp_path):
+    table = np.zeros(4, [("n", "<i4"), ("x", "<f4"), ("a", "<u2", (3,))])
+    table["n"], table["x"], table["a"] = range(4), np.arange(4) / 2, np.arange(12).reshape(4, 3)
+    fields = {"n": IntField(), "x": FloatField(), "a": NDArrayField("u2", (3,))}
+    for rows in (table, table.view(np.recarray)):
+        DatasetWriter(tmp_path / "x.beton", fields, num_workers=1).from_indexed_dataset(rows)
+        with Reader(tmp_path / "x.beton") as reader:
+            for name in fields:
+                np.testing.assert_array_equal([sample[name] for sample in reader], table[name])
 
 
 def test_rows_of_an_array_are_samples(tmp_path):

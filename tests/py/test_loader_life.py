@@ -42,6 +42,16 @@ def test_batches_that_are_kept_stay_valid(path):
         image[:] = 0  # a batch belongs to whoever holds it
 
 
+def test_sample_numbers_are_the_programs_own(path):
+    """They can be written to, and torch takes them without a warning; the loader goes by its own."""
+    with Loader(path, 10, num_workers=1, ids=True) as loader:
+        kept = []
+        for *_, ids in [*loader, loader.get_batch(range(10))]:
+            kept.append(ids.copy())
+            ids[:] = -1
+        np.testing.assert_array_equal(np.concatenate(kept), [*range(100), *range(10)])
+
+
 def test_buffers_of_released_batches_are_given_back(path):
     """All except as many as can be in flight, and the two that a caller may hold."""
     with Loader(path, 8, num_workers=2, batches_ahead=3) as loader:

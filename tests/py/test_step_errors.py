@@ -76,6 +76,16 @@ def test_the_error_is_the_steps_own_and_names_it(path, step, error, name):
             next(iter(loader))
 
 
+def test_a_step_that_returns_nothing_is_refused(path):
+    def forgotten(batch):
+        batch += 1
+
+    with Loader(path, 5, pipelines={"label": [forgotten]}) as loader, pytest.raises(TypeError) as caught:
+        next(iter(loader))
+    assert str(caught.value) == "the step returned nothing: it must return the batch"
+    assert "step forgotten" in caught.value.__notes__[0]
+
+
 class Exhausted(Operation):
     def declare_state_and_memory(self, previous_state):
         return previous_state, None
