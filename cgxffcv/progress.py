@@ -16,7 +16,15 @@ BAR_INTERVAL = 0.1
 FALLBACK_COLUMNS = 80
 
 
-def terminal_columns(stream: TextIO) -> int | None:
+def is_terminal(stream: TextIO | None) -> bool:
+    """False, too, if there is no stream (a program without a console), or it is closed or an object without isatty."""
+    try:
+        return stream is not None and stream.isatty()
+    except (AttributeError, ValueError):
+        return False
+
+
+def terminal_columns(stream: TextIO | None) -> int | None:
     """The width of the terminal that `stream` writes to; None if it goes elsewhere.
 
     mpirun is between a rank and the terminal: then mpirun's own stderr is looked at.
@@ -31,11 +39,11 @@ def terminal_columns(stream: TextIO) -> int | None:
                 return os.get_terminal_size(terminal).columns or FALLBACK_COLUMNS
             finally:
                 os.close(terminal)
-        if not stream.isatty():
+        if stream is None or not is_terminal(stream):
             return None
         return os.get_terminal_size(stream.fileno()).columns or FALLBACK_COLUMNS
-    except (OSError, ValueError):
-        return FALLBACK_COLUMNS if stream.isatty() and "OMPI_COMM_WORLD_SIZE" not in os.environ else None
+    except (AttributeError, OSError, ValueError):
+        return FALLBACK_COLUMNS if is_terminal(stream) and "OMPI_COMM_WORLD_SIZE" not in os.environ else None
 
 
 def in_notebook() -> bool:
@@ -44,9 +52,9 @@ def in_notebook() -> bool:
     return hasattr(shell, "kernel")
 
 
-def is_watched(stream: TextIO) -> bool:
+def is_watched(stream: TextIO | None) -> bool:
     """True if somebody sees `stream` as it is written: in a terminal or a notebook."""
-    return stream.isatty() or in_notebook()
+    return is_terminal(stream) or in_notebook()
 
 
 def _notebook_bar(label: str, total: float, begun: float) -> Any:
@@ -62,7 +70,8 @@ class Progress:
     """A progress line: redrawn in a terminal, else a new line every `interval` seconds.
 
     mode: "auto" (a bar if `stream` is a terminal; in a notebook tqdm's, if it is installed; else lines), "bar",
-    "notebook", "lines" or "off".
+    "notebook", "lines" or "off". It is off, too, where there is no stream, and from when it cannot be written to: what
+    is shown ends no work.
     """
 
     def __init__(
@@ -70,7 +79,7 @@ class Progress:
     ):
         self.label, self.total, self.interval = label, total, interval
         self.stream = sys.stderr if stream is None else stream
-        self.mode = self._chosen() if mode == "auto" else mode
+        self.mode = "off" if self.stream is None else self._chosen() if mode == "auto" else mode
         self._tqdm: Any = None
         self.started = time.monotonic()
         self._begun, self._shown, self._width = 0.0, self.started, 0
@@ -107,11 +116,16 @@ class Progress:
         """Prints a separate line, which stays; the bar continues below it."""
         if self.mode == "off":
             return
-        if self.mode == "bar":
-            self.stream.write("\r" + " " * self._width + "\r")
-            self._width = 0
-        self.stream.write(text + "\n")
-        self.stream.flush()
+        cleared = "\r" + " " * self._width + "\r" if self.mode == "bar" else ""
+        self._width = 0
+        self._write(cleared + text + "\n")
+
+    def _write(self, text: str) -> None:
+        try:
+            self.stream.write(text)
+            self.stream.flush()
+        except (OSError, ValueError):  # its terminal is gone, it was closed
+            self.mode = "off"
 
     def _draw_tqdm(self, done: float, text: str, final: bool) -> None:
         if self._tqdm is None:
@@ -132,7 +146,7 @@ class Progress:
         left = "" if final or not math.isfinite(self.eta(done)) else f"  ETA {duration(self.eta(done))}"
         line = f"{self.label} {share:4.0%}  {text}{left}".rstrip()
         if self.mode != "bar":
-            self.stream.write(line + "\n")
+            self._write(line + "\n")
         else:
             columns = (terminal_columns(self.stream) or FALLBACK_COLUMNS) - 1
             room = columns - len(line) - 3
@@ -141,6 +155,5 @@ class Progress:
                 full = round(share * room)
                 line = f"{self.label} [{'#' * full}{'.' * (room - full)}] {share:4.0%}  {text}{left}".rstrip()
             line = line[:columns]
-            self.stream.write("\r" + line.ljust(self._width) + ("\n" if final else ""))
+            self._write("\r" + line.ljust(self._width) + ("\n" if final else ""))
             self._width = 0 if final else len(line)
-        self.stream.flush()

@@ -1,6 +1,7 @@
 """The progress line with and without a terminal, the run's records, and what an earlier run left."""
 
 import csv
+import errno
 import fcntl
 import io
 import json
@@ -11,8 +12,9 @@ import termios
 
 import pytest
 
-from cgxffcv import progress, wording
+from cgxffcv import DatasetWriter, progress, wording
 from cgxffcv.app import report
+from cgxffcv.fields import IntField
 
 
 class Clock:
@@ -213,3 +215,52 @@ def test_a_new_run_sets_the_old_one_aside(tmp_path):
     assert len(set(folders)) == 3
     assert [(folder / "run.jsonl").read_text() for folder in folders] == ["0", "1", "2"]
     assert sorted(p.name for p in tmp_path.iterdir() if p.is_file()) == ["mine.txt"]
+
+
+class Own:
+    """A stream of somebody's own, of which the writer asks no more than that it writes."""
+
+    def __init__(self, error=None):
+        self.error, self.text = error, ""
+
+    def write(self, text):
+        if self.error is not None:
+            raise self.error
+        self.text += text
+
+    def flush(self):
+        pass
+
+
+class OwnTerminal(Own):
+    def isatty(self):
+        return True
+
+
+def closed():
+    stream = io.StringIO()
+    stream.close()
+    return stream
+
+
+@pytest.mark.parametrize("wanted", [None, True])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: None,  # a program without a console
+        closed,
+        Own,
+        OwnTerminal,
+        lambda: OwnTerminal(OSError(errno.EIO, "the terminal is gone")),
+        lambda: Own(BrokenPipeError()),
+    ],
+)
+def test_a_stream_that_shows_nothing_ends_no_writing(tmp_path, monkeypatch, make, wanted):
+    stream = make()
+    monkeypatch.setattr(progress.sys, "stderr", stream)
+    monkeypatch.setattr(progress, "BAR_INTERVAL", 0.0)
+    writer = DatasetWriter(tmp_path / "x.beton", {"n": IntField()}, num_workers=1, progress=wanted)
+    assert writer.from_indexed_dataset([(i,) for i in range(300)]).num_samples == 300
+    monkeypatch.undo()
+    if isinstance(stream, Own) and stream.error is None:
+        assert ("300 samples" in stream.text) == (wanted is True or isinstance(stream, OwnTerminal))
