@@ -237,7 +237,7 @@ class _Worker:
     def _dead(self) -> RuntimeError:
         self.process.join(STOP_SECONDS)
         code, (first, last) = self.process.exitcode, self.samples
-        how = f"was killed by signal {-code}" if code is not None and code < 0 else f"ended with code {code}"
+        how = "ended" if code is None else f"ended with code {code}" if code >= 0 else f"was killed by signal {-code}"
         help = "out of memory? fewer workers, or worker_kind='thread', may help"
         return RuntimeError(f"a worker process {how} before it had sent samples {first} to {last} ({help})")
 
@@ -299,18 +299,25 @@ def _start(process: Any) -> None:
         process.start()
 
 
+def _ended(process: Any) -> bool:
+    """Also where nobody can say how: the program ignores SIGCHLD, or waits for all of its children itself."""
+    return process.exitcode is not None or bool(wait([process.sentinel], 0))
+
+
 def _stop(processes: Sequence[Any], finished: bool) -> None:
     """Ends the workers; those that have sent everything end by themselves."""
     for process in processes if finished else ():
         process.join(STOP_SECONDS)
     for process in processes:
-        process.terminate()
+        if not _ended(process):
+            process.terminate()
     for process in processes:
         process.join(STOP_SECONDS)
-        if process.is_alive():
+        if not _ended(process):
             process.kill()
             process.join()
-        process.close()
+        with contextlib.suppress(ValueError):  # its exit code has gone elsewhere
+            process.close()
 
 
 def run_workers(job: Job, timeout: float) -> Iterator[Part]:

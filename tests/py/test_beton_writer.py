@@ -1,5 +1,6 @@
 """DatasetWriter's sources, policies and refusals; folders, merging."""
 
+import contextlib
 import os
 import signal
 import threading
@@ -184,6 +185,29 @@ def test_no_worker_is_left_behind(tmp_path):
     with pytest.raises(BetonError):
         write(tmp_path / "x.beton", Samples(50, 5, explode), num_workers=3, worker_kind="process")
     assert multiprocessing.active_children() == []
+
+
+def reap(number, frame):
+    """As programs do that wait for whatever child ends."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
+@pytest.mark.parametrize("handler", [signal.SIG_IGN, reap])
+def test_a_program_that_does_not_learn_how_its_children_ended(tmp_path, handler):
+    started, before = time.monotonic(), signal.signal(signal.SIGCHLD, handler)
+    try:
+        write(tmp_path / "x.beton", Samples(50), num_workers=3, worker_kind="process")
+        with pytest.raises(RuntimeError, match="a worker process ended.* before it had sent"):
+            write(
+                tmp_path / "y.beton", Samples(50, 20, lambda sample: os._exit(3)), num_workers=2, worker_kind="process"
+            )
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    assert time.monotonic() - started < 8 and clean(tmp_path) == ["x.beton"]
+    write(tmp_path / "z.beton", Samples(50), num_workers=1)
+    assert (tmp_path / "x.beton").read_bytes() == (tmp_path / "z.beton").read_bytes()
 
 
 # ---- values
