@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import html
 import os
@@ -10,6 +11,7 @@ from typing import Any
 
 import _cgxffcv
 import numpy as np
+from _cgxffcv import BetonError
 
 from cgxffcv.classes import common_names
 from cgxffcv.decoders import in_pieces
@@ -484,8 +486,8 @@ class Loader:
 
     def __reduce__(self) -> tuple:
         """A copy, or what another process unpickles, is a loader of its own with the same settings and seed, before its
-        next epoch. (state_dict has its position within an epoch.) A subclass's __init__ is not called for it; attributes
-        that the subclass has added are copied."""
+        next epoch. (state_dict has its position within an epoch.) A subclass's __init__ is not called for it; the
+        attributes that the subclass has added are copied."""
         given = self._plan.arguments
         plain = {"pipelines": dict(given["pipelines"]), "order_kwargs": dict(given["order_kwargs"]), "seed": self.seed}
         return _again, (type(self), {**given, **plain}, self._next_epoch), self._of_subclass()
@@ -511,7 +513,11 @@ class Loader:
     def _repr_html_(self) -> str:
         closed = self._core.closed
         told = html.escape(repr(self) if closed else self.explain())
-        return as_html(f"<pre>{told}</pre>", None if closed else self.reader)
+        reader = None
+        if not closed:
+            with contextlib.suppress(OSError, BetonError):  # its file is gone, or another one
+                reader = self.reader
+        return as_html(f"<pre>{told}</pre>", reader)
 
     def __repr__(self) -> str:
         return (

@@ -576,6 +576,11 @@ def compile_outputs(
         kind, spec = fields[source], PipelineSpec(source, spec.decoder, spec.transforms, spec.draws)
         draws = images % MAX_SHARED if spec.draws is None else spec.draws
         outputs.append(compile_output(name, kind, spec, draws, path_of, custom.get(source), dtypes.get(source), read))
-        images += any(column["image"] is not None for column in outputs[-1].columns)
+        if any(column["image"] is not None for column in outputs[-1].columns):
+            images += 1
+            if images > MAX_SHARED and spec.draws is None:
+                raise ValueError(
+                    f"pipeline '{name}': only {MAX_SHARED} images have draws of their own: PipelineSpec(draws=)"
+                )
     choose_moves(outputs)
     return outputs

@@ -152,28 +152,26 @@ static PyObject *prepare_loader(LoaderObject *self, const LoaderConfig *config) 
 
 static PyObject *loader_prepare(LoaderObject *self, PyObject *args, PyObject *kwargs) {
     PyObject *outputs, *indices, *result = NULL;
-    LoaderSpec *spec = NULL;
+    LoaderSpec spec;
     ArrayView view = {0};
     if (!PyArg_ParseTuple(args, "OO:prepare", &outputs, &indices)) return NULL;
-    if (memory_alloc(1, sizeof *spec, &spec) != STATUS_OK) return PyErr_NoMemory();
-    if (py_loader_spec_parse(outputs, kwargs, spec) < 0) goto no_indices;
+    if (py_loader_spec_parse(outputs, kwargs, &spec) < 0) goto no_indices;
     if (indices != Py_None) {
         if (py_array_acquire(indices, "indices", 1u << ARRAY_I64 | 1u << ARRAY_U64, 1, false, &view) < 0)
             goto no_indices;
-        spec->config.indices = view.data;
-        spec->config.index_count = (size_t)view.elems;
+        spec.config.indices = view.data;
+        spec.config.index_count = (size_t)view.elems;
     }
     if (self->loader != NULL || self->reader == NULL || self->busy) {
         PyErr_SetString(PyExc_TypeError, "prepare() can be called only once, on an open Loader");
     } else {
-        spec->config.reader = self->reader;
-        result = prepare_loader(self, &spec->config);
-        if (result != NULL) self->kept = Py_NewRef(spec->keep);
+        spec.config.reader = self->reader;
+        result = prepare_loader(self, &spec.config);
+        if (result != NULL) self->kept = Py_NewRef(spec.keep);
     }
     if (indices != Py_None) py_array_release(&view);
 no_indices:
-    Py_XDECREF(spec->keep);
-    memory_free(spec);
+    py_loader_spec_clear(&spec);
     return result;
 }
 

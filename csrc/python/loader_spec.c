@@ -2,9 +2,13 @@
 
 #include <stddef.h>
 
+#include "base/memory.h"
 #include "python/arguments.h"
 #include "python/operations.h"
 #include "python/spec.h"
+
+#define OUTPUTS "outputs of a loader"
+#define MAX_OUTPUTS UINT16_MAX /* as many as a file can have fields */
 
 /* ---- an image ---- */
 
@@ -212,18 +216,35 @@ static const SpecTable settings_table = {
      SPEC_MEMBER(LoaderConfig, blank_damaged), SPEC_MEMBER(LoaderConfig, skip_damaged),
      SPEC_MEMBER(LoaderConfig, device), SPEC_WHOLE("page_locked", parse_page_locked)}};
 
-int py_loader_spec_parse(PyObject *outputs, PyObject *settings, LoaderSpec *out) {
-    out->config = loader_config_default();
-    out->keep = NULL;
-    if (py_spec_fill(&settings_table, settings, NULL, &out->config) < 0) return -1;
-    out->keep = PyList_New(0);
-    if (out->keep == NULL) return -1;
-    for (int i = 0; i < LOADER_SPEC_MAX_OUTPUTS; i++) out->columns[i].keep = out->keep;
-    int count = py_arguments_fill(outputs, "outputs of a loader", 0, LOADER_SPEC_MAX_OUTPUTS, parse_output,
-                                  out->columns, sizeof *out->columns);
+static int parse_outputs(PyObject *outputs, LoaderSpec *out) {
+    PyObject *items = py_arguments_tuple(outputs, OUTPUTS, 0, MAX_OUTPUTS);
+    int count = -1;
+    if (items == NULL) return -1;
+    const size_t given = (size_t)PyTuple_GET_SIZE(items);
+    if (memory_calloc(given + 1, sizeof *out->columns, &out->columns) != STATUS_OK ||
+        memory_calloc(given + 1, sizeof *out->outputs, &out->outputs) != STATUS_OK) {
+        PyErr_NoMemory();
+    } else {
+        for (size_t i = 0; i < given; i++) out->columns[i].keep = out->keep;
+        count = py_arguments_fill(items, OUTPUTS, 0, MAX_OUTPUTS, parse_output, out->columns, sizeof *out->columns);
+    }
+    Py_DECREF(items);
     for (int i = 0; i < count; i++) out->outputs[i] = out->columns[i].output;
     out->config.outputs = out->outputs;
     out->config.output_count = count < 0 ? 0 : (size_t)count;
-    if (count < 0) Py_CLEAR(out->keep);
     return count < 0 ? -1 : 0;
+}
+
+int py_loader_spec_parse(PyObject *outputs, PyObject *settings, LoaderSpec *out) {
+    *out = (LoaderSpec){.config = loader_config_default()};
+    if (py_spec_fill(&settings_table, settings, NULL, &out->config) < 0) return -1;
+    out->keep = PyList_New(0);
+    return out->keep == NULL ? -1 : parse_outputs(outputs, out);
+}
+
+void py_loader_spec_clear(LoaderSpec *spec) {
+    Py_CLEAR(spec->keep);
+    memory_free(spec->columns);
+    memory_free(spec->outputs);
+    *spec = (LoaderSpec){.config = loader_config_default()};
 }

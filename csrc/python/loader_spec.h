@@ -5,8 +5,6 @@
 #include "loader/loader.h"
 #include "python/module.h"
 
-#define LOADER_SPEC_MAX_OUTPUTS 64
-
 /* An output with what it points to. */
 typedef struct LoaderColumn {
     LoaderOutput output;
@@ -20,15 +18,16 @@ typedef struct LoaderColumn {
 } LoaderColumn;
 
 typedef struct LoaderSpec {
-    LoaderConfig config; /* borrows from the rest; operations borrow from what `keep` holds */
-    PyObject *keep;      /* owned by the caller, who keeps it as long as the operations are used */
-    LoaderOutput outputs[LOADER_SPEC_MAX_OUTPUTS];
-    LoaderColumn columns[LOADER_SPEC_MAX_OUTPUTS];
+    LoaderConfig config;   /* borrows from the rest; operations borrow from what `keep` holds */
+    PyObject *keep;        /* owned; who uses the operations longer than the spec keeps a reference */
+    LoaderOutput *outputs; /* owned, like the columns */
+    LoaderColumn *columns;
 } LoaderSpec;
 
 /* `outputs`: a sequence of dicts, as cgxffcv/pipeline/compile.py makes them; `settings`: keyword arguments, as
- * cgxffcv/loader/settings.py gives them. Reader and samples keep their defaults. 0, or -1 with an exception set, and
- * then `keep` is NULL. */
+ * cgxffcv/loader/settings.py gives them. Reader and samples keep their defaults. 0, or -1 with an exception set; the
+ * spec is to be cleared in both cases. */
 int py_loader_spec_parse(PyObject *outputs, PyObject *settings, LoaderSpec *out);
+void py_loader_spec_clear(LoaderSpec *spec);
 
 #endif

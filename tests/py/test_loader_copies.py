@@ -93,7 +93,9 @@ def test_another_file_of_the_same_name_is_told(path, tmp_path):
         for ask in (lambda: loader.reader, lambda: loader.filter("label", lambda label: True)):
             with pytest.raises(BetonError, match="x.beton: another file has taken its place since it was opened"):
                 ask()
+        assert "batches of 4" in loader._repr_html_()
         os.remove(name)
+        assert "batches of 4" in loader._repr_html_()
         assert labels_of(loader) == list(range(N))
         with pytest.raises(FileNotFoundError):
             loader.reader  # noqa: B018

@@ -209,6 +209,27 @@ def test_several_views_and_shared_draws(mixed):
         np.testing.assert_array_equal(other[i], reference.pipeline(steps, image, (3, 0, i), number=2))
 
 
+def test_as_many_outputs_as_a_table_has_columns(tmp_path):
+    """Tables have many; draws of their own only 64 images."""
+    columns = {f"c{k}": ("int", [1000 * k + i for i in range(5)]) for k in range(300)}
+    name = tiny_beton.write(tmp_path / "table.beton", columns)
+    pipelines = {f"more{k}": PipelineSpec(f"c{k}") for k in range(100)}
+    with Loader(name, 5, num_workers=2, pipelines=pipelines) as loader:
+        (batch,) = loader
+        want = np.array([*range(300), *range(100)])[:, None] * 1000 + np.arange(5)
+        np.testing.assert_array_equal(np.concatenate(batch, 1).T, want)
+    images = tiny_beton.write(
+        tmp_path / "images.beton", {"i": ("image", [np.full((2, 3, 3), i, np.uint8) for i in range(4)])}
+    )
+    views = {f"v{k}": PipelineSpec("i", transforms=[tf.RandomHorizontalFlip()]) for k in range(63)}
+    with Loader(images, 4, pipelines=views) as loader:
+        assert len(next(iter(loader))) == 64
+        with pytest.raises(ValueError, match=r"'v63': only 64 images have draws of their own: PipelineSpec\(draws=\)"):
+            loader.pipelines = {**views, "v63": PipelineSpec("i")}
+        loader.pipelines = {**views, "v63": PipelineSpec("i", draws=5)}
+        assert len(next(iter(loader))) == 65
+
+
 def test_steps_on_batches(path):
     seen = []
 
