@@ -29,25 +29,32 @@ typedef enum PhiloxStream {
     PHILOX_ROTATE = 7    /* signs of the codec `rotated` */
 } PhiloxStream;
 
-HOST_DEVICE Philox4 philox(uint32_t k0, uint32_t k1, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3) {
-    for (int round = 0; round < PHILOX_ROUNDS; round++) {
-        uint64_t p0 = (uint64_t)PHILOX_M0 * c0, p1 = (uint64_t)PHILOX_M1 * c2;
-        uint32_t n0 = (uint32_t)(p1 >> 32) ^ c1 ^ k0, n2 = (uint32_t)(p0 >> 32) ^ c3 ^ k1;
-        c1 = (uint32_t)p1;
-        c3 = (uint32_t)p0;
-        c0 = n0;
-        c2 = n2;
-        k0 += PHILOX_W0;
-        k1 += PHILOX_W1;
-    }
-    Philox4 out = {{c0, c1, c2, c3}};
+/* One round, whose key is (k0, k1). */
+HOST_DEVICE Philox4 philox_round(Philox4 c, uint32_t k0, uint32_t k1) {
+    uint64_t p0 = (uint64_t)PHILOX_M0 * c.word[0], p1 = (uint64_t)PHILOX_M1 * c.word[2];
+    Philox4 out = {
+        {(uint32_t)(p1 >> 32) ^ c.word[1] ^ k0, (uint32_t)p1, (uint32_t)(p0 >> 32) ^ c.word[3] ^ k1, (uint32_t)p0}};
     return out;
 }
 
-/* Four words for (seed, epoch, item, stream, index within the stream: at most 65,535). */
+HOST_DEVICE Philox4 philox(uint32_t k0, uint32_t k1, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3) {
+    Philox4 c = {{c0, c1, c2, c3}};
+    for (uint32_t round = 0; round < PHILOX_ROUNDS; round++) {
+        c = philox_round(c, k0 + round * PHILOX_W0, k1 + round * PHILOX_W1);
+    }
+    return c;
+}
+
+/* What the words for (seed, epoch, item, stream, index within the stream: at most 65,535) begin as. */
+HOST_DEVICE Philox4 philox_counter(uint32_t epoch, uint64_t item, PhiloxStream stream, uint32_t index) {
+    Philox4 c = {{(uint32_t)item, (uint32_t)(item >> 32), epoch, ((uint32_t)stream << 16) | (index & 0xFFFFu)}};
+    return c;
+}
+
+/* Those four words. */
 HOST_DEVICE Philox4 philox_at(uint64_t seed, uint32_t epoch, uint64_t item, PhiloxStream stream, uint32_t index) {
-    return philox((uint32_t)seed, (uint32_t)(seed >> 32), (uint32_t)item, (uint32_t)(item >> 32), epoch,
-                  ((uint32_t)stream << 16) | (index & 0xFFFFu));
+    Philox4 c = philox_counter(epoch, item, stream, index);
+    return philox((uint32_t)seed, (uint32_t)(seed >> 32), c.word[0], c.word[1], c.word[2], c.word[3]);
 }
 
 /* Uniform in [0, 1) with 24 bits. */

@@ -97,11 +97,11 @@ QuantLayout quantize_layout(const QuantSpec *spec, int64_t elems) {
     return layout;
 }
 
-int quantize_quick_groups(const QuantSpec *spec) {
+int quantize_quick_shift(const QuantSpec *spec) {
     bool codes = spec->bits == 2 || spec->bits == 4 || spec->bits == 8;
     bool plain = spec->codec == QUANT_MAXMIN && spec->rounding == QUANT_NEAREST && !spec->half_metadata;
-    for (int groups = 1; plain && codes && groups <= QUANT_PIECE / QUANT_GROUP; groups *= 2) {
-        if (spec->bucket_size == groups * QUANT_GROUP) return groups;
+    for (int shift = 7; plain && codes && 1 << shift <= QUANT_PIECE; shift++) {
+        if (spec->bucket_size == 1 << shift) return shift;
     }
     return 0;
 }

@@ -111,9 +111,10 @@ QuantLayout quantize_layout(const QuantSpec *spec, int64_t elems);
 #define QUANT_PIECE 1024
 #define QUANT_GROUP 128
 
-/* Whole pieces of max-min buckets take a fast path there (quant/cuda/quads.cuh) if rounding is to nearest, buckets have
- * 1, 2, 4 or 8 groups, and a lane's four codes fill whole bytes. Gives the groups per bucket then, else 0. */
-int quantize_quick_groups(const QuantSpec *spec);
+/* Whole pieces of max-min buckets take a fast path in the exchange (quant/cuda/quads.cuh) if rounding is to nearest,
+ * buckets have 1, 2, 4 or 8 groups, and a lane's four codes fill whole bytes. Gives the logarithm of the bucket size
+ * then, else 0. */
+int quantize_quick_shift(const QuantSpec *spec);
 
 /* The number of values as which a run of elements is added up (docs/WIRE.md: Domains): that of the elements, but
  * QUANT_ROTATED pads the last bucket. A bucket's values have the indices of its elements. */

@@ -48,14 +48,34 @@ def test_maxmin(bits, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("bucket", (128, 256, 512, 1024))
+@pytest.mark.parametrize("bucket", (64, 128, 256, 512, 1024))
 def test_whole_pieces(bucket, dtype):
     """They have separate kernels: in several layers, which begin at any element, with a remainder and without."""
     for bits, sizes, skip in ((4, (3100, 0, 1024, 700), 0), (2, (2048,), 1), (8, (1025, 2047), 3)):
         check([normal(n, dtype, n) for n in sizes], skip, bits=bits, bucket_size=bucket, dtype=dtype)
-    special = np.repeat(specials().reshape(-1, 32), bucket // 32, axis=0).ravel()  # a bucket for each difficulty
-    check([model.from_float32(special, dtype)], bits=4, bucket_size=bucket, dtype=dtype)
-    check([np.zeros(1024, special.dtype), special], bits=2, bucket_size=bucket)
+    for rounding in ("nearest", "stochastic"):
+        special = np.repeat(specials().reshape(-1, 32), bucket // 32, axis=0).ravel()  # a bucket for each difficulty
+        options = {"bucket_size": bucket, "rounding": rounding}
+        check([model.from_float32(special, dtype)], bits=4, dtype=dtype, **options)
+        check([np.zeros(1024, special.dtype), special], bits=2, **options)
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_whole_pieces_of_any_width(bits):
+    for bucket, sizes in ((64, (1024,)), (1024, (1030, 2048))):
+        for rounding in ("nearest", "stochastic"):
+            check([normal(n, "float32", n) for n in sizes], 2, bits=bits, bucket_size=bucket, rounding=rounding)
+
+
+@pytest.mark.parametrize("bucket", (2048, 4096, 8192, 16384))
+def test_buckets_of_several_pieces(bucket):
+    """Up to 8, which the warps of a block share; whole ones, a short last one, and those of bad numbers."""
+    for bits, dtype, rounding in ((4, "float32", "nearest"), (3, "bfloat16", "stochastic")):
+        layers = [normal(n, dtype, n) for n in (2 * bucket + 700, 100, 9 * 1024)]
+        check(layers, 1, bits=bits, bucket_size=bucket, dtype=dtype, rounding=rounding)
+    special = np.tile(normal(bucket, "float32", 1), (5, 1))
+    special[0, 5], special[1, bucket - 1], special[2, 1030], special[3] = np.nan, np.inf, 1e4, -0.0
+    check([special.ravel()], bits=4, bucket_size=bucket)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

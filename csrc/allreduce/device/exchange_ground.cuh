@@ -82,7 +82,7 @@ struct ExchangeTurns {
     }
 
     __device__ __forceinline__ bool takes(const DeviceTile &tile) const {
-        return (ways & (tile.groups != 0 ? EXCHANGE_QUICK : EXCHANGE_BUCKETWISE)) != 0;
+        return (ways & (tile.shift != 0 ? EXCHANGE_QUICK : EXCHANGE_BUCKETWISE)) != 0;
     }
 };
 

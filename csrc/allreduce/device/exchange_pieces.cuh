@@ -15,7 +15,7 @@ struct ExchangePiece {
 __device__ static __forceinline__ ExchangePiece exchange_piece(const DeviceTile &tile, int64_t number) {
     ExchangePiece piece = {};
     piece.first = tile.first + number * QUANT_PIECE;
-    const uint64_t buckets = (uint64_t)number * (QUADS_GROUPS / tile.groups); /* before it */
+    const uint64_t buckets = (uint64_t)(number * QUANT_PIECE >> tile.shift); /* before it */
     piece.bucket = tile.bucket + buckets;
     piece.place.metadata = tile.at + buckets * tile.metadata;
     piece.place.codes = tile.at + tile.codes_at + (uint64_t)number * (QUANT_PIECE / 8) * (uint64_t)tile.bits;
@@ -29,12 +29,13 @@ __device__ static __forceinline__ ExchangePiece exchange_piece(const DeviceTile 
 
 /* ---- whole pieces ---- */
 
-/* Adds the residual, kept in 8 bits, to half a piece, in which a bucket has `groups` groups. */
+/* Adds the residual, kept in 8 bits, to half a piece, in which a bucket has 2^shift elements. */
 __device__ static __forceinline__ void exchange_add_kept(const ExchangePlan *plan, const ExchangePiece &piece,
-                                                         int groups, int half, QuadsHalf &v) {
+                                                         int shift, int half, QuadsHalf &v) {
     FOR_HALF(j) {
         const int group = half * QUADS_HALF + j;
-        const float unit = quant_residual_unit(plan->codes.exponents[piece.bucket + (uint64_t)(group / groups)]);
+        const float unit =
+            quant_residual_unit(plan->codes.exponents[piece.bucket + (uint64_t)(group * QUANT_GROUP >> shift)]);
         float lost[4];
         quant_load_kept<QUANT_QUADS>(plan->codes.codes + piece.first, unit, group, QUANT_PIECE, lost);
         FOR_QUAD(c) v[4 * j + c] = QUANT_ADD(lost[c], v[4 * j + c]);
@@ -42,9 +43,9 @@ __device__ static __forceinline__ void exchange_add_kept(const ExchangePlan *pla
 }
 
 /* This rank's elements of half a piece, with the residual: added to v, or stored there. */
-template <QuantType TYPE, int GROUPS, bool ADD>
-__device__ __forceinline__ void exchange_own(const ExchangePlan *plan, const void *buffer, const ExchangePiece &piece,
-                                             int half, QuadsHalf &v) {
+template <QuantType TYPE, bool ADD>
+__device__ __forceinline__ void exchange_own(const ExchangePlan *plan, const void *buffer, const DeviceTile &tile,
+                                             const ExchangePiece &piece, int half, QuadsHalf &v) {
     QuadsHalf own;
     quads_load<TYPE>((const typename QuantElement<TYPE>::Stored *)buffer + piece.first, half, own);
     if (plan->residual != nullptr) {
@@ -52,7 +53,7 @@ __device__ __forceinline__ void exchange_own(const ExchangePlan *plan, const voi
         quads_load<QUANT_F32>(plan->residual + piece.first, half, lost);
         FOR_EACH_OF(own, k) own[k] = QUANT_ADD(lost[k], own[k]);
     } else if (plan->codes.codes != nullptr) {
-        exchange_add_kept(plan, piece, GROUPS, half, own);
+        exchange_add_kept(plan, piece, tile.shift, half, own);
     }
     FOR_EACH_OF(own, k) {
         const float scaled = QUANT_MUL(own[k], plan->scale);
@@ -68,25 +69,24 @@ __device__ __forceinline__ void exchange_add_pieces(const ExchangePlan *plan, co
     for (int i = row; i < row + rows; i++) {
         const uint8_t *base = exchange_row(plan, epoch, i);
         const bool far = FAR && (plan->window.far >> i & 1u) != 0;
-        quads_add<FAR>(base, piece.place, tile.bits, tile.groups, half, far, room, v);
+        quads_add<FAR, false>(base, piece.place, tile.bits, tile.shift, half, far, room, v);
     }
 }
 
-template <int GROUPS>
-__device__ __forceinline__ void exchange_encode_piece(const ExchangePlan *plan, const DeviceTile &tile,
-                                                      const ExchangePiece &piece, QuadsHalf (&v)[2], QuantSink sink,
-                                                      QuantRoom *room) {
+__device__ static __forceinline__ void exchange_encode_piece(const ExchangePlan *plan, const DeviceTile &tile,
+                                                             const ExchangePiece &piece, QuadsHalf (&v)[2],
+                                                             QuantSink sink, QuantRoom *room) {
     const auto keep = exchange_keep<QuantKeep>(plan, piece.first, piece.bucket);
     const auto eight = exchange_keep<QuantKeepEight>(plan, piece.first, piece.bucket);
-    quads_encode<GROUPS>(v, tile.bits, piece.place, sink, keep, eight, room);
+    quads_encode(v, tile.bits, tile.shift, piece.place, sink, keep, eight, room);
 }
 
 /* Quantises the pieces of a tile into the sink: this rank's elements, or with REDUCES the sum of all ranks' terms in
  * rank order. */
-template <QuantType TYPE, int GROUPS, bool REDUCES, bool FAR>
-__device__ __forceinline__ void exchange_encode_pieces(const ExchangePlan *plan, const void *buffer,
-                                                       const DeviceTile &tile, uint32_t epoch, QuantSink sink,
-                                                       QuantRoom *room) {
+template <QuantType TYPE, bool REDUCES, bool FAR>
+__device__ __forceinline__ void exchange_encode_tile(const ExchangePlan *plan, const void *buffer,
+                                                     const DeviceTile &tile, uint32_t epoch, QuantSink sink,
+                                                     QuantRoom *room) {
     QuadsHalf v[2];
     FOR_PIECES_OF(number, tile) {
         const ExchangePiece piece = exchange_piece(tile, number);
@@ -96,24 +96,14 @@ __device__ __forceinline__ void exchange_encode_pieces(const ExchangePlan *plan,
                 quads_begin(v[half]);
                 exchange_add_pieces<FAR>(plan, tile, piece, epoch, 0, plan->rank, half, room, v[half]);
             }
-            exchange_own<TYPE, GROUPS, REDUCES>(plan, buffer, piece, half, v[half]);
+            exchange_own<TYPE, REDUCES>(plan, buffer, tile, piece, half, v[half]);
             if (REDUCES) {
                 const int next = plan->rank + 1;
                 exchange_add_pieces<FAR>(plan, tile, piece, epoch, next, plan->ranks - next, half, room, v[half]);
             }
         }
-        exchange_encode_piece<GROUPS>(plan, tile, piece, v, sink, room);
+        exchange_encode_piece(plan, tile, piece, v, sink, room);
     }
-}
-
-template <QuantType TYPE, bool REDUCES, bool FAR>
-__device__ __forceinline__ void exchange_encode_tile(const ExchangePlan *plan, const void *buffer,
-                                                     const DeviceTile &tile, uint32_t epoch, QuantSink sink,
-                                                     QuantRoom *room) {
-    if (tile.groups == 8) exchange_encode_pieces<TYPE, 8, REDUCES, FAR>(plan, buffer, tile, epoch, sink, room);
-    if (tile.groups == 4) exchange_encode_pieces<TYPE, 4, REDUCES, FAR>(plan, buffer, tile, epoch, sink, room);
-    if (tile.groups == 2) exchange_encode_pieces<TYPE, 2, REDUCES, FAR>(plan, buffer, tile, epoch, sink, room);
-    if (tile.groups == 1) exchange_encode_pieces<TYPE, 1, REDUCES, FAR>(plan, buffer, tile, epoch, sink, room);
 }
 
 /* Adds rows [row, row + rows) of a tile's pieces and stores their sum. */

@@ -46,7 +46,7 @@ static DeviceTile *find_tile(Walk *walk, int64_t round, uint32_t number) {
     return walk->to->tiles + walk->to->shares[round * walk->to->owners + walk->owner].tile + number;
 }
 
-static void add_tile(Walk *walk, const WireSpan *span, int64_t first, int64_t elems, uint16_t groups) {
+static void add_tile(Walk *walk, const WireSpan *span, int64_t first, int64_t elems, uint16_t shift) {
     DeviceRoom *used = &walk->used[walk->owner];
     uint64_t bytes = tile_bytes(walk->map, span, elems);
     int64_t *round = &walk->rounds_of[walk->owner];
@@ -64,7 +64,7 @@ static void add_tile(Walk *walk, const WireSpan *span, int64_t first, int64_t el
         tile.bytes = (uint32_t)bytes;
         tile.owner = (uint16_t)walk->owner;
         tile.number = used->tiles;
-        tile.groups = groups;
+        tile.shift = shift;
         *find_tile(walk, *round, used->tiles) = tile;
     } else if (walk->to->shares != NULL) {
         walk->to->shares[*round * walk->to->owners + walk->owner].tiles++;
@@ -73,7 +73,7 @@ static void add_tile(Walk *walk, const WireSpan *span, int64_t first, int64_t el
     used->tiles++;
     if (!walk->writes && walk->to->shares == NULL) {
         walk->to->count++;
-        walk->to->quick += groups != 0;
+        walk->to->quick += shift != 0;
         walk->to->bytes += bytes;
         walk->to->owned[walk->owner] += bytes;
     }
@@ -89,11 +89,11 @@ static int64_t tile_elems(const Walk *walk, const WireSpan *span, int64_t bucket
 static void cut_span(Walk *walk, const WireSpan *span) {
     const WireLayer *layer = wire_layer(walk->map, span->layer);
     int64_t step = tile_elems(walk, span, layer->raw ? RAW_ELEMS : layer->spec.bucket_size);
-    uint16_t groups = layer->raw || step % QUANT_PIECE != 0 ? 0 : (uint16_t)quantize_quick_groups(&layer->spec);
-    int64_t quick = groups == 0 ? 0 : span->elems / QUANT_PIECE * QUANT_PIECE;
+    uint16_t shift = layer->raw || step % QUANT_PIECE != 0 ? 0 : (uint16_t)quantize_quick_shift(&layer->spec);
+    int64_t quick = shift == 0 ? 0 : span->elems / QUANT_PIECE * QUANT_PIECE;
     for (int64_t at = 0; at < span->elems;) {
         int64_t left = (at < quick ? quick : span->elems) - at, elems = left < step ? left : step;
-        add_tile(walk, span, span->first + at, elems, at < quick ? groups : 0);
+        add_tile(walk, span, span->first + at, elems, at < quick ? shift : 0);
         at += elems;
     }
 }

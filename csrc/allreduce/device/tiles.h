@@ -21,7 +21,7 @@ typedef struct DeviceTile {
     uint16_t owner;           /* of the sum; 0 with one-shot */
     uint16_t scale;           /* a QuantScale */
     uint32_t number;          /* among the tiles of its round and owner */
-    uint16_t groups;          /* groups per bucket, if whole pieces take the fast path; else 0 */
+    uint16_t shift;           /* buckets have 2^shift elements, if whole pieces take the fast path; else 0 */
 } DeviceTile;
 
 /* Tiles [tile, tile + tiles) of an owner in a round. */

@@ -26,15 +26,27 @@ Status quantize_batch_finish(const QuantDeviceBatch *batch, DeviceStream *stream
 
 static int64_t quant_blocks(int64_t warps) { return (warps + QUANT_WARPS - 1) / QUANT_WARPS; }
 
+/* Whole pieces of whole buckets go a quick way (maxmin: quads.cuh), where buckets have 2^shift elements, half a group
+ * at least and what a block takes at most: shift, else 0. */
+static int quant_quick_shift(const QuantSpec *spec) {
+    if (spec->codec != QUANT_MAXMIN || spec->half_metadata) return 0;
+    for (int shift = 6; spec->bucket_size >> shift != 0 && 1 << shift <= QUANT_WARPS * QUANT_PIECE; shift++) {
+        if (spec->bucket_size == 1 << shift) return shift;
+    }
+    return 0;
+}
+
 static void quant_place_item(QuantDeviceBatch *batch, QuantItem *item) {
     const QuantSpec *spec = &item->run.spec;
+    const int64_t whole = spec->bucket_size > QUANT_PIECE ? spec->bucket_size : QUANT_PIECE;
     item->layout = quantize_layout(spec, item->run.elems);
-    item->groups = quantize_quick_groups(spec);
-    item->pieces = item->groups == 0 ? 0 : item->run.elems / QUANT_PIECE;
+    item->shift = quant_quick_shift(spec);
+    item->pieces = item->shift == 0 ? 0 : item->run.elems / whole * (whole / QUANT_PIECE);
+    item->skipped = item->pieces * QUANT_PIECE / spec->bucket_size;
     item->first_quick = batch->quick_blocks;
     item->first_block = batch->blocks;
     batch->quick_blocks += quant_blocks(item->pieces);
-    batch->blocks += quant_blocks(item->layout.buckets - item->pieces * QUANT_PIECE / spec->bucket_size);
+    batch->blocks += quant_blocks(item->layout.buckets - item->skipped);
 }
 
 static Status quant_fill_items(const QuantDeviceRun *runs, QuantDeviceBatch *batch, QuantItem *items) {

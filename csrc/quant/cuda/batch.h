@@ -9,8 +9,9 @@
 typedef struct QuantItem {
     QuantDeviceRun run;
     QuantLayout layout;
-    int groups;                  /* as quantize_quick_groups */
-    int64_t pieces, first_quick; /* that go the quick way, and the first block that takes some */
+    int shift;                   /* of what goes the quick way: buckets have 2^shift elements */
+    int64_t pieces, first_quick; /* that go it, and the first block that takes some */
+    int64_t skipped;             /* the buckets in them */
     int64_t first_block;         /* of those that take the buckets behind them */
 } QuantItem;
 

@@ -51,37 +51,127 @@ __device__ __forceinline__ void quads_store(typename QuantElement<TYPE>::Stored 
 
 /* ---- to the wire ---- */
 
-/* The least of all lanes' `min` and the greatest of their `max`; NaN where one of them is. */
-__device__ static __forceinline__ void quads_fold(float *min, float *max) {
-    const bool low = quant_lane() < WARP / 2; /* half of the lanes fold min, half -max */
-    float own = low ? *min : -*max, other = low ? -*max : *min;
-    own = quant_min_nan(own, __shfl_xor_sync(WHOLE_WARP, other, WARP / 2));
+/* Each lane goes on with one half of 2 * COUNT values, those with the bit with the upper one, and gives the other half
+ * away to be folded. */
+template <int COUNT> __device__ __forceinline__ void quads_halve(float (&least)[2 * QUADS_GROUPS], int bit) {
+    const bool upper = (quant_lane() & bit) != 0;
 #pragma unroll
-    for (int distance = WARP / 4; distance > 0; distance /= 2) {
-        own = quant_min_nan(own, __shfl_xor_sync(WHOLE_WARP, own, distance));
+    for (int i = 0; i < COUNT; i++) {
+        const float kept = upper ? least[i + COUNT] : least[i], given = upper ? least[i] : least[i + COUNT];
+        least[i] = quant_min_nan(kept, __shfl_xor_sync(WHOLE_WARP, given, bit));
     }
-    *min = __shfl_sync(WHOLE_WARP, own, 0);
-    *max = -__shfl_sync(WHOLE_WARP, own, WARP / 2);
 }
 
-/* The grid of GROUPS groups from `first` on. */
-template <int GROUPS> __device__ __forceinline__ QuantGrid quads_grid(const QuadsHalf (&v)[2], int first, int bits) {
-    float min = v[first / QUADS_HALF][4 * (first % QUADS_HALF)], max = min;
+/* The group whose extremes a lane has after all that; of its slot, half a group, the first element in the piece. */
+__device__ static __forceinline__ int quads_own_group(void) {
+    const int lane = quant_lane();
+    return (lane >> 3 & 1) | (lane >> 1 & 2) | (lane << 1 & 4);
+}
+__device__ static __forceinline__ int quads_slot(int group) { return 2 * group + quant_lane() / (WARP / 2); }
+#define QUADS_SLOT (QUANT_GROUP / 2)
+
+/* Of the bucket of this lane's slot, as far as it lies in the piece: even lanes have the least, odd ones the negative
+ * of the greatest; NaN where one of the elements is. Buckets have 2^shift elements, 64 at least. */
+__device__ static __forceinline__ float quads_extremes(const QuadsHalf (&v)[2], int shift) {
+    float least[2 * QUADS_GROUPS];
 #pragma unroll
-    for (int k = 4 * first + 1; k < 4 * (first + GROUPS); k++) {
-        min = quant_min_nan(min, v[k / (4 * QUADS_HALF)][k % (4 * QUADS_HALF)]);
-        max = quant_max_nan(max, v[k / (4 * QUADS_HALF)][k % (4 * QUADS_HALF)]);
+    for (int j = 0; j < QUADS_GROUPS; j++) {
+        const float *four = v[j / QUADS_HALF] + 4 * (j % QUADS_HALF);
+        least[j] = quant_min_nan(quant_min_nan(four[0], four[1]), quant_min_nan(four[2], four[3]));
+        least[QUADS_GROUPS + j] = -quant_max_nan(quant_max_nan(four[0], four[1]), quant_max_nan(four[2], four[3]));
     }
-    quads_fold(&min, &max);
+    quads_halve<8>(least, 1);
+    quads_halve<4>(least, 2);
+    quads_halve<2>(least, 4);
+    quads_halve<1>(least, 8);
+    float own = least[0];
+#pragma unroll
+    for (int distance = WARP / 2, bucket = 7; distance > 1; distance /= 2, bucket++) {
+        if (shift >= bucket) own = quant_min_nan(own, __shfl_xor_sync(WHOLE_WARP, own, distance));
+    }
+    return own;
+}
+
+/* A bucket's grid while it is encoded; an inverse of 0 makes every code 0. */
+struct QuadsGrid {
+    float unit, min, inverse;
+};
+
+__device__ static __forceinline__ QuadsGrid quads_grid(float own, int bits) {
+    const bool odd = quant_lane() % 2 != 0;
+    const float other = __shfl_xor_sync(WHOLE_WARP, own, 1);
+    const float min = odd ? other : own, max = -(odd ? own : other);
     const uint32_t least = float_bits(min) & 0x7FFFFFFFu, most = float_bits(max) & 0x7FFFFFFFu;
     const bool nan = least >= QUANT_MAGNITUDE_LIMIT || most >= QUANT_MAGNITUDE_LIMIT;
-    QuantGrid grid = quant_grid_between(min, max, bits);
-    return nan ? quant_grid_nan() : grid;
+    const QuantGrid grid = nan ? quant_grid_nan() : quant_grid_between(min, max, bits);
+    const bool coded = quant_grid_is_usable(grid);
+    return {grid.unit, grid.min, coded ? QUANT_DIV(1.0f, coded ? grid.unit : 1.0f) : 0.0f};
+}
+
+/* The grids of a piece's slots into the room, and those of its buckets to the wire; the piece's first element is
+ * number `inside` of its bucket. */
+__device__ static __forceinline__ void quads_put_grids(float own, int bits, int shift, int64_t inside,
+                                                       uint64_t metadata, QuantSink sink, QuantRoom *room) {
+    const QuadsGrid grid = quads_grid(own, bits);
+    const int slot = quads_slot(quads_own_group()), at = slot * QUADS_SLOT;
+    if (quant_lane() % 2 == 0) {
+        reinterpret_cast<float4 *>(room->words)[slot] = make_float4(grid.unit, grid.min, grid.inverse, 0.0f);
+        const bool begins = ((inside + at) & ((1 << shift) - 1)) == 0;
+        for (int s = 0; begins && s < sink.count; s++) {
+            uint8_t *to = sink.bases[s] + metadata + (uint64_t)(at >> shift) * 8;
+            *reinterpret_cast<float2 *>(to) = make_float2(grid.unit, grid.min);
+        }
+    }
+    __syncwarp();
+}
+
+__device__ static __forceinline__ QuadsGrid quads_grid_at(const QuantRoom *room, int group) {
+    const float4 grid = reinterpret_cast<const float4 *>(room->words)[quads_slot(group)];
+    return {grid.x, grid.y, grid.z};
 }
 
 /* The code, in the last bits of what is returned. */
 __device__ static __forceinline__ uint32_t quads_code(float x, float min, float inverse) {
     return float_bits(__fadd_rz(QUANT_ADD(quant_place(x, min, inverse), 0.5f), float_of_bits(QUADS_ONE)));
+}
+
+/* The same of stochastic rounding, of codes up to `levels`. */
+__device__ static __forceinline__ uint32_t quads_code_drawn(float x, float min, float inverse, uint32_t levels,
+                                                            uint32_t word) {
+    const float place = quant_place(x, min, inverse), one = float_of_bits(QUADS_ONE);
+    const float whole = __fadd_rz(place, one);
+    const uint32_t code = float_bits(whole) + (philox_uniform(word) < QUANT_SUB(place, QUANT_SUB(whole, one)));
+    return code < QUADS_ONE + levels ? code : QUADS_ONE + levels;
+}
+
+/* How a piece is rounded: to nearest, or by random numbers, of which `random` holds the quad of the piece. */
+struct QuadsRounding {
+    bool draws;
+    QuantRandom random;
+};
+
+/* The random words of this lane's elements of a half, round by round, so that it shares the rounds' keys. */
+__device__ static __forceinline__ void quads_draw(const QuantRandom &random, int half, Philox4 (&words)[QUADS_HALF]) {
+    uint32_t low = (uint32_t)random.seed, high = (uint32_t)(random.seed >> 32);
+    FOR_HALF(j) {
+        const uint64_t quad = random.quad + (uint64_t)((half * QUADS_HALF + j) * WARP + quant_lane());
+        words[j] = philox_counter(random.call, quad, PHILOX_QUANTIZE, random.rank);
+    }
+#pragma unroll
+    for (int round = 0; round < PHILOX_ROUNDS; round++, low += PHILOX_W0, high += PHILOX_W1) {
+        FOR_HALF(j) words[j] = philox_round(words[j], low, high);
+    }
+}
+
+/* This lane's four of a group. */
+__device__ static __forceinline__ void quads_codes(const float *four, const QuadsGrid &grid, int bits, bool draws,
+                                                   const Philox4 &words, uint32_t (&codes)[4]) {
+    if (draws) {
+        const uint32_t levels = (1u << bits) - 1u;
+        FOR_QUAD(c) codes[c] = quads_code_drawn(four[c], grid.min, grid.inverse, levels, words.word[c]);
+    } else {
+        FOR_QUAD(c) codes[c] = quads_code(four[c], grid.min, grid.inverse);
+    }
 }
 
 /* A lane's four codes, side by side. */
@@ -90,27 +180,16 @@ __device__ static __forceinline__ uint32_t quads_pack(const uint32_t (&codes)[4]
     return codes[0] + (codes[1] << bits) + (codes[2] << 2 * bits) + (codes[3] << 3 * bits) - all;
 }
 
-__device__ static __forceinline__ void quads_put(QuantRoom *room, int j, int bits, uint32_t packed) {
-    const int at = j * WARP + quant_lane();
-    if (bits == 4) {
-        reinterpret_cast<uint16_t *>(room->codes)[at] = (uint16_t)packed;
-    } else if (bits == 2) {
-        room->codes[at] = (uint8_t)packed;
-    } else {
-        reinterpret_cast<uint32_t *>(room->codes)[at] = packed;
-    }
-}
-
 /* What a group's codes have lost of element c of a lane, of its half `v`. */
-__device__ static __forceinline__ float quads_lost(float unscaled, QuantGrid grid, int j, int c, int bits,
+__device__ static __forceinline__ float quads_lost(float unscaled, const QuadsGrid &grid, int j, int c, int bits,
                                                    uint32_t packed, const QuadsHalf &v) {
     float decoded = quant_decode(packed >> c * bits & ((1u << bits) - 1u), grid.unit, grid.min);
     return quant_residual_kept(QUANT_MUL(QUANT_SUB(v[4 * (j % QUADS_HALF) + c], decoded), unscaled));
 }
 
 /* Keeps it; `residual` is the piece's. */
-__device__ static __forceinline__ void quads_keep(QuantKeep keep, QuantGrid grid, int j, int bits, uint32_t packed,
-                                                  const QuadsHalf &v) {
+__device__ static __forceinline__ void quads_keep(QuantKeep keep, const QuadsGrid &grid, int j, int bits,
+                                                  uint32_t packed, const QuadsHalf &v) {
     FOR_QUAD(c) {
         float lost = quads_lost(keep.unscaled, grid, j, c, bits, packed, v);
         keep.residual[j * QUANT_GROUP + 4 * quant_lane() + c] = lost;
@@ -118,8 +197,9 @@ __device__ static __forceinline__ void quads_keep(QuantKeep keep, QuantGrid grid
 }
 
 /* Puts it in the elements' place until all of the bucket is known; the greatest magnitude so far. */
-__device__ static __forceinline__ uint32_t quads_lose(float unscaled, QuantGrid grid, int j, int bits, uint32_t packed,
-                                                      uint32_t magnitude, QuadsHalf &v) {
+__device__ static __forceinline__ uint32_t quads_lose(float unscaled, const QuadsGrid &grid, int j, int bits,
+                                                      uint32_t packed, QuadsHalf &v) {
+    uint32_t magnitude = 0;
     FOR_QUAD(c) {
         float lost = quads_lost(unscaled, grid, j, c, bits, packed, v);
         magnitude = quant_greater_magnitude(magnitude, lost);
@@ -128,57 +208,77 @@ __device__ static __forceinline__ uint32_t quads_lose(float unscaled, QuantGrid 
     return magnitude;
 }
 
-/* The codes of what GROUPS groups from `first` on, a bucket, have lost. */
-template <int GROUPS>
-__device__ __forceinline__ void quads_keep_codes(QuantKeepEight keep, int first, uint32_t magnitude,
-                                                 const QuadsHalf (&v)[2]) {
-    const float inverse = quant_residual_inverse(quant_keep_exponent(keep.exponents + first / GROUPS, magnitude));
+/* The codes of what a piece's groups have lost, each up to its magnitude, of buckets of whole groups. */
+__device__ static __forceinline__ void
+quads_keep_codes(QuantKeepEight keep, int shift, const uint32_t (&magnitudes)[QUADS_GROUPS], const QuadsHalf (&v)[2]) {
+    const int groups = 1 << (shift - 7);
+    float inverse = 0.0f;
 #pragma unroll
-    for (int j = first; j < first + GROUPS; j++) {
+    for (int j = 0; j < QUADS_GROUPS; j++) {
+        if ((j & (groups - 1)) == 0) {
+            uint32_t greatest = 0;
+#pragma unroll
+            for (int i = j; i < QUADS_GROUPS; i++) {
+                if (i < j + groups && magnitudes[i] > greatest) greatest = magnitudes[i];
+            }
+            inverse = quant_residual_inverse(quant_keep_exponent(keep.exponents + j / groups, greatest));
+        }
         quant_store_kept<QUANT_QUADS>(keep.codes, inverse, j, QUANT_PIECE, v[j / QUADS_HALF] + 4 * (j % QUADS_HALF));
     }
 }
 
-/* The room's codes of a piece, to a multiple of QUANT_MOVE_BYTES. */
-__device__ static __forceinline__ void quads_emit(QuantSink sink, uint64_t at, int bits, const QuantRoom *room) {
-    __syncwarp();
-    for (int i = quant_lane(); i < bits * QUANT_PIECE / 8 / QUANT_MOVE_BYTES; i += WARP) {
-        uint4 moved = reinterpret_cast<const uint4 *>(room->codes)[i];
-        for (int s = 0; s < sink.count; s++) reinterpret_cast<uint4 *>(sink.bases[s] + at)[i] = moved;
+/* The room's codes of a piece, to a multiple of QUANT_MOVE_BYTES; without ANY they are packed already. */
+template <bool ANY> __device__ __forceinline__ void quads_emit(QuantSink sink, uint64_t at, int bits, QuantRoom *room) {
+    if (ANY) {
+        quant_emit_codes<QUANT_QUADS>(sink, at, bits, QUANT_PIECE, room);
+    } else {
+        __syncwarp();
+        for (int i = quant_lane(); i < bits * QUANT_PIECE / 8 / QUANT_MOVE_BYTES; i += WARP) {
+            uint4 moved = reinterpret_cast<const uint4 *>(room->codes)[i];
+            for (int s = 0; s < sink.count; s++) reinterpret_cast<uint4 *>(sink.bases[s] + at)[i] = moved;
+        }
     }
     __syncwarp();
 }
 
-/* A piece of 8 / GROUPS buckets, whose metadata and codes stand at `place`; what it loses is kept the one way, or the
- * other. `v` is no more afterwards. */
-template <int GROUPS>
-__device__ __forceinline__ void quads_encode(QuadsHalf (&v)[2], int bits, QuantPlace place, QuantSink sink,
-                                             QuantKeep keep, QuantKeepEight eight, QuantRoom *room) {
+/* The codes of a piece whose grids are in the room, to `at`; what it loses is kept the one way, or the other. `v` is no
+ * more afterwards. Codes have any width with ANY, else 2, 4 or 8 bits. */
+template <bool ANY>
+__device__ __forceinline__ void quads_put_codes(QuadsHalf (&v)[2], int bits, int shift, const QuadsRounding &rounding,
+                                                uint64_t at, QuantSink sink, QuantKeep keep, QuantKeepEight eight,
+                                                QuantRoom *room) {
+    uint32_t lost[QUADS_GROUPS];
+    Philox4 words[QUADS_HALF];
 #pragma unroll
-    for (int first = 0; first < QUADS_GROUPS; first += GROUPS) {
-        const QuantGrid grid = quads_grid<GROUPS>(v, first, bits);
-        const bool coded = quant_grid_is_usable(grid);
-        const float inverse = QUANT_DIV(1.0f, coded ? grid.unit : 1.0f);
-        uint64_t metadata = (uint64_t)float_bits(grid.min) << 32 | float_bits(grid.unit);
-        uint32_t lost = 0;
-        quant_emit_word(sink, place.metadata + (uint64_t)(first / GROUPS * 8), metadata, 8);
-#pragma unroll
-        for (int j = first; j < first + GROUPS; j++) {
-            uint32_t codes[4];
-            FOR_QUAD(c) codes[c] = quads_code(v[j / QUADS_HALF][4 * (j % QUADS_HALF) + c], grid.min, inverse);
-            const uint32_t packed = coded ? quads_pack(codes, bits) : 0;
-            quads_put(room, j, bits, packed);
-            if (keep.keeps()) quads_keep(keep, grid, j, bits, packed, v[j / QUADS_HALF]);
-            if (eight.keeps()) lost = quads_lose(eight.unscaled, grid, j, bits, packed, lost, v[j / QUADS_HALF]);
-        }
-        if (eight.keeps()) quads_keep_codes<GROUPS>(eight, first, lost, v);
+    for (int j = 0; j < QUADS_GROUPS; j++) {
+        QuadsHalf &half = v[j / QUADS_HALF];
+        const QuadsGrid grid = quads_grid_at(room, j);
+        uint32_t codes[4];
+        if (rounding.draws && j % QUADS_HALF == 0) quads_draw(rounding.random, j / QUADS_HALF, words);
+        quads_codes(half + 4 * (j % QUADS_HALF), grid, bits, rounding.draws, words[j % QUADS_HALF], codes);
+        const uint32_t packed = grid.inverse != 0.0f ? quads_pack(codes, bits) : 0;
+        quant_put_packed(room, j, bits, packed);
+        if (keep.keeps()) quads_keep(keep, grid, j, bits, packed, half);
+        if (eight.keeps()) lost[j] = quads_lose(eight.unscaled, grid, j, bits, packed, half);
     }
-    quads_emit(sink, place.codes, bits, room);
+    if (eight.keeps()) quads_keep_codes(eight, shift, lost, v);
+    quads_emit<ANY>(sink, at, bits, room);
+}
+
+/* A piece of buckets that lie in it, whose metadata and codes stand at `place`. */
+__device__ static __forceinline__ void quads_encode(QuadsHalf (&v)[2], int bits, int shift, QuantPlace place,
+                                                    QuantSink sink, QuantKeep keep, QuantKeepEight eight,
+                                                    QuantRoom *room) {
+    quads_put_grids(quads_extremes(v, shift), bits, shift, 0, place.metadata, sink, room);
+    quads_put_codes<false>(v, bits, shift, {}, place.codes, sink, keep, eight, room);
 }
 
 /* ---- from the wire: others write it, so the nearer cache is passed by ---- */
 
-/* The codes of this lane's quads of a half, which begins at `codes`. */
+/* Whether a lane's quads of codes fill whole bytes. */
+__device__ static __forceinline__ bool quads_are_whole(int bits) { return bits == 2 || bits == 4 || bits == 8; }
+
+/* The codes of this lane's quads of a half, which begins at `codes`; such quads. */
 template <bool OTHERS>
 __device__ __forceinline__ void quads_fetch(const uint8_t *codes, int bits, uint32_t (&words)[QUADS_HALF]) {
     if (bits == 4) {
@@ -193,40 +293,49 @@ __device__ __forceinline__ void quads_fetch(const uint8_t *codes, int bits, uint
     }
 }
 
-/* The same of memory that is far away, which wants to be read in large parts. */
-__device__ static __forceinline__ void quads_fetch_far(const uint8_t *codes, int bits, QuantRoom *room,
-                                                       uint32_t (&words)[QUADS_HALF]) {
+/* The same by way of the room: of memory that is far away, which wants to be read in large parts, and of any quads. */
+template <bool ANY>
+__device__ __forceinline__ void quads_fetch_all(const uint8_t *codes, int bits, QuantRoom *room,
+                                                uint32_t (&words)[QUADS_HALF]) {
     __syncwarp();
     for (int i = quant_lane(); i < bits * QUANT_PIECE / 16 / QUANT_MOVE_BYTES; i += WARP) {
         reinterpret_cast<uint4 *>(room->codes)[i] = __ldcg(reinterpret_cast<const uint4 *>(codes) + i);
     }
     __syncwarp();
-    quads_fetch<false>(room->codes, bits, words);
-}
-
-/* (unit, min) of each group of a half, of `groups` (a power of two) a bucket. */
-__device__ static __forceinline__ void quads_fetch_grids(const uint8_t *metadata, int groups, int half,
-                                                         float2 (&grids)[QUADS_HALF]) {
-    const float2 *from = reinterpret_cast<const float2 *>(metadata) + half * QUADS_HALF / groups;
-    grids[0] = __ldcg(from);
-#pragma unroll
-    for (int j = 1; j < QUADS_HALF; j++) {
-        grids[j] = (j & (groups - 1)) == 0 ? __ldcg(from + j / groups) : grids[j - 1];
+    if (ANY) {
+        FOR_HALF(j) words[j] = quant_four_codes_at(room, (j * WARP + quant_lane()) * 4 * bits, bits);
+    } else {
+        quads_fetch<false>(room->codes, bits, words);
     }
 }
 
-/* Adds one half of a piece to v, which begins as quads_begin; with FAR by way of the room, where `far` says so. */
-template <bool FAR>
-__device__ __forceinline__ void quads_add(const uint8_t *base, QuantPlace place, int bits, int groups, int half,
+/* (unit, min) of each of this lane's quads of a half, of buckets of 2^shift elements; without ANY, of whole groups. */
+template <bool ANY>
+__device__ __forceinline__ void quads_fetch_grids(const uint8_t *metadata, int shift, int half,
+                                                  float2 (&grids)[QUADS_HALF]) {
+    const int first = half * QUADS_HALF * QUANT_GROUP + (ANY ? 4 * quant_lane() : 0);
+    const float2 *from = reinterpret_cast<const float2 *>(metadata) + (first >> shift);
+    grids[0] = __ldcg(from);
+#pragma unroll
+    for (int j = 1; j < QUADS_HALF; j++) {
+        const bool begins = (j * QUANT_GROUP & ((1 << shift) - 1)) == 0;
+        grids[j] = begins ? __ldcg(from + (j * QUANT_GROUP >> shift)) : grids[j - 1];
+    }
+}
+
+/* Adds one half of a piece to v, which begins as quads_begin; by way of the room with FAR, where `far` says so, and
+ * with ANY, where codes have another width than 2, 4 or 8. */
+template <bool FAR, bool ANY>
+__device__ __forceinline__ void quads_add(const uint8_t *base, QuantPlace place, int bits, int shift, int half,
                                           bool far, QuantRoom *room, QuadsHalf &v) {
     const uint32_t mask = (1u << bits) - 1u;
     const float one = float_of_bits(QUADS_ONE);
     const uint8_t *codes = base + place.codes + half * bits * (QUANT_PIECE / 16);
     uint32_t words[QUADS_HALF];
     float2 grids[QUADS_HALF];
-    quads_fetch_grids(base + place.metadata, groups, half, grids);
-    if (FAR && far) {
-        quads_fetch_far(codes, bits, room, words);
+    quads_fetch_grids<ANY>(base + place.metadata, shift, half, grids);
+    if ((FAR && far) || (ANY && !quads_are_whole(bits))) {
+        quads_fetch_all<ANY>(codes, bits, room, words);
     } else {
         quads_fetch<true>(codes, bits, words);
     }

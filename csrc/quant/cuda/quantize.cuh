@@ -46,8 +46,7 @@ struct QuantBucket {
 __device__ static __forceinline__ QuantBucket quant_own_bucket(const QuantItem *item) {
     int64_t size = item->run.spec.bucket_size;
     QuantBucket bucket = {};
-    bucket.number = ((int64_t)blockIdx.x - item->first_block) * QUANT_WARPS + threadIdx.x / WARP;
-    if (item->groups != 0) bucket.number += item->pieces * (QUANT_PIECE / QUANT_GROUP / item->groups);
+    bucket.number = item->skipped + ((int64_t)blockIdx.x - item->first_block) * QUANT_WARPS + threadIdx.x / WARP;
     bucket.first = bucket.number * size;
     int64_t left = item->run.elems - bucket.first;
     bucket.elems = bucket.number >= item->layout.buckets ? 0 : left < size ? left : size;

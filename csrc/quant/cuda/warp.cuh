@@ -95,7 +95,9 @@ template <> struct QuantElement<QUANT_F16> {
 
 template <> struct QuantElement<QUANT_BF16> {
     typedef uint16_t Stored;
-    __device__ static __forceinline__ uint16_t narrowed(float value) { return bfloat16_from_float(value); }
+    __device__ static __forceinline__ uint16_t narrowed(float value) {
+        return value != value ? (uint16_t)BFLOAT16_NAN : __bfloat16_as_ushort(__float2bfloat16_rn(value));
+    }
     __device__ static __forceinline__ float widened(uint16_t value) { return bfloat16_to_float(value); }
 };
 
@@ -258,8 +260,9 @@ template <int BITS> __device__ __forceinline__ uint32_t quant_pack_four(uint32_t
     return (pairs & 0xFFFFu) | ((pairs >> 16) << (2 * BITS));
 }
 
-/* The room's codes, of the groups of a piece of `count`, become packed ones from its start on. */
-template <int BITS> __device__ __forceinline__ void quant_pack(QuantRoom *room, int count) {
+/* The room's codes, of the groups of a piece of `count`, as quant_put_codes has left them, become packed ones from its
+ * start on. */
+template <int BITS, QuantLie LIE> __device__ __forceinline__ void quant_pack(QuantRoom *room, int count) {
     const int lane = quant_lane();
     const bool own = lane * WARP / QUANT_GROUP * QUANT_GROUP < count;
     uint32_t codes[WARP / 4] = {}, packed[BITS] = {};
@@ -273,7 +276,7 @@ template <int BITS> __device__ __forceinline__ void quant_pack(QuantRoom *room, 
 #pragma unroll
     for (int i = 0; i < WARP / 4; i++) {
         const int at = i * 4 * BITS, word = at / 32, shift = at % 32;
-        uint32_t bits = quant_pack_four<BITS>(codes[i]);
+        uint32_t bits = LIE == QUANT_QUADS ? codes[i] : quant_pack_four<BITS>(codes[i]);
         packed[word] |= bits << shift;
         if (shift + 4 * BITS > 32) packed[(word + 1) % BITS] |= bits >> ((32 - shift) % 32);
     }
@@ -285,25 +288,28 @@ template <int BITS> __device__ __forceinline__ void quant_pack(QuantRoom *room, 
     __syncwarp();
 }
 
-/* Four codes of a lane into the room: packed already where they fill whole bytes, so that quant_pack has nothing left
- * to do, else a byte each. */
-template <QuantLie LIE>
-__device__ __forceinline__ void quant_put_codes(QuantRoom *room, int j, int bits, const uint32_t (&codes)[4]) {
-    uint8_t *to = room->codes;
-    if (LIE == QUANT_STRIPED) {
-#pragma unroll
-        for (int c = 0; c < 4; c++) to[(4 * j + c) * WARP + quant_lane()] = (uint8_t)codes[c];
-        return;
-    }
+/* A lane's four codes of group j, side by side, into the room: in their place where they fill whole bytes, so that
+ * quant_pack has nothing left to do, else in a word each. */
+__device__ static __forceinline__ void quant_put_packed(QuantRoom *room, int j, int bits, uint32_t packed) {
     const int at = j * WARP + quant_lane();
     if (bits == 4) {
-        uint32_t packed = codes[0] | codes[1] << 4 | codes[2] << 8 | codes[3] << 12;
-        reinterpret_cast<uint16_t *>(to)[at] = (uint16_t)packed;
+        reinterpret_cast<uint16_t *>(room->codes)[at] = (uint16_t)packed;
     } else if (bits == 2) {
-        to[at] = (uint8_t)(codes[0] | codes[1] << 2 | codes[2] << 4 | codes[3] << 6);
+        room->codes[at] = (uint8_t)packed;
     } else {
-        reinterpret_cast<uint32_t *>(to)[at] = codes[0] | codes[1] << 8 | codes[2] << 16 | codes[3] << 24;
+        reinterpret_cast<uint32_t *>(room->codes)[at] = packed;
     }
+}
+
+/* Four codes of a lane into the room, a byte each where they lie striped. */
+template <QuantLie LIE>
+__device__ __forceinline__ void quant_put_codes(QuantRoom *room, int j, int bits, const uint32_t (&codes)[4]) {
+    if (LIE == QUANT_QUADS) {
+        quant_put_packed(room, j, bits, codes[0] | codes[1] << bits | codes[2] << 2 * bits | codes[3] << 3 * bits);
+        return;
+    }
+#pragma unroll
+    for (int c = 0; c < 4; c++) room->codes[(4 * j + c) * WARP + quant_lane()] = (uint8_t)codes[c];
 }
 
 template <QuantLie LIE> __device__ constexpr bool quant_packs_at_once(int bits) {
@@ -326,7 +332,7 @@ template <QuantLie LIE = QUANT_STRIPED>
 __device__ __forceinline__ void quant_emit_codes(QuantSink sink, uint64_t at, int bits, int count, QuantRoom *room) {
 #define QUANT_CASE(q)                                                                                                  \
     case q:                                                                                                            \
-        quant_pack<q>(room, count);                                                                                    \
+        quant_pack<q, LIE>(room, count);                                                                               \
         break;
     if (quant_packs_at_once<LIE>(bits)) {
         __syncwarp();
