@@ -126,6 +126,39 @@ def test_special_values(dtype, codec):
             check([x], bits=bits, bucket_size=32, dtype=dtype, codec=codec, half_metadata=half)
 
 
+@pytest.mark.parametrize("codec", ("sign", "maxmin_spikes", "rotated"))
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_special_values_of_whole_pieces(dtype, codec):
+    """Buckets of 1,024 go in a straight line: one for each difficulty, between others."""
+    special = np.repeat(specials().reshape(-1, 32), 32, axis=0).ravel()
+    bits = 1 if codec == "sign" else 3
+    for rounding in ("nearest", "stochastic") if codec == "maxmin_spikes" else ("nearest",):
+        check(
+            [model.from_float32(special, dtype)],
+            bits=bits,
+            bucket_size=1024,
+            dtype=dtype,
+            codec=codec,
+            rounding=rounding,
+        )
+
+
+@pytest.mark.parametrize("bucket, spikes", ((1024, 8), (1024, 256), (1024, 33), (100, 5), (2500, 40)))
+def test_spikes_among_equals(bucket, spikes):
+    """Where the least spike has equals, neighbours in the last bit, or nothing but zeros below it."""
+    x = normal(bucket, "float32", 2)
+    coarse, fine = np.round(x * 2) / 2, np.float32(1) + np.arange(bucket, dtype=F) * F(2.0**-23)
+    few = np.where(np.arange(bucket) % (bucket // 3) == 7, x, F(0))
+    cluster = np.where(np.arange(bucket) % 2 == 0, fine[::-1], F(1e-30) * x)
+    rows = [coarse, fine, -fine[::-1], few, cluster, np.zeros(bucket), np.full(bucket, -0.0), np.full(bucket, 1e-45)]
+    layer = np.concatenate(rows).astype(F)
+    for dtype in DTYPES:
+        options = {"bucket_size": bucket, "dtype": dtype, "codec": "maxmin_spikes", "spikes": spikes}
+        check([model.from_float32(layer, dtype)], 1, bits=3, **options)
+    normals = np.concatenate([normal(bucket, "bfloat16", seed) for seed in range(20)])
+    check([normals], bits=2, bucket_size=bucket, dtype="bfloat16", codec="maxmin_spikes", spikes=spikes)
+
+
 def test_sizes_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="the layers have 9 elements"):
         _cgxffcv.quantize_on_device(

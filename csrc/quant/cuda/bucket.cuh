@@ -14,9 +14,9 @@
 /* ---- ranges ---- */
 
 struct QuantExtremes {
-    uint32_t magnitude;
-    float min, max; /* of elements that are no spikes */
-    float partial;  /* QUANT_SIGN: this lane's sum of magnitudes */
+    float magnitude; /* the greatest, NaN where one is */
+    float min, max;  /* of elements that are no spikes */
+    float partial;   /* QUANT_SIGN: this lane's sum of magnitudes */
 };
 
 template <QuantType TYPE, QuantCodec CODEC>
@@ -29,10 +29,9 @@ __device__ __forceinline__ void quant_take_extremes(const QuantSpec &spec, const
         for (int k = 4 * j; k < 4 * j + 4; k++) {
             if (quant_step<LIE>(k) >= left || (spikes >> k & 1)) continue;
             float x = quant_seen<TYPE>(spec, v[k]);
-            uint32_t magnitude = float_bits(x) & 0x7FFFFFFFu;
-            of->magnitude = magnitude > of->magnitude ? magnitude : of->magnitude;
+            if (CODEC != QUANT_SPIKES) of->magnitude = quant_max_nan(of->magnitude, fabsf(x));
             if (CODEC == QUANT_SIGN) {
-                of->partial = QUANT_ADD(of->partial, float_of_bits(magnitude));
+                of->partial = QUANT_ADD(of->partial, fabsf(x));
             } else {
                 of->min = fminf(of->min, x);
                 of->max = fmaxf(of->max, x);
@@ -88,13 +87,15 @@ template <QuantCodec CODEC>
 __device__ __forceinline__ uint32_t quant_code_of(float x, QuantGrid grid, float inverse, uint32_t levels,
                                                   bool stochastic, uint32_t word) {
     if (CODEC == QUANT_SIGN) return x < 0.0f;
-    float place = quant_place(x, grid.min, inverse);
-    return stochastic ? quant_code_stochastic(place, philox_uniform(word), levels) : quant_code_nearest(place, levels);
+    const uint32_t marked = stochastic ? quant_marked_drawn(x, grid.min, inverse, levels, word)
+                                       : quant_marked_nearest(x, grid.min, inverse);
+    return marked - QUANT_MARK;
 }
 
-/* What a bucket's encoding has come to, pass after pass over its pieces: those of spikes' search, then one for the
- * range, then one for the codes; where a residual is kept in 8 bits, the greatest magnitude of which is known only
- * then, one more for its codes. Passes are one loop, so that the source and each step are compiled once. */
+/* What a bucket's encoding has come to, pass after pass over its pieces: for spikes one that bounds the least of them
+ * and those of the search; then one for the range and one for the codes; where a residual is kept in 8 bits, the
+ * greatest magnitude of which is known only then, one more for its codes. Passes are one loop, so that the source and
+ * each step are compiled once. */
 struct QuantEncoding {
     QuantSpikes spikes;
     QuantExtremes of;
@@ -105,9 +106,7 @@ struct QuantEncoding {
     bool nan, coded;
 };
 
-#define QUANT_RANGE_PASS QUANT_SPIKES_PASSES
-#define QUANT_CODES_PASS (QUANT_RANGE_PASS + 1)
-#define QUANT_KEEP_PASS (QUANT_CODES_PASS + 1)
+enum { QUANT_BOUND_PASS, QUANT_SEARCH_PASS, QUANT_RANGE_PASS, QUANT_CODES_PASS, QUANT_KEEP_PASS };
 
 /* What this lane's codes of a group have lost, kept as this pass keeps it. */
 template <QuantType TYPE, QuantLie LIE, typename Keep>
@@ -153,34 +152,44 @@ __device__ __forceinline__ void quant_take_codes(const QuantSpec &spec, const Qu
 #pragma unroll
         for (int c = 0; c < 4; c++) {
             const int k = 4 * j + c;
-            bool own = e->coded && quant_step<LIE>(k) < left && !(e->mask >> k & 1);
+            bool own = e->coded && quant_step<LIE>(k) < left;
             float x = quant_seen<TYPE>(spec, v[k]);
-            codes[c] = own ? quant_code_of<CODEC>(x, e->grid, inverse, levels, stochastic, words[c]) : 0;
+            const uint32_t code = quant_code_of<CODEC>(x, e->grid, inverse, levels, stochastic, words[c]);
+            codes[c] = own ? code : 0;
         }
         quant_put_codes<LIE>(room, j, spec.bits, codes);
         if (keep.keeps()) quant_keep_lost<TYPE, LIE>(spec, keep, pass, first, j, count, v, codes, e);
+    }
+    if (CODEC == QUANT_SPIKES) {
+        for (uint32_t left_over = e->mask; left_over != 0; left_over &= left_over - 1) {
+            room->codes[(__ffs((int)left_over) - 1) * WARP + quant_lane()] = 0;
+        }
     }
 }
 
 /* ---- buckets ---- */
 
-/* One pass over one piece. */
+/* One pass over one piece; of a bucket that has `several`, the mask of the last pass was that of another. */
 template <QuantType TYPE, QuantCodec CODEC, typename Keep>
 __device__ __forceinline__ void quant_encode_piece(const QuantSpec &spec, const QuantRandom *random, QuantPlace place,
                                                    QuantSink sink, Keep keep, int pass, int64_t first, int count,
-                                                   const float (&v)[QUANT_ROWS], QuantEncoding *e, QuantRoom *room) {
-    if (CODEC == QUANT_SPIKES && pass < QUANT_RANGE_PASS) {
-        quant_spikes_search<TYPE>(spec, v, count, &e->spikes);
+                                                   bool several, const float (&v)[QUANT_ROWS], QuantEncoding *e,
+                                                   QuantRoom *room) {
+    if (CODEC == QUANT_SPIKES && pass == QUANT_BOUND_PASS) return quant_spikes_bound<TYPE>(spec, v, &e->spikes);
+    if (CODEC == QUANT_SPIKES && pass == QUANT_SEARCH_PASS) {
+        e->mask = quant_spikes_search<TYPE>(spec, v, &e->spikes);
         return;
     }
-    int before = e->spikes.taken;
-    if (CODEC == QUANT_SPIKES && !e->nan) e->mask = quant_spikes_mask<TYPE>(spec, v, count, &e->spikes);
+    const bool ties = e->spikes.ties != 0 && pass == QUANT_RANGE_PASS; /* without any, the search has the mask, too */
+    if (CODEC == QUANT_SPIKES && !e->nan && (ties || several)) {
+        e->mask = quant_spikes_mask<TYPE>(spec, v, count, &e->spikes);
+    }
     if (pass == QUANT_RANGE_PASS) {
         quant_take_extremes<TYPE, CODEC>(spec, v, count, e->mask, &e->of);
         return;
     }
     if (CODEC == QUANT_SPIKES && !e->nan && !(Keep::EIGHT && pass == QUANT_KEEP_PASS)) {
-        quant_spikes_emit<TYPE>(spec, v, first, before, e->mask, place, sink);
+        quant_spikes_emit<TYPE>(spec, v, first, e->mask, place.spikes, sink, &e->spikes, room);
     }
     quant_take_codes<TYPE, CODEC>(spec, random, pass, first, count, keep, v, e, room);
     if (Keep::EIGHT && pass == QUANT_KEEP_PASS) return;
@@ -188,12 +197,16 @@ __device__ __forceinline__ void quant_encode_piece(const QuantSpec &spec, const 
                                          count, room);
 }
 
-/* Behind a pass: what the next goes by. */
+/* Behind a pass: what the next goes by; which one it is. */
 template <QuantCodec CODEC, typename Keep>
-__device__ __forceinline__ void quant_encode_step(const QuantSpec &spec, int64_t elems, QuantPlace place,
-                                                  QuantSink sink, Keep keep, int pass, QuantEncoding *e) {
+__device__ __forceinline__ int quant_encode_step(const QuantSpec &spec, int64_t elems, QuantPlace place, QuantSink sink,
+                                                 Keep keep, int pass, QuantEncoding *e) {
     if (CODEC == QUANT_SPIKES && pass < QUANT_RANGE_PASS) {
-        e->nan = quant_spikes_step(spec, elems, pass, &e->spikes) || e->nan;
+        const int limit = elems < spec.spikes ? (int)elems : spec.spikes;
+        const bool first = pass == QUANT_BOUND_PASS;
+        const bool goes_on = first ? quant_spikes_begin(limit, &e->spikes) : quant_spikes_step(limit, &e->spikes);
+        e->nan = e->spikes.high > QUANT_MAGNITUDE_LIMIT;
+        return goes_on ? QUANT_SEARCH_PASS : QUANT_RANGE_PASS;
     }
     e->spikes.tied = e->spikes.taken = 0;
     if constexpr (Keep::EIGHT) {
@@ -201,11 +214,12 @@ __device__ __forceinline__ void quant_encode_step(const QuantSpec &spec, int64_t
             e->inverse = quant_residual_inverse(quant_keep_exponent(keep.exponents, e->lost));
         }
     }
-    if (pass != QUANT_RANGE_PASS) return;
-    if (CODEC != QUANT_SPIKES) e->nan = warp_max(e->of.magnitude) >= QUANT_MAGNITUDE_LIMIT;
+    if (pass != QUANT_RANGE_PASS) return pass + 1;
+    if (CODEC != QUANT_SPIKES) e->nan = quant_warp_magnitude(e->of.magnitude) >= QUANT_MAGNITUDE_LIMIT;
     uint64_t metadata = quant_metadata_of<CODEC>(spec, e->of, elems, e->nan, &e->coded);
     quant_emit_word(sink, place.metadata, metadata, quant_metadata_size<CODEC>(spec));
     e->grid = quant_grid_of_metadata<CODEC>(spec, metadata);
+    return QUANT_CODES_PASS;
 }
 
 /* By the codecs whose values are elements. `random` holds the quad of this bucket; NULL for nearest rounding. */
@@ -213,22 +227,27 @@ template <QuantType TYPE, QuantCodec CODEC, typename Source, typename Keep>
 __device__ __forceinline__ void quant_encode_elements(const Source &source, const QuantSpec &spec, int64_t elems,
                                                       const QuantRandom *random, QuantPlace place, QuantSink sink,
                                                       Keep keep, QuantRoom *room) {
-    const int begin = CODEC == QUANT_SPIKES ? 0 : QUANT_RANGE_PASS;
+    const int begin = CODEC == QUANT_SPIKES ? QUANT_BOUND_PASS : QUANT_RANGE_PASS;
     const int last = Keep::EIGHT && keep.keeps() ? QUANT_KEEP_PASS : QUANT_CODES_PASS;
     float v[QUANT_ROWS];
     QuantEncoding e = {};
     e.of.min = float_of_bits(0x7F800000u);
     e.of.max = float_of_bits(0xFF800000u);
-    if (CODEC == QUANT_SPIKES) quant_spikes_clear(spec, place, sink);
+    if (CODEC == QUANT_SPIKES) quant_spikes_write(sink, place.spikes, 0, spec.spikes, nullptr);
+    int pass = begin;
 #pragma unroll 1
-    for (int pass = begin; pass <= last; pass++) {
+    while (pass <= last) {
 #pragma unroll 1
         for (int64_t first = 0; first < elems; first += QUANT_PIECE) {
             int count = quant_piece_count(elems, first);
-            if (pass == begin || elems > QUANT_PIECE) source.piece(first, count, v);
-            quant_encode_piece<TYPE, CODEC>(spec, random, place, sink, keep, pass, first, count, v, &e, room);
+            if (pass == begin || elems > QUANT_PIECE) {
+                source.piece(first, count, v);
+                if (CODEC == QUANT_SPIKES && count < QUANT_PIECE) quant_spikes_pad(count, v);
+            }
+            quant_encode_piece<TYPE, CODEC>(spec, random, place, sink, keep, pass, first, count, elems > QUANT_PIECE, v,
+                                            &e, room);
         }
-        quant_encode_step<CODEC>(spec, elems, place, sink, keep, pass, &e);
+        pass = quant_encode_step<CODEC>(spec, elems, place, sink, keep, pass, &e);
     }
 }
 
@@ -264,6 +283,7 @@ __device__ __forceinline__ bool quant_warp_decode(const uint8_t *base, QuantPlac
     if (CODEC == QUANT_SPIKES && quant_is_finite(grid.unit)) {
         spikes = quant_spikes_fetch(base + place.spikes, entries, elems, first, room, &sound);
     }
+    const QuantStripedCodes codes(room, before, bits);
     FOR_GROUPS(j, count) {
         const int start = before * 8 + (quant_step<LIE>(4 * j) + quant_start<LIE>()) * bits;
         uint32_t four = 0;
@@ -272,8 +292,7 @@ __device__ __forceinline__ bool quant_warp_decode(const uint8_t *base, QuantPlac
         for (int c = 0; c < 4; c++) {
             const int k = 4 * j + c;
             if (quant_step<LIE>(k) >= left) continue;
-            uint32_t code =
-                LIE == QUANT_QUADS ? four >> c * bits & mask : quant_code_at(room, start + c * WARP * bits, bits);
+            uint32_t code = LIE == QUANT_QUADS ? four >> c * bits & mask : codes.row(k);
             float value = quant_decode(code, grid.unit, grid.min);
             if (spikes >> k & 1) {
                 value = quant_spike_at(room, entries, (uint32_t)(first + quant_start<LIE>() + quant_step<LIE>(k)));

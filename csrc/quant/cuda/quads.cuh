@@ -2,16 +2,14 @@
  * registers from end to end, the same bytes as bucket.cuh's. A lane has four neighbours of each of the piece's groups
  * (QUANT_QUADS), whose codes of 2, 4 or 8 bits fill whole bytes, so that it can read them by itself.
  *
- * Every step has its exact cheap form: elements are in [min, max] of their bucket, so that a code never leaves its
- * range and truncation is an addition of 2^23 that rounds towards zero; a code is made a float by that number's bits;
- * one NaN-keeping minimum finds what is not finite, too. */
+ * Every step has its exact cheap form: codes are marked ones (warp.cuh), which that number's bits make floats, too; one
+ * NaN-keeping minimum finds what is not finite, too. */
 #ifndef CGXFFCV_QUANT_CUDA_QUADS_CUH
 #define CGXFFCV_QUANT_CUDA_QUADS_CUH
 
 #include "quant/cuda/warp.cuh"
 
 #define QUADS_GROUPS (QUANT_PIECE / QUANT_GROUP)
-#define QUADS_ONE 0x4B000000u /* 2^23, whose last bit counts ones */
 #define QUADS_HALF (QUADS_GROUPS / 2)
 #define FOR_HALF(j) _Pragma("unroll") for (int j = 0; j < QUADS_HALF; j++)
 #define FOR_QUAD(c) _Pragma("unroll") for (int c = 0; c < 4; c++)
@@ -130,20 +128,6 @@ __device__ static __forceinline__ QuadsGrid quads_grid_at(const QuantRoom *room,
     return {grid.x, grid.y, grid.z};
 }
 
-/* The code, in the last bits of what is returned. */
-__device__ static __forceinline__ uint32_t quads_code(float x, float min, float inverse) {
-    return float_bits(__fadd_rz(QUANT_ADD(quant_place(x, min, inverse), 0.5f), float_of_bits(QUADS_ONE)));
-}
-
-/* The same of stochastic rounding, of codes up to `levels`. */
-__device__ static __forceinline__ uint32_t quads_code_drawn(float x, float min, float inverse, uint32_t levels,
-                                                            uint32_t word) {
-    const float place = quant_place(x, min, inverse), one = float_of_bits(QUADS_ONE);
-    const float whole = __fadd_rz(place, one);
-    const uint32_t code = float_bits(whole) + (philox_uniform(word) < QUANT_SUB(place, QUANT_SUB(whole, one)));
-    return code < QUADS_ONE + levels ? code : QUADS_ONE + levels;
-}
-
 /* How a piece is rounded: to nearest, or by random numbers, of which `random` holds the quad of the piece. */
 struct QuadsRounding {
     bool draws;
@@ -168,15 +152,15 @@ __device__ static __forceinline__ void quads_codes(const float *four, const Quad
                                                    const Philox4 &words, uint32_t (&codes)[4]) {
     if (draws) {
         const uint32_t levels = (1u << bits) - 1u;
-        FOR_QUAD(c) codes[c] = quads_code_drawn(four[c], grid.min, grid.inverse, levels, words.word[c]);
+        FOR_QUAD(c) codes[c] = quant_marked_drawn(four[c], grid.min, grid.inverse, levels, words.word[c]);
     } else {
-        FOR_QUAD(c) codes[c] = quads_code(four[c], grid.min, grid.inverse);
+        FOR_QUAD(c) codes[c] = quant_marked_nearest(four[c], grid.min, grid.inverse);
     }
 }
 
 /* A lane's four codes, side by side. */
 __device__ static __forceinline__ uint32_t quads_pack(const uint32_t (&codes)[4], int bits) {
-    uint32_t all = QUADS_ONE + (QUADS_ONE << bits) + (QUADS_ONE << 2 * bits) + (QUADS_ONE << 3 * bits);
+    uint32_t all = QUANT_MARK + (QUANT_MARK << bits) + (QUANT_MARK << 2 * bits) + (QUANT_MARK << 3 * bits);
     return codes[0] + (codes[1] << bits) + (codes[2] << 2 * bits) + (codes[3] << 3 * bits) - all;
 }
 
@@ -329,7 +313,7 @@ template <bool FAR, bool ANY>
 __device__ __forceinline__ void quads_add(const uint8_t *base, QuantPlace place, int bits, int shift, int half,
                                           bool far, QuantRoom *room, QuadsHalf &v) {
     const uint32_t mask = (1u << bits) - 1u;
-    const float one = float_of_bits(QUADS_ONE);
+    const float one = float_of_bits(QUANT_MARK);
     const uint8_t *codes = base + place.codes + half * bits * (QUANT_PIECE / 16);
     uint32_t words[QUADS_HALF];
     float2 grids[QUADS_HALF];
@@ -343,7 +327,7 @@ __device__ __forceinline__ void quads_add(const uint8_t *base, QuantPlace place,
         const bool finite = quant_is_finite(grids[j].x) && quant_is_finite(grids[j].y);
         const float unit = finite ? grids[j].x : float_of_bits(QUANT_NAN_F32);
         FOR_QUAD(c) {
-            const float code = QUANT_SUB(float_of_bits(QUADS_ONE | (words[j] >> c * bits & mask)), one);
+            const float code = QUANT_SUB(float_of_bits(QUANT_MARK | (words[j] >> c * bits & mask)), one);
             v[4 * j + c] = QUANT_ADD(v[4 * j + c], QUANT_ADD(grids[j].y, QUANT_MUL(unit, code)));
         }
     }

@@ -63,34 +63,83 @@ __device__ static __forceinline__ QuantRandom quant_bucket_random(const QuantIte
     return random;
 }
 
+/* WHOLE: the bucket is one whole piece. */
+template <QuantType TYPE, QuantCodec CODEC, bool WHOLE>
+__device__ __forceinline__ void quant_encode_bucket(const QuantItem *item, const QuantBucket &bucket, QuantRoom *room) {
+    typedef typename QuantElement<TYPE>::Stored Stored;
+    const QuantSpec spec = item->run.spec;
+    const QuantRandom random = quant_bucket_random(item, bucket);
+    const QuantTensor<TYPE, CODEC> tensor = {(const Stored *)item->run.x + bucket.first, item->run.scale};
+    uint8_t *base = (uint8_t *)item->run.wire;
+    const QuantKeep keep = {nullptr, 1.0f};
+    const QuantSink sink = {&base, 1};
+    if constexpr (CODEC == QUANT_ROTATED && WHOLE) {
+        quant_encode_entering<1>(tensor, spec, QUANT_PIECE, random, bucket.place, sink, keep, room);
+    } else {
+        const bool draws = CODEC == QUANT_ROTATED || spec.rounding == QUANT_STOCHASTIC;
+        quant_warp_encode<TYPE, CODEC>(tensor, spec, WHOLE ? QUANT_PIECE : bucket.elems, draws ? &random : nullptr,
+                                       bucket.place, sink, keep, room);
+    }
+}
+
+/* Rotated values of a bucket, which leave their domain. */
+template <QuantType TYPE, int PIECES>
+__device__ __forceinline__ void quant_decode_leaving(const QuantItem *item, const QuantBucket &bucket, int64_t elems,
+                                                     QuantRoom *room) {
+    const QuantSpec spec = item->run.spec;
+    QuantValues<PIECES> values;
+    quant_decode_values((const uint8_t *)item->run.wire, bucket.place, spec, elems, false, values, room);
+    quant_leave(values, quant_bucket_random(item, bucket), room);
+    quant_store_values<TYPE>(item->run.x, bucket.first, elems, values);
+}
+
+/* False if the bucket cannot be what a peer wrote. */
+template <QuantType TYPE, QuantCodec CODEC, bool WHOLE>
+__device__ __forceinline__ bool quant_decode_bucket(const QuantItem *item, const QuantBucket &bucket, QuantRoom *room) {
+    const int64_t elems = WHOLE ? QUANT_PIECE : bucket.elems;
+    bool sound = true;
+    if constexpr (CODEC == QUANT_ROTATED && WHOLE) {
+        quant_decode_leaving<TYPE, 1>(item, bucket, QUANT_PIECE, room);
+    } else if constexpr (CODEC == QUANT_ROTATED) {
+#define CALL(PIECES) quant_decode_leaving<TYPE, PIECES>(item, bucket, elems, room)
+        QUANT_BY_PIECES(elems, CALL)
+#undef CALL
+    } else {
+        const QuantSpec spec = item->run.spec;
+        float v[QUANT_ROWS];
+        for (int64_t first = 0; first < elems; first += QUANT_PIECE) {
+            int piece = quant_piece_count(elems, first);
+            sound = quant_warp_decode<CODEC>((const uint8_t *)item->run.wire, bucket.place, spec, elems, first, piece,
+                                             false, v, room) &&
+                    sound;
+            quant_store_piece<TYPE, quant_lie<CODEC>()>(item->run.x, bucket.first + first, piece, v);
+        }
+    }
+    return sound;
+}
+
+/* Whole pieces, which most buckets are, go in a straight line with that number known: CALL(true); others out of line.
+ * Where whole pieces go a way of their own, all are others. */
+#define QUANT_BY_ELEMS(bucket, CALL)                                                                                   \
+    if ((bucket).elems <= 0) return;                                                                                   \
+    if (CODEC != QUANT_MAXMIN && (bucket).elems == QUANT_PIECE) {                                                      \
+        CALL(CODEC != QUANT_MAXMIN); /* so that it is not compiled there */                                            \
+    } else {                                                                                                           \
+        quant_apart([=]() { CALL(false); });                                                                           \
+    }
+
+/* The search for spikes has more to keep than the others. */
 template <QuantType TYPE, QuantCodec CODEC>
-static __global__ void __launch_bounds__(QUANT_WARPS *WARP, 3) quant_encode_kernel(const QuantItem *items, int count) {
+static __global__ void __launch_bounds__(QUANT_WARPS *WARP, CODEC == QUANT_SPIKES ? 2 : 3)
+    quant_encode_kernel(const QuantItem *items, int count) {
     __shared__ QuantRoom rooms[QUANT_WARPS];
     grid_begin();
     const QuantItem *item = quant_find_item<false>(items, count);
-    QuantBucket bucket = quant_own_bucket(item);
-    if (bucket.elems <= 0) return;
-    const QuantSpec spec = item->run.spec;
-    QuantRandom random = quant_bucket_random(item, bucket);
-    typedef typename QuantElement<TYPE>::Stored Stored;
-    QuantTensor<TYPE, CODEC> tensor = {(const Stored *)item->run.x + bucket.first, item->run.scale};
-    uint8_t *base = (uint8_t *)item->run.wire;
-    QuantSink sink = {&base, 1};
-    QuantKeep keep = {nullptr, 1.0f};
-    const bool draws = CODEC == QUANT_ROTATED || spec.rounding == QUANT_STOCHASTIC;
-    quant_warp_encode<TYPE, CODEC>(tensor, spec, bucket.elems, draws ? &random : nullptr, bucket.place, sink, keep,
-                                   &rooms[threadIdx.x / WARP]);
-}
-
-/* Rotated values, which leave their domain. */
-template <QuantType TYPE, int PIECES>
-__device__ __forceinline__ void quant_decode_leaving(const QuantItem *item, const QuantBucket &bucket,
-                                                     const QuantRandom &random, QuantRoom *room) {
-    QuantValues<PIECES> values;
-    quant_decode_values((const uint8_t *)item->run.wire, bucket.place, item->run.spec, bucket.elems, false, values,
-                        room);
-    quant_leave(values, random, room);
-    quant_store_values<TYPE>(item->run.x, bucket.first, bucket.elems, values);
+    const QuantBucket bucket = quant_own_bucket(item);
+    QuantRoom *room = &rooms[threadIdx.x / WARP];
+#define CALL(WHOLE) quant_encode_bucket<TYPE, CODEC, (WHOLE)>(item, bucket, room)
+    QUANT_BY_ELEMS(bucket, CALL)
+#undef CALL
 }
 
 template <QuantType TYPE, QuantCodec CODEC>
@@ -99,24 +148,12 @@ static __global__ void __launch_bounds__(QUANT_WARPS *WARP, 3)
     __shared__ QuantRoom rooms[QUANT_WARPS];
     grid_begin();
     const QuantItem *item = quant_find_item<false>(items, count);
-    QuantBucket bucket = quant_own_bucket(item);
-    if (CODEC == QUANT_ROTATED) {
-        if (bucket.elems <= 0) return;
-        QuantRandom random = quant_bucket_random(item, bucket);
-#define CALL(PIECES) quant_decode_leaving<TYPE, PIECES>(item, bucket, random, &rooms[threadIdx.x / WARP])
-        QUANT_BY_PIECES(bucket.elems, CALL)
+    const QuantBucket bucket = quant_own_bucket(item);
+    QuantRoom *room = &rooms[threadIdx.x / WARP];
+#define CALL(WHOLE)                                                                                                    \
+    if (!quant_decode_bucket<TYPE, CODEC, (WHOLE)>(item, bucket, room)) *damaged = 1
+    QUANT_BY_ELEMS(bucket, CALL)
 #undef CALL
-        return;
-    }
-    const QuantSpec spec = item->run.spec;
-    float v[QUANT_ROWS];
-    for (int64_t first = 0; first < bucket.elems; first += QUANT_PIECE) {
-        int piece = quant_piece_count(bucket.elems, first);
-        bool sound = quant_warp_decode<CODEC>((const uint8_t *)item->run.wire, bucket.place, spec, bucket.elems, first,
-                                              piece, false, v, &rooms[threadIdx.x / WARP]);
-        if (!sound) *damaged = 1;
-        quant_store_piece<TYPE, quant_lie<CODEC>()>(item->run.x, bucket.first + first, piece, v);
-    }
 }
 
 /* ---- launches ---- */

@@ -12,7 +12,9 @@ extern "C" {
 
 #define QUANT_MAX_PIECES (QUANT_ROTATED_MAX_BUCKET / QUANT_PIECE)
 #define QUANT_PIECE_DRAWS (QUANT_PIECE / QUANT_SIGNS)
-#define QUANT_LEVELS_AT QUANT_ROWS /* in the room's words, behind a piece's signs */
+/* In the room's words, behind a piece's signs. */
+#define QUANT_LEVELS_AT QUANT_ROWS
+#define QUANT_THRESHOLDS_AT (QUANT_LEVELS_AT + (1 << QUANT_ROTATED_MAX_BITS))
 
 /* Of buckets of up to PIECES pieces: 1, or QUANT_MAX_PIECES. Rows beyond the bucket's are worked on like the others,
  * which costs less than to leave them out, and come to nothing. */
@@ -52,9 +54,15 @@ __device__ __forceinline__ void quant_turn_signs(QuantValues<PIECES> &values, co
             for (int i = 0; i < 4; i++) room->words[4 * lane + i] = signs.word[i];
         }
         __syncwarp();
-        FOR_ROWS(k) {
-            uint32_t turned = (room->words[k] >> lane & 1u) << 31;
-            values.v[p][k] = float_of_bits(float_bits(values.v[p][k]) ^ turned);
+#pragma unroll(PIECES == 1 ? 8 : 1)
+        for (int i = 0; i < QUANT_ROWS / 4; i++) {
+            const uint4 four = reinterpret_cast<const uint4 *>(room->words)[i];
+            const uint32_t words[4] = {four.x, four.y, four.z, four.w};
+#pragma unroll
+            for (int c = 0; c < 4; c++) {
+                float *value = &values.v[p][4 * i + c];
+                *value = float_of_bits(float_bits(*value) ^ (words[c] << (WARP - 1 - lane) & 0x80000000u));
+            }
         }
     }
 }
@@ -70,11 +78,8 @@ template <int PIECES> __device__ __forceinline__ void quant_rotate_piece(float (
     const int lane = quant_lane();
 #pragma unroll(PIECES == 1 ? 5 : 1)
     for (int h = 1; h < WARP; h *= 2) {
-        const bool high = (lane & h) != 0;
-        FOR_ROWS(k) {
-            float other = __shfl_xor_sync(WHOLE_WARP, v[k], h);
-            v[k] = high ? QUANT_SUB(other, v[k]) : QUANT_ADD(v[k], other);
-        }
+        const float sign = (lane & h) != 0 ? -1.0f : 1.0f; /* whose product is exact, so that one rounding is left */
+        FOR_ROWS(k) v[k] = __fmaf_rn(v[k], sign, __shfl_xor_sync(WHOLE_WARP, v[k], h));
     }
 #pragma unroll(PIECES == 1 ? 5 : 1)
     for (int h = 1; h < QUANT_ROWS; h *= 2) {
@@ -85,9 +90,9 @@ template <int PIECES> __device__ __forceinline__ void quant_rotate_piece(float (
     }
 }
 
-/* The Hadamard transform, which is its own inverse. */
-template <int PIECES> __device__ __forceinline__ void quant_rotate(QuantValues<PIECES> &values) {
-    const float factor = quant_rotation_factor(values.count);
+/* The Hadamard transform, which is its own inverse; where a bucket is one of NaN all become NaN. */
+template <int PIECES> __device__ __forceinline__ void quant_rotate(QuantValues<PIECES> &values, bool nan) {
+    const float factor = nan ? float_of_bits(QUANT_NAN_F32) : quant_rotation_factor(values.count);
     FOR_PIECES(p, values) quant_rotate_piece<PIECES>(values.v[p], values.rows());
     for (int h = 1; h < values.pieces(); h *= 2) {
         FOR_PIECES(p, values) {
@@ -102,67 +107,67 @@ template <int PIECES> __device__ __forceinline__ void quant_rotate(QuantValues<P
 template <int PIECES, typename Source>
 __device__ __forceinline__ void quant_enter(const Source &source, int64_t elems, const QuantRandom &random,
                                             QuantValues<PIECES> &values, QuantRoom *room) {
-    uint32_t magnitude = 0;
+    float magnitude = 0.0f;
     values.count = (int)quant_rotated_values(elems);
     FOR_PIECES(p, values) {
         int count = quant_piece_count(elems, p * QUANT_PIECE), rows = count > 0 ? quant_rows(count) : 0;
         if (count > 0) source.piece(p * QUANT_PIECE, count, values.v[p]);
         FOR_ROWS(k) {
             if (k >= rows) values.v[p][k] = 0.0f;
-            uint32_t own = float_bits(values.v[p][k]) & 0x7FFFFFFFu;
-            magnitude = own > magnitude ? own : magnitude;
+            magnitude = quant_max_nan(magnitude, fabsf(values.v[p][k]));
         }
     }
-    const bool nan = warp_max(magnitude) >= QUANT_ROTATED_LIMIT;
-    FOR_PIECES(p, values) { FOR_ROWS(k) values.v[p][k] = nan ? float_of_bits(QUANT_NAN_F32) : values.v[p][k]; }
+    const bool nan = quant_warp_magnitude(magnitude) >= QUANT_ROTATED_LIMIT;
     quant_turn_signs(values, random, room);
-    quant_rotate(values);
+    quant_rotate(values, nan);
 }
 
 template <int PIECES>
 __device__ __forceinline__ void quant_leave(QuantValues<PIECES> &values, const QuantRandom &random, QuantRoom *room) {
-    quant_rotate(values);
+    quant_rotate(values, false);
     quant_turn_signs(values, random, room);
 }
 
 /* ---- codes ---- */
 
-/* The thresholds above zero as whole numbers, so many as 4 bits have; those that fewer bits lack are passed by
- * nothing. */
-#define QUANT_THRESHOLDS 7
-struct QuantThresholds {
-    uint32_t above[QUANT_THRESHOLDS];
-    int half; /* of the codes */
+/* Of a table in the room what a marked code stands for. */
+__device__ static __forceinline__ float quant_marked_at(const uint32_t *table, uint32_t marked) {
+    return float_of_bits((table - QUANT_MARK)[marked]);
+}
 
-    __device__ __forceinline__ explicit QuantThresholds(int bits) : half(1 << (bits - 1)) {
-#pragma unroll
-        for (int i = 0; i < QUANT_THRESHOLDS; i++) {
-            above[i] = i + 1 < half ? float_bits(quant_threshold(bits, half + i)) : 0xFFFFFFFFu;
+/* Finds how many thresholds lie below t: a curve through them guesses, one too few at most, and the threshold behind
+ * the guess decides. The curve is u (first + u (second + u third)), where u, from 0 to 1, is how far t has come. */
+struct QuantThresholds {
+    float step, first, second, third;
+    const QuantRoom *room; /* has the threshold above each code */
+
+    __device__ __forceinline__ QuantThresholds(int bits, QuantRoom *with) : room(with) {
+        const int codes = 1 << bits, lane = quant_lane();
+        step = bits == 4 ? 0.17543860f : bits == 3 ? 0.26428571f : bits == 2 ? 0.33333333f : 0.4f;
+        first = bits == 4 ? 0.54f : (float)(codes - 1);
+        second = bits == 4 ? 43.38f : 0.0f;
+        third = bits == 4 ? -28.92f : 0.0f;
+        __syncwarp();
+        if (lane < codes) {
+            const float infinity = float_of_bits(0x7F800000u);
+            with->words[QUANT_THRESHOLDS_AT + lane] =
+                float_bits(lane + 1 < codes ? quant_threshold(bits, lane) : infinity);
         }
+        __syncwarp();
     }
 
-    /* How many thresholds lie below t. They are the same on both sides of zero, so magnitudes are compared; below zero
-     * a threshold that is met counts as one above. */
+    /* Marked; of NaN that of code 0. */
     __device__ __forceinline__ uint32_t code(float t) const {
-        const bool up = t > 0.0f;
-        const uint32_t magnitude = (float_bits(t) & 0x7FFFFFFFu) + (up ? 0u : 1u);
-        int passed = 0;
-#pragma unroll
-        for (int i = 0; i < QUANT_THRESHOLDS; i++) passed += above[i] < magnitude;
-        return (uint32_t)(up ? half + passed : half - 1 - passed);
+        const float u = __saturatef(__fmaf_rn(t, step, 0.5f));
+        const float curve = __fmaf_rn(u, __fmaf_rn(u, third, second), first);
+        const uint32_t guess = float_bits(__fmaf_rz(u, curve, float_of_bits(QUANT_MARK)));
+        return guess + (quant_marked_at(room->words + QUANT_THRESHOLDS_AT, guess) < t);
     }
 };
 
-/* The codes of a piece into the room, a byte each; 0 where a bucket has none. */
-template <int PIECES>
-__device__ __forceinline__ void quant_take_levels(const float (&v)[QUANT_ROWS], int bits, bool coded, float inverse,
-                                                  QuantRoom *room) {
-    const QuantThresholds thresholds(bits);
-    __syncwarp();
-    FOR_ROWS(k) {
-        uint32_t code = coded ? thresholds.code(QUANT_MUL(v[k], inverse)) : 0;
-        room->codes[k * WARP + quant_lane()] = (uint8_t)code;
-    }
+/* By which values are multiplied to find their codes: NaN where all are 0. */
+__device__ static __forceinline__ float quant_rotated_inverse(float rms) {
+    return quant_is_finite(rms) && rms > 0.0f ? QUANT_DIV(1.0f, rms) : float_of_bits(QUANT_NAN_F32);
 }
 
 /* What codes stand for, in the room: levels times `scale`, NaN with one that is no number. */
@@ -192,23 +197,24 @@ template <int PIECES> __device__ __forceinline__ float quant_sum_of_squares(cons
 template <int PIECES>
 __device__ __forceinline__ float quant_emit_levels(const QuantValues<PIECES> &values, const QuantSpec &spec, float rms,
                                                    float squares, QuantPlace place, QuantSink sink, QuantRoom *room) {
-    const bool coded = quant_is_finite(rms) && rms > 0.0f, unbiased = spec.scale != QUANT_SCALE_MSE;
-    const int lane = quant_lane();
-    const float inverse = QUANT_DIV(1.0f, rms);
+    const bool unbiased = spec.scale != QUANT_SCALE_MSE;
+    const QuantThresholds thresholds(spec.bits, room);
+    const float inverse = quant_rotated_inverse(rms);
     float partial = 0.0f;
     quant_put_levels(spec.bits, 1.0f, room);
     FOR_PIECES(p, values) {
-        quant_take_levels<PIECES>(values.v[p], spec.bits, coded, inverse, room);
-        if (unbiased) {
-            FOR_ROWS(k) {
-                float level = quant_level_at(room, room->codes[k * WARP + lane]);
-                partial = QUANT_ADD(partial, QUANT_MUL(values.v[p][k], level));
-            }
+        __syncwarp();
+        FOR_ROWS(k) {
+            const uint32_t code = thresholds.code(QUANT_MUL(values.v[p][k], inverse));
+            room->codes[k * WARP + quant_lane()] = (uint8_t)code;
+            if (unbiased)
+                partial =
+                    QUANT_ADD(partial, QUANT_MUL(values.v[p][k], quant_marked_at(room->words + QUANT_LEVELS_AT, code)));
         }
         uint64_t at = place.codes + (uint64_t)(p * QUANT_PIECE / 8 * spec.bits);
         quant_emit_codes(sink, at, spec.bits, values.rows() * WARP, room);
     }
-    if (!coded || !unbiased) return rms;
+    if (inverse != inverse || !unbiased) return rms;
     return QUANT_DIV(squares, quant_warp_fold(partial));
 }
 
@@ -247,15 +253,13 @@ template <int PIECES, typename Keep>
 __device__ __forceinline__ void quant_keep_lost_values(QuantValues<PIECES> &values, const QuantSpec &spec, float rms,
                                                        float scale, int64_t elems, const QuantRandom &random, Keep keep,
                                                        QuantRoom *room) {
-    const bool coded = quant_is_finite(rms) && rms > 0.0f;
-    const int lane = quant_lane();
-    const float inverse = QUANT_DIV(1.0f, rms);
+    const QuantThresholds thresholds(spec.bits, room);
+    const float inverse = quant_rotated_inverse(rms);
     quant_put_levels(spec.bits, scale, room);
     FOR_PIECES(p, values) {
-        quant_take_levels<PIECES>(values.v[p], spec.bits, coded, inverse, room);
         FOR_ROWS(k) {
-            float decoded = quant_level_at(room, room->codes[k * WARP + lane]);
-            values.v[p][k] = QUANT_SUB(values.v[p][k], decoded);
+            const uint32_t code = thresholds.code(QUANT_MUL(values.v[p][k], inverse));
+            values.v[p][k] = QUANT_SUB(values.v[p][k], quant_marked_at(room->words + QUANT_LEVELS_AT, code));
         }
     }
     quant_leave(values, random, room);
@@ -278,17 +282,16 @@ template <int PIECES>
 __device__ __forceinline__ void quant_decode_values(const uint8_t *base, QuantPlace place, const QuantSpec &spec,
                                                     int64_t elems, bool add, QuantValues<PIECES> &values,
                                                     QuantRoom *room) {
-    const int bits = spec.bits, lane = quant_lane();
+    const int bits = spec.bits;
     values.count = (int)quant_rotated_values(elems);
     const int rows = values.rows();
     uint32_t scale = (uint32_t)quant_fetch_word(base + place.metadata, sizeof scale);
     quant_put_levels(bits, float_of_bits(scale), room);
     FOR_PIECES(p, values) {
         uint64_t at = place.codes + (uint64_t)(p * QUANT_PIECE / 8 * bits);
-        int before = quant_fetch(base, at, rows * WARP / 8 * bits, room);
+        const QuantStripedCodes codes(room, quant_fetch(base, at, rows * WARP / 8 * bits, room), bits);
         FOR_ROWS(k) {
-            int row = k < rows ? k : 0;
-            float level = quant_level_at(room, quant_code_at(room, before * 8 + (row * WARP + lane) * bits, bits));
+            float level = quant_level_at(room, codes.row(k < rows ? k : 0));
             float value = k < rows ? level : 0.0f;
             values.v[p][k] = add ? QUANT_ADD(values.v[p][k], value) : value;
         }

@@ -252,6 +252,25 @@ template <QuantType TYPE> __device__ __forceinline__ float quant_seen(const Quan
     return QuantElement<TYPE>::widened(QuantElement<TYPE>::narrowed(value));
 }
 
+/* ---- codes of elements in [min, max] of their bucket ---- */
+
+/* They never leave their range, and so truncation is an addition of 2^23 that rounds towards zero: that number's last
+ * bit counts ones, and a code is returned in the last bits. */
+#define QUANT_MARK 0x4B000000u
+
+__device__ static __forceinline__ uint32_t quant_marked_nearest(float x, float min, float inverse) {
+    return float_bits(__fadd_rz(QUANT_ADD(quant_place(x, min, inverse), 0.5f), float_of_bits(QUANT_MARK)));
+}
+
+/* Of stochastic rounding by a random word, up to `levels`. */
+__device__ static __forceinline__ uint32_t quant_marked_drawn(float x, float min, float inverse, uint32_t levels,
+                                                              uint32_t word) {
+    const float place = quant_place(x, min, inverse), mark = float_of_bits(QUANT_MARK);
+    const float whole = __fadd_rz(place, mark);
+    const uint32_t code = float_bits(whole) + (philox_uniform(word) < QUANT_SUB(place, QUANT_SUB(whole, mark)));
+    return code < QUANT_MARK + levels ? code : QUANT_MARK + levels;
+}
+
 /* ---- to the wire ---- */
 
 /* Four codes of a byte each as 4 * BITS bits. */
@@ -304,12 +323,12 @@ __device__ static __forceinline__ void quant_put_packed(QuantRoom *room, int j, 
 /* Four codes of a lane into the room, a byte each where they lie striped. */
 template <QuantLie LIE>
 __device__ __forceinline__ void quant_put_codes(QuantRoom *room, int j, int bits, const uint32_t (&codes)[4]) {
-    if (LIE == QUANT_QUADS) {
+    if constexpr (LIE == QUANT_QUADS) {
         quant_put_packed(room, j, bits, codes[0] | codes[1] << bits | codes[2] << 2 * bits | codes[3] << 3 * bits);
-        return;
-    }
+    } else {
 #pragma unroll
-    for (int c = 0; c < 4; c++) room->codes[(4 * j + c) * WARP + quant_lane()] = (uint8_t)codes[c];
+        for (int c = 0; c < 4; c++) room->codes[(4 * j + c) * WARP + quant_lane()] = (uint8_t)codes[c];
+    }
 }
 
 template <QuantLie LIE> __device__ constexpr bool quant_packs_at_once(int bits) {
@@ -384,12 +403,27 @@ __device__ static __forceinline__ int quant_fetch(const uint8_t *base, uint64_t 
     return before;
 }
 
-/* The code that begins at a bit of the room. */
-__device__ static __forceinline__ uint32_t quant_code_at(const QuantRoom *room, int bit, int bits) {
-    const uint32_t *words = reinterpret_cast<const uint32_t *>(room->codes) + bit / 32;
-    uint32_t high = (bits & (bits - 1)) == 0 ? 0 : words[1]; /* a power of two never crosses words */
-    return __funnelshift_r(words[0], high, (uint32_t)bit % 32) & ((1u << bits) - 1u);
-}
+/* This lane's codes of a piece that lies striped, `before` bytes into the room. A row takes as many words as a code
+ * takes bits, so that all of a lane's codes begin at the same bit of a word. */
+struct QuantStripedCodes {
+    const uint32_t *words;
+    uint32_t shift, mask;
+    int bits;
+    bool crosses;
+
+    __device__ __forceinline__ QuantStripedCodes(const QuantRoom *room, int before, int width) : bits(width) {
+        const int bit = before * 8 + quant_lane() * bits;
+        words = reinterpret_cast<const uint32_t *>(room->codes) + bit / 32;
+        shift = (uint32_t)bit % 32;
+        mask = (1u << bits) - 1u;
+        crosses = shift + (uint32_t)bits > 32;
+    }
+
+    __device__ __forceinline__ uint32_t row(int k) const {
+        const uint32_t high = crosses ? words[k * bits + 1] : 0;
+        return __funnelshift_r(words[k * bits], high, shift) & mask;
+    }
+};
 
 /* The four codes, side by side, that begin at a bit of the room. */
 __device__ static __forceinline__ uint32_t quant_four_codes_at(const QuantRoom *room, int bit, int bits) {
@@ -427,6 +461,11 @@ __device__ static __forceinline__ float quant_warp_least(float value) {
         value = fminf(value, __shfl_xor_sync(WHOLE_WARP, value, distance));
     }
     return value;
+}
+
+/* The greatest of all lanes' magnitudes, which may be NaN, as bits. */
+__device__ static __forceinline__ uint32_t quant_warp_magnitude(float value) {
+    return warp_max(float_bits(value) & 0x7FFFFFFFu);
 }
 
 /* The 32 partial sums folded 16, 8, 4, 2, 1: lane 0's is the sum, which all get. */

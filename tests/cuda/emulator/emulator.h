@@ -242,6 +242,11 @@ static inline float __fadd_rz(float a, float b) {
     float rounded = (float)sum;
     return std::fabs((double)rounded) > std::fabs(sum) ? nextafterf(rounded, 0.0f) : rounded;
 }
+static inline float __fmaf_rz(float a, float b, float c) {
+    double sum = (double)a * (double)b + (double)c; /* exact, but for operands of very different size */
+    float rounded = (float)sum;
+    return std::fabs((double)rounded) > std::fabs(sum) ? nextafterf(rounded, 0.0f) : rounded;
+}
 static inline unsigned __float2uint_rn(float x) { return x > 0.0f ? (unsigned)nearbyintf(x) : 0u; }
 static inline unsigned __float2uint_rz(float x) { return x > 0.0f ? (unsigned)x : 0u; }
 static inline float __int2float_rn(int x) { return (float)x; }
