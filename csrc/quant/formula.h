@@ -94,13 +94,8 @@ HOST_DEVICE QuantGrid quant_grid_load(const QuantSpec *spec, const uint8_t *from
 
 /* Truncation, clamped to [0, levels]; the bounds matter only for elements that travel as spikes. */
 HOST_DEVICE uint32_t quant_truncate(float value, uint32_t levels) {
-#ifdef __CUDA_ARCH__
-    uint32_t whole = __float2uint_rz(value); /* saturates, and makes 0 of NaN */
-    return whole < levels ? whole : levels;
-#else
     if (!(value >= 1.0f)) return 0;
     return value < (float)levels ? (uint32_t)value : levels;
-#endif
 }
 
 /* How far above the bucket's minimum, in units; `inverse` is 1 / unit. */

@@ -1,9 +1,12 @@
-/* Whole pieces of max-min buckets, the way that most elements go: 8, 4, 2 or 1 buckets of a piece by a warp, in
- * registers from end to end, the same bytes as bucket.cuh's. A lane has four neighbours of each of the piece's groups
- * (QUANT_QUADS), whose codes of 2, 4 or 8 bits fill whole bytes, so that it can read them by itself.
+/* Whole pieces of max-min buckets of 2^shift elements, half a group at least, the way that most elements go: a piece by
+ * a warp, in registers from end to end, the same bytes as bucket.cuh's. A lane has four neighbours of each of the
+ * piece's groups (QUANT_QUADS), whose codes of 2, 4 or 8 bits fill whole bytes, so that it can read them by itself;
+ * with ANY other widths go by way of the room.
  *
- * Every step has its exact cheap form: codes are marked ones (warp.cuh), which that number's bits make floats, too; one
- * NaN-keeping minimum finds what is not finite, too. */
+ * The extremes of all groups are folded at once: step by step each lane goes on with half of what it has, until it has
+ * one of 16 numbers; buckets of several groups, or pieces, are folded on from there. So every bucket size has the same
+ * code, and a lane divides once for all buckets. Every step has its exact cheap form: codes are marked ones (warp.cuh),
+ * which are floats, too; one NaN-keeping minimum finds what is not finite. */
 #ifndef CGXFFCV_QUANT_CUDA_QUADS_CUH
 #define CGXFFCV_QUANT_CUDA_QUADS_CUH
 

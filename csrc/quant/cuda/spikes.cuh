@@ -23,7 +23,7 @@ struct QuantSpikes {
 /* By halving, the search finds a number above which there are as many as are wanted, in a few steps. If it does not,
  * elements are equal, and after so many steps it tries by turns the greatest element that is left. */
 #define QUANT_SPIKES_HALVINGS 8
-#define QUANT_SPIKES_LAST_BIT 8 /* of `low`, that is looked for by the lanes' greatest alone */
+#define QUANT_SPIKES_LAST_BIT 14 /* of `low`, that is looked for by the lanes' greatest alone */
 
 /* The sum of all lanes'. */
 __device__ static __forceinline__ int quant_spikes_sum(int value) {
@@ -51,16 +51,18 @@ __device__ __forceinline__ void quant_spikes_bound(const QuantSpec &spec, const 
     }
 }
 
-/* This lane's rows of a piece that are above a magnitude. */
+/* This lane's rows of a piece that are above a magnitude, found by the signs of differences, which shifts gather: fewer
+ * operations than comparisons. */
 template <QuantType TYPE>
 __device__ __forceinline__ uint32_t quant_spikes_above(const QuantSpec &spec, const float (&v)[QUANT_ROWS],
                                                        uint32_t magnitude) {
-    uint32_t mask = 0;
+    uint32_t quarters[4] = {};
 #pragma unroll
-    for (int k = 0; k < QUANT_ROWS; k++) {
-        if (fabsf(quant_seen<TYPE>(spec, v[k])) > float_of_bits(magnitude)) mask |= 1u << k;
+    for (int k = QUANT_ROWS - 1; k >= 0; k--) {
+        const float left = QUANT_SUB(float_of_bits(magnitude), fabsf(quant_seen<TYPE>(spec, v[k])));
+        quarters[k / 8] = quarters[k / 8] << 1 | float_bits(left) >> 31;
     }
-    return mask;
+    return quarters[0] | quarters[1] << 8 | quarters[2] << 16 | quarters[3] << 24;
 }
 
 /* The rows of at least `tried`, which are the spikes' in the end, if there are as many as are wanted. */
