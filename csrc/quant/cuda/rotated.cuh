@@ -160,8 +160,9 @@ struct QuantThresholds {
     __device__ __forceinline__ uint32_t code(float t) const {
         const float u = __saturatef(__fmaf_rn(t, step, 0.5f));
         const float curve = __fmaf_rn(u, __fmaf_rn(u, third, second), first);
-        const uint32_t guess = float_bits(__fmaf_rz(u, curve, float_of_bits(QUANT_MARK)));
-        return guess + (quant_marked_at(room->words + QUANT_THRESHOLDS_AT, guess) < t);
+        const float guess = __fmaf_rz(u, curve, float_of_bits(QUANT_MARK));
+        const float above = quant_marked_at(room->words + QUANT_THRESHOLDS_AT, float_bits(guess));
+        return float_bits(QUANT_ADD(guess, above < t ? 1.0f : 0.0f));
     }
 };
 

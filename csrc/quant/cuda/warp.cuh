@@ -266,9 +266,9 @@ __device__ static __forceinline__ uint32_t quant_marked_nearest(float x, float m
 __device__ static __forceinline__ uint32_t quant_marked_drawn(float x, float min, float inverse, uint32_t levels,
                                                               uint32_t word) {
     const float place = quant_place(x, min, inverse), mark = float_of_bits(QUANT_MARK);
-    const float whole = __fadd_rz(place, mark);
-    const uint32_t code = float_bits(whole) + (philox_uniform(word) < QUANT_SUB(place, QUANT_SUB(whole, mark)));
-    return code < QUANT_MARK + levels ? code : QUANT_MARK + levels;
+    const float whole = __fadd_rz(place, mark), part = QUANT_SUB(place, QUANT_SUB(whole, mark));
+    const float code = QUANT_ADD(whole, philox_uniform(word) < part ? 1.0f : 0.0f);
+    return float_bits(fminf(code, float_of_bits(QUANT_MARK + levels)));
 }
 
 /* ---- to the wire ---- */
