@@ -14,8 +14,7 @@
  * bits of their magnitudes, which are in the same order. */
 struct QuantSpikes {
     uint32_t least, tried, low, high;
-    float
-        greatest; /* of this lane's elements: of all in the first pass, NaN where one is; then of those below `high` */
+    float greatest; /* of this lane's elements: of all in the first pass, NaN if one is; later of those below `high` */
     int ties, tied, taken, found, steps;
     bool descends; /* `greatest` is looked for, instead of counting */
 };
