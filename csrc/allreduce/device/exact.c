@@ -2,7 +2,6 @@
  * Small ones, for which NCCL takes longer; and all of them where there is no NCCL, or none for their type. */
 #include "allreduce/device/state.h"
 #include "base/checked.h"
-#include "base/environment.h"
 
 #define LIMIT_VARIABLE "CGXFFCV_COMM_EXACT_KIB" /* the largest that are not left to NCCL */
 #define MOST_KIB (1 << 20)
@@ -37,7 +36,7 @@ static uint64_t exact_bytes_of(const AllreduceSetup *setup, const AllreduceExten
 
 Status allreduce_exact_wanted(const AllreduceSetup *setup, bool *wanted) {
     int64_t limit = comm_size(setup->comm) == 2 ? TWO_RANKS_KIB : MORE_RANKS_KIB;
-    TRY(environment_whole(LIMIT_VARIABLE, "KiB", 0, MOST_KIB, &limit));
+    TRY(allreduce_limit_kib(setup->comm, LIMIT_VARIABLE, 0, MOST_KIB, &limit));
     TRY(comm_begin(setup->comm, "agreement on " LIMIT_VARIABLE, 0));
     TRY(comm_end(setup->comm, comm_agree(setup->comm, &limit, sizeof limit)));
     *wanted = allreduce_exact_asked(setup) || exact_bytes_of(setup, &setup->extents[0]) <= (uint64_t)limit << 10;

@@ -7,8 +7,8 @@
  * caller may mark a run there. */
 #include <stdio.h>
 
+#include "allreduce/device/state.h"
 #include "allreduce/engine.h"
-#include "base/environment.h"
 #include "base/memory.h"
 
 #define PIECE_VARIABLE "CGXFFCV_COMM_PIECE_KIB"
@@ -33,7 +33,7 @@ typedef struct NcclEngine {
 /* All ranks must divide a sum in the same way. */
 static Status choose_piece(NcclEngine *engine) {
     int64_t kib = 0;
-    TRY(environment_whole(PIECE_VARIABLE, "KiB", 1, 1 << 20, &kib));
+    TRY(allreduce_limit_kib(engine->setup->comm, PIECE_VARIABLE, 1, 1 << 20, &kib));
     size_t whole = (size_t)engine->setup->extents[0].elems * sizeof(float);
     bool fast = engine->bytes_per_s >= WHOLE_BYTES_PER_S && whole <= WHOLE_BYTES;
     engine->piece_elems = kib == 0 && fast ? INT64_MAX : ((kib == 0 ? PIECE_KIB : kib) << 10) / (int64_t)sizeof(float);

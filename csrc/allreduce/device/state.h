@@ -67,6 +67,12 @@ Status allreduce_external_wait(const DeviceEngine *engine, DeviceStream *stream,
 
 extern const AllreduceExternal allreduce_device_external;
 
+/* ---- limits.c ---- */
+
+/* Where the variable is set, *kib becomes what it says, `least` to `most`. The other ranks, which would wait for this
+ * one, hear of what is none. */
+Status allreduce_limit_kib(Comm *comm, const char *variable, int64_t least, int64_t most, int64_t *kib);
+
 /* ---- exact.c ---- */
 
 /* Whether our kernels can do the sum, of which nothing is quantised; and whether they should, even if NCCL is

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "allreduce/device/state.h"
 #include "base/memory.h"
 
 #define SWITCH_VARIABLE "CGXFFCV_COMM_KERNELS"
@@ -51,14 +52,10 @@ static void workspace_destroy(ExchangeWorkspace *workspace) {
     memory_free(workspace);
 }
 
-static Status read_settings(Offer *offer) {
-    const char *enabled = getenv(SWITCH_VARIABLE), *text = getenv(SIZE_VARIABLE);
-    char *end = NULL;
-    long kib = text == NULL || *text == '\0' ? (long)(DATA_BYTES >> 10) : strtol(text, &end, 10);
-    if ((end != NULL && *end != '\0') || kib < LEAST_KIB || kib > (long)(DATA_BYTES >> 10)) {
-        FAIL(STATUS_ARGUMENT, SIZE_VARIABLE "='%s': a whole number of KiB from %d to %d is expected", text, LEAST_KIB,
-             (int)(DATA_BYTES >> 10));
-    }
+static Status read_settings(Comm *comm, Offer *offer) {
+    const char *enabled = getenv(SWITCH_VARIABLE);
+    int64_t kib = (int64_t)(DATA_BYTES >> 10);
+    TRY(allreduce_limit_kib(comm, SIZE_VARIABLE, LEAST_KIB, kib, &kib));
     offer->off = enabled != NULL && strcmp(enabled, "0") == 0;
     offer->data_bytes = (uint64_t)kib << 10;
     return STATUS_OK;
@@ -200,7 +197,7 @@ static Status workspace_join(Comm *comm, Offer *offers, ExchangeWorkspace **out,
     Offer mine = {.number = workspace == NULL ? 0 : workspace->number};
     uint32_t greatest = 0;
     bool same = workspace != NULL, off = false;
-    TRY(read_settings(&mine));
+    TRY(read_settings(comm, &mine));
     uint64_t data_bytes = mine.data_bytes;
     TRY(comm_allgather(comm, &mine, sizeof mine, offers));
     for (int r = 0; r < comm_size(comm); r++) {
