@@ -87,6 +87,11 @@ class Policy:
         return chosen
 
 
+def can_choose(lost: np.ndarray) -> bool:
+    """Whether the losses of all ranks tell anything: they are numbers, and not all gradients are zero."""
+    return bool(np.isfinite(lost).all() and (lost[:, -1] > 0).any())
+
+
 def _is_number(value: object, kind: type) -> bool:
     return isinstance(value, kind) and not isinstance(value, bool)
 
@@ -161,15 +166,17 @@ class AdaptiveBits:
         return self.plan.run(buffer, stream)
 
     def measure(self, buffer: Any, stream: object = None) -> None:
-        """Chooses the bits for this buffer, on rank 0, for all. If the losses are not finite, the bits stay and the
-        next run tries again. Collective; ValueError on all ranks if there are too many layers to choose for."""
+        """Chooses the bits for this buffer, on rank 0, for all. Where the losses are no numbers, or everything is
+        zero, the bits stay, and the next run tries again; layers that are zero keep theirs. Collective; ValueError on
+        all ranks where there are too many layers to choose for."""
         comm = self.plan.comm
         lost, sizes = self.plan.losses(buffer, self.widths, stream)
         rows = (sizes[:, 0] > 0) & ~self._fixed
         comm.allreduce(lost, op="sum")
-        if not np.isfinite(lost[rows]).all():
+        if rows.any() and not can_choose(lost[rows]):
             return
         self._due = False
+        rows &= lost[:, -1] > 0
         if not rows.any():
             return
 

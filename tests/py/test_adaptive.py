@@ -159,6 +159,23 @@ def test_budget_is_a_share_of_the_energy():
             assert share < 1.1 * budget
 
 
+def test_zeros_tell_nothing():
+    """Layers whose gradients are zero on all ranks, as in front of one that begins with zeros, keep their bits; where
+    all are, the next run chooses."""
+
+    def work(world, rank):
+        adaptive = AdaptiveBits(AllreducePlan(world, SHAPES, algorithm="sra"), every=100)
+        adaptive.run(np.zeros(STARTS[-1], F))
+        nothing, x = adaptive.bits, gradients(rank)
+        layer(x, 0)[:] = 0
+        layer(x, 3)[:] = 0 if rank else layer(x, 3)
+        adaptive.run(x)
+        return nothing, adaptive.bits
+
+    for nothing, bits in all_good(run_ranks(2, work)):
+        assert nothing == (0,) * 5 and bits[0] == 0 and min(bits[2:]) >= 2
+
+
 def test_other_bits_go_on_with_call_and_residual():
     """As if nothing had happened if the bits are the same."""
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cgxffcv.adaptive import Policy
+from cgxffcv.adaptive import Policy, can_choose
 from cgxffcv.interop.ddp.layout import Layout
 
 Gather = Callable[[str, Any], list[Any]]
@@ -69,8 +69,9 @@ class Adapter:
         return own | chosen if chosen else bits
 
     def decide(self) -> None:
-        """Chooses by what was measured, if anything was, on rank 0 for all. Collective. If losses are not finite,
-        because gradients are not, the bits stay and the next step tries again."""
+        """By what was measured, if anything was, on rank 0 for all. Collective. Bits stay where losses are no numbers,
+        as of gradients that are none, or where all gradients are zero, and the next step tries again; parameters whose
+        gradients are zero, as in front of a layer that begins with zeros, keep theirs until the next choice."""
         if not self.measuring:
             return
         self.measuring = False
@@ -81,11 +82,13 @@ class Adapter:
         lost = np.zeros((len(measured), len(self.policy.widths) + 1))
         for theirs in self._gather("losses of each width", [losses for losses, _ in measured.values()]):
             lost += np.array(theirs)
-        if not np.isfinite(lost).all():
+        if not can_choose(lost):
             return
         self._due = False
+        told = lost[:, -1] > 0
         sizes = np.array([each for _, each in measured.values()], np.uint64)
-        chosen = dict(zip(measured, self._choose(lost, sizes), strict=True))
+        keys = [identity for identity, tells in zip(measured, told, strict=True) if tells]
+        chosen = dict(zip(keys, self._choose(lost[told], sizes[told]), strict=True))
         self._changed = any(self.bits.get(identity, self.policy.usual) != width for identity, width in chosen.items())
         self._before = dict(self.bits)
         self.bits.update(chosen)
