@@ -198,13 +198,16 @@ static PyObject *comm_attach_fd(PyObject *module, PyObject *args, PyObject *kwar
 
 static PyObject *split(PyObject *self, PyObject *args, PyObject *kwargs) {
     static char *names[] = {"color", "key", NULL};
-    int color, key = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "i|i:split", names, &color, &key)) return NULL;
+    PyObject *color_given, *key_given = NULL;
+    uint64_t color, key = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|O:split", names, &color_given, &key_given)) return NULL;
+    if (py_arguments_whole(color_given, "color", INT32_MIN, INT32_MAX, &color) < 0) return NULL;
+    if (key_given != NULL && py_arguments_whole(key_given, "key", INT32_MIN, INT32_MAX, &key) < 0) return NULL;
     Comm *comm = acquire_comm(self), *part = NULL;
     if (comm == NULL) return NULL;
     Status status;
     Py_BEGIN_ALLOW_THREADS;
-    status = comm_split(comm, color, key, &part);
+    status = comm_split(comm, (int)color, (int)key, &part);
     Py_END_ALLOW_THREADS;
     py_comm_object_release(self);
     if (status != STATUS_OK) return py_errors_raise(comm_state(self), status);

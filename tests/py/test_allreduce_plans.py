@@ -282,6 +282,7 @@ def test_replicas_that_differ_are_seen():
         ({"layers": [(-2, -3)]}, ValueError, "a layer's shape must be in 0..2"),
         ({"layers": [3.7]}, TypeError, "a layer's shape must be a whole number, not 3.7"),
         ({"layers": [("a", "b")]}, TypeError, "the shape of layer 'a' must be a whole number, not 'b'"),
+        ({"bits": True}, TypeError, "bits must be a whole number, not True"),
         ({"bits": 4.7}, TypeError, "bits must be a whole number, not 4.7"),
         ({"bits": {"a": "4"}}, TypeError, "bits must be a whole number, not '4'"),
         ({"bucket_size": 1.5}, TypeError, "bucket_size must be a whole number"),

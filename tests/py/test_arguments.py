@@ -1,11 +1,15 @@
 """Errors of the C core's calls for arguments that contain others: sequences that change while they are read, items that
 are not tuples, numbers out of range; see test_hostile_calls.py for all of them."""
 
+import os
+
 import _cgxffcv
 import hostile_templates as good
 import numpy as np
 import pytest
 from hostile_values import Evil, unaligned
+
+from cgxffcv.comm import attach, segment
 
 WRONG_ITEMS = {
     "rates": lambda: good.an_optimizer().step(["x", "y"]),
@@ -208,3 +212,19 @@ def test_epochs_are_not_wrapped(number):
     ):
         with pytest.raises(ValueError, match=f"epoch must be in 0..2.32-1, not {number}"):
             call()
+
+
+def test_colors_of_a_split():
+    fd = segment(1)
+    with attach(fd, 0, 1) as one:
+        for arguments, error, text in (
+            ((None,), TypeError, "color must be a whole number, not NoneType"),
+            ((1.5,), TypeError, "color must be a whole number, not float"),
+            ((2**40,), ValueError, "color must be in"),
+            ((0, "a"), TypeError, "key must be a whole number, not str"),
+            ((0, -(2**40)), ValueError, "key must be in"),
+        ):
+            with pytest.raises(error, match=text):
+                one.split(*arguments)
+        assert one.split(-1) is None and one.split(3, -1).size == 1
+    os.close(fd)
