@@ -1,8 +1,18 @@
 """CGXState's arguments, and CGX's environment variables as their defaults; PyTorch is not needed for this."""
 
+import numpy as np
 import pytest
 
-from cgxffcv.interop.ddp.settings import Environment, PerLayer, check_bits, check_bucket_size, check_parameters
+from cgxffcv.interop.ddp.settings import (
+    Environment,
+    PerLayer,
+    check_bits,
+    check_bucket_size,
+    check_codec,
+    check_parameters,
+    check_seed,
+    check_threads,
+)
 
 NAMES = ["embed.weight", "blocks.0.attn.weight", "blocks.0.norm.weight", "head.weight", "head.bias"]
 
@@ -70,6 +80,10 @@ def test_variables_that_cannot_be_followed(monkeypatch, name, value, expected):
         Environment.read()
 
 
+def test_numbers_of_numpy_are_numbers():
+    assert check_bits(np.int64(4)) == 4 and type(check_bucket_size(np.uint16(512))) is int
+
+
 def test_a_number_is_for_all_layers():
     assert (PerLayer("bits", 3, 32, check_bits).default, PerLayer("bits", None, 32, check_bits).default) == (3, 32)
     assert PerLayer("bits", 3, 32, check_bits).of("head.weight") == (None, False)
@@ -111,7 +125,35 @@ def test_names_of_no_parameter():
             PerLayer("bucket_size", {name: 64}, 1024, check_bucket_size).check_names(NAMES)
 
 
+@pytest.mark.parametrize(
+    ("codec", "bits", "sizes", "expected"),
+    [
+        ("sign", 4, 1024, "bits must be 1 with the codec sign, not 4"),
+        ("rotated", {"default": 4, "head.*": 5}, 1024, "bits must be .* rotated, not 5"),
+        ("rotated", 4, {"head.weight": 100}, "bucket_size must be a power of two .* rotated, not 100"),
+    ],
+)
+def test_bits_that_a_codec_does_not_have(codec, bits, sizes, expected):
+    bits = PerLayer("bits", bits, 32, check_bits)
+    sizes = PerLayer("bucket_size", sizes, 1024, check_bucket_size)
+    with pytest.raises(ValueError, match=expected):
+        check_codec(codec, bits, sizes)
+    check_codec(codec, PerLayer("bits", 32, 32, check_bits), sizes)
+    check_codec("maxmin", bits, sizes)
+
+
+@pytest.mark.parametrize("value", [-1, 2**64, 1.0, True, "1", None])
+def test_seeds_and_threads_that_are_refused(value):
+    with pytest.raises(ValueError, match=r"seed must be a number in 0\.\.2\^64-1, not "):
+        check_seed(value)
+    with pytest.raises(ValueError, match=r"threads must be a number in 1\.\.256, not "):
+        check_threads(value)
+
+
 def test_unknown_compression_params():
+    for wrong in (4, "bits", [("bits", 4)]):
+        with pytest.raises(TypeError, match="compression_params must be a mapping with bits and bucket_size"):
+            check_parameters(wrong)
     assert check_parameters(None) == {} and check_parameters({"bits": 4}) == {"bits": 4}
     with pytest.raises(ValueError, match="compression_params has 'bucketsize'; it may only have bits, bucket_size"):
         check_parameters({"bucketsize": 4})

@@ -1,7 +1,9 @@
 """For tests/py/test_ddp_rules.py: what a state makes of its model's parameters, and how ranks meet, under the stand-in
 for PyTorch; ddp_rules_stand_in.py NAME runs one of the checks."""
 
+import copy
 import os
+import pickle
 import sys
 import time
 import types
@@ -49,13 +51,30 @@ def layout_of(parameters):
 # ---- the checks ----
 
 
+class Module:
+    """Of parameters by names; `wrap` are attributes of what is around another one."""
+
+    def __init__(self, named=(), **wrap):
+        vars(self).update(wrap, named=named)
+
+    def named_parameters(self):
+        return list(self.named)
+
+
 def names():
-    """Names have no prefixes of wrappers."""
-    given = {"module.a.weight": "a.weight", "module._orig_mod.b": "b", "c._orig_mod.d": "c.d", "e": "e"}
+    """Those of the user's own module, whatever DistributedDataParallel and torch.compile put around it, or of pairs;
+    also where a child of it is called module."""
+    given = {"module.a.weight": "module.a.weight", "c._orig_mod.d": "c.d", "e": "e"}
     parameters = [_hooks.Parameter(2) for _ in given]
-    known = Names(zip(given, parameters, strict=True))
-    assert known.all() == list(given.values())
+    pairs = list(zip(given, parameters, strict=True))
+    own = Module(pairs)
+    around = Module(_orig_mod=Module(module=Module(_orig_mod=own), register_comm_hook=None))
+    for known in (Names(pairs), Names(own), Names(around), pickle.loads(pickle.dumps(Names(own)))):
+        assert known.all() == list(given.values())
+    known = Names(around)
     assert [known.of(id(p)) for p in parameters] == list(given.values()) and known.of(0) is None
+    copied, theirs = copy.deepcopy((known, parameters))
+    assert [copied.of(id(p)) for p in theirs] == list(given.values()) and copied.of(id(parameters[0])) is None
 
 
 def spans():
@@ -123,6 +142,15 @@ def sparse():
     assert seen == [bucket]
 
 
+def strangers():
+    """What others than DistributedDataParallel hand to a hook, and what was registered in a state's place."""
+    bucket, state = bucket_of([_hooks.Parameter(4, 4)]), CGXState(groups(1)[0])
+    for wrong in (None, groups(1)[0]):
+        refused(TypeError, f"must be a CGXState, not {type(wrong).__name__}", cgx_hook, wrong, bucket)
+    for others in ((bucket.buffer(),), (bucket.buffer(), bucket.buffer()), ((bucket.buffer(), None),)):
+        refused(TypeError, "a bucket of DistributedDataParallel is expected, not ", cgx_hook, state, *others)
+
+
 def nothing_inside():
     """CGX_INTRA_COMPRESS=0 inside a host: nothing is compressed. Between hosts it is."""
     made, state_module = [], sys.modules["cgxffcv.interop.ddp.state"]
@@ -142,6 +170,16 @@ def meeting():
     began = time.monotonic()
     error = refused(CommTimeout, "ranks 1, 2 of the process group", rendezvous.Meeting(first, 0.2).gather, "x", 1)
     assert error.rank == 1 and time.monotonic() - began >= 0.2
+
+
+def unanswered():
+    """A store that does not answer, as of a host behind a link that is down: the deadline is the meeting's."""
+    group = groups(2)[0]
+    alone = rendezvous.Meeting(group, 0.3)
+    group.store.check = lambda keys: time.sleep(60)
+    began = time.monotonic()
+    refused(CommTimeout, "store has not answered within 0.3 s (x): its host is lost, or out", alone.gather, "x", 1)
+    assert time.monotonic() - began < 10
 
 
 def joined():
@@ -177,15 +215,15 @@ def timeouts():
     assert (rendezvous.timeout_of(None), rendezvous.timeout_of(2)) == (300.0, 2.0)
     os.environ["CGXFFCV_COMM_TIMEOUT"] = " 7 "
     assert rendezvous.timeout_of(None) == 7.0
-    for value in (0, -1, float("nan"), "soon"):
+    for value in (0, -1, float("nan"), "soon", True):
         refused(ValueError, "seconds above 0", rendezvous.timeout_of, value)
 
 
 CHECKS = {
     check.__name__: check
     for check in (
-        *(names, spans, table, plain_bytes, rebuilt, by_name_without_a_model, sparse, nothing_inside),
-        *(meeting, joined, unopened, host, timeouts),
+        *(names, spans, table, plain_bytes, rebuilt, by_name_without_a_model, sparse, strangers, nothing_inside),
+        *(meeting, unanswered, joined, unopened, host, timeouts),
     )
 }
 

@@ -17,7 +17,7 @@ from pathlib import Path
 TOOLS = ("ip", "tc", "unshare", "nsenter", "mpirun")
 NETWORK = "10.77.0.0/24"
 ADDRESSES = ("10.77.0.1", "10.77.0.2")
-LINK = "wire"
+LINK = "wire"  # on both
 SHAPED = ("root", "tbf", "burst", "256kb", "latency", "50ms", "rate")
 
 
@@ -66,6 +66,10 @@ class TwoNodes:
     def set_link(self, state):
         for pid in self._pids:
             self._inside(pid, "ip", "link", "set", LINK, state)
+
+    def start(self, node, words, environment, output):
+        """A process on node 0 or 1."""
+        return self._start(self._pids[node], words, environment, output)
 
     def mpirun(self, ranks, command, environment, output=None):
         """Starts the command with that many ranks on each node; the process of mpirun."""

@@ -3,17 +3,21 @@ docs/WIRE.md, and what happens when something goes wrong."""
 
 import importlib.util
 import json
+import sys
+import time
 from pathlib import Path
 
 import pytest
 import ranks
+import two_nodes
+from checkout import ROOT, environ
 from ranks import Launch, needs_mpirun
 
 pytestmark = [
     pytest.mark.torch,
     pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="needs PyTorch: make test-torch"),
 ]
-WORKER = Path(__file__).parent / "worker_hook.py"
+WORKER, SUPPORT = Path(__file__).parent / "worker_hook.py", ROOT / "tests/support"
 
 
 def run(tmp_path, launch, cases, **variables):
@@ -27,7 +31,7 @@ def run(tmp_path, launch, cases, **variables):
 
 def test_values_and_settings(tmp_path):
     """Two ranks in torchrun's environment."""
-    cases = "values,own_bits,settings,accumulated,uneven,sparse,not_a_number,frozen,several,at_the_end"
+    cases = "values,own_bits,settings,accumulated,uneven,sparse,complexes,not_a_number,frozen,several,copies,at_the_end"
     results = run(tmp_path, Launch("torchrun", 2), cases)
     assert results[0] == results[1]
 
@@ -48,8 +52,12 @@ def test_three_ranks(tmp_path):
 
 @pytest.mark.parametrize(("size", "nodes"), [(2, 2), (4, 2)])
 def test_ranks_on_several_nodes(tmp_path, size, nodes):
-    """Simulated nodes: compressed data go through the process group."""
-    run(tmp_path, Launch("torchrun", size, nodes), "values,own_bits,uneven,not_a_number,resumed")
+    """Pretended ones: what is compressed goes through the process group."""
+    run(
+        tmp_path,
+        Launch("torchrun", size, nodes),
+        "values,own_bits,uneven,complexes,not_a_number,groups_of_some,resumed",
+    )
 
 
 @needs_mpirun
@@ -77,6 +85,39 @@ def test_failures_name_the_rank(tmp_path):
 def test_a_rank_on_another_node_is_killed(tmp_path):
     told = ranks.start(Launch("torchrun", 2, 2), tmp_path, "killed", script=WORKER).wait()[0]["killed"]
     assert told["type"] == "PeerLost" and told["rank"] == "1" and told["operation"] == "allreduce"
+
+
+def test_the_last_bucket_is_not_compressed_and_a_rank_on_another_node_is_lost(tmp_path):
+    """Its sum has the hook's deadline, too, and names the rank."""
+    job = ranks.start(Launch("torchrun", 2, 2), tmp_path, "silent,killed_bare", script=WORKER)
+    told = job.wait()[0]
+    assert told["silent"]["type"] == "CommTimeout" and told["silent"]["rank"] == "1", told
+    assert "rank 1 did not answer within 2 s" in told["silent"]["text"]
+    assert told["killed_bare"]["type"] == "PeerLost" and told["killed_bare"]["rank"] == "1", told
+
+
+@pytest.mark.skipif(bool(two_nodes.why_not()), reason=two_nodes.why_not())
+def test_a_link_between_nodes_that_goes_down(tmp_path):
+    """Ends the steps on both, at the deadline: also where the process group's store is on the other side."""
+    place = {"WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": two_nodes.ADDRESSES[0], "MASTER_PORT": "29501"}
+    place |= {"GLOO_SOCKET_IFNAME": two_nodes.LINK}
+    words = [sys.executable, "-u", WORKER, "cut", tmp_path]
+
+    def reached(name, seconds):
+        end = time.monotonic() + seconds
+        while not all((tmp_path / f"{name}.{rank}").exists() for rank in range(2)):
+            assert time.monotonic() < end, (tmp_path / "log").read_text()
+            time.sleep(0.05)
+
+    with two_nodes.TwoNodes("1gbit") as nodes, open(tmp_path / "log", "w") as log:
+        for rank in range(2):
+            nodes.start(rank, words, environ(SUPPORT, **place, RANK=str(rank)), log)
+        reached("stepping", 60)
+        nodes.set_link("down")
+        reached("result", 20)
+    for rank in range(2):
+        told = json.loads((tmp_path / f"result.{rank}").read_text())["cut"]
+        assert told["type"] == "CommTimeout" and told["rank"] == str(1 - rank), told
 
 
 @pytest.mark.parametrize(("size", "nodes"), [(2, 1), (3, 1), (2, 2)])

@@ -2,22 +2,39 @@
 comma-separated cases returned, or what it raised."""
 
 import contextlib
-import hashlib
+import copy
+import io
 import json
 import os
 import signal
 import sys
+import time
 import traceback
 import warnings
 import weakref
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from allreduce_model import Case, simulate
-from quant_model import complete
+from ddp_training import (
+    ALGORITHM,
+    DEVICE,
+    GPUS,
+    OUT,
+    SMALL,
+    Model,
+    Training,
+    Weights,
+    as_numpy,
+    check_steps,
+    digest,
+    drawn,
+    hooked,
+    put,
+    run_values,
+    start,
+)
 from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.nn.parallel import DistributedDataParallel
@@ -25,176 +42,10 @@ from torch.nn.parallel import DistributedDataParallel
 from cgxffcv.interop.ddp import beside
 from cgxffcv.interop.torch import CGXState, cgx_hook
 
-CASES, OUT = sys.argv[1].split(","), Path(sys.argv[2])
-SMALL = 8_000  # bytes of a bucket
-NODES = int(os.environ.get("CGXFFCV_COMM_NODES", 1))
-GPUS = int(os.environ.get("TEST_GPUS", 0))
-ALGORITHM = "two_level" if 1 < NODES < int(os.environ.get("WORLD_SIZE", 0)) else "sra"
-DEVICE = f"cuda:{int(os.environ['LOCAL_RANK']) % GPUS}" if GPUS else "cpu"
-
-
-def start():
-    """The process group that a script makes: from torchrun's environment, or with mpirun's ranks over a file."""
-    if "OMPI_COMM_WORLD_RANK" in os.environ:
-        place = {name: int(os.environ[f"OMPI_COMM_WORLD_{name.upper()}"]) for name in ("rank", "size")}
-        dist.init_process_group("gloo", f"file://{OUT}/store", rank=place["rank"], world_size=place["size"])
-    else:
-        several = int(os.environ["WORLD_SIZE"]) <= GPUS  # NCCL refuses two ranks on one
-        dist.init_process_group("nccl" if several else "gloo")
-    put(f"pid.{dist.get_rank()}", os.getpid())
-
-
-def put(name, value=""):
-    partial = OUT / f".{name}"
-    partial.write_text(str(value))
-    partial.rename(OUT / name)
-
-
-def as_numpy(tensor):
-    plain = tensor.detach().cpu()
-    return plain.view(torch.int16).numpy().view(np.uint16) if plain.dtype is torch.bfloat16 else plain.numpy()
-
-
-def digest(tensors):
-    """A digest of the bytes; fails unless all ranks have the same."""
-    mine = hashlib.sha256(b"".join(as_numpy(t).tobytes() for t in tensors)).hexdigest()
-    everyones = [None] * dist.get_world_size()
-    dist.all_gather_object(everyones, mine)
-    assert len(set(everyones)) == 1, "replicas differ"
-
-
-class Weights(nn.Module):
-    """Its loss, the sum of weight * gradient, makes every gradient the one that the test has drawn."""
-
-    SHAPES = {"a.weight": (60, 50), "a.bias": (60,), "b.weight": (33, 40), "b.small": (7, 9), "c.weight": (2050, 2)}
-
-    def __init__(self, dtype):
-        super().__init__()
-        self.dtype = dtype
-        for name, shape in self.SHAPES.items():
-            zeros = torch.zeros(shape, dtype=dtype, device=DEVICE)
-            self.register_parameter(name.replace(".", "_"), nn.Parameter(zeros))
-
-    def forward(self, gradients, without=()):
-        named = [(n, p) for n, p in self.named_parameters() if n not in without]
-        return sum((p * gradients[n]).sum(dtype=torch.float32) for n, p in named)
-
-
-def drawn(model, rank, step):
-    """The gradients of a rank by name."""
-    random = torch.Generator().manual_seed(100 * step + rank)
-    return {name: torch.randn(p.shape, generator=random).mul_(0.1 + rank).to(p) for name, p in model.named_parameters()}
-
-
-class Model:
-    """The expected results: the byte-level model of the allreduce over the buckets that the hook saw."""
-
-    def __init__(self, module, bits, bucket_size=512, rounding="nearest", **options):
-        self.module, self.bits, self.bucket_size, self.options = module, bits, bucket_size, options
-        self.names = {id(p): n for n, p in module.named_parameters()}
-        self.rounding, self.call, self.residual = rounding, 0, {}
-        self.seen = []  # names by bucket, in the order of calls
-
-    def hook(self, state, bucket):
-        self.seen.append([self.names[id(p)] for p in bucket.parameters()])
-        return cgx_hook(state, bucket)
-
-    def spec(self, name, shape, dtype):
-        bits = self.bits.get(name) or (self.bits["default"] if len(shape) > 1 and np.prod(shape) >= 1024 else 32)
-        return None if bits == 32 else complete(bits, self.bucket_size, dtype, rounding=self.rounding)
-
-    def is_plain(self, names):
-        """True if nothing of a bucket is compressed."""
-        shapes = dict(self.module.named_parameters())
-        return all(self.spec(name, tuple(shapes[name].shape), "float32") is None for name in names)
-
-    def expected(self, names, gradients):
-        """The averages of one bucket from all ranks' gradients, by name."""
-        dtype = str(self.module.dtype).removeprefix("torch.")
-        shapes = [tuple(gradients[0][name].shape) for name in names]
-        layers = [(int(np.prod(s)), self.spec(n, s, dtype)) for n, s in zip(names, shapes, strict=True)]
-        case = Case(layers, dtype, nodes=NODES, call=self.call, **self.options)
-        if case.feedback:
-            zeros = {n: [np.zeros(e, np.float32) for _ in gradients] for n, (e, _) in zip(names, layers, strict=True)}
-            kept = [self.residual.get(n, zeros[n]) for n in names]
-            case.residual = [np.concatenate([k[r] for k in kept]) for r in range(len(gradients))]
-        flat = [np.concatenate([as_numpy(g[name]).ravel() for name in names]) for g in gradients]
-        out = simulate(case, flat)
-        result, first = {}, 0
-        for name, (elems, _) in zip(names, layers, strict=True):
-            result[name] = out[first : first + elems]
-            if case.feedback:
-                self.residual[name] = [r[first : first + elems] for r in case.residual]
-            first += elems
-        return result
-
-
-def check_steps(model, module, wrapped, *, steps=4, without=(), first=0):
-    """Gradients of some steps, bit for bit; rank 1 leaves out the parameters `without`."""
-    ranks, me = range(dist.get_world_size()), dist.get_rank()
-    trained = sorted(name for name, parameter in module.named_parameters() if parameter.requires_grad)
-    for step in range(first, first + steps):
-        everyones = [drawn(module, rank, step) for rank in ranks]
-        for name in without:
-            everyones[1][name].zero_()
-        model.seen.clear()
-        module.zero_grad()
-        wrapped(everyones[me], without if me == 1 else ()).backward()
-        assert sorted(n for names in model.seen for n in names) == trained
-        for names in model.seen:
-            for name, expected in model.expected(names, everyones).items():
-                found = as_numpy(dict(module.named_parameters())[name].grad).ravel()
-                if (NODES > 1 or GPUS) and model.is_plain(names):  # then the process group sums, in its own order
-                    scale = sum(np.abs(g[name].cpu().numpy()).ravel() for g in everyones)
-                    assert (np.abs(found - expected) <= 1e-6 * scale).all()
-                else:
-                    assert found.tobytes() == expected.tobytes(), (name, step, names)
-        model.call += 1
-        digest(p.grad for p in module.parameters() if p.requires_grad)
+CASES = sys.argv[1].split(",")
 
 
 # --- what works ----------------------------------------------------------------------------------------------------
-
-
-class Training:
-    """A module in DistributedDataParallel with the hook, and the expected results."""
-
-    def __init__(
-        self,
-        dtype=torch.float32,
-        algorithm=ALGORITHM,
-        feedback=False,
-        bits=4,
-        ddp=None,
-        frozen=(),
-        adaptive=None,
-        **options,
-    ):
-        self.module = Weights(dtype)
-        for name in frozen:
-            getattr(self.module, name).requires_grad_(False)
-        settings = {"bucket_cap_mb": SMALL / 2**20, **(ddp or {})}
-        self.wrapped = DistributedDataParallel(self.module, **settings)
-        rules = bits if isinstance(bits, dict) else {"default": bits}
-        own = {"algorithm": algorithm, "error_feedback": feedback, "timeout": 60, "adaptive_bits": adaptive, **options}
-        self.state = CGXState(None, 1024, {"bits": bits, "bucket_size": 512}, model=self.module, **own)
-        self.model = Model(self.module, rules, algorithm=algorithm, feedback=feedback, **options)
-        self.wrapped.register_comm_hook(self.state, hooked(self.model))
-
-    def check(self, **more):
-        check_steps(self.model, self.module, self.wrapped, **more)
-        return len(self.model.seen)
-
-
-def run_values(*arguments, steps=4, without=(), **options):
-    return Training(*arguments, **options).check(steps=steps, without=without)
-
-
-def hooked(model):
-    def hook(state: CGXState, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
-        return model.hook(state, bucket)
-
-    return hook
 
 
 def values():
@@ -277,6 +128,11 @@ def resumed():
         ({"residuals": names}, "no parameter of the model is called 'other."),
         ({"version": 9}, "version 1 or 2 is expected"),
         ({"call": "3"}, "call cannot be '3'"),
+        ({"call": True}, "call cannot be True"),
+        ({"call": 2**32}, "call must be in 0"),
+        ({"residuals": {"a_weight": torch.full((60, 50), torch.nan)}}, "not finite"),
+        ({"residuals": {"a_weight": torch.zeros((60, 50), dtype=torch.complex64)}}, "floating point, not torch.comp"),
+        ({"residuals": {"a_weight": np.zeros((60, 50))}}, "must be a tensor"),
         ({"residuals": flat}, "must have the shape"),
     ]
     for change, words in wrong:
@@ -321,6 +177,75 @@ def without_names():
                 state.state_dict()
         else:
             assert state.state_dict()["call"] == 1
+
+
+def groups_of_some():
+    """Ranks that are in different numbers of groups, of the user's and of the hook's; those that the user makes later
+    are what they would be."""
+    me, last = dist.get_rank(), dist.get_world_size() - 1
+    for members in ([0], [0, last], [last, 0]):
+        group = dist.new_group(members)
+        if me in members and len(members) > 1:
+            module = nn.Linear(60, 60)
+            wrapped = DistributedDataParallel(module, process_group=group)
+            wrapped.register_comm_hook(CGXState(group, compression_params={"bits": 4}, timeout=20), cgx_hook)
+            wrapped(torch.ones(2, 60) * (1 + me)).sum().backward()
+            expected = 2 * (2 + last) / 2 * torch.ones(60, 60)
+            assert (module.weight.grad - expected).abs().max() < 1e-5
+    run_values(steps=3)
+    dist.all_reduce(torch.ones(3))
+
+
+class Complex(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.turned = nn.Parameter(torch.ones(40, 40, dtype=torch.complex64))
+        self.plain = nn.Parameter(torch.ones(40, 40))
+
+    def forward(self, x):
+        return ((x @ self.plain).to(torch.complex64) @ self.turned).abs().sum()
+
+
+def complexes():
+    """Gradients of complex numbers are averaged as they are, others beside them are compressed."""
+    torch.manual_seed(3)
+    module, x = Complex(), torch.randn(5, 40)
+    wrapped = DistributedDataParallel(module)
+    state = CGXState(None, compression_params={"bits": 4}, error_feedback=True, model=module, algorithm=ALGORITHM)
+    wrapped.register_comm_hook(state, cgx_hook)
+    size = dist.get_world_size()
+    for step in range(3):
+        everyones = [torch.autograd.grad(module(x * (1 + r + step)), module.turned)[0] for r in range(size)]
+        module.zero_grad()
+        wrapped(x * (1 + dist.get_rank() + step)).backward()
+        assert torch.allclose(module.turned.grad, sum(everyones) / size, rtol=1e-5)
+        digest([torch.view_as_real(module.turned.grad), module.plain.grad])
+    assert "1600 elements of complex64, not compressed" in state.explain()
+    assert set(state.state_dict()["residuals"]) == {"plain"}
+
+
+def copies():
+    """A model is copied, and saved as a whole, with the hook that it has: the copy's state begins anew, with the names
+    of the copy's parameters."""
+    bits = {"default": 3, "a_weight": 8, "c_weight": 32, "b_small": 2}
+    module = Weights(torch.float32)
+    wrapped = DistributedDataParallel(module, bucket_cap_mb=SMALL / 2**20)
+    own = {"model": module, "error_feedback": True, "algorithm": ALGORITHM}
+    wrapped.register_comm_hook(CGXState(None, 1024, {"bits": bits, "bucket_size": 512}, **own), cgx_hook)
+    for step in range(3):
+        file = io.BytesIO()
+        torch.save(wrapped, file)
+        file.seek(0)
+        for made in (copy.deepcopy(wrapped), torch.load(file, weights_only=False)):
+            ((_, state),) = made._comm_hooks
+            assert state.state_dict()["call"] == 0 and not state.state_dict()["residuals"]
+            model = Model(made.module, bits, algorithm=ALGORITHM, feedback=True)
+            again = DistributedDataParallel(made.module, bucket_cap_mb=SMALL / 2**20)
+            again.register_comm_hook(state, hooked(model))
+            check_steps(model, made.module, again, steps=2)
+        wrapped(drawn(module, dist.get_rank(), step)).backward()
+    with pytest.raises(TypeError, match="other than the default one"):
+        copy.deepcopy(CGXState(dist.new_group(), compression_params={"bits": 4}))
 
 
 class NoLane:
@@ -498,6 +423,41 @@ def raises():
         raise ArithmeticError("by the user's hook")
 
     third_step(fail)
+
+
+def bare_state(timeout):
+    """One whose last bucket is not compressed."""
+    module = nn.Sequential(nn.LayerNorm(40), nn.Linear(40, 90), nn.Linear(90, 60))
+    wrapped = DistributedDataParallel(module, bucket_cap_mb=1e-5)
+    wrapped.register_comm_hook(CGXState(None, compression_params={"bits": 4}, timeout=timeout), cgx_hook)
+    for _ in range(2):
+        wrapped(torch.ones(2, 40)).sum().backward()
+    return wrapped
+
+
+def silent():
+    """Rank 1 lives, but does not come: a deadline has passed, nobody has died."""
+    wrapped = bare_state(timeout=2)
+    if dist.get_rank() == 0:
+        wrapped(torch.ones(2, 40)).sum().backward()
+    else:
+        time.sleep(8)
+
+
+def cut():
+    """Until the link between the nodes goes."""
+    wrapped = bare_state(timeout=3)
+    while True:
+        wrapped(torch.ones(2, 40)).sum().backward()
+        put(f"stepping.{dist.get_rank()}")
+
+
+def killed_bare():
+    put(f"before_the_end.{dist.get_rank()}", json.dumps(RESULTS))
+    wrapped = bare_state(timeout=20)
+    if dist.get_rank() == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    wrapped(torch.ones(2, 40)).sum().backward()
 
 
 def killed():

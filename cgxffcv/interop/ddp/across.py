@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch.distributed import distributed_c10d
 
 from cgxffcv.allreduce import UNCOMPRESSED, AllreducePlan
-from cgxffcv.comm import CommError, PeerLost
-from cgxffcv.interop.ddp.rendezvous import GroupPlace, Meeting
+from cgxffcv.comm import CommError, CommTimeout, PeerLost
+from cgxffcv.interop.ddp.rendezvous import MOST_SECONDS, GroupPlace, Meeting, within
 
 OPERATION = "allreduce"
 _ANSWERS = 3.0  # seconds within which a live rank reports that its exchange has failed, too
@@ -46,38 +47,51 @@ class Carrier:
     """Sends messages, and names the missing ranks when that fails."""
 
     def __init__(self, group: dist.ProcessGroup, place: GroupPlace, meeting: Meeting, timeout: float) -> None:
-        self.place, self._meeting = place, meeting
+        self.place, self._meeting, self._timeout = place, meeting, min(timeout, MOST_SECONDS)
         self._ranks = dist.get_process_group_ranks(group)
+        self._name = f"{distributed_c10d._get_process_group_name(group)}/{meeting.name}"
         self.on_gpus = "nccl" in dist.get_backend(group)  # it carries messages from GPU to GPU
-        self._options: dict[str, Any] = {
-            "timeout": datetime.timedelta(seconds=timeout),
-            "use_local_synchronization": True,
-        }
         self._flat: Groups | None = None
         self._levels: Groups | None = None
         self._gpus: dist.ProcessGroup | None = None
         self._plans = 0
 
-    def _new_group(self, members: list[int]) -> dist.ProcessGroup:
-        """For messages in host memory."""
-        return dist.new_group([self._ranks[rank] for rank in members], backend="gloo", **self._options)
+    def _new_group(self, what: str, members: list[int], backend: str = "gloo") -> dist.ProcessGroup:
+        """Under a name of the meeting's own. Those of dist.new_group count the groups that a process has made: not
+        the same on all ranks where some have made others, and the hook's would count for the user's, too."""
+        ranks = [self._ranks[rank] for rank in members]
+        bound = getattr(dist.group.WORLD, "bound_device_id", None) if backend == "nccl" else None
+        group, _ = distributed_c10d._new_process_group_helper(
+            len(ranks),
+            members.index(self.place.rank),
+            ranks,
+            dist.Backend(backend),
+            self._meeting.store,
+            f"{self._name}/{what}",
+            timeout=datetime.timedelta(seconds=self._timeout),
+            **({} if bound is None else {"device_id": bound}),
+        )
+        distributed_c10d._world.pg_group_ranks[group] = {rank: number for number, rank in enumerate(ranks)}
+        return group
 
     def gpu_group(self) -> dist.ProcessGroup:
         """Of all ranks, for messages on GPUs."""
         if self._gpus is None:
-            self._gpus = dist.new_group(self._ranks, backend="nccl", **self._options)
+            self._gpus = self._new_group("gpus", list(range(self.place.size)), "nccl")
         return self._gpus
 
     def groups(self, algorithm: str) -> Groups:
+        """For messages in host memory."""
         nodes, me = self.place.nodes, self.place.rank
         if algorithm != "two_level":
-            self._flat = self._flat or Groups(self._new_group(list(range(self.place.size))), None)
+            self._flat = self._flat or Groups(self._new_group("all", list(range(self.place.size))), None)
             return self._flat
         if self._levels is None:
             by_node = [[rank for rank, node in enumerate(nodes) if node == n] for n in range(self.place.node_count)]
             mine = by_node[nodes[me]]
             seat = mine.index(me)
-            self._levels = Groups(self._new_group([ranks[seat] for ranks in by_node]), self._new_group(mine))
+            across = self._new_group(f"across {seat}", [ranks[seat] for ranks in by_node])
+            self._levels = Groups(across, self._new_group(f"inside {nodes[me]}", mine))
         return self._levels
 
     def agree(self, table: dict[str, Any]) -> None:
@@ -100,25 +114,28 @@ class Carrier:
 
     @contextlib.contextmanager
     def moving(self):
-        """Wraps collectives, whose own exceptions do not name a rank."""
+        """Around collectives, whose own exceptions name no rank."""
+        began = time.monotonic()
         try:
             yield
         except CommError:
             raise
         except Exception as error:
-            raise self._explained(error) from error
+            raise self._explained(error, time.monotonic() - began) from error
 
-    def _explained(self, error: Exception) -> CommError:
+    def _explained(self, error: Exception, seconds: float) -> CommError:
         me, told = self.place.rank, str(error).partition("\n")[0]
         try:
-            missing = self._silent()
-        except Exception:  # the store's host is gone
+            missing = within(2 * _ANSWERS, self._silent)
+        except Exception:  # the store's own host has gone, or is out of reach
             missing = [0] if me else []
-        if missing:
-            names = ", ".join(map(str, missing))
-            lost = PeerLost(f"{OPERATION}: rank {names} is lost (process group: {told})")
-            return _named(lost, missing[0])
-        return _named(CommError(f"{OPERATION}: the process group's exchange failed on rank {me}: {told}"), me)
+        if not missing:
+            return _named(CommError(f"{OPERATION}: the process group's exchange failed on rank {me}: {told}"), me)
+        names = ", ".join(map(str, missing))
+        if seconds >= self._timeout:
+            late = f"rank {names} did not answer within {self._timeout:g} s: stopped, far behind, or lost"
+            return _named(CommTimeout(f"{OPERATION}: {late} (process group: {told})"), missing[0])
+        return _named(PeerLost(f"{OPERATION}: rank {names} is lost (process group: {told})"), missing[0])
 
     def _silent(self) -> list[int]:
         """Ranks that do not report within a moment that they have failed, too."""

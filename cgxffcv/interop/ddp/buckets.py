@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -93,6 +94,15 @@ class PlainBucket(Bucket):
         return f"{what}, not compressed: by the process group's allreduce{reason}\n"
 
 
+def _put(bucket: dist.GradBucket, run: Callable[[torch.Tensor], None], worker: Worker) -> torch.futures.Future:
+    """By the worker. The last bucket of a backward is waited for, so that failures are raised as they are."""
+    buffer = bucket.buffer()
+    future = worker.submit(lambda: run(buffer), buffer)
+    if bucket.is_last():
+        worker.drain()
+    return future
+
+
 class HostBucket(Bucket):
     """A bucket in host memory, of ranks that share memory."""
 
@@ -101,16 +111,27 @@ class HostBucket(Bucket):
         self._worker = worker
 
     def put(self, bucket: dist.GradBucket) -> torch.futures.Future:
-        """The last bucket of a backward is waited for, so that failures are raised as they are."""
-        buffer = bucket.buffer()
-        array = as_array(buffer)
-        future = self._worker.submit(lambda: self._run(array), buffer)
-        if bucket.is_last():
-            self._worker.drain()
-        return future
+        return _put(bucket, self._run, self._worker)
 
-    def _run(self, array: np.ndarray) -> None:
-        self.plan.run(array)
+    def _run(self, buffer: torch.Tensor) -> None:
+        self.plan.run(as_array(buffer))
+
+
+class CarriedPlainBucket(PlainBucket):
+    """In host memory of ranks that do not share it, and nothing of it is compressed: summed by a process group of the
+    hook's, in turn with what is, so that its waits have the hook's deadline and its failures name a rank."""
+
+    def __init__(self, layout: Layout, group: dist.ProcessGroup, worker: Worker, carrier: Carrier) -> None:
+        super().__init__(layout, group)
+        self._worker, self._carrier = worker, carrier
+        self._across = carrier.groups("sra").across
+
+    def put(self, bucket: dist.GradBucket) -> torch.futures.Future:
+        return _put(bucket, self._run, self._worker)
+
+    def _run(self, buffer: torch.Tensor) -> None:
+        with self._carrier.moving():
+            dist.all_reduce(buffer.div_(dist.get_world_size(self._across)), group=self._across)
 
 
 class CarriedBucket(HostBucket):
@@ -121,6 +142,6 @@ class CarriedBucket(HostBucket):
         self._carrier = carrier
         self._messages = Messages(plan, carrier.groups(plan.algorithm))
 
-    def _run(self, array: np.ndarray) -> None:
+    def _run(self, buffer: torch.Tensor) -> None:
         with self._carrier.moving():
-            self._messages.run(array)
+            self._messages.run(as_array(buffer))

@@ -26,11 +26,14 @@ class Layout:
 
     @classmethod
     def of(cls, key: tuple[int, ...], bucket: dist.GradBucket) -> Layout:
-        buffer = bucket.buffer()
-        dtype = str(buffer.dtype).removeprefix("torch.")
-        if dtype not in DTYPES:
-            raise TypeError(f"cgx_hook: gradients of {dtype} cannot be reduced; expected {', '.join(DTYPES)}")
-        return cls(key, list(bucket.parameters()), dtype, buffer.element_size(), buffer.device)
+        buffer, parameters = bucket.buffer(), list(bucket.parameters())
+        first = parameters[0] if parameters and parameters[0].is_complex() else buffer  # whose buffer may be of floats
+        return cls(key, parameters, str(first.dtype).removeprefix("torch."), first.element_size(), buffer.device)
+
+    @property
+    def is_summed(self) -> bool:
+        """Whether plans sum elements of its type; else, as of complex ones, that is for the process group."""
+        return self.dtype in DTYPES
 
     @property
     def elems(self) -> int:
@@ -45,15 +48,20 @@ class Layout:
 
 
 class Names:
-    """The names of a model's parameters, by the parameters themselves."""
+    """The names of a model's parameters, by the parameters themselves. A copy of it, made together with the model or
+    not, is of the copied parameters."""
 
     def __init__(self, model: Any) -> None:
-        named = model.named_parameters() if hasattr(model, "named_parameters") else model
-        self._parameters: dict[int, Any] = {}  # held, so that no other object gets the id of one
-        self._by_identity: dict[int, str] = {}
-        for name, parameter in named or ():
-            self._parameters[id(parameter)] = parameter
-            self._by_identity[id(parameter)] = _plain_name(name)
+        own = _unwrapped(model)
+        named = own.named_parameters() if hasattr(own, "named_parameters") else own
+        self.__setstate__([(name.replace("_orig_mod.", ""), parameter) for name, parameter in named or ()])
+
+    def __getstate__(self) -> list[tuple[str, Any]]:
+        return [(name, self._parameters[identity]) for identity, name in self._by_identity.items()]
+
+    def __setstate__(self, named: list[tuple[str, Any]]) -> None:
+        self._parameters = {id(parameter): parameter for _, parameter in named}  # held: no other gets its identity
+        self._by_identity = {id(parameter): name for name, parameter in named}
 
     def all(self) -> list[str]:
         return list(self._by_identity.values())
@@ -69,9 +77,14 @@ class Names:
         return next((identity for identity, own in self._by_identity.items() if own == name), None)
 
 
-def _plain_name(name: str) -> str:
-    """The name without what DistributedDataParallel and torch.compile put before its parts."""
-    return name.removeprefix("module.").replace("_orig_mod.", "")
+def _unwrapped(model: Any) -> Any:
+    """The user's own module, without what DistributedDataParallel and torch.compile put around it."""
+    while True:
+        inner = getattr(model, "module", None) if hasattr(model, "register_comm_hook") else None
+        inner = getattr(model, "_orig_mod", None) if inner is None else inner
+        if inner is None:
+            return model
+        model = inner
 
 
 @dataclass(frozen=True)

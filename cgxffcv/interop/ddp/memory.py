@@ -14,6 +14,7 @@ from cgxffcv.interop.ddp.layout import Names, Rules
 from cgxffcv.interop.ddp.settings import check_bits
 
 VERSION = 2
+MOST_CALLS = 1 << 32
 _MEMBERS = {
     "version": int,
     "rank": int,
@@ -103,11 +104,7 @@ class Memory:
             )
         for name, residual in held["residuals"].items():
             identity = _identity_of(name, names)
-            shape = tuple(names.parameter(identity).shape)
-            if not isinstance(residual, torch.Tensor) or tuple(residual.shape) != shape:
-                theirs = tuple(getattr(residual, "shape", ())) or type(residual).__name__
-                raise ValueError(f"load_state_dict: the residual of {name!r} must have the shape {shape}, not {theirs}")
-            found[identity] = residual.detach().cpu().float().reshape(-1).numpy().copy()
+            found[identity] = _checked(name, residual, tuple(names.parameter(identity).shape))
         self._residuals, self.call, self.plain, self.bits = found, held["call"], held["plain"], bits
 
 
@@ -128,6 +125,21 @@ def _identity_of(name: str, names: Names) -> int:
         hint = "" if names.all() else ": give CGXState the model that has the names, model=..."
         raise ValueError(f"load_state_dict: no parameter of the model is called {name!r}{hint}")
     return identity
+
+
+def _checked(name: str, residual: Any, shape: tuple[int, ...]) -> np.ndarray:
+    if not isinstance(residual, torch.Tensor) or not residual.is_floating_point():
+        theirs = getattr(residual, "dtype", type(residual).__name__)
+        raise ValueError(f"load_state_dict: the residual of {name!r} must be a tensor of floating point, not {theirs}")
+    if tuple(residual.shape) != shape:
+        told = f"must have the shape {shape}, not {tuple(residual.shape)}"
+        raise ValueError(f"load_state_dict: the residual of {name!r} {told}")
+    flat = residual.detach().cpu().float().reshape(-1).numpy().copy()
+    if not np.isfinite(flat).all():
+        raise ValueError(
+            f"load_state_dict: the residual of {name!r} has elements that are not finite: no run leaves that"
+        )
+    return flat
 
 
 def _residuals_of(bucket: Bucket) -> dict[int, np.ndarray]:
@@ -152,8 +164,10 @@ def _check(held: Mapping[str, Any], rank: int, ranks: int) -> None:
     if not isinstance(held, Mapping) or held.keys() != _MEMBERS.keys():
         raise ValueError("load_state_dict: what CGXState.state_dict() returned is expected")
     for name, kind in _MEMBERS.items():
-        if not isinstance(held[name], kind):
+        if not isinstance(held[name], kind) or (kind is int and isinstance(held[name], bool)):
             raise ValueError(f"load_state_dict: {name} cannot be {held[name]!r}")
+    if not 0 <= held["call"] < MOST_CALLS:
+        raise ValueError(f"load_state_dict: call must be in 0..2^32-1, not {held['call']}")
     if (held["rank"], held["ranks"]) != (rank, ranks):
         raise ValueError(
             f"load_state_dict: this is rank {rank} of {ranks}, and the state is that of rank {held['rank']} of "

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+import queue
+import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,18 +24,41 @@ from cgxffcv.comm import Comm, CommError, CommTimeout
 OPERATION = "rendezvous"
 DEFAULT_TIMEOUT = 300.0
 _SHORTEST, _LONGEST = 0.001, 0.05  # seconds between two looks at the store
+_ANSWER = 2.0  # seconds in which a store that is within reach answers
+MOST_SECONDS = 1e6  # of a wait: others count them in numbers of their own
 
 
 def timeout_of(given: float | None) -> float:
     """The timeout of operations in seconds; ValueError if it is not one."""
     text: Any = given if given is not None else os.environ.get("CGXFFCV_COMM_TIMEOUT", "").strip() or DEFAULT_TIMEOUT
     try:
-        seconds = float(text)
+        seconds = -1 if isinstance(text, bool) else float(text)
     except (TypeError, ValueError):
         seconds = -1
     if not seconds > 0:
         raise ValueError(f"timeout must be a number of seconds above 0, not {text!r}")
     return seconds
+
+
+def within(seconds: float, function: Callable[[], Any]) -> Any:
+    """What the function gives, or raises; TimeoutError if it has not come back by then, and a thread is left to it. A
+    store whose host is out of reach holds whoever asks it for as long as its own timeout says."""
+    came: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            came.put((function(), None))
+        except BaseException as error:
+            came.put((None, error))
+
+    threading.Thread(target=run, name="cgx_hook's store", daemon=True).start()
+    try:
+        value, error = came.get(timeout=min(seconds, MOST_SECONDS))
+    except queue.Empty:
+        raise TimeoutError from None
+    if error is not None:
+        raise error
+    return value
 
 
 class Meeting:
@@ -49,6 +75,13 @@ class Meeting:
         """The value of each rank for `what`. CommTimeout names the ranks that have given none by the deadline."""
         self._gathered += 1
         keys = [f"{self.name}/{self._gathered}/{what}/{rank}" for rank in range(self.size)]
+        try:
+            return within(self.timeout + _ANSWER, lambda: self._gather(keys, what, mine))
+        except TimeoutError:
+            told = f"the process group's store has not answered within {self.timeout:g} s ({what}): its host is lost"
+            raise CommTimeout(f"{OPERATION}: {told}, or out of reach") from None
+
+    def _gather(self, keys: list[str], what: str, mine: Any) -> list[Any]:
         self.store.set(keys[self.rank], json.dumps(mine))
         end, pause, there = time.monotonic() + self.timeout, _SHORTEST, 0
         while there < self.size:

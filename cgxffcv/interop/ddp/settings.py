@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import fnmatch
+import numbers
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from cgxffcv.adaptive import Policy
-from cgxffcv.allreduce import UNCOMPRESSED
+from cgxffcv.allreduce import UNCOMPRESSED, QuantSpec
 from cgxffcv.nearest import suggest
 
 BUCKET_SIZE, LAYER_MIN_SIZE = 1024, 1024
+MOST_THREADS = 256  # that a plan takes
 PARAMETERS = ("bits", "bucket_size")
 ADAPTIVE = ("every", "budget", "widths")
 _REDUCTIONS = {"SRA": "sra", "RING": "ring"}
 
 
 def _whole(value: object, what: str, allowed: Callable[[int], bool], expected: str) -> int:
-    good = isinstance(value, int) and not isinstance(value, bool) and allowed(value)
-    if not good:
+    is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not is_whole or not allowed(int(value)):  # type: ignore[call-overload]
         raise ValueError(f"{what} must be {expected}, not {value!r}")
-    return value  # type: ignore[return-value]
+    return int(value)  # type: ignore[call-overload]
 
 
 def check_bits(value: object, what: str = "bits") -> int:
@@ -36,6 +38,14 @@ def check_bucket_size(value: object, what: str = "bucket_size") -> int:
 
 def check_min_size(value: object, what: str = "layer_min_size") -> int:
     return _whole(value, what, lambda n: n >= 0, "a number of elements of at least 0")
+
+
+def check_seed(value: object) -> int:
+    return _whole(value, "seed", lambda n: 0 <= n < 1 << 64, "a number in 0..2^64-1")
+
+
+def check_threads(value: object) -> int:
+    return _whole(value, "threads", lambda n: 1 <= n <= MOST_THREADS, f"a number in 1..{MOST_THREADS}")
 
 
 # ---- the environment ----
@@ -141,8 +151,19 @@ def adaptive_policy(given: Mapping[str, Any] | None, codec: str, bits: int) -> P
         raise type(error)(f"adaptive_bits: {error}") from None
 
 
+def check_codec(codec: str, bits: PerLayer, sizes: PerLayer) -> None:
+    """ValueError for bits and sizes of buckets that the codec does not have."""
+    widths = {bits.default, *bits.own.values()} - {UNCOMPRESSED}
+    for width in widths:
+        QuantSpec(width, codec=codec)
+    for size in {sizes.default, *sizes.own.values()} if widths else ():
+        QuantSpec(1, size, codec=codec)
+
+
 def check_parameters(given: Mapping[str, Any] | None) -> dict[str, Any]:
     """compression_params as a dict of those that exist."""
+    if given is not None and not isinstance(given, Mapping):
+        raise TypeError(f"compression_params must be a mapping with {' and '.join(PARAMETERS)}, or None, not {given!r}")
     params = dict(given or {})
     unknown = [name for name in params if name not in PARAMETERS]
     if unknown:

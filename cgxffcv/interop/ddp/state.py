@@ -91,13 +91,32 @@ class CGXState:
             "codec": _one_of("codec", codec, CODECS),
             "rounding": _one_of("rounding", rounding, ROUNDINGS),
             "algorithm": _one_of("algorithm", algorithm or environment.algorithm, ALGORITHMS),
-            "seed": seed,
-            "threads": threads,
+            "seed": settings.check_seed(seed),
+            "threads": settings.check_threads(threads),
         }
         self._policy = settings.adaptive_policy(adaptive_bits, codec, bits.default)
+        settings.check_codec(codec, bits, sizes)
+        self._begin()
+
+    def _begin(self) -> None:
         self._memory = Memory()
         self._buckets: Buckets | None = None
         self._kept: dict[int, Any] = {}  # of the buckets, to be looked up first
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What it was told: a copy, say of the model that holds its hook, begins anew. TypeError if it is of a process
+        group of its own, which cannot be copied; that DistributedDataParallel refuses, too."""
+        if self.process_group is not None and self.process_group is not dist.group.WORLD:
+            raise TypeError(
+                "a CGXState of a process group other than the default one can be neither copied nor pickled: "
+                "state_dict() has what a checkpoint needs"
+            )
+        told = {name: value for name, value in vars(self).items() if name not in ("_memory", "_buckets", "_kept")}
+        return told | {"process_group": None}
+
+    def __setstate__(self, told: dict[str, Any]) -> None:
+        vars(self).update(told)
+        self._begin()
 
     def _check_names(self, model: Any) -> None:
         for rule in (self._rules.bits, self._rules.bucket_size):
@@ -200,9 +219,19 @@ class CGXState:
         return Told("" if self._buckets is None else self._buckets.explain())
 
 
-def cgx_hook(state: CGXState, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+def cgx_hook(state: CGXState, bucket: dist.GradBucket, *_: Any) -> torch.futures.Future[torch.Tensor]:
     """The hook: `model.register_comm_hook(state, cgx_hook)`. The gradients of a bucket become their averages over the
-    ranks, the same bytes on all of them."""
+    ranks, the same bytes on all of them. TypeError for what others than DistributedDataParallel hand to a hook."""
+    if not isinstance(state, CGXState):
+        raise TypeError(
+            f"cgx_hook: the state must be a CGXState, not {type(state).__name__}: "
+            "model.register_comm_hook(CGXState(...), cgx_hook)"
+        )
+    if not isinstance(bucket, dist.GradBucket):
+        raise TypeError(
+            f"cgx_hook: a bucket of DistributedDataParallel is expected, not {type(bucket).__name__}: "
+            "FullyShardedDataParallel has none, nor has torch.compile with optimize_ddp='python_reducer'"
+        )
     return state.reduce(bucket)
 
 

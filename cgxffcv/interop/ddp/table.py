@@ -16,7 +16,14 @@ from cgxffcv.interop.ddp import gpu
 from cgxffcv.interop.ddp.across import Carrier, best_algorithm, compresses
 from cgxffcv.interop.ddp.adapter import Adapter
 from cgxffcv.interop.ddp.beside import Beside, Kept, begin_step
-from cgxffcv.interop.ddp.buckets import Bucket, CarriedBucket, HostBucket, PlainBucket, as_array
+from cgxffcv.interop.ddp.buckets import (
+    Bucket,
+    CarriedBucket,
+    CarriedPlainBucket,
+    HostBucket,
+    PlainBucket,
+    as_array,
+)
 from cgxffcv.interop.ddp.gpu_buckets import CarriedGpuBucket, CarriedOnGpuBucket, GpuBucket
 from cgxffcv.interop.ddp.layout import Layout, Rules
 from cgxffcv.interop.ddp.memory import Memory
@@ -161,14 +168,22 @@ class Buckets:
         on_gpu = layout.device.type == "cuda"
         if self._carrier is not None:
             self._carrier.agree(table)
-        if (on_gpu or self._carrier is not None) and not compresses(table, self.options["algorithm"]):
-            return PlainBucket(layout, self.group, *(self._beside(layout.device) if on_gpu else ()))
+        carried = on_gpu or self._carrier is not None
+        if not layout.is_summed or (carried and not compresses(table, self.options["algorithm"])):
+            return self._make_plain(layout)
         if on_gpu:
             return self._make_on_gpu(layout, table)
         plan = AllreducePlan(self.comm, **table, **self.options)
         if self._carrier is None:
             return HostBucket(layout, plan, self.worker)
         return CarriedBucket(layout, plan, self.worker, self._carrier)
+
+    def _make_plain(self, layout: Layout) -> Bucket:
+        if layout.device.type == "cuda":
+            return PlainBucket(layout, self.group, *self._beside(layout.device))
+        if self._carrier is None:
+            return PlainBucket(layout, self.group)
+        return CarriedPlainBucket(layout, self.group, self.worker, self._carrier)
 
     def _beside(self, device: torch.device) -> tuple[Beside, Trial | None]:
         """The trial is timed by the ends of passes on the first GPU."""

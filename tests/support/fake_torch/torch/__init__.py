@@ -30,6 +30,9 @@ class Tensor(np.ndarray):
     def float(self):
         return self.astype(np.float32)
 
+    def is_floating_point(self):
+        return self.dtype.kind == "f"
+
     def numpy(self):
         return self.view(np.ndarray)
 

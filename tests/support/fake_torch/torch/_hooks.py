@@ -85,6 +85,9 @@ class Parameter:
     def numel(self):
         return int(np.prod(self.shape))
 
+    def is_complex(self):
+        return False
+
 
 class Buffer(np.ndarray):
     layout, device = "strided", types.SimpleNamespace(type="cpu", index=None)
@@ -97,25 +100,6 @@ class Buffer(np.ndarray):
 
     def element_size(self):
         return self.itemsize
-
-
-class GpuBucket:
-    """Its buffer comes again at every step."""
-
-    def __init__(self, parameters, buffer, index, last):
-        self._parameters, self._buffer, self._index, self._last = parameters, buffer, index, last
-
-    def buffer(self):
-        return self._buffer
-
-    def parameters(self):
-        return list(self._parameters)
-
-    def is_last(self):
-        return self._last
-
-    def index(self):
-        return self._index
 
 
 class GradBucket:
@@ -135,6 +119,13 @@ class GradBucket:
 
     def index(self):
         return self._index
+
+
+class GpuBucket(GradBucket):
+    """Its buffer comes again at every step."""
+
+    def __init__(self, parameters, buffer, index, last):
+        self._parameters, self._buffer, self._index, self._last = parameters, buffer, index, last
 
 
 class Backend:
