@@ -33,6 +33,7 @@ SRA = [
     {"algorithm": "sra", "codec": "rotated", "bits": 2, "error_feedback": True},
     {"algorithm": "one_shot", "bits": 3, "bucket_size": 33, "rounding": "stochastic", "average": False},
     {"algorithm": "one_shot", "codec": "maxmin_spikes", "dtype": "float16"},
+    {"algorithm": "sra", "codec": "rotated", "bits": 2, "error_feedback": "int8"},
 ]
 
 
@@ -98,7 +99,8 @@ def test_two_levels_of_six_ranks(tmp_path, nodes):
 def test_two_levels_in_several_rounds(tmp_path, streams, gpus, seed):
     """Boxes so small that a run takes several of them, all in host memory, of ranks that share GPUs."""
     small = {"CGXFFCV_COMM_WINDOW_KIB": 8, "CGXFFCV_P2P": 0, "CGXFFCV_EMULATED_STREAMS": streams}
-    ways = two_level([LEVELS[i] for i in (2, 3)]) + [{"algorithm": "sra"}, {"algorithm": "two_level", "bits": 2}]
+    ways = two_level([*LEVELS[2:4], *(LEVELS[i] | {"error_feedback": "int8"} for i in (2, 3))])
+    ways += [{"algorithm": "sra"}, {"algorithm": "two_level", "bits": 2}]
     results = match(tmp_path, Launch("shm", 4, 2), ways, gpus, CGXFFCV_EMULATED_SEED=seed, **small)
     assert kinds(results) == [[STAGED]] * 4
     assert not results[0]["rounds"].endswith("in 1 round")
@@ -170,6 +172,21 @@ def test_a_rank_that_is_lost_on_another_node(tmp_path, loss, algorithm):
     assert loss == "kill" or any(job.result(rank)["type"] == "CommTimeout" for rank in range(3))
 
 
+@pytest.mark.parametrize("algorithm", ["sra", "two_level"])
+def test_a_rank_on_another_node_that_is_lost_in_mid_run(tmp_path, algorithm):
+    variables = {"CGXFFCV_EMULATED_DEVICES": 4, "CGXFFCV_COMM_TIMEOUT": 60}
+    way = json.dumps({"algorithm": algorithm})
+    job = start(Launch("shm", 4, 2), tmp_path, "midway", way, script="worker_device.py", **variables)
+    try:
+        for rank in range(3):
+            job.reached(rank, "result", 40)
+    finally:
+        job.kill()
+    for rank in range(3):
+        found = job.result(rank)
+        assert found["type"] == "PeerLost" and re.search("rank 3 .*died", found["text"]), found
+
+
 SCARCE = {"script": "worker_device.py", "CGXFFCV_EMULATED_DEVICES": 4}
 MEMORY = {1: str(40 << 20), 2: str(24 << 20)}  # enough for windows, but not for another 32 MB
 
@@ -189,6 +206,27 @@ def test_a_gpu_without_memory_for_a_plan(tmp_path, nodes):
     for values in found[:3]:
         assert values["type"] == "CommError" and re.search("rank 3 failed: .*GPU memory", values["text"]), found
     assert max(values["seconds"] for values in found) < 10, found
+
+
+@only_emulated
+@pytest.mark.parametrize(
+    ("variable", "bits"),
+    [("CGXFFCV_COMM_WINDOW_KIB", 4), ("CGXFFCV_COMM_EXACT_KIB", 32), ("CGXFFCV_COMM_PIECE_KIB", 32)],
+)
+def test_a_variable_of_one_rank_that_cannot_be_followed(tmp_path, variable, bits):
+    """Is told to the others, which would wait for that rank."""
+    by_nccl = {"CGXFFCV_COMM_EXACT_KIB": 0, "CGXFFCV_NCCL_LIBRARY": _cgxffcv.__file__} if "PIECE" in variable else {}
+    how = {"script": "worker_device.py", "CGXFFCV_EMULATED_DEVICES": 2, **by_nccl}
+    job = start(Launch("shm", 2, 1), tmp_path, "malformed", variable, str(bits), "1", **how)
+    try:
+        for rank in range(2):
+            job.reached(rank, "result", 40)
+    finally:
+        job.kill()
+    mine, told = job.result(1), job.result(0)
+    words = f"{variable}='many': a whole number of KiB"
+    assert mine["type"] == "ValueError" and words in mine["text"], mine
+    assert told["type"] == "CommError" and f"rank 1 failed: {words}" in told["text"] and told["seconds"] < 10, told
 
 
 @only_emulated

@@ -48,3 +48,12 @@ def test_steps_decide_whether_compression_is_the_faster(tmp_path):
     assert "3000.00 ms with compressed sums and 2000.00 ms with plain ones" in slow["text"]
     assert "not compressed" in slow["text"] and "kernels" in fast["text"]
     assert fast["sent"] < slow["sent"] / 2
+
+
+def test_bits_are_chosen_when_steps_have_decided_for_compression(tmp_path):
+    """And before they are tried, in the first; not while they are, nor where sums go plain."""
+    mine, other = ranks(tmp_path, "trial_and_bits")
+    for case, decided in (("slow", False), ("fast", True)):
+        steps = len(mine[case]["ways"])
+        assert mine[case]["chosen"] == other[case]["chosen"] == ([1, steps + 1] if decided else [1]), mine[case]
+        assert mine[case]["after"] == ([0, 0] if decided else [2, 2]) and mine[case]["plain"] is not decided

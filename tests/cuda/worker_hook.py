@@ -14,6 +14,7 @@ from torch import distributed as dist
 from worker_comm import CASE, OUT, put, result
 
 from cgxffcv.interop.ddp import trial as trials
+from cgxffcv.interop.ddp.adapter import Adapter
 from cgxffcv.interop.torch import CGXState, cgx_hook
 
 RANK, SIZE = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
@@ -242,10 +243,10 @@ def recorded():
     return [recording(at) for at in range(3)]
 
 
-def tried(compressed, plain):
-    """A trial of steps that take that long by the clock; how each step was summed, and what was decided."""
+def tried(compressed, plain, **options):
+    """A trial of steps that take so long by the clock; the ways of all steps, and what was decided."""
     group = Group()
-    model = new(group)
+    model = new(group, **options)
     model.build(LATER)
     ways = []
     while model.state._buckets is None or model.state._buckets.trial.decision is None:
@@ -276,6 +277,16 @@ def tried(compressed, plain):
 
 def trial():
     return {"slow": tried(3.0, 2.0), "fast": tried(2.0, 3.0)}
+
+
+def trial_and_bits():
+    """With the steps in which bits were chosen."""
+    found, choose = {}, Adapter._choose
+    for case, times in (("slow", (3.0, 2.0)), ("fast", (2.0, 3.0))):
+        chosen = []
+        Adapter._choose = lambda self, *of, kept=chosen: kept.append(self._step) or choose(self, *of)
+        found[case] = tried(*times, adaptive_bits={"every": 7, "budget": 1e-3}) | {"chosen": chosen}
+    return found
 
 
 def install():

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -150,6 +151,28 @@ def lost():
     os._exit(0)
 
 
+def midway():
+    """The last rank is killed while all run a plan over and over; every other says how that ended."""
+    world = join()
+    device = world.rank % len(_cgxffcv.devices())
+    _cgxffcv.select_device(device)
+    plan = AllreducePlan(world, LAYERS, device=device, layer_min_size=500, **json.loads(ARGUMENTS[0]))
+    x = CudaArray(inputs(world, "float32", 0), device)
+    runs = []
+    if world.rank == world.size - 1:
+        threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGKILL)).start()
+
+    def endless():
+        while True:
+            plan.run(x)
+            plan.wait()
+            runs.append(1)
+
+    found = caught(world, endless)
+    result(world.rank, **found, runs=len(runs))
+    os._exit(0)
+
+
 def forked():
     """The memory shared by the ranks that a forked child still maps after it has dropped a plan and the
     communicator."""
@@ -195,6 +218,20 @@ def scarce():
     os._exit(0)
 
 
+def malformed():
+    """One rank's variable, which is read when a plan is made, says what cannot be followed."""
+    variable, bits, rank = ARGUMENTS
+    if int(os.environ["TEST_RANK"]) == int(rank):
+        os.environ[variable] = "many"
+    world = join(timeout=20)
+    device = world.rank % len(_cgxffcv.devices())
+    _cgxffcv.select_device(device)
+    began = time.monotonic()
+    found = caught(world, lambda: AllreducePlan(world, [(400, 200)], bits=int(bits), device=device))
+    result(world.rank, **found, seconds=time.monotonic() - began)
+    os._exit(0)
+
+
 def adapt():
     """Bits that are chosen again at every second run are the same on the GPU and in host memory, and so are the
     sums."""
@@ -235,5 +272,5 @@ def choose():
     world.close()
 
 
-CASES = (match, exact, adapt, choose, lost, forked, scarce, unwatched)
+CASES = (match, exact, adapt, choose, lost, midway, forked, scarce, malformed, unwatched)
 {case.__name__: case for case in CASES}[CASE]()
