@@ -211,10 +211,15 @@ def test_a_gpu_without_memory_for_a_plan(tmp_path, nodes):
 @only_emulated
 @pytest.mark.parametrize(
     ("variable", "bits"),
-    [("CGXFFCV_COMM_WINDOW_KIB", 4), ("CGXFFCV_COMM_EXACT_KIB", 32), ("CGXFFCV_COMM_PIECE_KIB", 32)],
+    [
+        ("CGXFFCV_COMM_WINDOW_KIB", 4),
+        ("CGXFFCV_COMM_KERNELS", 4),
+        ("CGXFFCV_COMM_EXACT_KIB", 32),
+        ("CGXFFCV_COMM_PIECE_KIB", 32),
+    ],
 )
 def test_a_variable_of_one_rank_that_cannot_be_followed(tmp_path, variable, bits):
-    """Is told to the others, which would wait for that rank."""
+    """Fails the others, too, which would wait for that rank."""
     by_nccl = {"CGXFFCV_COMM_EXACT_KIB": 0, "CGXFFCV_NCCL_LIBRARY": _cgxffcv.__file__} if "PIECE" in variable else {}
     how = {"script": "worker_device.py", "CGXFFCV_EMULATED_DEVICES": 2, **by_nccl}
     job = start(Launch("shm", 2, 1), tmp_path, "malformed", variable, str(bits), "1", **how)
@@ -224,7 +229,7 @@ def test_a_variable_of_one_rank_that_cannot_be_followed(tmp_path, variable, bits
     finally:
         job.kill()
     mine, told = job.result(1), job.result(0)
-    words = f"{variable}='many': a whole number of KiB"
+    words = f"{variable}='many': " + ("0 or 1" if "KERNELS" in variable else "a whole number of KiB")
     assert mine["type"] == "ValueError" and words in mine["text"], mine
     assert told["type"] == "CommError" and f"rank 1 failed: {words}" in told["text"] and told["seconds"] < 10, told
 

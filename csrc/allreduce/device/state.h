@@ -67,10 +67,11 @@ Status allreduce_external_wait(const DeviceEngine *engine, DeviceStream *stream,
 
 extern const AllreduceExternal allreduce_device_external;
 
-/* ---- limits.c ---- */
+/* ---- settings.c ---- */
 
-/* Where the variable is set, *kib becomes what it says, `least` to `most`. The other ranks, which would wait for this
- * one, hear of what is none. */
+/* As environment_switch and environment_whole ("KiB"). A malformed value also fails the other ranks, which would wait
+ * for this one. */
+Status allreduce_switch(Comm *comm, const char *variable, bool *on);
 Status allreduce_limit_kib(Comm *comm, const char *variable, int64_t least, int64_t most, int64_t *kib);
 
 /* ---- exact.c ---- */

@@ -4,7 +4,6 @@
 
 #include <pthread.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "allreduce/device/state.h"
@@ -53,10 +52,11 @@ static void workspace_destroy(ExchangeWorkspace *workspace) {
 }
 
 static Status read_settings(Comm *comm, Offer *offer) {
-    const char *enabled = getenv(SWITCH_VARIABLE);
+    bool enabled = true;
     int64_t kib = (int64_t)(DATA_BYTES >> 10);
+    TRY(allreduce_switch(comm, SWITCH_VARIABLE, &enabled));
     TRY(allreduce_limit_kib(comm, SIZE_VARIABLE, LEAST_KIB, kib, &kib));
-    offer->off = enabled != NULL && strcmp(enabled, "0") == 0;
+    offer->off = !enabled;
     offer->data_bytes = (uint64_t)kib << 10;
     return STATUS_OK;
 }
