@@ -220,9 +220,9 @@ class CoreField(Field):
 
 
 def refuse_masked(value: Any) -> None:
-    """What a mask hides is no value, and a file has no masks."""
+    """Raises ValueError if elements are masked: a file cannot hold a mask."""
     if np.ma.is_masked(value):
-        raise ValueError("a masked array has elements that are no values: filled() gives them some")
+        raise ValueError("a masked array has elements without a value: give them one with filled()")
 
 
 def _check_int(name: str, value: Any, least: int, most: int | None = None) -> int:

@@ -41,8 +41,8 @@ def timeout_of(given: float | None) -> float:
 
 
 def within(seconds: float, function: Callable[[], Any]) -> Any:
-    """What the function gives, or raises; TimeoutError if it has not come back by then, and a thread is left to it. A
-    store whose host is out of reach holds whoever asks it for as long as its own timeout says."""
+    """Returns or raises what the function does; TimeoutError if it has not returned by then, and its thread goes on. A
+    store whose host is out of reach blocks a caller until its own, longer timeout."""
     came: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
 
     def run() -> None:
@@ -78,8 +78,8 @@ class Meeting:
         try:
             return within(self.timeout + _ANSWER, lambda: self._gather(keys, what, mine))
         except TimeoutError:
-            told = f"the process group's store has not answered within {self.timeout:g} s ({what}): its host is lost"
-            raise CommTimeout(f"{OPERATION}: {told}, or out of reach") from None
+            why = f"the process group's store has not answered within {self.timeout:g} s ({what}): its host is down"
+            raise CommTimeout(f"{OPERATION}: {why}, or out of reach") from None
 
     def _gather(self, keys: list[str], what: str, mine: Any) -> list[Any]:
         self.store.set(keys[self.rank], json.dumps(mine))

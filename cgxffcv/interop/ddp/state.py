@@ -104,18 +104,18 @@ class CGXState:
         self._kept: dict[int, Any] = {}  # of the buckets, to be looked up first
 
     def __getstate__(self) -> dict[str, Any]:
-        """What it was told: a copy, say of the model that holds its hook, begins anew. TypeError if it is of a process
-        group of its own, which cannot be copied; that DistributedDataParallel refuses, too."""
+        """The settings only: a copy, for example of a model with this hook, starts without buckets. TypeError for a
+        process group other than the default one, which cannot be copied; DistributedDataParallel refuses that, too."""
         if self.process_group is not None and self.process_group is not dist.group.WORLD:
             raise TypeError(
                 "a CGXState of a process group other than the default one can be neither copied nor pickled: "
                 "state_dict() has what a checkpoint needs"
             )
-        told = {name: value for name, value in vars(self).items() if name not in ("_memory", "_buckets", "_kept")}
-        return told | {"process_group": None}
+        settings = {name: value for name, value in vars(self).items() if name not in ("_memory", "_buckets", "_kept")}
+        return settings | {"process_group": None}
 
-    def __setstate__(self, told: dict[str, Any]) -> None:
-        vars(self).update(told)
+    def __setstate__(self, settings: dict[str, Any]) -> None:
+        vars(self).update(settings)
         self._begin()
 
     def _check_names(self, model: Any) -> None:
