@@ -178,7 +178,7 @@ def unanswered():
     alone = rendezvous.Meeting(group, 0.3)
     group.store.check = lambda keys: time.sleep(60)
     began = time.monotonic()
-    refused(CommTimeout, "store has not answered within 0.3 s (x): its host is lost, or out", alone.gather, "x", 1)
+    refused(CommTimeout, "store has not answered within 0.3 s (x): its host is down, or out", alone.gather, "x", 1)
     assert time.monotonic() - began < 10
 
 

@@ -84,7 +84,7 @@ static Status read_label(const DecoderChunk *chunk, const DecoderOutput *output,
     return STATUS_OK;
 }
 
-/* A label of a pair lies in a float, which holds whole numbers up to here one by one. */
+/* The labels of a pair are stored in a float, which holds integers exactly up to this. */
 enum { PAIRED_MOST = 1 << 24 };
 
 static Status check_paired(const DecoderChunk *chunk, const DecoderOutput *output, size_t i, const AugmentOp *op,
@@ -92,7 +92,7 @@ static Status check_paired(const DecoderChunk *chunk, const DecoderOutput *outpu
     if (label >= -PAIRED_MOST && label <= PAIRED_MOST) return STATUS_OK;
     return loader_decoder_fail(chunk, output, i, augment_entry(op->kind)->name,
                                error_fail(STATUS_ARGUMENT,
-                                          "the label %lld is beyond what float32 tells apart, -%d to %d",
+                                          "the label %lld is beyond the integers that float32 holds exactly, -%d to %d",
                                           (long long)label, PAIRED_MOST, PAIRED_MOST));
 }
 
