@@ -9,7 +9,7 @@
 #include "base/checked.h"
 #include "base/memory.h"
 #include "device/device.h"
-#include "loader/apart.h"
+#include "loader/device_thread.h"
 
 typedef struct Slot {
     LoaderBatch batch; /* first: a batch's pointer is also its slot's */
@@ -94,7 +94,7 @@ static Status lock_pages(void *context) {
 static Status alloc_memory(const Slots *slots, size_t bytes, unsigned char **out) {
     if (!slots->page_locked) return memory_alloc(bytes, 1, out);
     Pages pages = {.device = slots->device, .bytes = bytes};
-    TRY(loader_apart(slots->device, lock_pages, &pages));
+    TRY(loader_device_thread_run(slots->device, lock_pages, &pages));
     *out = pages.memory;
     return STATUS_OK;
 }

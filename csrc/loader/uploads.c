@@ -14,7 +14,7 @@
 #include "augment/gather.h"
 #include "base/checked.h"
 #include "base/memory.h"
-#include "loader/apart.h"
+#include "loader/device_thread.h"
 #include "loader/slots.h"
 
 #define ALIGNMENT 256
@@ -138,8 +138,8 @@ static Status destroy_work(void *context) {
 }
 
 /* Frees GPU resources, whichever thread released them. */
-static void free_apart(int device, LoaderApartWork destroy, void *what) {
-    if (what != NULL && loader_apart(device, destroy, what) != STATUS_OK) (void)destroy(what);
+static void free_on_device_thread(int device, LoaderDeviceWork destroy, void *what) {
+    if (what != NULL && loader_device_thread_run(device, destroy, what) != STATUS_OK) (void)destroy(what);
 }
 
 /* Called with the mutex held, which it releases; the pool is freed with its last reference. */
@@ -147,7 +147,7 @@ static void unlock_and_unref(Uploads *uploads) {
     bool last = --uploads->references == 0;
     pthread_mutex_unlock(&uploads->mutex);
     if (!last) return;
-    if (uploads->stream != NULL) free_apart(uploads->device, destroy_work, uploads);
+    if (uploads->stream != NULL) free_on_device_thread(uploads->device, destroy_work, uploads);
     pthread_mutex_destroy(&uploads->mutex);
     pthread_mutex_destroy(&uploads->putting);
     memory_free(uploads->work);
@@ -171,10 +171,10 @@ void loader_uploads_close(Uploads *uploads) {
     }
     const int device = uploads->device;
     unlock_and_unref(uploads);
-    for (int i = 0; i < 2; i++) free_apart(device, destroy_list, lists[i]);
+    for (int i = 0; i < 2; i++) free_on_device_thread(device, destroy_list, lists[i]);
 }
 
-void loader_uploads_enter(const Uploads *uploads) { loader_apart_enter(uploads->device); }
+void loader_uploads_enter(const Uploads *uploads) { loader_device_thread_enter(uploads->device); }
 
 UploadsStats loader_uploads_stats(Uploads *uploads) {
     pthread_mutex_lock(&uploads->mutex);
@@ -350,7 +350,7 @@ void loader_upload_release(LoaderUpload *open) {
     const int device = uploads->device;
     if (!keep) upload->next = NULL;
     unlock_and_unref(uploads);
-    if (!keep) free_apart(device, destroy_list, upload);
+    if (!keep) free_on_device_thread(device, destroy_list, upload);
 }
 
 /* ---- scratch memory of the GPU ---- */
