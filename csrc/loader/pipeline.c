@@ -50,12 +50,12 @@ static void link_view(Pipeline *pipeline, size_t index) {
 }
 
 /* Where two decoders read the same values, one of them may do the other's work. */
-static void link_beside(Pipeline *pipeline, size_t index) {
+static void link_companion(Pipeline *pipeline, size_t index) {
     DecoderOutput *own = &pipeline->outputs[index];
-    for (size_t i = 0; own->decoder->decodes_beside != NULL && !own->is_view && i < pipeline->count; i++) {
+    for (size_t i = 0; own->decoder->decodes_companion != NULL && !own->is_view && i < pipeline->count; i++) {
         DecoderOutput *other = &pipeline->outputs[i];
-        if (other->is_view || other->field != own->field || !own->decoder->decodes_beside(own, other)) continue;
-        own->beside = (int)i;
+        if (other->is_view || other->field != own->field || !own->decoder->decodes_companion(own, other)) continue;
+        own->companion = (int)i;
         other->is_view = true;
         return;
     }
@@ -68,7 +68,7 @@ static Status prepare_output(Pipeline *pipeline, size_t index, const LoaderOutpu
     if (decoder == NULL) FAIL(STATUS_ARGUMENT, "unknown decoder %d", (int)wish->decoder);
     TRY(find_field(reader, wish->field, &output->field));
     output->about = beton_reader_field(reader, output->field);
-    output->next_view = output->beside = -1;
+    output->next_view = output->companion = -1;
     TRY(check_kind(reader, decoder, output->about));
     output->decoder = decoder;
     TRY(error_at_field(decoder->prepare(pipeline->source, in_use, wish, output), output->about->name));
@@ -95,7 +95,7 @@ Status loader_pipeline_init(Pipeline *pipeline, const LoaderSource *source, cons
         pipeline->count++;
         TRY(prepare_output(pipeline, i, &config->outputs[i], in_use));
     }
-    for (size_t i = 0; i < pipeline->count; i++) link_beside(pipeline, i);
+    for (size_t i = 0; i < pipeline->count; i++) link_companion(pipeline, i);
     return STATUS_OK;
 }
 

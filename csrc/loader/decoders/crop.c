@@ -69,7 +69,7 @@ static bool same_values(const DecoderOutput *output, const DecoderOutput *other)
     return a->fast_jpeg == b->fast_jpeg && !a->crop.shrinks && !b->crop.shrinks; /* which depends on the rectangle */
 }
 
-static bool decodes_beside(const DecoderOutput *output, const DecoderOutput *other) {
+static bool decodes_companion(const DecoderOutput *output, const DecoderOutput *other) {
     const CropState *state = output->state;
     return !state->crop.shrinks && loader_image_is(other, state->fast_jpeg);
 }
@@ -99,8 +99,8 @@ static const DecoderOutput *next_view(const DecoderChunk *chunk, const DecoderOu
     return output->next_view < 0 ? NULL : &chunk->outputs[output->next_view];
 }
 
-static const DecoderOutput *beside(const DecoderChunk *chunk, const DecoderOutput *output) {
-    return output->beside < 0 ? NULL : &chunk->outputs[output->beside];
+static const DecoderOutput *companion(const DecoderChunk *chunk, const DecoderOutput *output) {
+    return output->companion < 0 ? NULL : &chunk->outputs[output->companion];
 }
 
 /* How far the image can be shrunk while decoding without becoming smaller than the result. */
@@ -179,7 +179,7 @@ static void crop_take(void *context, const uint8_t *rgb, size_t stride, uint32_t
 
 /* Makes room for the whole image, if that is wanted. */
 static Status begin_whole(Rows *rows, size_t i, const BetonImage *image, AugmentImage *whole) {
-    const DecoderOutput *output = beside(rows->chunk, rows->first);
+    const DecoderOutput *output = companion(rows->chunk, rows->first);
     AugmentPart part;
     if (output == NULL) return STATUS_OK;
     TRY(loader_image_part(rows->chunk, output, i, image, &part));
@@ -226,7 +226,7 @@ static Status resample(const DecoderChunk *chunk, const DecoderOutput *output, s
 
 /* `begin` as in loader_pixels_augment. */
 static Status decode_one(const DecoderChunk *chunk, const DecoderOutput *output, size_t i, bool begin) {
-    const DecoderOutput *other = beside(chunk, output);
+    const DecoderOutput *other = companion(chunk, output);
     AugmentImage whole = {0};
     BetonImage image;
     TRY(loader_pixels_read(chunk, output, i, &image));
@@ -275,7 +275,7 @@ static Status crop_reserve(const LoaderSource *source, const Traversal *in_use, 
                                 .prepare = crop_prepare,                                                               \
                                 .decode = crop_decode,                                                                 \
                                 .same_values = same_values,                                                            \
-                                .decodes_beside = decodes_beside,                                                      \
+                                .decodes_companion = decodes_companion,                                                \
                                 .init_scratch = crop_init_scratch,                                                     \
                                 .reserve = crop_reserve,                                                               \
                                 .destroy = crop_destroy}

@@ -43,8 +43,8 @@ typedef struct DecoderOutput {
     DecoderStep steps[LOADER_MAX_STEPS]; /* steps.h */
     size_t scratch_at;                   /* where its memory begins in the thread's */
     int next_view;                       /* another output of the same decoded values, or -1 */
-    int beside;                          /* an output of another decoder, decoded along with this one's values, or -1 */
-    bool is_view;                        /* reached through next_view or beside of another */
+    int companion;                       /* an output of another decoder, decoded along with this one's values, or -1 */
+    bool is_view;                        /* reached through next_view or companion of another */
     size_t kept_bytes;                   /* held by `reserve` */
 } DecoderOutput;
 
@@ -109,8 +109,8 @@ struct DecoderEntry {
     bool (*same_values)(const DecoderOutput *output, const DecoderOutput *other);
 
     /* Optional: whether `decode` can also make the rows of `other`, of the same field and another decoder, and of its
-     * views. If so, `other` may become the output's `beside`. */
-    bool (*decodes_beside)(const DecoderOutput *output, const DecoderOutput *other);
+     * views. If so, `other` may become the output's `companion`. */
+    bool (*decodes_companion)(const DecoderOutput *output, const DecoderOutput *other);
 
     /* Optional: initialises a thread's scratch_bytes. */
     void (*init_scratch)(const DecoderOutput *output, void *scratch);

@@ -227,7 +227,7 @@ static bool any_mixes(const DecoderChunk *chunk, int output) {
 }
 
 static Status run_chunks(const DecoderChunk *chunk, const DecoderOutput *output, PixelsDecode decode) {
-    const bool mixes = any_mixes(chunk, (int)(output - chunk->outputs)) || any_mixes(chunk, output->beside);
+    const bool mixes = any_mixes(chunk, (int)(output - chunk->outputs)) || any_mixes(chunk, output->companion);
     if (chunk->evaluate || !mixes) return decode(chunk, output, false);
     DecoderChunk before = *chunk;
     before.ids = &chunk->before;
