@@ -61,22 +61,22 @@ static void link_companion(Pipeline *pipeline, size_t index) {
     }
 }
 
-static Status prepare_output(Pipeline *pipeline, size_t index, const LoaderOutput *wish, const Traversal *in_use) {
+static Status prepare_output(Pipeline *pipeline, size_t index, const LoaderOutput *request, const Traversal *in_use) {
     const BetonReader *reader = pipeline->source->reader;
     DecoderOutput *output = &pipeline->outputs[index];
-    const DecoderEntry *decoder = loader_decoder_entry(wish->decoder);
-    if (decoder == NULL) FAIL(STATUS_ARGUMENT, "unknown decoder %d", (int)wish->decoder);
-    TRY(find_field(reader, wish->field, &output->field));
+    const DecoderEntry *decoder = loader_decoder_entry(request->decoder);
+    if (decoder == NULL) FAIL(STATUS_ARGUMENT, "unknown decoder %d", (int)request->decoder);
+    TRY(find_field(reader, request->field, &output->field));
     output->about = beton_reader_field(reader, output->field);
     output->next_view = output->companion = -1;
     TRY(check_kind(reader, decoder, output->about));
     output->decoder = decoder;
-    TRY(error_at_field(decoder->prepare(pipeline->source, in_use, wish, output), output->about->name));
-    TRY(error_at_field(loader_steps_prepare(wish, output), output->about->name));
+    TRY(error_at_field(decoder->prepare(pipeline->source, in_use, request, output), output->about->name));
+    TRY(error_at_field(loader_steps_prepare(request, output), output->about->name));
     if (output->behind != NULL && output->step_count > 0) {
         FAIL(STATUS_ARGUMENT, "an output with C functions cannot also have operations done on a GPU");
     }
-    if (wish->moves && (output->behind != NULL || !wish->only_works)) {
+    if (request->moves && (output->behind != NULL || !request->only_works)) {
         output->moved = output->behind != NULL ? LOADER_WORKED : LOADER_MOVED;
     }
     pipeline->any_steps = pipeline->any_steps || output->step_count > 0;

@@ -6,13 +6,13 @@
 
 static size_t rounded(size_t bytes) { return (bytes + 63) & ~(size_t)63; }
 
-Status loader_steps_prepare(const LoaderOutput *wish, DecoderOutput *output) {
+Status loader_steps_prepare(const LoaderOutput *request, DecoderOutput *output) {
     output->result = output->array;
-    if (wish->step_count > LOADER_MAX_STEPS) {
-        FAIL(STATUS_ARGUMENT, "a pipeline takes at most %d functions, not %d", LOADER_MAX_STEPS, wish->step_count);
+    if (request->step_count > LOADER_MAX_STEPS) {
+        FAIL(STATUS_ARGUMENT, "a pipeline takes at most %d functions, not %d", LOADER_MAX_STEPS, request->step_count);
     }
-    for (int i = 0; i < wish->step_count; i++) {
-        const LoaderStep *step = &wish->steps[i];
+    for (int i = 0; i < request->step_count; i++) {
+        const LoaderStep *step = &request->steps[i];
         if (step->call == NULL) FAIL(STATUS_ARGUMENT, "a function of a pipeline is a null pointer");
         if (!step->same) {
             TRY(loader_decoder_check_rows(step->dtype, step->ndim, step->shape));

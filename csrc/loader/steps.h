@@ -6,7 +6,7 @@
 #include "loader/decoders/decoder.h"
 
 /* Fills in the output's steps and result; `array` is already set. */
-Status loader_steps_prepare(const LoaderOutput *wish, DecoderOutput *output);
+Status loader_steps_prepare(const LoaderOutput *request, DecoderOutput *output);
 
 /* Makes the chunk's decoders write where the functions will read. */
 Status loader_steps_stage(DecoderChunk *chunk, size_t outputs);

@@ -48,20 +48,20 @@ static bool is_image(const BetonField *about, AugmentFormat *out) {
 }
 
 /* The output has as many dimensions as the field, unless its channels come first. */
-static void drop_channel(const BetonField *about, const LoaderOutput *wish, DecoderOutput *output) {
+static void drop_channel(const BetonField *about, const LoaderOutput *request, DecoderOutput *output) {
     const LoaderArray array = output->array;
-    if (about->ndim == 3 || (wish->image != NULL && wish->image->layout == IMAGE_CHW)) return;
+    if (about->ndim == 3 || (request->image != NULL && request->image->layout == IMAGE_CHW)) return;
     loader_decoder_set_array(output, array.dtype, 2, array.shape);
     output->array.bfloat16 = array.bfloat16;
 }
 
-static Status array_image_prepare(const LoaderSource *source, const Traversal *in_use, const LoaderOutput *wish,
+static Status array_image_prepare(const LoaderSource *source, const Traversal *in_use, const LoaderOutput *request,
                                   DecoderOutput *output) {
     ArrayImage *state = NULL;
     const BetonField *about = output->about;
     (void)source, (void)in_use;
     AugmentFormat format;
-    if (!is_image(about, &format)) return refuse(about, wish->image, wish->crop);
+    if (!is_image(about, &format)) return refuse(about, request->image, request->crop);
     TRY(memory_calloc(1, sizeof *state, &state));
     output->state = state;
     state->format = format;
@@ -71,16 +71,16 @@ static Status array_image_prepare(const LoaderSource *source, const Traversal *i
     state->pixel_bytes = (size_t)format.channels * augment_type_bytes(format.type);
     state->row_bytes = (size_t)state->width * state->pixel_bytes;
     uint32_t height = (uint32_t)state->height, width = (uint32_t)state->width;
-    if (wish->crop != NULL) {
-        TRY(loader_rectangle_check(wish->crop));
+    if (request->crop != NULL) {
+        TRY(loader_rectangle_check(request->crop));
         state->crops = true;
-        state->crop = *wish->crop;
-        height = wish->crop->height;
-        width = wish->crop->width;
+        state->crop = *request->crop;
+        height = request->crop->height;
+        width = request->crop->width;
         output->work_bytes *= 16;
     }
-    TRY(loader_pixels_prepare(wish, format, height, width, output, &state->augment));
-    drop_channel(about, wish, output);
+    TRY(loader_pixels_prepare(request, format, height, width, output, &state->augment));
+    drop_channel(about, request, output);
     state->pixels_at = (output->scratch_bytes + 63) & ~(size_t)63;
     if (state->crops) output->scratch_bytes = state->pixels_at + (size_t)height * width * state->pixel_bytes;
     return STATUS_OK;

@@ -6,9 +6,9 @@
 
 static const BetonKind kinds[] = {BETON_BYTES, BETON_JSON, BETON_CUSTOM};
 
-static Status prepare_rows(const LoaderSource *source, const Traversal *in_use, const LoaderOutput *wish,
+static Status prepare_rows(const LoaderSource *source, const Traversal *in_use, const LoaderOutput *request,
                            DecoderOutput *output) {
-    (void)source, (void)in_use, (void)wish;
+    (void)source, (void)in_use, (void)request;
     loader_decoder_set_array(output, BETON_U8, 1, &output->about->max_bytes);
     return STATUS_OK;
 }
@@ -27,10 +27,10 @@ static Status decode_rows(const DecoderChunk *chunk, const DecoderOutput *output
     return STATUS_OK;
 }
 
-static Status prepare_sizes(const LoaderSource *source, const Traversal *in_use, const LoaderOutput *wish,
+static Status prepare_sizes(const LoaderSource *source, const Traversal *in_use, const LoaderOutput *request,
                             DecoderOutput *output) {
     static const uint64_t one[] = {1};
-    (void)source, (void)in_use, (void)wish;
+    (void)source, (void)in_use, (void)request;
     loader_decoder_set_array(output, BETON_I64, 1, one);
     return STATUS_OK;
 }

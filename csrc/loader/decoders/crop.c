@@ -39,9 +39,9 @@ static JpegRegion rectangle_of(const DecoderChunk *chunk, const DecoderOutput *o
 
 /* ---- the decoders ---- */
 
-static Status crop_prepare(const LoaderSource *source, const Traversal *in_use, const LoaderOutput *wish,
+static Status crop_prepare(const LoaderSource *source, const Traversal *in_use, const LoaderOutput *request,
                            DecoderOutput *output) {
-    const LoaderCrop *crop = wish->crop;
+    const LoaderCrop *crop = request->crop;
     const BetonField *about = output->about;
     CropState *state = NULL;
     (void)source, (void)in_use;
@@ -49,8 +49,8 @@ static Status crop_prepare(const LoaderSource *source, const Traversal *in_use, 
     TRY(memory_calloc(1, sizeof *state, &state));
     output->state = state;
     state->crop = *crop;
-    state->fast_jpeg = wish->fast_jpeg;
-    TRY(loader_pixels_prepare(wish, PIXELS_RGB, crop->height, crop->width, output, &state->augment));
+    state->fast_jpeg = request->fast_jpeg;
+    TRY(loader_pixels_prepare(request, PIXELS_RGB, crop->height, crop->width, output, &state->augment));
     state->cut_at = (output->scratch_bytes + 63) & ~(size_t)63;
     state->pixels_at = state->cut_at + ((sizeof(Cut) + 63) & ~(size_t)63);
     output->scratch_bytes = state->pixels_at + (size_t)crop->height * crop->width * AUGMENT_CHANNELS;

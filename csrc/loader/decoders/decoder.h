@@ -98,7 +98,7 @@ struct DecoderEntry {
 
     /* Sets the output's shape and type, cost and state, from the file and the requested output. `in_use` lists the
      * samples that matter. Runs between loader_source_enter and loader_source_leave. */
-    Status (*prepare)(const LoaderSource *source, const Traversal *in_use, const LoaderOutput *wish,
+    Status (*prepare)(const LoaderSource *source, const Traversal *in_use, const LoaderOutput *request,
                       DecoderOutput *output);
 
     /* Makes the chunk's rows, the first of which is at `rows`, and those of all further views. A failure is reported

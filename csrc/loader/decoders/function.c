@@ -7,9 +7,9 @@
 static const BetonKind kinds[] = {BETON_FLOAT, BETON_INT,  BETON_IMAGE,  BETON_BYTES,
                                   BETON_ARRAY, BETON_JSON, BETON_TENSOR, BETON_CUSTOM};
 
-static Status function_prepare(const LoaderSource *source, const Traversal *in_use, const LoaderOutput *wish,
+static Status function_prepare(const LoaderSource *source, const Traversal *in_use, const LoaderOutput *request,
                                DecoderOutput *output) {
-    const LoaderFunction *function = wish->function;
+    const LoaderFunction *function = request->function;
     LoaderRow *state = NULL;
     (void)source, (void)in_use;
     if (function == NULL || function->call == NULL) FAIL(STATUS_ARGUMENT, "a function decoder needs a function");

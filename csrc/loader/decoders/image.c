@@ -49,12 +49,12 @@ static Status find_size(const LoaderSource *source, const Traversal *in_use, con
     return STATUS_OK;
 }
 
-static Status image_prepare(const LoaderSource *source, const Traversal *in_use, const LoaderOutput *wish,
+static Status image_prepare(const LoaderSource *source, const Traversal *in_use, const LoaderOutput *request,
                             DecoderOutput *output) {
     ImageState *state = NULL;
     TRY(memory_calloc(1, sizeof *state, &state));
     output->state = state;
-    state->fast_jpeg = wish->fast_jpeg;
+    state->fast_jpeg = request->fast_jpeg;
     TRY(find_size(source, in_use, output));
     bool jpeg = output->about->num_jpeg > 0, any = in_use->count > 0;
     /* Decoding takes memory of the size stated by the records, which nothing else in the file bounds. */
@@ -62,8 +62,8 @@ static Status image_prepare(const LoaderSource *source, const Traversal *in_use,
         TRY(error_at_path(jpeg_check_pixels(state->width, state->height), beton_reader_path(source->reader)));
     }
     output->work_bytes = (jpeg ? 16 : 1) * pixel_bytes(state); /* decoding costs ten times a copy */
-    if (any) return loader_pixels_prepare(wish, PIXELS_RGB, state->height, state->width, output, &state->augment);
-    loader_pixels_prepare_none(wish, output);
+    if (any) return loader_pixels_prepare(request, PIXELS_RGB, state->height, state->width, output, &state->augment);
+    loader_pixels_prepare_none(request, output);
     return STATUS_OK;
 }
 

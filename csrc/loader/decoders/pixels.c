@@ -51,14 +51,14 @@ static Status split(const AugmentSpec *whole, int at, AugmentSpec *front, Augmen
 }
 
 /* Leaves work to a GPU if it can do it, and otherwise notes why not. */
-static Status leave_behind(const LoaderOutput *wish, AugmentSpec *spec, DecoderOutput *output) {
+static Status leave_behind(const LoaderOutput *request, AugmentSpec *spec, DecoderOutput *output) {
     AugmentSpec front;
     if (device_count() == 0) {
         snprintf(output->why, sizeof output->why, "%s", device_why());
         return STATUS_OK;
     }
     TRY(memory_alloc(1, sizeof *output->behind, &output->behind));
-    Status status = split(spec, wish->front, &front, output->behind);
+    Status status = split(spec, request->front, &front, output->behind);
     if (status == STATUS_OK) {
         output->worked = array_of(output->behind, output->behind->height, output->behind->width);
         *spec = front;
@@ -70,18 +70,18 @@ static Status leave_behind(const LoaderOutput *wish, AugmentSpec *spec, DecoderO
     return status == STATUS_MEMORY ? status : STATUS_OK;
 }
 
-Status loader_pixels_prepare(const LoaderOutput *wish, AugmentFormat format, uint32_t height, uint32_t width,
+Status loader_pixels_prepare(const LoaderOutput *request, AugmentFormat format, uint32_t height, uint32_t width,
                              DecoderOutput *output, Augment **out) {
-    AugmentSpec spec = wish->image == NULL ? unchanged : *wish->image;
+    AugmentSpec spec = request->image == NULL ? unchanged : *request->image;
     Augment *whole = NULL;
     int32_t out_height, out_width;
     spec.format = format;
     spec.height = (int32_t)height;
     spec.width = (int32_t)width;
-    if (wish->moves && wish->works) {
+    if (request->moves && request->works) {
         TRY(augment_create(&spec, &whole)); /* errors in it are reported here, wherever it is done */
         augment_destroy(whole);
-        TRY(leave_behind(wish, &spec, output));
+        TRY(leave_behind(request, &spec, output));
     }
     TRY(augment_create(&spec, out));
     augment_output_size(*out, &out_height, &out_width);
@@ -91,8 +91,8 @@ Status loader_pixels_prepare(const LoaderOutput *wish, AugmentFormat format, uin
     return STATUS_OK;
 }
 
-void loader_pixels_prepare_none(const LoaderOutput *wish, DecoderOutput *output) {
-    output->array = array_of(wish->image == NULL ? &unchanged : wish->image, 0, 0);
+void loader_pixels_prepare_none(const LoaderOutput *request, DecoderOutput *output) {
+    output->array = array_of(request->image == NULL ? &unchanged : request->image, 0, 0);
 }
 
 Status loader_pixels_read(const DecoderChunk *chunk, const DecoderOutput *output, size_t i, BetonImage *image) {

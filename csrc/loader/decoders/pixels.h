@@ -8,12 +8,12 @@
 #define PIXELS_RGB ((AugmentFormat){AUGMENT_CHANNELS, IMAGE_U8})
 
 /* Makes the chain for images of this format and size, and sets the output's array and the scratch memory of the chain.
- * What `wish` leaves to a GPU, if that can do it, is not part of the chain but goes into output->behind. */
-Status loader_pixels_prepare(const LoaderOutput *wish, AugmentFormat format, uint32_t height, uint32_t width,
+ * What `request` leaves to a GPU, if that can do it, is not part of the chain but goes into output->behind. */
+Status loader_pixels_prepare(const LoaderOutput *request, AugmentFormat format, uint32_t height, uint32_t width,
                              DecoderOutput *output, Augment **out);
 
 /* Sets the output's array if no sample is in use, and so no size is known. */
-void loader_pixels_prepare_none(const LoaderOutput *wish, DecoderOutput *output);
+void loader_pixels_prepare_none(const LoaderOutput *request, DecoderOutput *output);
 
 /* The stored image of the chunk's sample `i`; a raw one has all its pixels. */
 Status loader_pixels_read(const DecoderChunk *chunk, const DecoderOutput *output, size_t i, BetonImage *image);

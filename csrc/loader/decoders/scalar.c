@@ -32,15 +32,15 @@ static Status check_labels(const Labels *labels) {
     return STATUS_OK;
 }
 
-static Status prepare_labels(const LoaderOutput *wish, DecoderOutput *output) {
+static Status prepare_labels(const LoaderOutput *request, DecoderOutput *output) {
     Labels *labels = NULL;
-    if (wish->label_count > LOADER_MAX_LABEL_OPS) {
-        FAIL(STATUS_ARGUMENT, "labels take at most %d operations, not %d", LOADER_MAX_LABEL_OPS, wish->label_count);
+    if (request->label_count > LOADER_MAX_LABEL_OPS) {
+        FAIL(STATUS_ARGUMENT, "labels take at most %d operations, not %d", LOADER_MAX_LABEL_OPS, request->label_count);
     }
     TRY(memory_calloc(1, sizeof *labels, &labels));
     output->state = labels;
-    labels->count = wish->label_count;
-    memcpy(labels->ops, wish->labels, (size_t)wish->label_count * sizeof *labels->ops);
+    labels->count = request->label_count;
+    memcpy(labels->ops, request->labels, (size_t)request->label_count * sizeof *labels->ops);
     TRY(check_labels(labels));
     const AugmentOp *pairs = pairing(labels);
     if (pairs == NULL) return STATUS_OK;
@@ -49,18 +49,18 @@ static Status prepare_labels(const LoaderOutput *wish, DecoderOutput *output) {
     return STATUS_OK;
 }
 
-static Status prepare_int(const LoaderSource *source, const Traversal *in_use, const LoaderOutput *wish,
+static Status prepare_int(const LoaderSource *source, const Traversal *in_use, const LoaderOutput *request,
                           DecoderOutput *output) {
     (void)source, (void)in_use;
     loader_decoder_set_array(output, BETON_I64, 1, one);
-    return wish->label_count == 0 ? STATUS_OK : prepare_labels(wish, output);
+    return request->label_count == 0 ? STATUS_OK : prepare_labels(request, output);
 }
 
 static void destroy_int(DecoderOutput *output) { memory_free(output->state); }
 
-static Status prepare_float(const LoaderSource *source, const Traversal *in_use, const LoaderOutput *wish,
+static Status prepare_float(const LoaderSource *source, const Traversal *in_use, const LoaderOutput *request,
                             DecoderOutput *output) {
-    (void)source, (void)in_use, (void)wish;
+    (void)source, (void)in_use, (void)request;
     loader_decoder_set_array(output, BETON_F64, 1, one);
     return STATUS_OK;
 }
