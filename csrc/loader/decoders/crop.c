@@ -99,7 +99,7 @@ static const DecoderOutput *next_view(const DecoderChunk *chunk, const DecoderOu
     return output->next_view < 0 ? NULL : &chunk->outputs[output->next_view];
 }
 
-static const DecoderOutput *companion(const DecoderChunk *chunk, const DecoderOutput *output) {
+static const DecoderOutput *companion_of(const DecoderChunk *chunk, const DecoderOutput *output) {
     return output->companion < 0 ? NULL : &chunk->outputs[output->companion];
 }
 
@@ -179,7 +179,7 @@ static void crop_take(void *context, const uint8_t *rgb, size_t stride, uint32_t
 
 /* Makes room for the whole image, if that is wanted. */
 static Status begin_whole(Rows *rows, size_t i, const BetonImage *image, AugmentImage *whole) {
-    const DecoderOutput *output = companion(rows->chunk, rows->first);
+    const DecoderOutput *output = companion_of(rows->chunk, rows->first);
     AugmentPart part;
     if (output == NULL) return STATUS_OK;
     TRY(loader_image_part(rows->chunk, output, i, image, &part));
@@ -226,7 +226,7 @@ static Status resample(const DecoderChunk *chunk, const DecoderOutput *output, s
 
 /* `begin` as in loader_pixels_augment. */
 static Status decode_one(const DecoderChunk *chunk, const DecoderOutput *output, size_t i, bool begin) {
-    const DecoderOutput *other = companion(chunk, output);
+    const DecoderOutput *other = companion_of(chunk, output);
     AugmentImage whole = {0};
     BetonImage image;
     TRY(loader_pixels_read(chunk, output, i, &image));
