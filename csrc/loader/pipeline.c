@@ -26,13 +26,13 @@ static Status find_field(const BetonReader *reader, const char *name, size_t *ou
                          beton_reader_path(reader));
 }
 
-static Status check_kind(const BetonReader *reader, const DecoderEntry *decoder, const BetonField *about) {
+static Status check_kind(const BetonReader *reader, const DecoderEntry *decoder, const BetonField *field) {
     for (size_t i = 0; i < decoder->kind_count; i++) {
-        if (decoder->kinds[i] == about->kind) return STATUS_OK;
+        if (decoder->kinds[i] == field->kind) return STATUS_OK;
     }
-    Status status = error_fail(STATUS_TYPE, "the field holds %s, which %s cannot read", beton_kind_name(about->kind),
+    Status status = error_fail(STATUS_TYPE, "the field holds %s, which %s cannot read", beton_kind_name(field->kind),
                                decoder->what);
-    return error_at_path(error_at_field(status, about->name), beton_reader_path(reader));
+    return error_at_path(error_at_field(status, field->name), beton_reader_path(reader));
 }
 
 /* Links the output to an earlier one that decodes the same values. */
@@ -67,12 +67,12 @@ static Status prepare_output(Pipeline *pipeline, size_t index, const LoaderOutpu
     const DecoderEntry *decoder = loader_decoder_entry(request->decoder);
     if (decoder == NULL) FAIL(STATUS_ARGUMENT, "unknown decoder %d", (int)request->decoder);
     TRY(find_field(reader, request->field, &output->field));
-    output->about = beton_reader_field(reader, output->field);
+    output->field_info = beton_reader_field(reader, output->field);
     output->next_view = output->companion = -1;
-    TRY(check_kind(reader, decoder, output->about));
+    TRY(check_kind(reader, decoder, output->field_info));
     output->decoder = decoder;
-    TRY(error_at_field(decoder->prepare(pipeline->source, in_use, request, output), output->about->name));
-    TRY(error_at_field(loader_steps_prepare(request, output), output->about->name));
+    TRY(error_at_field(decoder->prepare(pipeline->source, in_use, request, output), output->field_info->name));
+    TRY(error_at_field(loader_steps_prepare(request, output), output->field_info->name));
     if (output->behind != NULL && output->step_count > 0) {
         FAIL(STATUS_ARGUMENT, "an output with C functions cannot also have operations done on a GPU");
     }
@@ -158,7 +158,7 @@ static Status add_sample(const Pipeline *pipeline, Window *window, uint64_t samp
     for (size_t k = 0; k < pipeline->count; k++) {
         const DecoderOutput *output = &pipeline->outputs[k];
         BetonRegion region = {0};
-        if (output->is_view || !output->about->has_data) continue;
+        if (output->is_view || !output->field_info->has_data) continue;
         if (beton_reader_region(pipeline->source->reader, output->field, sample, &region) != STATUS_OK) continue;
         TRY(loader_window_add(window, &region));
     }

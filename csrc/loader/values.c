@@ -8,9 +8,9 @@
 static Status find_bytes_field(const LoaderSource *source, const char *name, size_t *out) {
     const BetonReader *reader = source->reader;
     const int64_t found = beton_reader_find_field(reader, name);
-    const BetonField *about = found < 0 ? NULL : beton_reader_field(reader, (size_t)found);
-    const bool fits = about != NULL && (about->kind == BETON_BYTES || about->kind == BETON_JSON ||
-                                        (about->kind == BETON_CUSTOM && about->has_data));
+    const BetonField *field = found < 0 ? NULL : beton_reader_field(reader, (size_t)found);
+    const bool fits = field != NULL && (field->kind == BETON_BYTES || field->kind == BETON_JSON ||
+                                        (field->kind == BETON_CUSTOM && field->has_data));
     if (!fits) FAIL(STATUS_ARGUMENT, "'%s' is not a field of variable-length values", name);
     *out = (size_t)found;
     return STATUS_OK;

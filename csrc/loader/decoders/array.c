@@ -8,7 +8,7 @@ static const BetonKind kinds[] = {BETON_ARRAY, BETON_TENSOR};
 static Status array_prepare(const LoaderSource *source, const Traversal *in_use, const LoaderOutput *request,
                             DecoderOutput *output) {
     (void)source, (void)in_use, (void)request;
-    loader_decoder_set_array(output, output->about->dtype, output->about->ndim, output->about->shape);
+    loader_decoder_set_array(output, output->field_info->dtype, output->field_info->ndim, output->field_info->shape);
     return STATUS_OK;
 }
 

@@ -19,12 +19,12 @@ typedef struct ArrayImage {
 static const BetonKind kinds[] = {BETON_ARRAY, BETON_TENSOR};
 
 /* Names the first step that needs an image, what the field holds, and what the step takes. */
-static Status refuse(const BetonField *about, const AugmentSpec *image, const LoaderCrop *crop) {
+static Status refuse(const BetonField *field, const AugmentSpec *image, const LoaderCrop *crop) {
     char shape[256] = "";
     size_t used = 0;
-    for (int i = 0; i < about->ndim && used < sizeof shape; i++) {
+    for (int i = 0; i < field->ndim && used < sizeof shape; i++) {
         used += (size_t)snprintf(shape + used, sizeof shape - used, "%s%llu", i == 0 ? "" : ", ",
-                                 (unsigned long long)about->shape[i]);
+                                 (unsigned long long)field->shape[i]);
     }
     const char *step = crop != NULL                           ? "RandomResizedCrop"
                        : image != NULL && image->op_count > 0 ? augment_entry(image->ops[0].kind)->name
@@ -32,7 +32,7 @@ static Status refuse(const BetonField *about, const AugmentSpec *image, const Lo
     FAIL(STATUS_TYPE,
          "%s takes images: arrays of uint8, uint16 or float32 with shape (height, width) or (height, width, 1 to %d), "
          "not of %s with shape (%s); a callable on the batch takes any array",
-         step, AUGMENT_MAX_CHANNELS, beton_dtype_name((int)about->dtype), shape);
+         step, AUGMENT_MAX_CHANNELS, beton_dtype_name((int)field->dtype), shape);
 }
 
 static bool type_of(BetonDtype dtype, ImageType *out) {
@@ -40,17 +40,17 @@ static bool type_of(BetonDtype dtype, ImageType *out) {
     return dtype == BETON_F32 || dtype == BETON_U16 || dtype == BETON_U8;
 }
 
-static bool is_image(const BetonField *about, AugmentFormat *out) {
-    const uint64_t *shape = about->shape, channels = about->ndim == 3 ? shape[2] : 1;
-    if ((about->ndim != 2 && about->ndim != 3) || channels < 1 || channels > AUGMENT_MAX_CHANNELS) return false;
+static bool is_image(const BetonField *field, AugmentFormat *out) {
+    const uint64_t *shape = field->shape, channels = field->ndim == 3 ? shape[2] : 1;
+    if ((field->ndim != 2 && field->ndim != 3) || channels < 1 || channels > AUGMENT_MAX_CHANNELS) return false;
     out->channels = (int32_t)channels;
-    return type_of(about->dtype, &out->type) && shape[0] <= UINT16_MAX && shape[1] <= UINT16_MAX;
+    return type_of(field->dtype, &out->type) && shape[0] <= UINT16_MAX && shape[1] <= UINT16_MAX;
 }
 
 /* The output has as many dimensions as the field, unless its channels come first. */
-static void drop_channel(const BetonField *about, const LoaderOutput *request, DecoderOutput *output) {
+static void drop_channel(const BetonField *field, const LoaderOutput *request, DecoderOutput *output) {
     const LoaderArray array = output->array;
-    if (about->ndim == 3 || (request->image != NULL && request->image->layout == IMAGE_CHW)) return;
+    if (field->ndim == 3 || (request->image != NULL && request->image->layout == IMAGE_CHW)) return;
     loader_decoder_set_array(output, array.dtype, 2, array.shape);
     output->array.bfloat16 = array.bfloat16;
 }
@@ -58,16 +58,16 @@ static void drop_channel(const BetonField *about, const LoaderOutput *request, D
 static Status array_image_prepare(const LoaderSource *source, const Traversal *in_use, const LoaderOutput *request,
                                   DecoderOutput *output) {
     ArrayImage *state = NULL;
-    const BetonField *about = output->about;
+    const BetonField *field = output->field_info;
     (void)source, (void)in_use;
     AugmentFormat format;
-    if (!is_image(about, &format)) return refuse(about, request->image, request->crop);
+    if (!is_image(field, &format)) return refuse(field, request->image, request->crop);
     TRY(memory_calloc(1, sizeof *state, &state));
     output->state = state;
     state->format = format;
-    state->height = (int32_t)about->shape[0];
-    state->width = (int32_t)about->shape[1];
-    output->work_bytes = (size_t)about->value_bytes;
+    state->height = (int32_t)field->shape[0];
+    state->width = (int32_t)field->shape[1];
+    output->work_bytes = (size_t)field->value_bytes;
     state->pixel_bytes = (size_t)format.channels * augment_type_bytes(format.type);
     state->row_bytes = (size_t)state->width * state->pixel_bytes;
     uint32_t height = (uint32_t)state->height, width = (uint32_t)state->width;
@@ -80,7 +80,7 @@ static Status array_image_prepare(const LoaderSource *source, const Traversal *i
         output->work_bytes *= 16;
     }
     TRY(loader_pixels_prepare(request, format, height, width, output, &state->augment));
-    drop_channel(about, request, output);
+    drop_channel(field, request, output);
     state->pixels_at = (output->scratch_bytes + 63) & ~(size_t)63;
     if (state->crops) output->scratch_bytes = state->pixels_at + (size_t)height * width * state->pixel_bytes;
     return STATUS_OK;
@@ -126,7 +126,8 @@ static Status array_image_decode_chunk(const DecoderChunk *chunk, const DecoderO
     for (size_t i = 0; i < chunk->count; i++) {
         BetonRegion region = {0};
         Status status = loader_source_region(chunk->source, output->field, chunk->ids[i], &region);
-        if (status == STATUS_OK && region.size != output->about->value_bytes) status = loader_decoder_fail_changed();
+        if (status == STATUS_OK && region.size != output->field_info->value_bytes)
+            status = loader_decoder_fail_changed();
         TRY(loader_decoder_fail(chunk, output, i, "read", status));
         AugmentImage image = {region.data, state->row_bytes, {0, 0, state->height, state->width}};
         if (state->crops) {

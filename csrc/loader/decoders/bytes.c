@@ -9,7 +9,7 @@ static const BetonKind kinds[] = {BETON_BYTES, BETON_JSON, BETON_CUSTOM};
 static Status prepare_rows(const LoaderSource *source, const Traversal *in_use, const LoaderOutput *request,
                            DecoderOutput *output) {
     (void)source, (void)in_use, (void)request;
-    loader_decoder_set_array(output, BETON_U8, 1, &output->about->max_bytes);
+    loader_decoder_set_array(output, BETON_U8, 1, &output->field_info->max_bytes);
     return STATUS_OK;
 }
 

@@ -42,7 +42,7 @@ static JpegRegion rectangle_of(const DecoderChunk *chunk, const DecoderOutput *o
 static Status crop_prepare(const LoaderSource *source, const Traversal *in_use, const LoaderOutput *request,
                            DecoderOutput *output) {
     const LoaderCrop *crop = request->crop;
-    const BetonField *about = output->about;
+    const BetonField *field = output->field_info;
     CropState *state = NULL;
     (void)source, (void)in_use;
     TRY(loader_rectangle_check(crop));
@@ -54,7 +54,7 @@ static Status crop_prepare(const LoaderSource *source, const Traversal *in_use, 
     state->cut_at = (output->scratch_bytes + 63) & ~(size_t)63;
     state->pixels_at = state->cut_at + ((sizeof(Cut) + 63) & ~(size_t)63);
     output->scratch_bytes = state->pixels_at + (size_t)crop->height * crop->width * AUGMENT_CHANNELS;
-    output->work_bytes = 16 * (size_t)about->max_height * about->max_width * AUGMENT_CHANNELS;
+    output->work_bytes = 16 * (size_t)field->max_height * field->max_width * AUGMENT_CHANNELS;
     return STATUS_OK;
 }
 

@@ -63,7 +63,7 @@ Status loader_decoder_fail(const DecoderChunk *chunk, const DecoderOutput *outpu
     error_at_operation(status, operation);
     error_at_path(status, beton_reader_path_of(chunk->source->reader, chunk->ids[i]));
     error_at_sample(status, (int64_t)chunk->ids[i]);
-    return error_at_field(status, output->about->name);
+    return error_at_field(status, output->field_info->name);
 }
 
 Status loader_decoder_fail_changed(void) {

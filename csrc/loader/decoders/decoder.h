@@ -24,8 +24,8 @@ typedef struct DecoderStep {
 
 /* One array of a batch, and how it is made. */
 typedef struct DecoderOutput {
-    size_t field;            /* in the reader */
-    const BetonField *about; /* borrowed from the reader */
+    size_t field;                 /* in the reader */
+    const BetonField *field_info; /* borrowed from the reader */
     const DecoderEntry *decoder;
     /* Filled in by `prepare`: */
     LoaderArray array;    /* as made by the decoder */

@@ -26,7 +26,7 @@ static Status make_row(const DecoderChunk *chunk, const DecoderOutput *output, u
     const unsigned char *record;
     BetonRegion region = {0};
     TRY(beton_reader_record_of(chunk->source->reader, output->field, sample, &record));
-    if (output->about->has_data) {
+    if (output->field_info->has_data) {
         TRY(loader_source_region(chunk->source, output->field, sample, &region));
     }
     memset(row, 0, output->array.sample_bytes);

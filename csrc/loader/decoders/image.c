@@ -25,10 +25,10 @@ static size_t pixel_bytes(const ImageState *state) { return (size_t)state->heigh
 /* Finds the one size of the images in use. */
 static Status find_size(const LoaderSource *source, const Traversal *in_use, const DecoderOutput *output) {
     ImageState *state = output->state;
-    const BetonField *about = output->about;
-    state->height = about->max_height;
-    state->width = about->max_width;
-    if (about->min_height == about->max_height && about->min_width == about->max_width) return STATUS_OK;
+    const BetonField *field = output->field_info;
+    state->height = field->max_height;
+    state->width = field->max_width;
+    if (field->min_height == field->max_height && field->min_width == field->max_width) return STATUS_OK;
     for (uint64_t i = 0; i < in_use->count; i++) {
         uint64_t sample = in_use->samples == NULL ? i : in_use->samples[i];
         BetonImage image;
@@ -44,7 +44,7 @@ static Status find_size(const LoaderSource *source, const Traversal *in_use, con
                        "of one size; choose samples of one size with indices, or write the file with one size",
                        image.height, image.width, state->height, state->width);
         error_at_sample(status, (int64_t)sample);
-        return error_at_path(error_at_field(status, about->name), beton_reader_path_of(source->reader, sample));
+        return error_at_path(error_at_field(status, field->name), beton_reader_path_of(source->reader, sample));
     }
     return STATUS_OK;
 }
@@ -56,7 +56,7 @@ static Status image_prepare(const LoaderSource *source, const Traversal *in_use,
     output->state = state;
     state->fast_jpeg = request->fast_jpeg;
     TRY(find_size(source, in_use, output));
-    bool jpeg = output->about->num_jpeg > 0, any = in_use->count > 0;
+    bool jpeg = output->field_info->num_jpeg > 0, any = in_use->count > 0;
     /* Decoding takes memory of the size stated by the records, which nothing else in the file bounds. */
     if (jpeg && any) {
         TRY(error_at_path(jpeg_check_pixels(state->width, state->height), beton_reader_path(source->reader)));
@@ -196,7 +196,7 @@ static Status image_reserve(const LoaderSource *source, const Traversal *in_use,
                             DecoderOutput *output) {
     ImageState *state = output->state;
     uint64_t bytes;
-    if (output->about->num_jpeg == 0) return STATUS_OK;
+    if (output->field_info->num_jpeg == 0) return STATUS_OK;
     if (!checked_mul(beton_reader_num_samples(source->reader), pixel_bytes(state), &bytes) ||
         bytes > memory_of_machine()) {
         FAIL(STATUS_MEMORY, "the images do not fit in this machine's memory of %llu bytes (resident)",

@@ -7,7 +7,7 @@ static const BetonKind kinds[] = {BETON_CUSTOM};
 
 static Status record_prepare(const LoaderSource *source, const Traversal *in_use, const LoaderOutput *request,
                              DecoderOutput *output) {
-    const uint64_t bytes = output->about->record_bytes;
+    const uint64_t bytes = output->field_info->record_bytes;
     (void)source, (void)in_use, (void)request;
     loader_decoder_set_array(output, BETON_U8, 1, &bytes);
     return STATUS_OK;
