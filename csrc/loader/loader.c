@@ -105,7 +105,7 @@ static void describe_uploads(const Loader *loader, UploadsArray *arrays) {
         arrays[i] = (UploadsArray){.moves = output->moved != LOADER_STAYS,
                                    .host_bytes = output->result.sample_bytes,
                                    .bytes = loader_array(loader, i)->sample_bytes,
-                                   .behind = output->moved == LOADER_WORKED ? output->behind : NULL};
+                                   .device_spec = output->moved == LOADER_WORKED ? output->device_spec : NULL};
     }
 }
 

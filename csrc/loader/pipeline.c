@@ -73,11 +73,11 @@ static Status prepare_output(Pipeline *pipeline, size_t index, const LoaderOutpu
     output->decoder = decoder;
     TRY(error_at_field(decoder->prepare(pipeline->source, in_use, request, output), output->field_info->name));
     TRY(error_at_field(loader_steps_prepare(request, output), output->field_info->name));
-    if (output->behind != NULL && output->step_count > 0) {
+    if (output->device_spec != NULL && output->step_count > 0) {
         FAIL(STATUS_ARGUMENT, "an output with C functions cannot also have operations done on a GPU");
     }
-    if (request->moves && (output->behind != NULL || !request->only_works)) {
-        output->moved = output->behind != NULL ? LOADER_WORKED : LOADER_MOVED;
+    if (request->moves && (output->device_spec != NULL || !request->only_works)) {
+        output->moved = output->device_spec != NULL ? LOADER_WORKED : LOADER_MOVED;
     }
     pipeline->any_steps = pipeline->any_steps || output->step_count > 0;
     output->scratch_at = pipeline->scratch_bytes;
@@ -103,7 +103,7 @@ void loader_pipeline_fini(Pipeline *pipeline) {
     for (size_t i = 0; i < pipeline->count; i++) {
         DecoderOutput *output = &pipeline->outputs[i];
         if (output->state != NULL) output->decoder->destroy(output);
-        memory_free(output->behind);
+        memory_free(output->device_spec);
     }
     memory_free(pipeline->outputs);
     memory_free(pipeline->blanked);

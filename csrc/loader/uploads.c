@@ -38,7 +38,7 @@ typedef struct Upload {
 /* What is done to an output. */
 typedef struct UploadsWork {
     UploadsArray array;
-    AugmentSpec behind; /* if `works` */
+    AugmentSpec device_spec; /* if `works` */
     bool works, converts;
     size_t item_bytes;
     uint32_t table[AUGMENT_TABLE_VALUES]; /* if it converts: room for values of any type */
@@ -77,11 +77,11 @@ struct Uploads {
 /* ---- creation ---- */
 
 static Status make_work(UploadsWork *work, const UploadsArray *array) {
-    *work = (UploadsWork){.array = *array, .works = array->behind != NULL};
-    work->array.behind = NULL;
+    *work = (UploadsWork){.array = *array, .works = array->device_spec != NULL};
+    work->array.device_spec = NULL;
     if (!work->works) return STATUS_OK;
-    const AugmentSpec *spec = &work->behind;
-    work->behind = *array->behind;
+    const AugmentSpec *spec = &work->device_spec;
+    work->device_spec = *array->device_spec;
     work->converts = spec->normalize || spec->type != IMAGE_U8 || spec->layout != IMAGE_HWC;
     work->item_bytes = augment_type_bytes(spec->type);
     return work->converts ? augment_convert_table(spec, work->table) : STATUS_OK;
@@ -448,7 +448,7 @@ static Status set_clock(Uploads *uploads, UploadsDraws draws) {
 static Status put_image(Uploads *uploads, const UploadsWork *work, size_t output, UploadsDraws draws,
                         const LoaderBatch *batch, uint8_t *to) {
     const UploadsScratch *scratch = &uploads->scratch;
-    const AugmentSpec *spec = &work->behind;
+    const AugmentSpec *spec = &work->device_spec;
     DeviceStream *stream = uploads->stream;
     const int count = (int)batch->count;
     const bool acts = spec->op_count > 0 && !draws.evaluate; /* otherwise all operations are neutral */

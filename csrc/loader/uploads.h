@@ -12,9 +12,9 @@ typedef struct Uploads Uploads;
 /* What happens to an output on its way. */
 typedef struct UploadsArray {
     bool moves;
-    size_t host_bytes, bytes;  /* of a sample in host memory and in device memory; equal without `behind` */
-    const AugmentSpec *behind; /* the GPU's work on images (height, width, 3) of uint8; borrowed during
-                                * loader_uploads_create, what its operations borrow until the end. NULL: none */
+    size_t host_bytes, bytes;       /* of a sample in host memory and in device memory; equal without `device_spec` */
+    const AugmentSpec *device_spec; /* the GPU's work on images (height, width, 3) of uint8; borrowed during
+                                     * loader_uploads_create, what its operations borrow until the end. NULL: none */
 } UploadsArray;
 
 typedef struct UploadsConfig {

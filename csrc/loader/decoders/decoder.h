@@ -28,14 +28,14 @@ typedef struct DecoderOutput {
     const BetonField *field_info; /* borrowed from the reader */
     const DecoderEntry *decoder;
     /* Filled in by `prepare`: */
-    LoaderArray array;    /* as made by the decoder */
-    void *state;          /* owned: the decoder's own data about this output */
-    size_t scratch_bytes; /* memory for this output alone, in each thread */
-    size_t work_bytes;    /* what a sample costs besides writing its row, as bytes that could be copied meanwhile */
-    bool mixes;           /* a chunk also needs the sample before its first */
-    AugmentSpec *behind;  /* owned: a GPU's work on `array`, three channels of uint8; or NULL */
-    LoaderArray worked;   /* ... and its result */
-    char why[STATUS_MESSAGE_BYTES]; /* why `behind` is NULL though it was requested; or "" */
+    LoaderArray array;        /* as made by the decoder */
+    void *state;              /* owned: the decoder's own data about this output */
+    size_t scratch_bytes;     /* memory for this output alone, in each thread */
+    size_t work_bytes;        /* what a sample costs besides writing its row, as bytes that could be copied meanwhile */
+    bool mixes;               /* a chunk also needs the sample before its first */
+    AugmentSpec *device_spec; /* owned: a GPU's work on `array`, three channels of uint8; or NULL */
+    LoaderArray worked;       /* ... and its result */
+    char why[STATUS_MESSAGE_BYTES]; /* why `device_spec` is NULL though it was requested; or "" */
     /* Filled in by the pipeline: */
     LoaderArray result; /* of the batch: `array`, or what the steps make of it */
     LoaderMoved moved;

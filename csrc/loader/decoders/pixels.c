@@ -32,40 +32,40 @@ static LoaderArray array_of(const AugmentSpec *spec, int32_t height, int32_t wid
 }
 
 /* Splits a chain at the move to a GPU; fails if a GPU cannot do the second part on the result of the first. */
-static Status split(const AugmentSpec *whole, int at, AugmentSpec *front, AugmentSpec *behind) {
+static Status split(const AugmentSpec *whole, int at, AugmentSpec *front, AugmentSpec *device_spec) {
     Augment *before = NULL;
     if (!augment_format_rgb(whole->format)) {
         FAIL(STATUS_ARGUMENT, "a GPU works only on images with three channels of uint8");
     }
-    *front = *behind = *whole;
+    *front = *device_spec = *whole;
     front->op_count = at;
     front->normalize = false;
     front->type = IMAGE_U8;
     front->layout = IMAGE_HWC;
     TRY(augment_create(front, &before));
-    augment_output_size(before, &behind->height, &behind->width);
+    augment_output_size(before, &device_spec->height, &device_spec->width);
     augment_destroy(before);
-    behind->op_count = whole->op_count - at;
-    memmove(behind->ops, behind->ops + at, (size_t)behind->op_count * sizeof *behind->ops);
-    return augment_gather_check(behind->ops, behind->op_count, behind->height, behind->width);
+    device_spec->op_count = whole->op_count - at;
+    memmove(device_spec->ops, device_spec->ops + at, (size_t)device_spec->op_count * sizeof *device_spec->ops);
+    return augment_gather_check(device_spec->ops, device_spec->op_count, device_spec->height, device_spec->width);
 }
 
 /* Leaves work to a GPU if it can do it, and otherwise notes why not. */
-static Status leave_behind(const LoaderOutput *request, AugmentSpec *spec, DecoderOutput *output) {
+static Status leave_to_device(const LoaderOutput *request, AugmentSpec *spec, DecoderOutput *output) {
     AugmentSpec front;
     if (device_count() == 0) {
         snprintf(output->why, sizeof output->why, "%s", device_why());
         return STATUS_OK;
     }
-    TRY(memory_alloc(1, sizeof *output->behind, &output->behind));
-    Status status = split(spec, request->front, &front, output->behind);
+    TRY(memory_alloc(1, sizeof *output->device_spec, &output->device_spec));
+    Status status = split(spec, request->front, &front, output->device_spec);
     if (status == STATUS_OK) {
-        output->worked = array_of(output->behind, output->behind->height, output->behind->width);
+        output->worked = array_of(output->device_spec, output->device_spec->height, output->device_spec->width);
         *spec = front;
         return STATUS_OK;
     }
-    memory_free(output->behind);
-    output->behind = NULL;
+    memory_free(output->device_spec);
+    output->device_spec = NULL;
     memcpy(output->why, error_record()->message, sizeof output->why);
     return status == STATUS_MEMORY ? status : STATUS_OK;
 }
@@ -81,7 +81,7 @@ Status loader_pixels_prepare(const LoaderOutput *request, AugmentFormat format, 
     if (request->moves && request->works) {
         TRY(augment_create(&spec, &whole)); /* errors in it are reported here, wherever it is done */
         augment_destroy(whole);
-        TRY(leave_behind(request, &spec, output));
+        TRY(leave_to_device(request, &spec, output));
     }
     TRY(augment_create(&spec, out));
     augment_output_size(*out, &out_height, &out_width);

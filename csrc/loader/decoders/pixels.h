@@ -8,7 +8,7 @@
 #define PIXELS_RGB ((AugmentFormat){AUGMENT_CHANNELS, IMAGE_U8})
 
 /* Makes the chain for images of this format and size, and sets the output's array and the scratch memory of the chain.
- * What `request` leaves to a GPU, if that can do it, is not part of the chain but goes into output->behind. */
+ * What `request` leaves to a GPU, if that can do it, is not part of the chain but goes into output->device_spec. */
 Status loader_pixels_prepare(const LoaderOutput *request, AugmentFormat format, uint32_t height, uint32_t width,
                              DecoderOutput *output, Augment **out);
 
