@@ -310,8 +310,8 @@ class ImageCompiler:
             steps.insert(0, OnValues(FromGPU(self.type == "bfloat16", follow, wait)))
         done = self.front or 0
         more = image["operations"][done:] or image["normalize"] or self.type != "uint8" or image["layout"] == "chw"
-        works = self.front is not None and not self.functions and bool(more)
-        move = move_of(image["operations"][:done], works, only_works=torch)
+        process = self.front is not None and not self.functions and bool(more)
+        move = move_of(image["operations"][:done], process, only_if_processed=torch)
         return Moved(self.device.gpu, {**column, "image": image, "move": move}, steps, list(worker), list(there))
 
 

@@ -49,10 +49,10 @@ def can_follow(steps: Sequence[Callable]) -> bool:
     return all(map(works_on_gpu, steps[first:]))
 
 
-def move_of(before: Sequence = (), works: bool = False, only_works: bool = False) -> dict[str, Any]:
+def move_of(before: Sequence = (), process_on_device: bool = False, only_if_processed: bool = False) -> dict[str, Any]:
     """A move as the core takes it: the operations before it, whether it is to do the rest on the GPU, and whether
     otherwise the batch is to stay."""
-    return {"before": tuple(before), "works": works, "only_works": only_works}
+    return {"before": tuple(before), "process_on_device": process_on_device, "only_if_processed": only_if_processed}
 
 
 def torch_moves(step: tf.ToDevice) -> bool:

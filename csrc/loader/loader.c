@@ -105,7 +105,7 @@ static void describe_uploads(const Loader *loader, UploadsArray *arrays) {
         arrays[i] = (UploadsArray){.moves = output->moved != LOADER_STAYS,
                                    .host_bytes = output->result.sample_bytes,
                                    .bytes = loader_array(loader, i)->sample_bytes,
-                                   .device_spec = output->moved == LOADER_WORKED ? output->device_spec : NULL};
+                                   .device_spec = output->moved == LOADER_PROCESSED ? output->device_spec : NULL};
     }
 }
 
@@ -209,7 +209,7 @@ size_t loader_outputs(const Loader *loader) { return loader->pipeline.count; }
 
 const LoaderArray *loader_array(const Loader *loader, size_t output) {
     const DecoderOutput *it = &loader->pipeline.outputs[output];
-    return it->moved == LOADER_WORKED ? &it->worked : &it->result;
+    return it->moved == LOADER_PROCESSED ? &it->processed : &it->result;
 }
 
 LoaderMoved loader_moved(const Loader *loader, size_t output, const char **why) {

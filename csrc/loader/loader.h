@@ -108,11 +108,11 @@ typedef struct LoaderOutput {
     const LoaderStep *steps;        /* the user's functions after the decoder; borrowed during loader_create */
     int step_count;
     /* The array goes to LoaderConfig.device. The first `front` operations of `image` run before the move. The rest, and
-     * what follows them, run on the GPU if `works` and it can do all of it (see loader_moved), otherwise before the
-     * move, too. */
-    bool moves, works;
+     * what follows them, run on the GPU if `process_on_device` and it can do all of it (see loader_moved), otherwise
+     * before the move, too. */
+    bool moves, process_on_device;
     int front;
-    bool only_works; /* the array stays in host memory if nothing is done on the GPU */
+    bool only_if_processed; /* the array stays in host memory if nothing is done on the GPU */
 } LoaderOutput;
 
 typedef struct LoaderConfig {
@@ -197,8 +197,8 @@ Status loader_begin(Loader *loader, const LoaderPass *pass);
 /* How an output gets to a GPU. */
 typedef enum LoaderMoved {
     LOADER_STAYS,
-    LOADER_MOVED, /* as the threads made it */
-    LOADER_WORKED /* what follows the move is done on the GPU */
+    LOADER_MOVED,    /* as the threads made it */
+    LOADER_PROCESSED /* what follows the move is done on the GPU */
 } LoaderMoved;
 
 /* *why: the reason why work requested on the GPU is not done there, or NULL; borrowed until loader_destroy. */

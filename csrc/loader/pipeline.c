@@ -76,8 +76,8 @@ static Status prepare_output(Pipeline *pipeline, size_t index, const LoaderOutpu
     if (output->device_spec != NULL && output->step_count > 0) {
         FAIL(STATUS_ARGUMENT, "an output with C functions cannot also have operations done on a GPU");
     }
-    if (request->moves && (output->device_spec != NULL || !request->only_works)) {
-        output->moved = output->device_spec != NULL ? LOADER_WORKED : LOADER_MOVED;
+    if (request->moves && (output->device_spec != NULL || !request->only_if_processed)) {
+        output->moved = output->device_spec != NULL ? LOADER_PROCESSED : LOADER_MOVED;
     }
     pipeline->any_steps = pipeline->any_steps || output->step_count > 0;
     output->scratch_at = pipeline->scratch_bytes;

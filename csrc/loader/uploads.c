@@ -38,8 +38,8 @@ typedef struct Upload {
 /* What is done to an output. */
 typedef struct UploadsWork {
     UploadsArray array;
-    AugmentSpec device_spec; /* if `works` */
-    bool works, converts;
+    AugmentSpec device_spec; /* if `processes` */
+    bool processes, converts;
     size_t item_bytes;
     uint32_t table[AUGMENT_TABLE_VALUES]; /* if it converts: room for values of any type */
 } UploadsWork;
@@ -67,7 +67,7 @@ struct Uploads {
     size_t arrays, moving; /* per batch; of them, those that move */
     size_t unused;         /* buffers in both lists */
     UploadsWork *work;     /* owned, `arrays` */
-    bool works;
+    bool processes;
     DeviceStream *stream; /* owned; NULL before the first batch */
     UploadsScratch scratch;
     Upload *free, *retired; /* owned lists */
@@ -77,9 +77,9 @@ struct Uploads {
 /* ---- creation ---- */
 
 static Status make_work(UploadsWork *work, const UploadsArray *array) {
-    *work = (UploadsWork){.array = *array, .works = array->device_spec != NULL};
+    *work = (UploadsWork){.array = *array, .processes = array->device_spec != NULL};
     work->array.device_spec = NULL;
-    if (!work->works) return STATUS_OK;
+    if (!work->processes) return STATUS_OK;
     const AugmentSpec *spec = &work->device_spec;
     work->device_spec = *array->device_spec;
     work->converts = spec->normalize || spec->type != IMAGE_U8 || spec->layout != IMAGE_HWC;
@@ -102,7 +102,7 @@ Status loader_uploads_create(const UploadsConfig *config, Uploads **out) {
     for (size_t i = 0; i < config->arrays; i++) {
         TRY_GOTO(make_work(&uploads->work[i], &config->array[i]));
         uploads->moving += config->array[i].moves;
-        uploads->works = uploads->works || uploads->work[i].works;
+        uploads->processes = uploads->processes || uploads->work[i].processes;
     }
     *out = uploads;
     uploads = NULL;
@@ -360,7 +360,7 @@ static size_t widest(const Uploads *uploads) {
     size_t bytes = 0;
     for (size_t i = 0; i < uploads->arrays; i++) {
         const UploadsWork *work = &uploads->work[i];
-        if (work->works && work->array.host_bytes > bytes) bytes = work->array.host_bytes;
+        if (work->processes && work->array.host_bytes > bytes) bytes = work->array.host_bytes;
     }
     return bytes;
 }
@@ -468,7 +468,7 @@ static Status put_image(Uploads *uploads, const UploadsWork *work, size_t output
 static Status put_batch(Uploads *uploads, UploadsDraws draws, LoaderBatch *batch, Upload *upload) {
     DeviceEvent *copied;
     DeviceStream *stream = uploads->stream;
-    if (uploads->works) {
+    if (uploads->processes) {
         const size_t room = batch->count < uploads->batch_size ? uploads->batch_size : batch->count;
         TRY(reserve_scratch(uploads, room));
         TRY(set_clock(uploads, draws));
@@ -477,7 +477,7 @@ static Status put_batch(Uploads *uploads, UploadsDraws draws, LoaderBatch *batch
     }
     for (size_t i = 0; i < uploads->arrays; i++) {
         const UploadsWork *work = &uploads->work[i];
-        if (work->works) {
+        if (work->processes) {
             TRY(put_image(uploads, work, i, draws, batch, upload->arrays[i]));
         } else if (work->array.moves) {
             TRY(device_copy(upload->arrays[i], batch->arrays[i], batch->count * work->array.bytes, stream));

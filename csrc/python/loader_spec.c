@@ -172,9 +172,9 @@ static int parse_before(PyObject *value, void *out) {
     return result;
 }
 
-static const SpecTable move_table = {
-    "move",
-    {SPEC_WHOLE("before", parse_before), SPEC_MEMBER(LoaderOutput, works), SPEC_MEMBER(LoaderOutput, only_works)}};
+static const SpecTable move_table = {"move",
+                                     {SPEC_WHOLE("before", parse_before), SPEC_MEMBER(LoaderOutput, process_on_device),
+                                      SPEC_MEMBER(LoaderOutput, only_if_processed)}};
 
 static int parse_move(PyObject *value, void *out) {
     LoaderColumn *column = out;

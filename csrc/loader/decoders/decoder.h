@@ -34,7 +34,7 @@ typedef struct DecoderOutput {
     size_t work_bytes;        /* what a sample costs besides writing its row, as bytes that could be copied meanwhile */
     bool mixes;               /* a chunk also needs the sample before its first */
     AugmentSpec *device_spec; /* owned: a GPU's work on `array`, three channels of uint8; or NULL */
-    LoaderArray worked;       /* ... and its result */
+    LoaderArray processed;    /* ... and its result */
     char why[STATUS_MESSAGE_BYTES]; /* why `device_spec` is NULL though it was requested; or "" */
     /* Filled in by the pipeline: */
     LoaderArray result; /* of the batch: `array`, or what the steps make of it */

@@ -60,7 +60,7 @@ static Status leave_to_device(const LoaderOutput *request, AugmentSpec *spec, De
     TRY(memory_alloc(1, sizeof *output->device_spec, &output->device_spec));
     Status status = split(spec, request->front, &front, output->device_spec);
     if (status == STATUS_OK) {
-        output->worked = array_of(output->device_spec, output->device_spec->height, output->device_spec->width);
+        output->processed = array_of(output->device_spec, output->device_spec->height, output->device_spec->width);
         *spec = front;
         return STATUS_OK;
     }
@@ -78,7 +78,7 @@ Status loader_pixels_prepare(const LoaderOutput *request, AugmentFormat format, 
     spec.format = format;
     spec.height = (int32_t)height;
     spec.width = (int32_t)width;
-    if (request->moves && request->works) {
+    if (request->moves && request->process_on_device) {
         TRY(augment_create(&spec, &whole)); /* errors in it are reported here, wherever it is done */
         augment_destroy(whole);
         TRY(leave_to_device(request, &spec, output));
