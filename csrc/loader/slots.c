@@ -20,7 +20,7 @@ typedef struct Slot {
     DeviceEvent *copied;   /* owned; NULL before the first copy to a GPU */
     atomic_bool copying;   /* one may be in progress */
     uint64_t *ids;         /* within memory */
-    uint64_t *moving_ids;  /* likewise: the ids to copy from, since a batch gets its ids before the wait */
+    uint64_t *copy_ids;    /* likewise: the ids to copy from, since a batch gets its ids before the wait */
     unsigned char *memory; /* owned */
     struct Slot *next;
     void *arrays[];
@@ -159,8 +159,8 @@ static Status create_slot(Slots *slots, size_t samples, Slot **out) {
     TRY_GOTO(alloc_memory(slots, bytes, &slot->memory));
     for (size_t i = 0; i < slots->arrays; i++) slot->arrays[i] = slot->memory + offsets[i];
     slot->ids = (uint64_t *)(void *)(slot->memory + offsets[slots->arrays]);
-    slot->moving_ids = slot->ids;
-    if (slots->id_arrays > 1) slot->moving_ids = (uint64_t *)(void *)(slot->memory + offsets[slots->arrays + 1]);
+    slot->copy_ids = slot->ids;
+    if (slots->id_arrays > 1) slot->copy_ids = (uint64_t *)(void *)(slot->memory + offsets[slots->arrays + 1]);
     slot->pool = slots;
     slot->capacity = samples;
     slot->bytes = bytes;
@@ -216,10 +216,10 @@ uint64_t *loader_slots_ids(LoaderBatch *batch) { return ((Slot *)(void *)batch)-
 
 void loader_slots_await(LoaderBatch *batch) { await_copy((Slot *)(void *)batch); }
 
-const uint64_t *loader_slots_moving_ids(LoaderBatch *batch) {
+const uint64_t *loader_slots_copy_ids(LoaderBatch *batch) {
     Slot *slot = (Slot *)(void *)batch;
-    memmove(slot->moving_ids, slot->ids, batch->count * sizeof *slot->ids);
-    return slot->moving_ids;
+    memmove(slot->copy_ids, slot->ids, batch->count * sizeof *slot->ids);
+    return slot->copy_ids;
 }
 
 Status loader_slots_copy_event(LoaderBatch *batch, DeviceEvent **out) {

@@ -34,10 +34,10 @@ uint64_t *loader_slots_ids(LoaderBatch *batch);
 
 /* An event of the calling thread's device, to be recorded once copies from the buffer are queued on a stream. Until
  * they are done, the buffer is not freed, and loader_slots_await does not return, so that its arrays are not
- * overwritten. Ids are copied from an array of their own, loader_slots_moving_ids. */
+ * overwritten. Ids are copied from an array of their own, loader_slots_copy_ids. */
 Status loader_slots_copy_event(LoaderBatch *batch, DeviceEvent **out);
 void loader_slots_await(LoaderBatch *batch);
-const uint64_t *loader_slots_moving_ids(LoaderBatch *batch);
+const uint64_t *loader_slots_copy_ids(LoaderBatch *batch);
 
 /* The batch goes to a caller: it counts as held until it is released. */
 void loader_slots_hand_over(LoaderBatch *batch);

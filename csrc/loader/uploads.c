@@ -472,7 +472,7 @@ static Status put_batch(Uploads *uploads, UploadsDraws draws, LoaderBatch *batch
         const size_t room = batch->count < uploads->batch_size ? uploads->batch_size : batch->count;
         TRY(reserve_scratch(uploads, room));
         TRY(set_clock(uploads, draws));
-        const uint64_t *ids = loader_slots_moving_ids(batch);
+        const uint64_t *ids = loader_slots_copy_ids(batch);
         TRY(device_copy(uploads->scratch.ids, ids, batch->count * sizeof *ids, stream));
     }
     for (size_t i = 0; i < uploads->arrays; i++) {
