@@ -52,8 +52,8 @@ typedef struct UploadsScratch {
     int64_t *ids, *labels;  /* labels: never used */
     int32_t *order;         /* 0, 1, 2... */
     GatherClock *clock;
-    unsigned char *tables; /* one per output, each of the size of UploadsWork.table */
-    GatherClock *said;     /* owned, page-locked: what *clock is set to, if `timed` */
+    unsigned char *tables;   /* one per output, each of the size of UploadsWork.table */
+    GatherClock *host_clock; /* owned, page-locked: what *clock is set to, if `timed` */
     bool timed;
 } UploadsScratch;
 
@@ -132,7 +132,7 @@ static Status destroy_list(void *context) {
 static Status destroy_work(void *context) {
     Uploads *uploads = context;
     device_free(uploads->scratch.memory);
-    device_host_free(uploads->scratch.said);
+    device_host_free(uploads->scratch.host_clock);
     device_stream_destroy(uploads->stream);
     return STATUS_OK;
 }
@@ -417,7 +417,7 @@ static Status reserve_scratch(Uploads *uploads, size_t samples) {
     TRY(place_scratch(uploads, samples, at, &bytes));
     device_free(scratch->memory);
     count_scratch(uploads, 0);
-    *scratch = (UploadsScratch){.said = scratch->said};
+    *scratch = (UploadsScratch){.host_clock = scratch->host_clock};
     TRY(device_alloc(bytes, &scratch->memory));
     count_scratch(uploads, bytes);
     scratch->raw = scratch->memory + at[0];
@@ -434,13 +434,13 @@ static Status reserve_scratch(Uploads *uploads, size_t samples) {
 
 static Status set_clock(Uploads *uploads, UploadsDraws draws) {
     UploadsScratch *scratch = &uploads->scratch;
-    GatherClock *said = scratch->said;
-    if (scratch->timed && draws.seed == said->seed && draws.epoch == said->epoch) return STATUS_OK;
-    if (said == NULL) TRY(device_host_alloc(sizeof *said, &scratch->said));
+    GatherClock *host_clock = scratch->host_clock;
+    if (scratch->timed && draws.seed == host_clock->seed && draws.epoch == host_clock->epoch) return STATUS_OK;
+    if (host_clock == NULL) TRY(device_host_alloc(sizeof *host_clock, &scratch->host_clock));
     TRY(device_stream_synchronize(uploads->stream)); /* a copy may still be reading it */
-    *scratch->said = (GatherClock){draws.seed, draws.epoch, 0};
+    *scratch->host_clock = (GatherClock){draws.seed, draws.epoch, 0};
     scratch->timed = true;
-    return device_copy(scratch->clock, scratch->said, sizeof *scratch->said, uploads->stream);
+    return device_copy(scratch->clock, scratch->host_clock, sizeof *scratch->host_clock, uploads->stream);
 }
 
 /* ---- a batch ---- */

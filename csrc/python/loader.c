@@ -367,9 +367,9 @@ static PyObject *fields_dict(LoaderObject *self, const char *(*of)(const BetonFi
     for (size_t i = 0; fields != NULL && i < beton_reader_num_fields(reader); i++) {
         const BetonField *field = beton_reader_field(reader, i);
         if (of(field) == NULL) continue;
-        PyObject *said = PyUnicode_FromString(of(field));
-        if (said == NULL || PyDict_SetItemString(fields, field->name, said) < 0) Py_CLEAR(fields);
-        Py_XDECREF(said);
+        PyObject *text = PyUnicode_FromString(of(field));
+        if (text == NULL || PyDict_SetItemString(fields, field->name, text) < 0) Py_CLEAR(fields);
+        Py_XDECREF(text);
     }
     self->busy = false;
     return fields;

@@ -115,7 +115,7 @@ done:
     return result;
 }
 
-static Status say_read(LoaderUpload *upload, int device, DeviceStream *stream) {
+static Status announce_read(LoaderUpload *upload, int device, DeviceStream *stream) {
     PyTensorVisit visit;
     TRY(py_tensor_visit(device, &visit));
     Status status = loader_upload_read(upload, stream);
@@ -138,7 +138,7 @@ static PyObject *batch_read(PyObject *module, PyObject *args) {
     }
     LoaderUpload *upload = ((BatchObject *)owner)->upload;
     if (upload == NULL) Py_RETURN_NONE;
-    Status status = say_read(upload, py_tensor_unchecked(object)->device, stream);
+    Status status = announce_read(upload, py_tensor_unchecked(object)->device, stream);
     return status == STATUS_OK ? Py_NewRef(Py_None) : py_errors_raise(state, status);
 }
 
