@@ -243,12 +243,12 @@ static Status run_chunks(const DecoderChunk *chunk, const DecoderOutput *output,
     return error_adopt(&cause);
 }
 
-static int64_t told_apart(const DecoderTimes *times) { return times->decode_ns + times->resample_ns; }
+static int64_t measured_ns(const DecoderTimes *times) { return times->decode_ns + times->resample_ns; }
 
 Status loader_pixels_run(const DecoderChunk *chunk, const DecoderOutput *output, PixelsDecode decode) {
     DecoderTimes *times = &chunk->scratch->times;
-    const int64_t start = clock_now_ns(), others = told_apart(times);
+    const int64_t start = clock_now_ns(), others = measured_ns(times);
     Status status = run_chunks(chunk, output, decode);
-    loader_decoder_spent(&times->augment_ns, start + told_apart(times) - others);
+    loader_decoder_spent(&times->augment_ns, start + measured_ns(times) - others);
     return status;
 }
