@@ -72,7 +72,7 @@ done:
 void beton_reader_close(BetonReader *reader) {
     if (reader == NULL) return;
     beton_set_close(reader);
-    if (reader->map != NULL && !reader->lodged) munmap((void *)(uintptr_t)reader->map, (size_t)reader->size);
+    if (reader->map != NULL && !reader->in_set_mapping) munmap((void *)(uintptr_t)reader->map, (size_t)reader->size);
     if (reader->descriptor >= 0) close(reader->descriptor);
     memory_free(reader->entry_of);
     memory_free(reader->fields);

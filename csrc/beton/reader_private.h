@@ -31,7 +31,7 @@ struct BetonReader {
     /* Of a file in a set: the number of its first sample, the offset of its first byte, and whether its mapping is
      * within the set's. */
     uint64_t first, base;
-    bool lodged;
+    bool in_set_mapping;
 };
 
 #define READER_NO_ENTRY UINT64_MAX

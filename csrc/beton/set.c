@@ -147,7 +147,7 @@ static void rebase(const unsigned char **pointer, const BetonReader *part, const
     if (*pointer != NULL) *pointer = map + (*pointer - part->map);
 }
 
-static Status lodge(BetonReader *set, BetonReader *part) {
+static Status map_into_set(BetonReader *set, BetonReader *part) {
     unsigned char *at = (unsigned char *)(uintptr_t)set->map + part->base;
     const unsigned char *old = part->map;
     void *map = mmap(at, (size_t)part->size, PROT_READ, MAP_SHARED | MAP_FIXED, part->descriptor, 0);
@@ -156,7 +156,7 @@ static Status lodge(BetonReader *set, BetonReader *part) {
     rebase(&part->extension, part, map);
     rebase(&part->checksums, part, map);
     part->map = map;
-    part->lodged = true;
+    part->in_set_mapping = true;
     munmap((void *)(uintptr_t)old, (size_t)part->size);
     return STATUS_OK;
 }
@@ -170,7 +170,7 @@ static Status map_parts(BetonReader *set) {
     }
     set->map = map;
     for (size_t i = 0; i < set->num_parts; i++) {
-        TRY(error_at_path(lodge(set, set->parts[i]), set->parts[i]->path));
+        TRY(error_at_path(map_into_set(set, set->parts[i]), set->parts[i]->path));
     }
     for (size_t i = 0; i < set->num_fields; i++) set->fields[i].arguments = set->parts[0]->fields[i].arguments;
     return STATUS_OK;
