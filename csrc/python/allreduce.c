@@ -96,14 +96,14 @@ typedef struct PlanSite {
 static Status plan_create(Comm *comm, const AllreduceLayer *layers, int count, const AllreduceOptions *options,
                           PlanSite site, Allreduce **out) {
     Status status;
-    PyTensorVisit visit;
+    PyTensorDeviceGuard guard;
     AllreduceBuffer buffer = {
         .layers = layers, .layer_count = count, .on_device = site.device >= 0, .compares = site.compares};
     Py_BEGIN_ALLOW_THREADS;
-    status = py_tensor_visit(site.device, &visit);
+    status = py_tensor_device_enter(site.device, &guard);
     if (status == STATUS_OK) {
         status = allreduce_create(comm, &buffer, options, out);
-        py_tensor_leave(&visit);
+        py_tensor_device_leave(&guard);
     }
     Py_END_ALLOW_THREADS;
     return status;
@@ -143,10 +143,10 @@ static void destroy_plan(AllreduceObject *self) {
     self->allreduce = NULL;
     if (allreduce == NULL) return;
     Py_BEGIN_ALLOW_THREADS;
-    PyTensorVisit visit;
-    Status status = py_tensor_visit(self->device, &visit);
+    PyTensorDeviceGuard guard;
+    Status status = py_tensor_device_enter(self->device, &guard);
     allreduce_destroy(allreduce);
-    if (status == STATUS_OK) py_tensor_leave(&visit);
+    if (status == STATUS_OK) py_tensor_device_leave(&guard);
     Py_END_ALLOW_THREADS;
 }
 
@@ -353,14 +353,14 @@ static int set_call(PyObject *self, PyObject *value, void *unused) {
 /* Into a new array. */
 static PyObject *copy_residual(AllreduceObject *self, int64_t elems) {
     PyObject *copy = py_array_new(ARRAY_F32, 1, &elems);
-    PyTensorVisit visit;
+    PyTensorDeviceGuard guard;
     Status status;
     if (copy == NULL) return NULL;
     Py_BEGIN_ALLOW_THREADS;
-    status = py_tensor_visit(self->device, &visit);
+    status = py_tensor_device_enter(self->device, &guard);
     if (status == STATUS_OK) {
         status = allreduce_residual_copy(self->allreduce, py_array_data(copy));
-        py_tensor_leave(&visit);
+        py_tensor_device_leave(&guard);
     }
     Py_END_ALLOW_THREADS;
     if (status == STATUS_OK) return copy;
@@ -392,11 +392,11 @@ static PyObject *plan_restore(PyObject *object, PyObject *residual) {
     Status status = STATUS_OK;
     if (allreduce != NULL) {
         Py_BEGIN_ALLOW_THREADS;
-        PyTensorVisit visit;
-        status = py_tensor_visit(self->device, &visit);
+        PyTensorDeviceGuard guard;
+        status = py_tensor_device_enter(self->device, &guard);
         if (status == STATUS_OK) {
             status = allreduce_restore(allreduce, view.data, view.elems);
-            py_tensor_leave(&visit);
+            py_tensor_device_leave(&guard);
         }
         Py_END_ALLOW_THREADS;
     }

@@ -158,18 +158,18 @@ void py_allreduce_scratch_free(AllreduceScratch *scratch, int device) {
 /* ---- methods of a plan ---- */
 
 /* Enters the plan's device and its communicator; 0, or -1 with an exception set. */
-static int enter(AllreduceObject *plan, PyTensorVisit *visit) {
+static int enter(AllreduceObject *plan, PyTensorDeviceGuard *guard) {
     ModuleState *state = plan_state(plan);
     if (py_comm_object_acquire(state, plan->comm, "comm") == NULL) return -1;
-    Status status = py_tensor_visit(plan->device, visit);
+    Status status = py_tensor_device_enter(plan->device, guard);
     if (status == STATUS_OK) return 0;
     py_comm_object_release(plan->comm);
     py_errors_raise(state, status);
     return -1;
 }
 
-static PyObject *leave(AllreduceObject *plan, const PyTensorVisit *visit, Status status) {
-    py_tensor_leave(visit);
+static PyObject *leave(AllreduceObject *plan, const PyTensorDeviceGuard *guard, Status status) {
+    py_tensor_device_leave(guard);
     py_comm_object_release(plan->comm);
     return status == STATUS_OK ? Py_NewRef(Py_None) : py_errors_raise(plan_state(plan), status);
 }
@@ -179,17 +179,17 @@ PyObject *py_allreduce_put(PyObject *object, PyObject *args, PyObject *kwargs) {
     static char *names[] = {"tensors", "stream", NULL};
     PyObject *sequence, *number = NULL, *result = NULL;
     DeviceStream *stream;
-    PyTensorVisit visit;
+    PyTensorDeviceGuard guard;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|O:put", names, &sequence, &number)) return NULL;
     if (py_tensor_parse_stream(number, &stream) < 0) return NULL;
     PyObject *tensors = py_arguments_tuple(sequence, "tensors", 0, MAX_ARRAYS);
     if (tensors == NULL) return NULL;
-    if (check_tensors(plan, tensors) == 0 && enter(plan, &visit) == 0) {
+    if (check_tensors(plan, tensors) == 0 && enter(plan, &guard) == 0) {
         Status status;
         Py_BEGIN_ALLOW_THREADS;
         status = arrays_run(plan, tensors, stream);
         Py_END_ALLOW_THREADS;
-        result = leave(plan, &visit, status);
+        result = leave(plan, &guard, status);
     }
     Py_DECREF(tensors);
     return result;
@@ -210,7 +210,7 @@ PyObject *py_allreduce_enqueue_on_lane(PyObject *object, PyObject *args) {
     AllreduceObject *plan = (AllreduceObject *)object;
     PyObject *tensor, *stream_number, *lane_number, *tuple, *result = NULL;
     DeviceStream *stream, *lane;
-    PyTensorVisit visit;
+    PyTensorDeviceGuard guard;
     ArgumentsNumber blocks = {"blocks", INT32_MAX, 0};
     if (!PyArg_ParseTuple(args, "OOOO&:enqueue_on_lane", &tensor, &stream_number, &lane_number, py_arguments_number,
                           &blocks) ||
@@ -222,12 +222,12 @@ PyObject *py_allreduce_enqueue_on_lane(PyObject *object, PyObject *args) {
         return NULL;
     }
     if ((tuple = PyTuple_Pack(1, tensor)) == NULL) return NULL;
-    if (check_tensors(plan, tuple) == 0 && enter(plan, &visit) == 0) {
+    if (check_tensors(plan, tuple) == 0 && enter(plan, &guard) == 0) {
         Status status;
         Py_BEGIN_ALLOW_THREADS;
         status = enqueue_on_lane(plan, tensor_at(tuple, 0), stream, lane, (int)blocks.value);
         Py_END_ALLOW_THREADS;
-        result = leave(plan, &visit, status);
+        result = leave(plan, &guard, status);
     }
     Py_DECREF(tuple);
     return result;
@@ -238,14 +238,14 @@ PyObject *py_allreduce_wait(PyObject *object, PyObject *args, PyObject *kwargs) 
     AllreduceObject *plan = (AllreduceObject *)object;
     PyObject *number = NULL;
     DeviceStream *stream;
-    PyTensorVisit visit;
+    PyTensorDeviceGuard guard;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O:wait", names, &number)) return NULL;
-    if (py_tensor_parse_stream(number, &stream) < 0 || enter(plan, &visit) < 0) return NULL;
+    if (py_tensor_parse_stream(number, &stream) < 0 || enter(plan, &guard) < 0) return NULL;
     Status status = STATUS_OK;
     Py_BEGIN_ALLOW_THREADS;
     if (plan->device >= 0) status = allreduce_wait(plan->allreduce, stream, NULL);
     Py_END_ALLOW_THREADS;
-    return leave(plan, &visit, status);
+    return leave(plan, &guard, status);
 }
 
 /* ---- runs in the background ---- */
@@ -277,7 +277,7 @@ static PyObject *arrays_begin(PyObject *module, PyObject *args, PyObject *kwargs
     PyTypeObject *type = (PyTypeObject *)state->allreduce_run_type;
     PyObject *sequence, *number = NULL;
     DeviceStream *stream;
-    PyTensorVisit visit;
+    PyTensorDeviceGuard guard;
     int device;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|O:allreduce_begin", names, &sequence, &number)) return NULL;
     if (py_tensor_parse_stream(number, &stream) < 0) return NULL;
@@ -290,10 +290,10 @@ static PyObject *arrays_begin(PyObject *module, PyObject *args, PyObject *kwargs
     }
     self->tensors = tensors;
     if (device < 0) return (PyObject *)self;
-    Status status = py_tensor_visit(device, &visit);
+    Status status = py_tensor_device_enter(device, &guard);
     if (status == STATUS_OK) {
         status = mark(self, stream);
-        py_tensor_leave(&visit);
+        py_tensor_device_leave(&guard);
     }
     if (status == STATUS_OK) return (PyObject *)self;
     Py_DECREF(self);
@@ -303,7 +303,7 @@ static PyObject *arrays_begin(PyObject *module, PyObject *args, PyObject *kwargs
 static PyObject *run_run(PyObject *object, PyObject *plan) {
     RunObject *self = (RunObject *)object;
     ModuleState *state = py_module_state_of_type(Py_TYPE(object));
-    PyTensorVisit visit;
+    PyTensorDeviceGuard guard;
     if (!PyObject_TypeCheck(plan, (PyTypeObject *)state->allreduce_type)) {
         PyErr_Format(PyExc_TypeError, "plan must be an AllreducePlan, not %.100s", Py_TYPE(plan)->tp_name);
         return NULL;
@@ -313,14 +313,14 @@ static PyObject *run_run(PyObject *object, PyObject *plan) {
         return NULL;
     }
     if (check_tensors((AllreduceObject *)plan, self->tensors) < 0) return NULL;
-    if (enter((AllreduceObject *)plan, &visit) < 0) return NULL;
+    if (enter((AllreduceObject *)plan, &guard) < 0) return NULL;
     self->plan = (AllreduceObject *)Py_NewRef(plan);
     Status status;
     Py_BEGIN_ALLOW_THREADS;
     status = run_in_background(self->plan, self);
     Py_END_ALLOW_THREADS;
     self->put = status == STATUS_OK;
-    return leave(self->plan, &visit, status);
+    return leave(self->plan, &guard, status);
 }
 
 static PyObject *run_order(PyObject *object, PyObject *args, PyObject *kwargs) {
@@ -328,14 +328,14 @@ static PyObject *run_order(PyObject *object, PyObject *args, PyObject *kwargs) {
     RunObject *self = (RunObject *)object;
     PyObject *number = NULL;
     DeviceStream *stream;
-    PyTensorVisit visit;
+    PyTensorDeviceGuard guard;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O:order", names, &number)) return NULL;
     if (py_tensor_parse_stream(number, &stream) < 0) return NULL;
     if (!self->put || self->done == NULL) Py_RETURN_NONE;
-    Status status = py_tensor_visit(self->plan->device, &visit);
+    Status status = py_tensor_device_enter(self->plan->device, &guard);
     if (status == STATUS_OK) {
         status = device_stream_wait(stream, self->done);
-        py_tensor_leave(&visit);
+        py_tensor_device_leave(&guard);
     }
     return status == STATUS_OK ? Py_NewRef(Py_None) : py_errors_raise(plan_state(self->plan), status);
 }
@@ -349,14 +349,14 @@ static Status wait_for_done(const RunObject *self) {
 static PyObject *run_wait(PyObject *object, PyObject *unused) {
     (void)unused;
     RunObject *self = (RunObject *)object;
-    PyTensorVisit visit;
+    PyTensorDeviceGuard guard;
     if (self->plan == NULL || self->done == NULL) Py_RETURN_NONE;
-    if (enter(self->plan, &visit) < 0) return NULL;
+    if (enter(self->plan, &guard) < 0) return NULL;
     Status status;
     Py_BEGIN_ALLOW_THREADS;
     status = wait_for_done(self);
     Py_END_ALLOW_THREADS;
-    return leave(self->plan, &visit, status);
+    return leave(self->plan, &guard, status);
 }
 
 static Status ask_done(const RunObject *self, bool *done) {

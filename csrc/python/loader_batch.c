@@ -116,10 +116,10 @@ done:
 }
 
 static Status announce_read(LoaderUpload *upload, int device, DeviceStream *stream) {
-    PyTensorVisit visit;
-    TRY(py_tensor_visit(device, &visit));
+    PyTensorDeviceGuard guard;
+    TRY(py_tensor_device_enter(device, &guard));
     Status status = loader_upload_read(upload, stream);
-    py_tensor_leave(&visit);
+    py_tensor_device_leave(&guard);
     return status;
 }
 

@@ -201,10 +201,10 @@ static const PyTensor *tensor_on(PyObject *plan, PyObject *object, const char *a
 }
 
 static Status bind_on_device(const AllreduceObject *self, Allreduce *allreduce, void *window, void *outgoing) {
-    PyTensorVisit visit;
-    TRY(py_tensor_visit(self->device, &visit));
+    PyTensorDeviceGuard guard;
+    TRY(py_tensor_device_enter(self->device, &guard));
     Status status = allreduce_external_bind(allreduce, window, outgoing);
-    py_tensor_leave(&visit);
+    py_tensor_device_leave(&guard);
     return status;
 }
 
@@ -236,10 +236,10 @@ done:
 
 static Status step_on_device(const AllreduceObject *self, Allreduce *allreduce, AllreduceStep step, void *data,
                              DeviceStream *stream) {
-    PyTensorVisit visit;
-    TRY(py_tensor_visit(self->device, &visit));
+    PyTensorDeviceGuard guard;
+    TRY(py_tensor_device_enter(self->device, &guard));
     Status status = allreduce_external_step(allreduce, step, data, stream);
-    py_tensor_leave(&visit);
+    py_tensor_device_leave(&guard);
     return status;
 }
 

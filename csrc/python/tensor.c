@@ -320,10 +320,10 @@ static Status copy_tensor(const TensorObject *source, TensorObject *copy, Device
 }
 
 static Status copy_on_device(const TensorObject *source, TensorObject *copy, DeviceStream *stream) {
-    PyTensorVisit visit;
-    TRY(py_tensor_visit(copy->tensor.device >= 0 ? copy->tensor.device : source->tensor.device, &visit));
+    PyTensorDeviceGuard guard;
+    TRY(py_tensor_device_enter(copy->tensor.device >= 0 ? copy->tensor.device : source->tensor.device, &guard));
     Status status = copy_tensor(source, copy, stream);
-    py_tensor_leave(&visit);
+    py_tensor_device_leave(&guard);
     return status;
 }
 
@@ -364,13 +364,13 @@ static PyObject *tensor_copy(PyObject *object, PyObject *args, PyObject *kwargs)
 static PyObject *tensor_made_on(PyObject *object, PyObject *number) {
     TensorObject *self = (TensorObject *)object;
     DeviceStream *stream;
-    PyTensorVisit visit;
+    PyTensorDeviceGuard guard;
     if (py_tensor_parse_stream(number, &stream) < 0) return NULL;
     if (self->ready == NULL) Py_RETURN_NONE;
-    Status status = py_tensor_visit(self->tensor.device, &visit);
+    Status status = py_tensor_device_enter(self->tensor.device, &guard);
     if (status == STATUS_OK) {
         status = device_event_record(self->ready, stream);
-        py_tensor_leave(&visit);
+        py_tensor_device_leave(&guard);
     }
     return status == STATUS_OK ? Py_NewRef(Py_None) : py_errors_raise(py_module_state_of_type(Py_TYPE(object)), status);
 }
@@ -388,11 +388,11 @@ static int wants_versions(PyObject *object, bool *out) {
 /* Makes what follows on the stream wait for the copy. */
 static int let_stream_wait(TensorObject *self, DeviceStream *stream) {
     if (self->ready == NULL) return 0;
-    PyTensorVisit visit;
-    Status status = py_tensor_visit(self->tensor.device, &visit);
+    PyTensorDeviceGuard guard;
+    Status status = py_tensor_device_enter(self->tensor.device, &guard);
     if (status == STATUS_OK) {
         status = device_stream_wait(stream, self->ready);
-        py_tensor_leave(&visit);
+        py_tensor_device_leave(&guard);
     }
     if (status == STATUS_OK) return 0;
     py_errors_raise(py_module_state_of_type(Py_TYPE((PyObject *)self)), status);

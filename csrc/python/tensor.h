@@ -47,11 +47,11 @@ int py_tensor_measure(ModuleState *state, PyTensor *tensor, const int64_t *strid
 
 /* Switches the calling thread to another GPU until it leaves; device -1 changes nothing. Leaving keeps the error
  * record. */
-typedef struct PyTensorVisit {
+typedef struct PyTensorDeviceGuard {
     int before; /* -1: nothing to go back to */
-} PyTensorVisit;
-Status py_tensor_visit(int device, PyTensorVisit *visit);
-void py_tensor_leave(const PyTensorVisit *visit);
+} PyTensorDeviceGuard;
+Status py_tensor_device_enter(int device, PyTensorDeviceGuard *guard);
+void py_tensor_device_leave(const PyTensorDeviceGuard *guard);
 
 /* A stream as a number, as in Python: 0 and 1 are the default stream, 2 is the thread's. -1 with an exception. */
 int py_tensor_parse_stream(PyObject *object, DeviceStream **out);

@@ -2,21 +2,21 @@
 #include "python/arguments.h"
 #include "python/tensor.h"
 
-Status py_tensor_visit(int device, PyTensorVisit *visit) {
+Status py_tensor_device_enter(int device, PyTensorDeviceGuard *guard) {
     int before = -1;
-    *visit = (PyTensorVisit){.before = -1};
+    *guard = (PyTensorDeviceGuard){.before = -1};
     if (device < 0) return STATUS_OK;
     TRY(device_current(&before));
     if (before == device) return STATUS_OK;
     TRY(device_select(device));
-    visit->before = before;
+    guard->before = before;
     return STATUS_OK;
 }
 
-void py_tensor_leave(const PyTensorVisit *visit) {
-    if (visit->before < 0) return;
+void py_tensor_device_leave(const PyTensorDeviceGuard *guard) {
+    if (guard->before < 0) return;
     ErrorRecord record = *error_record();
-    (void)device_select(visit->before);
+    (void)device_select(guard->before);
     (void)error_adopt(&record);
 }
 
@@ -30,14 +30,14 @@ int py_tensor_parse_stream(PyObject *object, DeviceStream **out) {
 static Status order_streams(int device, DeviceStream *later, DeviceStream *earlier) {
     Status status = STATUS_OK;
     DeviceEvent *event = NULL;
-    PyTensorVisit visit;
-    TRY(py_tensor_visit(device, &visit));
+    PyTensorDeviceGuard guard;
+    TRY(py_tensor_device_enter(device, &guard));
     TRY_GOTO(device_event_create(&event));
     TRY_GOTO(device_event_record(event, earlier));
     TRY_GOTO(device_stream_wait(later, event));
 done:
     device_event_destroy(event);
-    py_tensor_leave(&visit);
+    py_tensor_device_leave(&guard);
     return status;
 }
 
