@@ -44,8 +44,8 @@ static Loader *opened(LoaderObject *self) {
     return self->loader;
 }
 
-/* Claims the loader for one call that releases the GIL; the caller resets `busy`. */
-static Loader *claim(LoaderObject *self) {
+/* Acquires the loader for one call that releases the GIL; the caller resets `busy`. */
+static Loader *acquire(LoaderObject *self) {
     if (opened(self) == NULL) return NULL;
     if (self->busy) {
         PyErr_SetString(PyExc_RuntimeError, "this Loader is in use by another thread");
@@ -55,13 +55,13 @@ static Loader *claim(LoaderObject *self) {
     return self->loader;
 }
 
-Loader *py_loader_object_claim(ModuleState *state, PyObject *object) {
-    if (PyObject_TypeCheck(object, (PyTypeObject *)state->loader_type)) return claim((LoaderObject *)object);
+Loader *py_loader_object_acquire(ModuleState *state, PyObject *object) {
+    if (PyObject_TypeCheck(object, (PyTypeObject *)state->loader_type)) return acquire((LoaderObject *)object);
     PyErr_Format(PyExc_TypeError, "expected a Loader, not %.100s", Py_TYPE(object)->tp_name);
     return NULL;
 }
 
-void py_loader_object_give(PyObject *object) { ((LoaderObject *)object)->busy = false; }
+void py_loader_object_release(PyObject *object) { ((LoaderObject *)object)->busy = false; }
 
 /* For calls that may run Python code, which must not close the file meanwhile. */
 static int hold_reader(LoaderObject *self) {
@@ -77,7 +77,7 @@ static int hold_reader(LoaderObject *self) {
     return 0;
 }
 
-/* Runs a statement without the GIL while the loader is claimed. */
+/* Runs a statement without the GIL while the loader is acquired. */
 #define WITHOUT_GIL(self, statement)                                                                                   \
     do {                                                                                                               \
         Py_BEGIN_ALLOW_THREADS statement;                                                                              \
@@ -234,7 +234,7 @@ static PyObject *loader_begin_(LoaderObject *self, PyObject *args) {
         pass.order = view.data;
         pass.order_count = (uint64_t)view.elems;
     }
-    Loader *loader = claim(self);
+    Loader *loader = acquire(self);
     if (loader != NULL) WITHOUT_GIL(self, status = loader_begin(loader, &pass));
     if (order != Py_None) py_array_release(&view);
     if (loader == NULL) return NULL;
@@ -252,7 +252,7 @@ static Status loader_check_signals(void *context) {
 
 static PyObject *loader_next_(LoaderObject *self, PyObject *unused) {
     LoaderBatch *batch = NULL;
-    Loader *loader = claim(self);
+    Loader *loader = acquire(self);
     (void)unused;
     if (loader == NULL) return NULL;
     PyThreadState *state = PyEval_SaveThread();
@@ -267,7 +267,7 @@ static PyObject *loader_next_(LoaderObject *self, PyObject *unused) {
 
 static PyObject *loader_stop_(LoaderObject *self, PyObject *unused) {
     (void)unused;
-    Loader *loader = claim(self);
+    Loader *loader = acquire(self);
     if (loader == NULL) return NULL;
     WITHOUT_GIL(self, loader_stop(loader));
     Py_RETURN_NONE;
@@ -276,7 +276,7 @@ static PyObject *loader_stop_(LoaderObject *self, PyObject *unused) {
 static PyObject *loader_reseed_(LoaderObject *self, PyObject *args) {
     ArgumentsNumber seed = {"seed", UINT64_MAX, 0};
     if (!PyArg_ParseTuple(args, "O&:reseed", py_arguments_number, &seed)) return NULL;
-    Loader *loader = claim(self);
+    Loader *loader = acquire(self);
     if (loader == NULL) return NULL;
     WITHOUT_GIL(self, loader_reseed(loader, seed.value));
     Py_RETURN_NONE;
@@ -292,7 +292,7 @@ static PyObject *loader_gather_(LoaderObject *self, PyObject *args) {
     if (!PyArg_ParseTuple(args, "OO&p:gather", &ids, py_arguments_number, &epoch, &evaluate)) return NULL;
     if (py_array_acquire(ids, "ids", 1u << ARRAY_I64 | 1u << ARRAY_U64, 1, false, &view) < 0) return NULL;
     PyObject *result = NULL;
-    Loader *loader = claim(self);
+    Loader *loader = acquire(self);
     if (loader != NULL) {
         Py_BEGIN_ALLOW_THREADS;
         status = loader_gather(loader, view.data, (size_t)view.elems, (uint32_t)epoch.value, evaluate != 0, &batch);
@@ -308,7 +308,7 @@ static PyObject *loader_values(LoaderObject *self, PyObject *args) {
     const char *field;
     PyObject *ids;
     if (!PyArg_ParseTuple(args, "sO:values", &field, &ids)) return NULL;
-    Loader *loader = claim(self);
+    Loader *loader = acquire(self);
     if (loader == NULL) return NULL;
     PyObject *result = py_loader_read(py_module_state_of_type(Py_TYPE(self)), loader, field, ids);
     self->busy = false;
@@ -321,7 +321,7 @@ static PyObject *loader_order_(LoaderObject *self, PyObject *args) {
     ArgumentsNumber epoch = EPOCH;
     Status status;
     if (!PyArg_ParseTuple(args, "O&:order", py_arguments_number, &epoch)) return NULL;
-    Loader *loader = claim(self);
+    Loader *loader = acquire(self);
     if (loader == NULL) return NULL;
     int64_t count = (int64_t)loader_samples(loader);
     PyObject *array = py_array_new(ARRAY_I64, 1, &count);

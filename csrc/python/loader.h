@@ -6,8 +6,8 @@
 #include "python/module.h"
 
 /* The C loader of an argument that must be a _cgxffcv.Loader, for one call that may release the GIL, until
- * py_loader_object_give; NULL with an exception set. Borrowed. */
-Loader *py_loader_object_claim(ModuleState *state, PyObject *object);
-void py_loader_object_give(PyObject *object);
+ * py_loader_object_release; NULL with an exception set. Borrowed. */
+Loader *py_loader_object_acquire(ModuleState *state, PyObject *object);
+void py_loader_object_release(PyObject *object);
 
 #endif

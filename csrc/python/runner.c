@@ -222,14 +222,14 @@ static void write_records(const TrainerStep *steps, int count, double *to) {
 
 /* Where images come from: an array of positions, or a Loader. */
 typedef struct SourceArgument {
-    PyObject *loader; /* borrowed, claimed; NULL: `positions` */
+    PyObject *loader; /* borrowed, acquired; NULL: `positions` */
     ArrayView positions;
     TrainBatches source;
 } SourceArgument;
 
 static void release_source(SourceArgument *source) {
     if (source->loader != NULL) {
-        py_loader_object_give(source->loader);
+        py_loader_object_release(source->loader);
     } else {
         py_array_release(&source->positions);
     }
@@ -238,7 +238,7 @@ static void release_source(SourceArgument *source) {
 static int acquire_source(ModuleState *state, PyObject *object, SourceArgument *out) {
     *out = (SourceArgument){0};
     if (PyObject_TypeCheck(object, (PyTypeObject *)state->loader_type)) {
-        out->source.loader = py_loader_object_claim(state, object);
+        out->source.loader = py_loader_object_acquire(state, object);
         out->loader = object;
         return out->source.loader == NULL ? -1 : 0;
     }
@@ -352,7 +352,7 @@ static PyObject *evaluate_fed_method(RunnerObject *self, PyObject *args) {
     if (!PyArg_ParseTuple(args, "OLO", &loader_in, &count, &views_in)) return NULL;
     int view_count = py_trainer_parse_views(views_in, views);
     if (view_count < 0) return NULL;
-    Loader *loader = py_loader_object_claim(py_module_state_of_type(Py_TYPE(self)), loader_in);
+    Loader *loader = py_loader_object_acquire(py_module_state_of_type(Py_TYPE(self)), loader_in);
     if (loader == NULL) return NULL;
     const int64_t shape[2] = {count < 0 ? 0 : count, self->trainer->classes};
     logits = py_array_new(ARRAY_F32, 2, shape);
@@ -366,7 +366,7 @@ static PyObject *evaluate_fed_method(RunnerObject *self, PyObject *args) {
         Py_END_ALLOW_THREADS;
         runner_object_leave(self);
     }
-    py_loader_object_give(loader_in);
+    py_loader_object_release(loader_in);
     if (made && status == STATUS_OK) return Py_BuildValue("NN", logits, labels);
     Py_XDECREF(logits);
     Py_XDECREF(labels);
