@@ -40,7 +40,7 @@ static int parse_config(ModuleState *state, PyObject *args, PyObject *keep, Trai
     int graphs;
     if (!PyArg_ParseTuple(args, "OO!O&p", &trainer_in, &PyTuple_Type, &ops, py_arguments_number, &seed, &graphs))
         return -1;
-    *trainer = py_trainer_take(state, trainer_in);
+    *trainer = py_trainer_of_object(state, trainer_in);
     if (*trainer == NULL ||
         py_operations_parse(ops, keep, "training on a GPU", GATHER_MAX_OPS, config->ops, &config->op_count) < 0)
         return -1;

@@ -20,7 +20,7 @@ static void trainer_free(TrainerObject *self) {
     Py_CLEAR(self->model_object);
 }
 
-TrainerObject *py_trainer_take(ModuleState *state, PyObject *object) {
+TrainerObject *py_trainer_of_object(ModuleState *state, PyObject *object) {
     if (PyObject_TypeCheck(object, (PyTypeObject *)state->trainer_type)) return (TrainerObject *)object;
     PyErr_Format(PyExc_TypeError, "expected a Trainer, not %.100s", Py_TYPE(object)->tp_name);
     return NULL;

@@ -24,7 +24,7 @@ typedef struct TrainerObject {
 } TrainerObject;
 
 /* The C object of an argument that must be a _cgxffcv.Trainer; NULL with TypeError set if it is not. Borrowed. */
-TrainerObject *py_trainer_take(ModuleState *state, PyObject *object);
+TrainerObject *py_trainer_of_object(ModuleState *state, PyObject *object);
 
 /* 0 if the trainer can be used now; otherwise -1 with an exception. What follows must not run Python code or release
  * the GIL; anything else belongs between enter and leave, with its arguments parsed before: meanwhile nobody can use or
