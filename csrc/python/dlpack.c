@@ -106,7 +106,7 @@ static int read_versioned(ModuleState *state, const DlpackVersioned *from, PyTen
     return read_tensor(state, &from->tensor, out);
 }
 
-int py_dlpack_take(ModuleState *state, PyObject *capsule, PyTensor *out, DlpackLoan *loan) {
+int py_dlpack_import(ModuleState *state, PyObject *capsule, PyTensor *out, DlpackLoan *loan) {
     bool versioned = PyCapsule_IsValid(capsule, capsule_names[1]);
     if (!versioned && !PyCapsule_IsValid(capsule, capsule_names[0])) {
         PyErr_Format(PyExc_TypeError, "__dlpack__ must return an unused DLPack capsule, not %.100s",
@@ -119,12 +119,12 @@ int py_dlpack_take(ModuleState *state, PyObject *capsule, PyTensor *out, DlpackL
     out->writable = true;
     int result =
         versioned ? read_versioned(state, managed, out) : read_tensor(state, &((DlpackOld *)managed)->tensor, out);
-    if (result < 0) py_dlpack_return(loan);
+    if (result < 0) py_dlpack_release(loan);
     return result;
 }
 
 /* Keeps an exception that is set: a deleter may run Python code. */
-void py_dlpack_return(DlpackLoan *loan) {
+void py_dlpack_release(DlpackLoan *loan) {
     DlpackLoan was = *loan;
     PyObject *type, *value, *traceback;
     *loan = (DlpackLoan){0};
@@ -173,7 +173,7 @@ static void capsule_free(PyObject *capsule) {
     }
 }
 
-PyObject *py_dlpack_give(PyObject *owner, const PyTensor *tensor, bool versioned) {
+PyObject *py_dlpack_export(PyObject *owner, const PyTensor *tensor, bool versioned) {
     DlpackGiven *given = PyMem_Calloc(1, sizeof *given);
     if (given == NULL) return PyErr_NoMemory();
     int64_t stride = 1;

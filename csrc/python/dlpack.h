@@ -15,10 +15,10 @@ typedef struct DlpackLoan {
 
 /* Empties a capsule, either of version 1 or unversioned; -1 with an exception set. As an unversioned one does not say,
  * its array counts as writable. */
-int py_dlpack_take(ModuleState *state, PyObject *capsule, PyTensor *out, DlpackLoan *loan);
-void py_dlpack_return(DlpackLoan *loan);
+int py_dlpack_import(ModuleState *state, PyObject *capsule, PyTensor *out, DlpackLoan *loan);
+void py_dlpack_release(DlpackLoan *loan);
 
 /* A capsule of a tensor that lives as long as `owner`, to which it holds a reference; NULL with an exception set. */
-PyObject *py_dlpack_give(PyObject *owner, const PyTensor *tensor, bool versioned);
+PyObject *py_dlpack_export(PyObject *owner, const PyTensor *tensor, bool versioned);
 
 #endif

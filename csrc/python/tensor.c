@@ -118,7 +118,7 @@ static void tensor_dealloc(PyObject *object) {
     TensorObject *self = (TensorObject *)object;
     PyTypeObject *type = Py_TYPE(object);
     if (self->buffer.obj != NULL) PyBuffer_Release(&self->buffer);
-    py_dlpack_return(&self->loan);
+    py_dlpack_release(&self->loan);
     if (self->memory != NULL) device_event_destroy(self->ready);
     if (self->tensor.device < 0) {
         memory_free(self->memory);
@@ -208,7 +208,7 @@ static PyObject *tensor_of_buffer(PyObject *module, PyObject *args) {
 static PyObject *tensor_of_dlpack(PyObject *module, PyObject *capsule) {
     ModuleState *state = py_module_state(module);
     TensorObject *self = new_tensor(state);
-    return self == NULL ? NULL : or_none(self, py_dlpack_take(state, capsule, &self->tensor, &self->loan));
+    return self == NULL ? NULL : or_none(self, py_dlpack_import(state, capsule, &self->tensor, &self->loan));
 }
 
 static int fill_extent(PyObject *item, void *out) {
@@ -443,7 +443,7 @@ static PyObject *tensor_dlpack(PyObject *object, PyObject *args, PyObject *kwarg
         return NULL;
     }
     if (wait_on_stream(self, stream) < 0) return NULL;
-    return py_dlpack_give(object, &self->tensor, versioned);
+    return py_dlpack_export(object, &self->tensor, versioned);
 }
 
 /* Names the default stream, which exists as long as the device: that of the copy may be gone. */
