@@ -226,7 +226,7 @@ def gather() -> dict[str, Any]:
 
 
 @dataclass
-class Mending:
+class Repair:
     """What the one command has to do."""
 
     packages: list[str] = field(default_factory=list)  # for Debian and Ubuntu
@@ -239,26 +239,26 @@ class Mending:
 def diagnose(report: dict[str, Any]) -> tuple[list[str], str | None]:
     """What is missing, in words, and the one command that fixes it; None if nothing is missing."""
     missing: list[str] = []
-    mend = Mending()
+    repair = Repair()
     info = report["core"].get("info", {})
     if not report["core"]["loaded"]:
         missing.append(f"the extension module _cgxffcv cannot be loaded: {report['core']['error']}")
-        _mend_loading(report["core"]["error"], mend)
+        _repair_loading(report["core"]["error"], repair)
     for part in ("onednn", "mpi", "jpeg"):
         if not info or info.get(part):
             continue
         here = report["found"][part]
         reason = f"{here} is installed, but this build was made without it" if here else "not installed"
         missing.append(f"{part} ({USE[part]}): {'this build was made without it' if part == 'mpi' else reason}")
-        mend.build = True
+        repair.build = True
         if here is None:
-            mend.packages += APT.get(part, [])
+            repair.packages += APT.get(part, [])
     if info.get("mpi") and report["mpi"]["library"] is None:
         missing.append(f"the MPI library ({USE['mpi']}): {report['mpi']['why_no_library']}")
-        mend.packages.append("openmpi-bin")
+        repair.packages.append("openmpi-bin")
     elif info.get("mpi") and report["mpi"]["mpirun"] is None:
         missing.append("mpirun, which starts several ranks: not installed")
-        mend.packages.append("openmpi-bin")
+        repair.packages.append("openmpi-bin")
     if info and not info.get("cuda") and report["gpu"]["devices"]:
         here = report["found"]["cuda"]
         reason = f"{here} is installed, but this build was made without it"
@@ -266,28 +266,28 @@ def diagnose(report: dict[str, Any]) -> tuple[list[str], str | None]:
             reason = "the CUDA toolkit is not installed (its packages come from NVIDIA's repository, "
             reason += "developer.nvidia.com/cuda-downloads)"
         missing.append(f"cuda ({USE['cuda']}): there is a GPU; {reason}")
-        mend.build, mend.toolkit = True, [] if here else CUDA_PACKAGES
+        repair.build, repair.toolkit = True, [] if here else CUDA_PACKAGES
     if info.get("cuda"):
-        missing += _diagnose_gpus(report, mend)
-    if mend.build and report["gcc"] is None:
-        mend.packages += APT["compiler"]
-    return missing, remedy(mend)
+        missing += _diagnose_gpus(report, repair)
+    if repair.build and report["gcc"] is None:
+        repair.packages += APT["compiler"]
+    return missing, remedy(repair)
 
 
-def _mend_loading(error: str, mend: Mending) -> None:
+def _repair_loading(error: str, repair: Repair) -> None:
     """Installs a missing library again; anything else that keeps the module from loading is fixed by a build."""
     library = first_match(r"\blib([\w+-]+)\.so", error)
     if library in LIBRARIES:
-        mend.packages += LIBRARIES[library]
+        repair.packages += LIBRARIES[library]
     elif library == "dnnl":
-        mend.python.append("onednn-cpu-gomp")
+        repair.python.append("onednn-cpu-gomp")
     elif "No module named 'numpy'" in error:
-        mend.python.append("numpy")
+        repair.python.append("numpy")
     else:
-        mend.build = True
+        repair.build = True
 
 
-def _diagnose_gpus(report: dict[str, Any], mend: Mending) -> list[str]:
+def _diagnose_gpus(report: dict[str, Any], repair: Repair) -> list[str]:
     """What is wrong with the GPUs that a build with CUDA finds, in words."""
     cuda = report["cuda"]
     wrong, lacking = [], []
@@ -299,7 +299,7 @@ def _diagnose_gpus(report: dict[str, Any], mend: Mending) -> list[str]:
             lacking += ["".join(map(str, device["compute_capability"]))] if "rebuild" in device["problem"] else []
     if cuda["devices"] and cuda["cudnn"] is None:
         wrong.append("cuDNN 9 for CUDA 13, which training on GPUs needs, is not installed")
-        mend.python.append("nvidia-cudnn-cu13 nvidia-cublas")
+        repair.python.append("nvidia-cudnn-cu13 nvidia-cublas")
     if cuda["devices"] and not cuda["plan_cache"]["writable"]:
         wrong.append(
             f"{cuda['plan_cache']['folder']} is not writable: each process looks for the fastest convolutions again; "
@@ -308,11 +308,11 @@ def _diagnose_gpus(report: dict[str, Any], mend: Mending) -> list[str]:
     if len(cuda["devices"]) > 1 and cuda["nccl"] is None:
         built = report["core"]["info"].get("nccl")
         wrong.append("NCCL is not installed: uncompressed gradients are sent between the GPUs by our own kernels only")
-        mend.toolkit += ["libnccl2"] if built else ["libnccl2", "libnccl-dev"]
-        mend.build |= not built
+        repair.toolkit += ["libnccl2"] if built else ["libnccl2", "libnccl-dev"]
+        repair.build |= not built
     if lacking:
         architectures = ";".join(dict.fromkeys([*cuda["architectures"].split(";"), *lacking]))
-        mend.build, mend.variables = True, f"CGXFFCV_CUDA_ARCH='{architectures}' "
+        repair.build, repair.variables = True, f"CGXFFCV_CUDA_ARCH='{architectures}' "
     return wrong
 
 
@@ -358,23 +358,23 @@ def _source() -> str:
     return "SOURCE"
 
 
-def remedy(mend: Mending) -> str | None:
+def remedy(repair: Repair) -> str | None:
     """One shell command line; None if there is nothing to do."""
     folder = checkout()
-    make = mend.build and folder is not None and _made_here(folder)
+    make = repair.build and folder is not None and _made_here(folder)
     # make also installs the packages, but not NVIDIA's
-    wanted = list(dict.fromkeys(([] if make else mend.packages) + mend.toolkit))
+    wanted = list(dict.fromkeys(([] if make else repair.packages) + repair.toolkit))
     steps = []
     if wanted:
         steps.append(f"{'' if os.geteuid() == 0 else 'sudo '}apt-get install -y {' '.join(wanted)}")
     pip = f"{shlex.quote(sys.executable)} -m pip install"
-    if mend.python:
-        steps.append(f"{pip} --force-reinstall {' '.join(mend.python)}")
+    if repair.python:
+        steps.append(f"{pip} --force-reinstall {' '.join(repair.python)}")
     if make:  # clean: so that it builds even if nothing in the tree has changed
         where = "" if folder == Path.cwd() else f" -C {shlex.quote(str(folder))}"
-        steps.append(f"{mend.variables}make{where} clean build")
-    elif mend.build:
-        steps.append(f"{mend.variables}{pip} --force-reinstall --no-deps --no-cache-dir {_source()}")
+        steps.append(f"{repair.variables}make{where} clean build")
+    elif repair.build:
+        steps.append(f"{repair.variables}{pip} --force-reinstall --no-deps --no-cache-dir {_source()}")
     return " && ".join(steps) or None
 
 

@@ -371,9 +371,9 @@ def test_doctor_builds_again_from_where_it_came(monkeypatch, tmp_path, origin, s
     monkeypatch.setattr(doctor, "__file__", "/usr/lib/python3/site-packages/cgxffcv/app/doctor.py")
     origin = json.loads(json.dumps(origin).replace("{here}", str(tmp_path)))
     monkeypatch.setattr(doctor, "_origin", lambda: origin)
-    remedy = doctor.remedy(doctor.Mending(build=True))
+    remedy = doctor.remedy(doctor.Repair(build=True))
     assert remedy.endswith(f"pip install --force-reinstall --no-deps --no-cache-dir {source.format(here=tmp_path)}")
-    assert doctor.remedy(doctor.Mending()) is None
+    assert doctor.remedy(doctor.Repair()) is None
 
 
 @pytest.mark.parametrize(

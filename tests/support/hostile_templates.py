@@ -85,7 +85,11 @@ IMAGE = {
     "type": "float32",
     "layout": "chw",
 }
-MOVE = {"before": IMAGE["operations"][:1], "process_on_device": True, "only_if_processed": True}  # nothing moves without a GPU
+MOVE = {
+    "before": IMAGE["operations"][:1],
+    "process_on_device": True,
+    "only_if_processed": True,
+}  # nothing moves without a GPU
 OUTPUTS = [core_column("image", "image", image=IMAGE, move=MOVE), core_column("label", "int")]
 PREPARE = {
     "batch_size": 2,
