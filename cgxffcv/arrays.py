@@ -76,7 +76,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Wish:
+class CallOptions:
     """How arrays are to be reduced: the arguments of a call."""
 
     op: str
@@ -124,7 +124,7 @@ def _check_options(options: dict[str, Any]) -> None:
     check_timeout(options.get("timeout"))
 
 
-def _wish(op: str, bits: int | Mapping, key: object, options: dict[str, Any]) -> Wish:
+def _call_options(op: str, bits: int | Mapping, key: object, options: dict[str, Any]) -> CallOptions:
     if op not in OPS:
         raise ValueError(f"op must be one of {', '.join(OPS)}, not {op!r}")
     if key is not None and not isinstance(key, str):
@@ -136,19 +136,19 @@ def _wish(op: str, bits: int | Mapping, key: object, options: dict[str, Any]) ->
         raise ValueError("error_feedback needs key=...: what was lost is kept under that name, and added")
     if isinstance(bits, Mapping):
         bits = dict(sorted(bits.items(), key=repr))
-    return Wish(op, bits, key, options)
+    return CallOptions(op, bits, key, options)
 
 
-def _check_bits(wish: Wish, group: Group, name: str) -> None:
-    if all(width == UNCOMPRESSED for width in _widths(wish.bits)):
+def _check_bits(call: CallOptions, group: Group, name: str) -> None:
+    if all(width == UNCOMPRESSED for width in _widths(call.bits)):
         return
     if group.dtype not in QUANTIZED_DTYPES:
         raise ValueError(
             f"{name} has the dtype {group.dtype}, which is only sent exactly: only {', '.join(QUANTIZED_DTYPES)} are "
             f"quantised. Give bits={UNCOMPRESSED}, or convert it first"
         )
-    if wish.op not in ("sum", "average"):
-        raise ValueError(f"op={wish.op!r} is never quantised: give bits={UNCOMPRESSED}")
+    if call.op not in ("sum", "average"):
+        raise ValueError(f"op={call.op!r} is never quantised: give bits={UNCOMPRESSED}")
 
 
 # ---- arrays in and out ----
@@ -199,7 +199,7 @@ def _in_place(taken: Taken, argument: str, in_place: bool | None) -> Taken:
     return taken
 
 
-def _collect(arrays: Any, wish: Wish, dtype: object, stream: object, in_place: bool | None) -> Collected:
+def _collect(arrays: Any, call: CallOptions, dtype: object, stream: object, in_place: bool | None) -> Collected:
     names, items = _leaves(arrays)
     if in_place is not None:
         check_switch("in_place", in_place)
@@ -219,7 +219,7 @@ def _collect(arrays: Any, wish: Wish, dtype: object, stream: object, in_place: b
     made = []
     for (device, kind), (own, used) in groups.items():
         made.append(Group(kind, device, tuple(own), tuple(used)))
-        _check_bits(wish, made[-1], "the array" if own[0] is None else f"array {own[0]}")
+        _check_bits(call, made[-1], "the array" if own[0] is None else f"array {own[0]}")
     return Collected(arrays, names, kept, made)
 
 
@@ -233,7 +233,7 @@ class Entry:
 
 
 @dataclass
-class Kept:
+class PlanCache:
     """What a communicator remembers of the calls so far."""
 
     plans: OrderedDict[Hashable, Entry] = field(default_factory=OrderedDict)
@@ -261,25 +261,25 @@ class Kept:
             self.plans.popitem(last=False)
 
 
-def _kept(comm: _cgxffcv.Comm) -> Kept:
-    return comm._kept.setdefault("arrays", Kept())
+def _cache_of(comm: _cgxffcv.Comm) -> PlanCache:
+    return comm._kept.setdefault("arrays", PlanCache())
 
 
-def _plan(comm: _cgxffcv.Comm, wish: Wish, group: Group) -> AllreducePlan:
+def _plan(comm: _cgxffcv.Comm, call: CallOptions, group: Group) -> AllreducePlan:
     """The plan for a group, found or made, the same on all ranks. Collective."""
-    kept = _kept(comm)
-    text = wish.text(group)
-    entry = kept.find(group, wish.key, text)
+    cache = _cache_of(comm)
+    text = call.text(group)
+    entry = cache.find(group, call.key, text)
     number = 0 if entry is None else entry.number
-    same, made = _cgxffcv.allreduce_compare_calls(comm, text, number, kept.made, wish.options.get("timeout"))
-    kept.made = made
+    same, made = _cgxffcv.allreduce_compare_calls(comm, text, number, cache.made, call.options.get("timeout"))
+    cache.made = made
     if entry is None or not same:
-        kept.made = made + 1
-        entry = Entry(wish.make(comm, group), kept.made)
-        if wish.key is None:
-            entry.plan.call = kept.calls & 0xFFFFFFFF  # random numbers that no earlier plan has drawn
-        kept.put(group, wish.key, text, entry)
-    kept.calls += 1
+        cache.made = made + 1
+        entry = Entry(call.make(comm, group), cache.made)
+        if call.key is None:
+            entry.plan.call = cache.calls & 0xFFFFFFFF  # random numbers that no earlier plan has drawn
+        cache.put(group, call.key, text, entry)
+    cache.calls += 1
     return entry.plan
 
 
@@ -322,9 +322,9 @@ def reduce(
     Raises TypeError or ValueError that names the array or option; CommError on all ranks if their arguments differ,
     before anything is sent; PeerLost, CommTimeout. After one of these the contents of the arrays are unspecified.
     """
-    wish = _wish(op, bits, key, options)
-    collected = _collect(arrays, wish, dtype, stream, in_place)
-    made = [_plan(comm, wish, group) for group in collected.groups]  # all are compared before the first one runs
+    call = _call_options(op, bits, key, options)
+    collected = _collect(arrays, call, dtype, stream, in_place)
+    made = [_plan(comm, call, group) for group in collected.groups]  # all are compared before the first one runs
     for plan, group in zip(made, collected.groups, strict=True):
         plan._plan.put(group.tensors(), group.stream)
     return collected.result()
@@ -343,9 +343,9 @@ def plans(
     """`comm.allreduce_plans(arrays, ...)`: the plans of that call, made if necessary, with their `explain()`,
     `wire_bytes`, and `residual` and `call`, which are all that is kept under a key. One for each dtype and device.
     Changes no array. Collective."""
-    wish = _wish(op, bits, key, options)
-    collected = _collect(arrays, wish, dtype, None, None)
-    return [_plan(comm, wish, group) for group in collected.groups]
+    call = _call_options(op, bits, key, options)
+    collected = _collect(arrays, call, dtype, None, None)
+    return [_plan(comm, call, group) for group in collected.groups]
 
 
 # ---- in the background ----
@@ -361,13 +361,13 @@ class Background:
         comm._kept["aside"] = self.comm  # aborting one aborts the other
         self.pool = ThreadPoolExecutor(1, "cgxffcv-allreduce")
 
-    def carry_out(self, wish: Wish, groups: list[Group], runs: list[_cgxffcv.AllreduceRun]) -> None:
+    def carry_out(self, call: CallOptions, groups: list[Group], runs: list[_cgxffcv.AllreduceRun]) -> None:
         try:
             made = []
             for group in groups:
                 if group.device >= 0:
                     _cgxffcv.select_device(group.device)  # no other GPU is ever set up on this thread
-                made.append(_plan(self.comm, wish, group))
+                made.append(_plan(self.comm, call, group))
             for plan, run in zip(made, runs, strict=True):
                 run.run(plan._plan)
         except _cgxffcv.CommError as error:
@@ -384,11 +384,11 @@ class Background:
 class Handle:
     """A call in the background. It keeps the arrays alive; they must not be touched before `wait`."""
 
-    def __init__(self, background: Background, wish: Wish, collected: Collected, stream: object) -> None:
+    def __init__(self, background: Background, call: CallOptions, collected: Collected, stream: object) -> None:
         runs = [_cgxffcv.allreduce_begin(group.tensors(), group.stream) for group in collected.groups]
         self._collected, self._runs, self._stream, self._pool = collected, runs, stream, background.pool
         self._process = background.process
-        self._future = background.pool.submit(background.carry_out, wish, collected.groups, runs)
+        self._future = background.pool.submit(background.carry_out, call, collected.groups, runs)
         self._waited = False
 
     def done(self) -> bool:
@@ -451,9 +451,9 @@ def reduce_async(
     stream now. Collective; the first call on a communicator splits it. Errors in the arguments are raised here, others
     by the handle's wait(); if ranks differ or one is lost, `comm` is broken, too. Keys are separate from those of
     `reduce`."""
-    wish = _wish(op, bits, key, options)
-    collected = _collect(arrays, wish, dtype, stream, in_place)
+    call = _call_options(op, bits, key, options)
+    collected = _collect(arrays, call, dtype, stream, in_place)
     background = comm._kept.get("background")
     if background is None or background.process != os.getpid():  # a forked child has no thread; the split says so
         background = comm._kept["background"] = Background(comm)
-    return Handle(background, wish, collected, stream)
+    return Handle(background, call, collected, stream)
