@@ -39,7 +39,7 @@ from cgxffcv.app import process
 from cgxffcv.app.report import plain
 from cgxffcv.app.usage import Parser, add_json, number, summary, whole
 from cgxffcv.bench import charts, links, machine
-from cgxffcv.bench.allreduce_bounds import BLOCK, FLOATS, Way, block_of, count_wrong
+from cgxffcv.bench.allreduce_bounds import BLOCK, FLOATS, Reduction, block_of, count_wrong
 from cgxffcv.errors import UsageError, UserError
 from cgxffcv.wording import counted
 
@@ -166,16 +166,16 @@ def how(options: argparse.Namespace) -> str:
     return f"{counted(options.bits, 'bit')}, buckets of {options.bucket_size}, {options.codec}, {options.rounding}"
 
 
-def way_of(world: comm.Comm, options: argparse.Namespace, algorithm: str) -> Way:
+def reduction_of(world: comm.Comm, options: argparse.Namespace, algorithm: str) -> Reduction:
     """What a run does, for the bound of its error."""
     quantized = compresses(options) and algorithm != "exact" and world.size > 1
     made = options.bits, options.bucket_size, options.codec, options.rounding == "stochastic", options.half_metadata
-    return Way(options.dtype, options.op, world.size, algorithm, quantized, *made)
+    return Reduction(options.dtype, options.op, world.size, algorithm, quantized, *made)
 
 
-def check(out: np.ndarray, way: Way, world: comm.Comm) -> tuple[int, float]:
+def check(out: np.ndarray, reduction: Reduction, world: comm.Comm) -> tuple[int, float]:
     """(elements out of bounds, or -1 where the ranks differ; relative error energy) of one run's result."""
-    wrong, error = count_wrong(out, way)
+    wrong, error = count_wrong(out, reduction)
     try:
         check_replicas(world, out)
     except _cgxffcv.CommError:
@@ -184,7 +184,7 @@ def check(out: np.ndarray, way: Way, world: comm.Comm) -> tuple[int, float]:
 
 
 @dataclass
-class Side:
+class Contender:
     """What is timed: ours, or a rival that sums as many elements of its type."""
 
     key: str
@@ -201,65 +201,70 @@ class Side:
         return max(2, min(MOST_RUNS, int(seconds / max(1e-6, self.trial.time(count, 1, False)))))
 
 
-def error_of(world: comm.Comm, rival: Side, count: int) -> float:
+def error_of(world: comm.Comm, rival: Contender, count: int) -> float:
     """The error of a rival's averages in the first block, which shows that it did the work that was timed."""
     out = np.empty(min(count, BLOCK), block_of(world.rank, rival.dtype).dtype)
     rival.trial.read(out)
-    return count_wrong(out, Way(rival.dtype, "average", world.size, "exact", False))[1]
+    return count_wrong(out, Reduction(rival.dtype, "average", world.size, "exact", False))[1]
 
 
-def rivals_of(world: comm.Comm, site: str, options: argparse.Namespace, count: int) -> tuple[list[Side], str]:
+def rivals_of(world: comm.Comm, site: str, options: argparse.Namespace, count: int) -> tuple[list[Contender], str]:
     """(the rivals that this machine has, why not more); each has one buffer for all sizes."""
     if options.no_rival or world.size == 1:
         return [], ""
     name = {"host": "mpi", "device": "nccl"}[site]
     op = "average" if options.op == "average" and site == "device" else "sum"
-    found: list[Side] = []
+    found: list[Contender] = []
     for dtype in ("float32",) if site == "host" else ("float32", "bfloat16"):
         own = {"dtype": dtype, "op": op, "bits": UNCOMPRESSED, "codec": "maxmin", "half_metadata": False}
         try:
             trial = trial_of(world, name, options, count, **own)
         except _cgxffcv.NotBuiltError as error:
             return found, str(error)
-        found.append(Side(f"{name}_{dtype}", f"{name.upper()} {dtype}", dtype, trial))
+        found.append(Contender(f"{name}_{dtype}", f"{name.upper()} {dtype}", dtype, trial))
     return found, ""
 
 
-def measure_size(world: comm.Comm, site: str, options: argparse.Namespace, count: int, rivals: list[Side]) -> dict:
+def measure_size(world: comm.Comm, site: str, options: argparse.Namespace, count: int, rivals: list[Contender]) -> dict:
     mine = block_of(world.rank, options.dtype)
-    ours = Side("ours", "ours", options.dtype, trial_of(world, site, options, count))
+    ours = Contender("ours", "ours", options.dtype, trial_of(world, site, options, count))
     plan = ours.trial.plan()
     ours.trial.fill(mine)
     ours.trial.time(count, 1, False)
     out = np.empty(count, mine.dtype)
     ours.trial.read(out)
-    wrong, error = check(out, way_of(world, options, plan["algorithm"]), world)
+    wrong, error = check(out, reduction_of(world, options, plan["algorithm"]), world)
     del out
-    sides = [ours, *rivals]
-    runs = [side.runs_of(options, count, ROUND_SECONDS[site]) for side in sides]
-    times: list[list[float]] = [[] for _ in sides]
+    contenders = [ours, *rivals]
+    runs = [contender.runs_of(options, count, ROUND_SECONDS[site]) for contender in contenders]
+    times: list[list[float]] = [[] for _ in contenders]
     for _ in range(options.rounds):
-        for side, repeated, seconds in zip(sides, runs, times, strict=True):
-            side.trial.fill(block_of(world.rank, side.dtype))
-            seconds.append(1e6 * side.trial.time(count, repeated, not options.no_graph))
+        for contender, repeated, seconds in zip(contenders, runs, times, strict=True):
+            contender.trial.fill(block_of(world.rank, contender.dtype))
+            seconds.append(1e6 * contender.trial.time(count, repeated, not options.no_graph))
     best, size = statistics.median(times[0]), count * item_bytes(options.dtype)
     rate = size / best / 1e3
     row = {"size": size, "count": count, "type": options.dtype, "redop": options.op, "time_us": best}
     row |= {"algbw_gbps": rate, "busbw_gbps": rate * 2 * (world.size - 1) / world.size, "wrong": wrong}
     row |= {"relative_error": error, **plan, "runs": runs[0], "times_us": times[0], "rivals": {}}
-    for side, repeated, seconds in zip(rivals, runs[1:], times[1:], strict=True):
+    for contender, repeated, seconds in zip(rivals, runs[1:], times[1:], strict=True):
         middle = statistics.median(seconds)
-        row["rivals"][side.key] = {"time_us": middle, "ratio": middle / best, "runs": repeated, "times_us": seconds}
+        row["rivals"][contender.key] = {
+            "time_us": middle,
+            "ratio": middle / best,
+            "runs": repeated,
+            "times_us": seconds,
+        }
         if site == "device" and options.op == "average":
-            row["rivals"][side.key]["relative_error"] = error_of(world, side, count)
+            row["rivals"][contender.key]["relative_error"] = error_of(world, contender, count)
     return row
 
 
-def heading(rivals: list[Side]) -> str:
+def heading(rivals: list[Contender]) -> str:
     """Two lines of titles, as nccl-tests has them."""
     lines = [[f"{column[i]:>{column[2]}}" for column in COLUMNS] for i in (0, 1)]
-    for side in rivals:
-        lines[0].append(f"{side.title:>14} {'ratio':>6}")
+    for contender in rivals:
+        lines[0].append(f"{contender.title:>14} {'ratio':>6}")
         lines[1].append(f"{'(us)':>14} {'':>6}")
     return "\n".join(" ".join(line) for line in lines)
 
@@ -273,11 +278,11 @@ def line_of(r: dict) -> str:
     )
 
 
-def draw(path: str, title: str, rows: list[dict], rivals: list[Side]) -> None:
+def draw(path: str, title: str, rows: list[dict], rivals: list[Contender]) -> None:
     """Times over sizes, on logarithmic axes."""
     sizes = [r["size"] for r in rows]
     series = {"cgxffcv": [r["time_us"] for r in rows]}
-    series |= {side.title: [r["rivals"][side.key]["time_us"] for r in rows] for side in rivals}
+    series |= {contender.title: [r["rivals"][contender.key]["time_us"] for r in rows] for contender in rivals}
     with charts.axes(path, title) as axes:
         for (name, times), colour, mark in zip(series.items(), charts.COLOURS, charts.MARKS, strict=False):
             axes.loglog(sizes, times, color=colour, marker=mark, markersize=4, label=name)
@@ -312,7 +317,7 @@ def benchmark(world: comm.Comm, site: str, options: argparse.Namespace) -> list[
     if loud:
         threads = f", kernels {_cgxffcv.quantize_kernels()}, {counted(options.threads, 'thread')} per rank"
         print(f"# cgxffcv bench allreduce: {title_of(world, site, options)}{threads if site == 'host' else ''}")
-        print(f"# rivals: {', '.join(side.title for side in rivals) or 'none'}{f' ({why})' if why else ''}")
+        print(f"# rivals: {', '.join(contender.title for contender in rivals) or 'none'}{f' ({why})' if why else ''}")
         print(heading(rivals), flush=True)
     for count in counts:
         rows.append(measure_size(world, site, options, count, rivals))

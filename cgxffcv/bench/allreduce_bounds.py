@@ -46,7 +46,7 @@ def widened(x: np.ndarray, dtype: str) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Way:
+class Reduction:
     """What a call does with its elements: the numbers of its options that decide its error."""
 
     dtype: str
@@ -66,20 +66,20 @@ class Way:
 
 
 @cache
-def exact_of(way: Way) -> np.ndarray:
+def exact_of(reduction: Reduction) -> np.ndarray:
     """The result without any error: float64, or the type's own whole numbers, which wrap."""
-    blocks = [widened(block_of(rank, way.dtype), way.dtype) for rank in range(way.ranks)]
-    combine = {"min": np.minimum, "max": np.maximum, "prod": np.multiply}.get(way.op, np.add)
+    blocks = [widened(block_of(rank, reduction.dtype), reduction.dtype) for rank in range(reduction.ranks)]
+    combine = {"min": np.minimum, "max": np.maximum, "prod": np.multiply}.get(reduction.op, np.add)
     total = blocks[0]
     for block in blocks[1:]:
         total = combine(total, block)
-    return total / way.ranks if way.op == "average" else total
+    return total / reduction.ranks if reduction.op == "average" else total
 
 
-def _each_bucket(x: np.ndarray, way: Way, measure: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+def _each_bucket(x: np.ndarray, reduction: Reduction, measure: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     """A measure of each row of buckets, at each of its elements. Buckets that do not divide the block may be anywhere
     in it: then the measure of all elements counts, which is no less."""
-    size = way.bucket_size if BLOCK % way.bucket_size == 0 else BLOCK
+    size = reduction.bucket_size if BLOCK % reduction.bucket_size == 0 else BLOCK
     return np.repeat(measure(x.reshape(-1, size)), size)
 
 
@@ -102,58 +102,61 @@ def _width_of_the_rest(rows: np.ndarray, spikes: int) -> np.ndarray:
     return 2 * np.partition(np.abs(rows), -spikes - 1, axis=1)[:, -spikes - 1]
 
 
-def _lost(way: Way, width: np.ndarray, magnitude: np.ndarray) -> np.ndarray:
+def _lost(reduction: Reduction, width: np.ndarray, magnitude: np.ndarray) -> np.ndarray:
     """What one quantisation may lose of elements in buckets of this width (rotated: root mean square) and greatest
     magnitude."""
-    if way.codec == "rotated":
-        return (8 * ROTATED_LOSS[way.bits] ** 0.5 + 2.0**-20) * width
-    unit = width / (2**way.bits - 1) * (1.0 if way.stochastic else 0.5)
-    lost = {"maxmin": unit, "sign": magnitude, "maxmin_spikes": np.maximum(unit, 2.0**-8 * magnitude)}[way.codec]
-    return lost + (ROUNDING[way.dtype] * magnitude if way.half_metadata else 0) + 2.0**-22 * magnitude
+    if reduction.codec == "rotated":
+        return (8 * ROTATED_LOSS[reduction.bits] ** 0.5 + 2.0**-20) * width
+    unit = width / (2**reduction.bits - 1) * (1.0 if reduction.stochastic else 0.5)
+    lost = {"maxmin": unit, "sign": magnitude, "maxmin_spikes": np.maximum(unit, 2.0**-8 * magnitude)}[reduction.codec]
+    return lost + (ROUNDING[reduction.dtype] * magnitude if reduction.half_metadata else 0) + 2.0**-22 * magnitude
 
 
-def _quantized_bound(way: Way, blocks: list[np.ndarray]) -> np.ndarray:
+def _quantized_bound(reduction: Reduction, blocks: list[np.ndarray]) -> np.ndarray:
     """The bound for the sum: every rank's own loss, then that of each quantisation of a sum, whose width and magnitude
     are at most those of all summands together: what is decoded is within its bucket's range, except for the rounding of
     spikes and the noise of rotated, which adds its share to the energy."""
-    growths = {"maxmin_spikes": 1 + 2.0**-7, "rotated": (1 + ROTATED_LOSS.get(way.bits, 0)) ** 0.5}
-    magnitudes = [_each_bucket(x, way, _magnitude) for x in blocks]
-    widths = [_each_bucket(x, way, _rms if way.codec == "rotated" else _width) for x in blocks]
+    growths = {"maxmin_spikes": 1 + 2.0**-7, "rotated": (1 + ROTATED_LOSS.get(reduction.bits, 0)) ** 0.5}
+    magnitudes = [_each_bucket(x, reduction, _magnitude) for x in blocks]
+    widths = [_each_bucket(x, reduction, _rms if reduction.codec == "rotated" else _width) for x in blocks]
     first = widths
-    if way.codec == "maxmin_spikes":
-        first = [_each_bucket(x, way, lambda rows: _width_of_the_rest(rows, way.spikes)) for x in blocks]
-    error = sum(_lost(way, width, magnitude) for width, magnitude in zip(first, magnitudes, strict=True))
+    if reduction.codec == "maxmin_spikes":
+        first = [_each_bucket(x, reduction, lambda rows: _width_of_the_rest(rows, reduction.spikes)) for x in blocks]
+    error = sum(_lost(reduction, width, magnitude) for width, magnitude in zip(first, magnitudes, strict=True))
     width, magnitude = sum(widths), sum(magnitudes)
-    for hop in range(QUANTIZED_AGAIN.get(way.algorithm, way.ranks - 1)):
-        growth = growths.get(way.codec, 1) ** (hop + 1)
-        error = error + _lost(way, width * growth, magnitude * growth)
+    for hop in range(QUANTIZED_AGAIN.get(reduction.algorithm, reduction.ranks - 1)):
+        growth = growths.get(reduction.codec, 1) ** (hop + 1)
+        error = error + _lost(reduction, width * growth, magnitude * growth)
     return error
 
 
 @cache
-def bound_of(way: Way) -> np.ndarray:
+def bound_of(reduction: Reduction) -> np.ndarray:
     """The greatest error of each element of the block."""
-    if way.dtype not in FLOATS or way.op in ("min", "max") or way.ranks == 1:
+    if reduction.dtype not in FLOATS or reduction.op in ("min", "max") or reduction.ranks == 1:
         return np.zeros(BLOCK)
-    exact, blocks = exact_of(way), [widened(block_of(rank, way.dtype), way.dtype) for rank in range(way.ranks)]
-    divisor = way.ranks if way.op == "average" else 1
-    inner = ROUNDING["float64" if way.dtype == "float64" else "float32"]
-    size = np.abs(exact) if way.op == "prod" else sum(np.abs(x) for x in blocks) / divisor
-    error = way.ranks * inner * size  # one rounding for each addition or product, and for the division
-    if way.quantized:
-        error = error + _quantized_bound(way, blocks) / divisor
-    steps = way.ranks if way.op == "prod" and way.algorithm != "ring" else 1
-    return error + steps * ROUNDING[way.dtype] * (np.abs(exact) + error) + SUBNORMAL[way.dtype]
+    exact, blocks = (
+        exact_of(reduction),
+        [widened(block_of(rank, reduction.dtype), reduction.dtype) for rank in range(reduction.ranks)],
+    )
+    divisor = reduction.ranks if reduction.op == "average" else 1
+    inner = ROUNDING["float64" if reduction.dtype == "float64" else "float32"]
+    size = np.abs(exact) if reduction.op == "prod" else sum(np.abs(x) for x in blocks) / divisor
+    error = reduction.ranks * inner * size  # one rounding for each addition or product, and for the division
+    if reduction.quantized:
+        error = error + _quantized_bound(reduction, blocks) / divisor
+    steps = reduction.ranks if reduction.op == "prod" and reduction.algorithm != "ring" else 1
+    return error + steps * ROUNDING[reduction.dtype] * (np.abs(exact) + error) + SUBNORMAL[reduction.dtype]
 
 
-def count_wrong(out: np.ndarray, way: Way) -> tuple[int, float]:
+def count_wrong(out: np.ndarray, reduction: Reduction) -> tuple[int, float]:
     """(elements out of bounds, ||out - exact||^2 / ||exact||^2)."""
-    exact, bound = exact_of(way), bound_of(way)
+    exact, bound = exact_of(reduction), bound_of(reduction)
     wrong, error, energy = 0, 0.0, 0.0
     for at in range(0, out.size, BLOCK):
-        part = widened(out[at : at + BLOCK], way.dtype)
+        part = widened(out[at : at + BLOCK], reduction.dtype)
         lost = part.astype(np.float64) - exact[: part.size].astype(np.float64)
-        inside = part == exact[: part.size] if way.dtype not in FLOATS else np.abs(lost) <= bound[: part.size]
+        inside = part == exact[: part.size] if reduction.dtype not in FLOATS else np.abs(lost) <= bound[: part.size]
         wrong += int((~inside).sum())
         error += float(lost @ lost)
         energy += float(np.square(exact[: part.size].astype(np.float64)).sum())

@@ -30,10 +30,10 @@ def result_of(options, size, nodes=1, count=5000):
         trial.time(count, 1, False)
         trial.read(x)
         ar.check_replicas(world, x)
-        return x, bench.way_of(world, options, trial.plan()["algorithm"])
+        return x, bench.reduction_of(world, options, trial.plan()["algorithm"])
 
-    x, way = all_good(run_ranks(size, work, nodes=nodes))[0]
-    return x, way, bounds.count_wrong(x, way)
+    x, reduction = all_good(run_ranks(size, work, nodes=nodes))[0]
+    return x, reduction, bounds.count_wrong(x, reduction)
 
 
 @pytest.mark.parametrize("algorithm", ("one_shot", "sra", "ring", "two_level"))
@@ -46,10 +46,10 @@ def test_every_codec_is_within_its_bound_which_is_not_wide(bucket_size, codec, a
             options = options_of(
                 codec=codec, algorithm=algorithm, bucket_size=bucket_size, dtype=dtype, rounding=rounding, bits=bits
             )
-            x, way, (wrong, energy) = result_of(options, 4, 2)
+            x, reduction, (wrong, energy) = result_of(options, 4, 2)
             assert wrong == 0 and 0 < energy < 10, (dtype, rounding, bits)
-            bound = bounds.bound_of(way)[: x.size]
-            lost = np.abs(bounds.widened(x, dtype) - bounds.exact_of(way)[: x.size])
+            bound = bounds.bound_of(reduction)[: x.size]
+            lost = np.abs(bounds.widened(x, dtype) - bounds.exact_of(reduction)[: x.size])
             assert bound.max() < 20 * lost.max(), (dtype, rounding, bits)
 
 
@@ -62,10 +62,10 @@ def test_rotated_is_within_its_bound_which_is_not_wide(algorithm):
         (4, 4096, "float16"),
     ):
         options = options_of(codec="rotated", algorithm=algorithm, bucket_size=bucket_size, dtype=dtype, bits=bits)
-        x, way, (wrong, energy) = result_of(options, 4, 2)
+        x, reduction, (wrong, energy) = result_of(options, 4, 2)
         assert wrong == 0 and 0 < energy < 6, (bits, energy)
-        lost = np.abs(bounds.widened(x, dtype) - bounds.exact_of(way)[: x.size])
-        assert bounds.bound_of(way)[: x.size].max() < 20 * lost.max(), bits
+        lost = np.abs(bounds.widened(x, dtype) - bounds.exact_of(reduction)[: x.size])
+        assert bounds.bound_of(reduction)[: x.size].max() < 20 * lost.max(), bits
 
 
 @pytest.mark.parametrize("dtype", ar.DTYPES)
@@ -73,10 +73,10 @@ def test_every_type_and_operation(dtype):
     for op in ar.OPS if dtype in bounds.FLOATS else (op for op in ar.OPS if op != "average"):
         for algorithm in ("exact", "ring", "one_shot"):
             options = options_of(dtype=dtype, op=op, algorithm=algorithm, bits=32)
-            x, way, (wrong, energy) = result_of(options, 3)
+            x, reduction, (wrong, energy) = result_of(options, 3)
             assert wrong == 0 and energy < 1e-4, (op, algorithm)
             x[7] = 0 if x[7] else 1
-            assert bounds.count_wrong(x, way)[0] == 1
+            assert bounds.count_wrong(x, reduction)[0] == 1
 
 
 def test_half_metadata_is_within_its_bound():
@@ -87,22 +87,22 @@ def test_half_metadata_is_within_its_bound():
 def test_what_travels_exactly_is_held_to_its_roundings():
     """Nothing is quantised: float32 averages within 2^-22 N of the mean magnitude."""
     for size in (2, 5):
-        way = bounds.Way("float32", "average", size, "exact", False)
+        reduction = bounds.Reduction("float32", "average", size, "exact", False)
         blocks = [np.abs(bounds.block_of(rank, "float32").astype(np.float64)) for rank in range(size)]
-        assert (bounds.bound_of(way) <= size * 2.0**-22 * np.mean(blocks, axis=0) + 2.0**-126).all()
-        x = bounds.exact_of(way).astype(np.float32)
-        assert bounds.count_wrong(x, way)[0] == 0
+        assert (bounds.bound_of(reduction) <= size * 2.0**-22 * np.mean(blocks, axis=0) + 2.0**-126).all()
+        x = bounds.exact_of(reduction).astype(np.float32)
+        assert bounds.count_wrong(x, reduction)[0] == 0
         x[3] *= np.float32(1 + size * 2.0**-21)
-        assert bounds.count_wrong(x, way)[0] == 1
+        assert bounds.count_wrong(x, reduction)[0] == 1
 
 
 def test_a_wrong_unit_is_seen():
     options = options_of(codec="maxmin", algorithm="sra", bits=4)
-    x, way, _ = result_of(options, 2)
-    x[100] += bounds.bound_of(way)[100] * 2.1
-    assert bounds.count_wrong(x, way)[0] == 1
+    x, reduction, _ = result_of(options, 2)
+    x[100] += bounds.bound_of(reduction)[100] * 2.1
+    assert bounds.count_wrong(x, reduction)[0] == 1
     x[101] = np.nan
-    assert bounds.count_wrong(x, way)[0] == 2
+    assert bounds.count_wrong(x, reduction)[0] == 2
 
 
 def test_sizes():
