@@ -86,7 +86,7 @@ class Config:
         """True if the user set it, in any way."""
         return self.origin(key) != "default"
 
-    def said(self, key: str) -> bool:
+    def has_value(self, key: str) -> bool:
         """True if the user gave a value; null does not count."""
         return self.given(key) and self[key] is not None and not self.origin(key).startswith("recipe ")
 
@@ -123,7 +123,7 @@ class Config:
         width = min(max(map(len, shown.values()), default=0), 40)
         return [f"{key:<{names}} = {shown[key]:<{width}}  ({item.origin})" for key, item in items.items()]
 
-    def told(self) -> str:
+    def summary(self) -> str:
         """The text printed before a run: as much as log.config asks for, and how to see the rest."""
         if self.log.config == "all":
             return "\n".join(["configuration:", *self.lines(everything=True)])

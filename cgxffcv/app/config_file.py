@@ -64,14 +64,14 @@ class _Reader:
 
     def __init__(self, name: str, problems: list[str]):
         self.name, self.problems = name, problems
-        self.told = 0
+        self.problem_count = 0
 
     def problem(self, line: int, text: str) -> None:
         """Records a mistake; if there are very many, only the first are reported."""
-        self.told += 1
-        if self.told <= MOST_PROBLEMS:
+        self.problem_count += 1
+        if self.problem_count <= MOST_PROBLEMS:
             self.problems.append(f"{self.name}:{line}: {text}")
-        elif self.told == MOST_PROBLEMS + 1:
+        elif self.problem_count == MOST_PROBLEMS + 1:
             self.problems.append(f"{self.name}: there are more mistakes; fix these first")
 
     def entries(self, node: yaml.MappingNode) -> list[tuple[str, yaml.Node, int]]:
@@ -104,7 +104,7 @@ class _Reader:
             return found
         for section, node, line in self.entries(root):
             for key, value, at in self.items(section, node, line):
-                if self.told > MOST_PROBLEMS:
+                if self.problem_count > MOST_PROBLEMS:
                     return found
                 if key in found:
                     self.problem(at, f"duplicate key {brief(key)}; keep one of them")

@@ -37,10 +37,10 @@ from cgxffcv.writer.writer import IMAGE_SUFFIXES, WriteReport
 __all__ = ["ClassFolder", "Squares", "alone", "prepare", "split", "square"]
 
 FORMAT = 1  # version of the files made of a folder; those of another version are made again
-TOLD = 5  # files of a kind that are listed
+LISTED = 5  # files of a kind that are listed
 LOOK_SECONDS = 0.2  # between two looks at a lock that another process holds
 MOST_LOCKS = 20  # how often a lock is taken again when others remove the file
-TOLD_SECONDS = 3.0  # after which the user is told of the wait
+NOTICE_SECONDS = 3.0  # after which the user is told of the wait
 STOPPED_SECONDS = 60.0  # for which the process that holds the lock may be stopped
 NO_IMAGES = ("thumbs.db", "desktop.ini")  # files that systems leave in folders, besides hidden ones
 PARTS = ("train", "training", "test", "testing", "val", "valid", "validation")  # that many data sets are split into
@@ -205,10 +205,10 @@ def _write(
 
 def _tell(report: WriteReport, say: process.Say) -> None:
     say(str(report))
-    for bad in report.skipped[:TOLD]:
+    for bad in report.skipped[:LISTED]:
         say(f"left out: {bad.reason}")
-    if len(report.skipped) > TOLD:
-        say(f"left out: {len(report.skipped) - TOLD:,} more")
+    if len(report.skipped) > LISTED:
+        say(f"left out: {len(report.skipped) - LISTED:,} more")
 
 
 def _wait_for(file: IO[str], folder: Path, say: process.Say) -> bool:
@@ -232,7 +232,7 @@ def _wait_for(file: IO[str], folder: Path, say: process.Say) -> bool:
                 f"{folder}: process {holder}, which makes the files there, is stopped (SIGSTOP): kill -CONT {holder} "
                 "lets it continue, kill -9 lets this one make them"
             )
-        if waited < TOLD_SECONDS <= waited + LOOK_SECONDS:
+        if waited < NOTICE_SECONDS <= waited + LOOK_SECONDS:
             say(
                 f"{folder}: another process{f' ({holder})' if holder else ''} is making the files there; waiting for it"
             )
@@ -321,10 +321,10 @@ def _make(folder: Path, config: Config, training: ClassFolder, testing: ClassFol
     )
     others = training.others + (() if testing is None else testing.others)
     if others:
-        more = ", ..." if len(others) > TOLD else ""
+        more = ", ..." if len(others) > LISTED else ""
         say(
             f"note: {len(others):,} left out (files without an image suffix, images of no class, links to folders): "
-            f"{', '.join(others[:TOLD])}{more}"
+            f"{', '.join(others[:LISTED])}{more}"
         )
     _write(folder / "train.beton", rest, training.classes, config, say, whole=True)
     _write(folder / "test.beton", tested, training.classes, config, say)

@@ -233,9 +233,9 @@ def _confusion(verdicts: Verdicts) -> str:
             colour = "47,111,222" if taken == label else "224,102,59"
             share = count / total
             tone = f"rgba({colour},{min(share if taken == label else share * 3, 1) * 0.85:.2f})"
-            told = f"{count:,} of {total:,} images of {classes[label]} were taken for {classes[taken]}"
+            title = f"{count:,} of {total:,} images of {classes[label]} were taken for {classes[taken]}"
             text = f"{count:,}" if count else ""
-            cells.append(f'<td style="background:{tone}" title="{_e(told)}">{text}</td>')
+            cells.append(f'<td style="background:{tone}" title="{_e(title)}">{text}</td>')
         lines.append(f"<tr><th>{_e(classes[label])}</th>{''.join(cells)}<th>{row[label] / total:.1%}</th></tr>")
     about = (
         "<p class='dim'>Rows: what the images are; columns: what they were taken for; at the end: the share that is "
@@ -259,9 +259,9 @@ def _pairs(verdicts: Verdicts) -> str:
 def _figure(mistake: Mistake, classes: Sequence[str]) -> str:
     data = base64.b64encode(png(np.ascontiguousarray(mistake.image))).decode()
     caption = f"<b>{_e(classes[mistake.taken_for])}</b> {mistake.probability:.1%}<br>is {_e(classes[mistake.label])}"
-    told = f"image {mistake.number} of the test set"
-    shown = f'<img alt="{told}" src="data:image/png;base64,{data}">'
-    return f'<figure title="{told}">{shown}<figcaption>{caption}</figcaption></figure>'
+    title = f"image {mistake.number} of the test set"
+    shown = f'<img alt="{title}" src="data:image/png;base64,{data}">'
+    return f'<figure title="{title}">{shown}<figcaption>{caption}</figcaption></figure>'
 
 
 def _judged(verdicts: Verdicts | None, problem: str | None) -> str:

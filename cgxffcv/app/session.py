@@ -40,13 +40,13 @@ def choose_recipe(config: Config, say: process.Say, facts: ImageFacts | None = N
         recipe = _fit_passes(config, recipe, facts.samples, say)
     changes = {field: f"training.{field}" for field in OF_TRAINING}
     changes |= {key.split(".")[1]: key for key in SCHEMA if key.startswith("recipe.")}
-    said = {field: key for field, key in changes.items() if config.said(key)}
+    explicit = {field: key for field, key in changes.items() if config.has_value(key)}
     try:
-        changed = recipe.replace(**{field: config[key] for field, key in said.items()})
+        changed = recipe.replace(**{field: config[key] for field, key in explicit.items()})
     except (RecipeError, ValueError) as error:
-        origins = ", ".join(f"{key} ({config.origin(key)})" for field, key in said.items() if field in str(error))
+        origins = ", ".join(f"{key} ({config.origin(key)})" for field, key in explicit.items() if field in str(error))
         raise ConfigError([f"{error}{f'; from {origins}' if origins else ''}"]) from None
-    if config.said("training.lr_peak_epoch") and changed.schedule != "triangle":
+    if config.has_value("training.lr_peak_epoch") and changed.schedule != "triangle":
         say(f"note: training.lr_peak_epoch is not used: the schedule of recipe {name} ({changed.schedule}) has no peak")
     changed = _share_batch(config, changed, say)
     values = {key: getattr(changed, field) for field, key in changes.items()}
@@ -60,7 +60,7 @@ def _fit_batch(config: Config, recipe: Recipe, samples: int, say: process.Say) -
     """Makes batches smaller for a small data set, so that an epoch has several steps; a learning rate for mean
     gradients shrinks with them (one for sums need not)."""
     ranks = process.ranks() if recipe.batch_scope == "process" else 1
-    if config.said("training.batch_size") or samples >= LEAST_STEPS * recipe.batch_size * ranks:
+    if config.has_value("training.batch_size") or samples >= LEAST_STEPS * recipe.batch_size * ranks:
         return recipe
     batch = 2 ** max((samples // (LEAST_STEPS * ranks)).bit_length() - 1, 0)
     batch = min(max(batch, LEAST_BATCH), recipe.batch_size, max(samples // ranks, 1))
@@ -75,10 +75,10 @@ def _fit_batch(config: Config, recipe: Recipe, samples: int, say: process.Say) -
 
 def _fit_passes(config: Config, recipe: Recipe, samples: int, say: process.Say) -> Recipe:
     """Drops passes over only the hardest images of a small data set where these are fewer than a batch."""
-    batch = config.training.batch_size if config.said("training.batch_size") else recipe.batch_size
+    batch = config.training.batch_size if config.has_value("training.batch_size") else recipe.batch_size
     batch *= process.ranks() if recipe.batch_scope == "process" else 1
     hardest = tuple((share, fraction) for share, fraction in recipe.hardest if int(fraction * samples) >= batch)
-    if hardest == recipe.hardest or config.said("recipe.hardest"):
+    if hardest == recipe.hardest or config.has_value("recipe.hardest"):
         return recipe
     left = ", ".join(f"{fraction:.0%}" for share, fraction in recipe.hardest if (share, fraction) not in hardest)
     say(
@@ -91,7 +91,7 @@ def _fit_passes(config: Config, recipe: Recipe, samples: int, say: process.Say) 
 def _share_batch(config: Config, recipe: Recipe, say: process.Say) -> Recipe:
     """The recipe with a batch per step that all processes can share evenly, unless its size was configured."""
     batch, ranks = recipe.batch_size, process.ranks()
-    if recipe.batch_scope == "process" or batch % ranks == 0 or config.said("training.batch_size"):
+    if recipe.batch_scope == "process" or batch % ranks == 0 or config.has_value("training.batch_size"):
         return recipe
     fits = max(batch // ranks, 1) * ranks
     say(

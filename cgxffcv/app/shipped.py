@@ -37,5 +37,5 @@ def suit_cpu(config: Config) -> None:
 
     gpu = config.training.device == "gpu" or (config.training.device == "auto" and device.devices())
     if not config.given("training.recipe") and not gpu:
-        wanted = {key: value for key, value in RECIPE.items() if not config.said(key)}
+        wanted = {key: value for key, value in RECIPE.items() if not config.has_value(key)}
         config.put(wanted, "for the sample on a CPU")

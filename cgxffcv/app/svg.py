@@ -103,8 +103,8 @@ def _line(frame: _Frame, curve: Curve, points: list[tuple[float, float]], percen
     if curve.faint or curve.dashed or len(points) > MOST_MARKS:
         return out
     for (x, y), (px, py) in zip(points, places, strict=True):
-        told = html.escape(f"{curve.name}: {_shown(round(y, 5), percent)} at {x:g}")
-        out += f'<circle cx="{px:.1f}" cy="{py:.1f}" r="3" fill="{curve.colour}"><title>{told}</title></circle>'
+        title = html.escape(f"{curve.name}: {_shown(round(y, 5), percent)} at {x:g}")
+        out += f'<circle cx="{px:.1f}" cy="{py:.1f}" r="3" fill="{curve.colour}"><title>{title}</title></circle>'
     return out
 
 
@@ -155,9 +155,9 @@ def shares(parts: Sequence[tuple[str, float]], shown: Sequence[str]) -> str:
     at, out = 0.0, []
     for (name, value), text, colour in zip(parts, shown, COLOURS, strict=False):
         width = value / total * 1000
-        told = html.escape(f"{name}: {text}")
+        title = html.escape(f"{name}: {text}")
         out.append(
-            f'<rect x="{at:.1f}" y="0" width="{width:.1f}" height="26" fill="{colour}"><title>{told}</title></rect>'
+            f'<rect x="{at:.1f}" y="0" width="{width:.1f}" height="26" fill="{colour}"><title>{title}</title></rect>'
         )
         at += width
     return (

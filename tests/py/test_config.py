@@ -335,7 +335,7 @@ def test_every_parameter_takes_or_refuses_every_kind_of_value(file, key):
 def test_a_recipe_fills_only_what_nobody_said():
     c = load("--training.lr=0.5")
     c.fill({"training.lr": 0.1, "training.momentum": 0.9, "recipe.widths": (1, 2, 3)}, "recipe demo")
-    assert c.recipe.widths == (1, 2, 3) and not c.said("recipe.widths") and c.said("training.lr")
+    assert c.recipe.widths == (1, 2, 3) and not c.has_value("recipe.widths") and c.has_value("training.lr")
     assert (c.training.lr, c.origin("training.lr")) == (0.5, "--training.lr")
     assert (c.training.momentum, c.origin("training.momentum")) == (0.9, "recipe demo")
 
@@ -376,7 +376,7 @@ def test_values_of_a_recipe(file):
 def told(*argv):
     c = load(*argv)
     session.choose_recipe(c, lambda text: None)
-    return c.told().splitlines()
+    return c.summary().splitlines()
 
 
 def test_before_a_run_it_tells_what_differs(file):

@@ -266,7 +266,7 @@ os.kill(os.getpid(), signal.SIGSTOP) if sys.argv[2] == "stopped" else sys.stdin.
 def test_files_that_another_process_makes(folder, how, monkeypatch):
     """It is named, and waited for, but not for ever if it makes no progress."""
     made = os.path.dirname(prepare(folder)[0].data.train_dataset)
-    monkeypatch.setattr(own_folder, "TOLD_SECONDS", 0.1)
+    monkeypatch.setattr(own_folder, "NOTICE_SECONDS", 0.1)
     monkeypatch.setattr(own_folder, "STOPPED_SECONDS", 0.5)
     command = [sys.executable, "-c", HOLDER, os.path.join(made, ".lock"), how]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
@@ -286,7 +286,7 @@ def test_a_folder_that_its_maker_removes_is_made_again(folder, monkeypatch):
     """As after an error of the process that held the lock; the one that waits must not continue in the removed
     folder."""
     made = Path(prepare(folder)[0].data.train_dataset).parent
-    monkeypatch.setattr(own_folder, "TOLD_SECONDS", 0.1)
+    monkeypatch.setattr(own_folder, "NOTICE_SECONDS", 0.1)
     with open(made / ".lock") as holder:
         fcntl.flock(holder, fcntl.LOCK_EX)
 

@@ -48,8 +48,8 @@ def _npy_header(file: IO[bytes], path: str) -> np.ndarray:
             raise ValueError("its elements are in Fortran order; numpy.ascontiguousarray changes that")
         return np.broadcast_to(np.zeros((), dtype), shape)
     except (ValueError, EOFError, OverflowError, KeyError) as error:
-        said = "an unknown version of the format" if isinstance(error, KeyError) else error
-        raise _refuse(path, f"not a readable .npy file: {said}") from error
+        reason = "an unknown version of the format" if isinstance(error, KeyError) else error
+        raise _refuse(path, f"not a readable .npy file: {reason}") from error
 
 
 def _from_npy(path: str, side: int) -> Iterator[Part]:

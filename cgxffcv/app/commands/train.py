@@ -33,7 +33,7 @@ def main(prog: str, arguments: Sequence[str]) -> int:
     facts = session.look_at_images(settings, threads)
     recipe = session.choose_recipe(settings, process.say, facts)
     gpu = session.choose_device(settings, process.say)
-    process.say(settings.told())
+    process.say(settings.summary())
 
     from cgxffcv import comm  # after set_threads: loading the C core starts oneDNN's threads
     from cgxffcv.app.run import Run
