@@ -77,9 +77,9 @@ def world(
         joined = _cgxffcv.comm_world(timeout, nodes, slot_bytes=slot_bytes, stall=stall, ranks=here.size)
     except CommTimeout as error:
         rank, why = claim.absent(here)
-        told = CommTimeout(f"{error}: {why}")
-        told.rank, told.operation = rank, error.operation
-        raise told from None
+        timeout_error = CommTimeout(f"{error}: {why}")
+        timeout_error.rank, timeout_error.operation = rank, error.operation
+        raise timeout_error from None
     rank, size = joined.rank, joined.size
     if here.size == 0 and rank != here.rank:
         joined.close()

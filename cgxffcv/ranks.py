@@ -82,11 +82,11 @@ def _outcome(payload: int) -> tuple[Any, ...]:
             linecache.cache[name] = (sum(map(len, lines)), None, lines, name)
         value = function(*arguments)
     except BaseException as error:
-        said = "".join(traceback.format_exception_only(error)).strip()
-        comm.abort_all(said)
+        summary = "".join(traceback.format_exception_only(error)).strip()
+        comm.abort_all(summary)
         frames = error.__traceback__.tb_next if error.__traceback__ is not None else None
         text = "".join(traceback.format_exception(type(error), error, frames))
-        return "failed", f"raised {said}", text, isinstance(error, comm.CommError)
+        return "failed", f"raised {summary}", text, isinstance(error, comm.CommError)
     try:
         return "value", _pickled(value)
     except Exception as error:
@@ -250,18 +250,18 @@ class _Job:
     def _world(self, rank: _Rank, number: int, slot_bytes: int | None) -> None:
         """Sends the rank the segment of its communicator, or why there is none."""
         rank.worlds = number + 1
-        told, descriptors = b"here", []
+        answer, descriptors = b"here", []
         try:
             if number == len(self.worlds):
                 self.worlds.append((comm.segment(self.size, slot_bytes), slot_bytes))
             if self.worlds[number][1] != slot_bytes:
-                told = f"the ranks differ in slot_bytes: {self.worlds[number][1]} and {slot_bytes}".encode()
+                answer = f"the ranks differ in slot_bytes: {self.worlds[number][1]} and {slot_bytes}".encode()
             else:
                 descriptors = [self.worlds[number][0]]
         except (OSError, ValueError, TypeError) as error:
-            told = str(error).encode()
+            answer = str(error).encode()
         with suppress(OSError):  # it has ended since
-            socket.send_fds(rank.channel, [told], descriptors)
+            socket.send_fds(rank.channel, [answer], descriptors)
 
     def _look_for_absent(self) -> None:
         """Fails a rank that has returned without a call of comm.world() for which others wait."""
@@ -317,8 +317,8 @@ class _Job:
 
     def _printed(self, rank: _Rank) -> str:
         """What a rank printed whose output is not shown."""
-        said = bytes(rank.tail).decode(errors="replace").strip() if rank.number else ""
-        return f"\n\nthe last that rank {rank.number} printed:\n{said}" if said else ""
+        printed = bytes(rank.tail).decode(errors="replace").strip() if rank.number else ""
+        return f"\n\nthe last that rank {rank.number} printed:\n{printed}" if printed else ""
 
     def _late(self, timeout: float) -> RankError:
         """Names the ranks that have not returned, and where they are."""

@@ -60,7 +60,7 @@ def _ask(channel: socket.socket, question: Any, seconds: float) -> tuple[bytes, 
     try:
         _unanswered = True
         send(question)
-        told, descriptors, _, _ = socket.recv_fds(channel, 1 << 12, 1)
+        answer, descriptors, _, _ = socket.recv_fds(channel, 1 << 12, 1)
         _unanswered = False
     except TimeoutError:
         late = CommTimeout(
@@ -74,7 +74,7 @@ def _ask(channel: socket.socket, question: Any, seconds: float) -> tuple[bytes, 
         raise CommError(f"world: the process that launched this rank cannot be asked: {error}") from None
     finally:
         channel.settimeout(None)
-    return told, descriptors
+    return answer, descriptors
 
 
 def segment(slot_bytes: int | None, timeout: Any = None) -> int:
@@ -84,8 +84,8 @@ def segment(slot_bytes: int | None, timeout: Any = None) -> int:
     if _channel is None or _owner != os.getpid():
         raise CommError("world: this process is a child of a rank of cgxffcv.launch, and not a rank itself")
     with _asking:
-        told, descriptors = _ask(_channel, ("world", _worlds, slot_bytes), _seconds(timeout))
+        answer, descriptors = _ask(_channel, ("world", _worlds, slot_bytes), _seconds(timeout))
         if not descriptors:
-            raise CommError(f"world: {told.decode() or 'the process that launched this rank is gone'}")
+            raise CommError(f"world: {answer.decode() or 'the process that launched this rank is gone'}")
         _worlds += 1
         return descriptors[0]

@@ -67,9 +67,9 @@ def contact_sheet(reader: Reader, field: str | None = None, count: int = 64, sid
     return sheet
 
 
-def as_html(told: str, reader: Reader | None) -> str:
+def as_html(text: str, reader: Reader | None) -> str:
     """The given HTML, and below it a contact sheet, if there are images that can be read."""
-    parts = [told]
+    parts = [text]
     try:
         sheet = None if reader is None else contact_sheet(reader, count=16)
     except ValueError:  # BetonError is one: damage is reported when the data is read

@@ -126,23 +126,23 @@ def _of_dlpack(array: Any, framework: str, stream: int | None) -> Taken:
 
 def _of_interface(array: Any, dtype: str | None) -> _cgxffcv.Tensor:
     """By the CUDA array interface, versions 0 to 3."""
-    said = array.__cuda_array_interface__
-    if not isinstance(said, Mapping):
-        raise TypeError(f"__cuda_array_interface__ must be a dict, not {type(said).__name__}")
-    missing = {"shape", "typestr", "data", "version"} - said.keys()
+    interface = array.__cuda_array_interface__
+    if not isinstance(interface, Mapping):
+        raise TypeError(f"__cuda_array_interface__ must be a dict, not {type(interface).__name__}")
+    missing = {"shape", "typestr", "data", "version"} - interface.keys()
     if missing:
         raise ValueError(f"__cuda_array_interface__ lacks {', '.join(sorted(missing))}")
-    if said.get("mask") is not None:
+    if interface.get("mask") is not None:
         raise TypeError("an array with a mask has missing elements")
-    data = said["data"]
+    data = interface["data"]
     if not isinstance(data, tuple) or len(data) != 2:
         raise ValueError(f"__cuda_array_interface__ has data={data!r}: a pair of an address and a bool is expected")
-    name = np.dtype(said["typestr"]).name
+    name = np.dtype(interface["typestr"]).name
     if dtype == "bfloat16" and name in ("uint16", "void16"):  # for which NumPy has no name
         name = dtype
-    if name not in _cgxffcv.ALLREDUCE_DTYPES or str(said["typestr"]).startswith(">"):
-        raise TypeError(f"an array with elements of type {said['typestr']!r} is not of a type that is summed")
-    return _cgxffcv.tensor_of_address(array, data[0], said["shape"], said.get("strides"), name, not data[1])
+    if name not in _cgxffcv.ALLREDUCE_DTYPES or str(interface["typestr"]).startswith(">"):
+        raise TypeError(f"an array with elements of type {interface['typestr']!r} is not of a type that is summed")
+    return _cgxffcv.tensor_of_address(array, data[0], interface["shape"], interface.get("strides"), name, not data[1])
 
 
 def _ordered(array: Any, tensor: _cgxffcv.Tensor, framework: str, stream: int | None) -> int:

@@ -130,12 +130,12 @@ def ranks_of(job: dict[str, Any], link: str, ranks: int, folder: Path) -> Iterat
 
 def last_words(folder: Path, ranks: int) -> str:
     """What the ranks said about a failure, at most one line each."""
-    said = []
+    messages = []
     for rank in range(ranks):
         lines = [line for line in (folder / f"log.{rank}").read_text(errors="replace").splitlines() if line.strip()]
         errors = [line for line in lines if any(word in line for word in ERRORS)]
-        said += [f"rank {rank}: {line.strip()}" for line in (errors or lines)[-1:]]
-    return "; ".join(said[:LOG_LINES]) or "the ranks ended without a message"
+        messages += [f"rank {rank}: {line.strip()}" for line in (errors or lines)[-1:]]
+    return "; ".join(messages[:LOG_LINES]) or "the ranks ended without a message"
 
 
 def run(job: dict[str, Any], link: str, ranks: int, timeout: float) -> list[dict[str, Any]]:

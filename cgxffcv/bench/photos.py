@@ -120,10 +120,10 @@ def run_cell(name: str, path: Path, threads: int, epochs: int) -> dict[str, Any]
     """Measures one cell, in a separate process."""
     command = processes.interpreter("-m", "cgxffcv.bench.photos", name, str(path), str(threads), str(epochs))
     with processes.Program(command, stdout=-1, text=True) as program:
-        said, _ = program.process.communicate()
+        output, _ = program.process.communicate()
     if program.process.returncode != 0:
         raise UserError(f"bench loader: the cell {name} with {threads} threads failed")
-    return json.loads(said)
+    return json.loads(output)
 
 
 def sort(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

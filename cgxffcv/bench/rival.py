@@ -29,10 +29,10 @@ class Rival(NamedTuple):
         """FFCV's figures for a cell; UserError with what it said, if it fails."""
         command = [self.python, str(SCRIPT), json.dumps(dict(cell)), *map(str, (path, threads, epochs, batch))]
         with processes.Program(command, stdout=-1, stderr=-1, text=True) as program:
-            said, complaint = program.process.communicate()
+            output, complaint = program.process.communicate()
         if program.process.returncode != 0:
             raise UserError(f"bench loader: FFCV failed in the cell {cell['cell']}: {last_line(complaint)}")
-        got = json.loads(said.splitlines()[-1])
+        got = json.loads(output.splitlines()[-1])
         images, seconds = got["images"], got["seconds"]
         return {
             "cell": cell["cell"],

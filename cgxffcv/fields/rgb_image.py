@@ -99,8 +99,8 @@ def _from_file(data: bytes, what: str) -> Any:
     except (Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
         own = isinstance(error, Image.DecompressionBombError)  # the limit is half of what the error names
         remedy = f" PIL.Image.MAX_IMAGE_PIXELS, now {Image.MAX_IMAGE_PIXELS}, sets it" if own else ""
-        said = str(error).partition(" <")[0]  # not the object in memory that Pillow was given
-        raise ValueError(f"{what}: not a readable image ({reason}; Pillow: {said}{remedy})") from None
+        message = str(error).partition(" <")[0]  # not the object in memory that Pillow was given
+        raise ValueError(f"{what}: not a readable image ({reason}; Pillow: {message}{remedy})") from None
     with image:
         try:
             return _from_pillow(image)

@@ -512,12 +512,12 @@ class Loader:
 
     def _repr_html_(self) -> str:
         closed = self._core.closed
-        told = html.escape(repr(self) if closed else self.explain())
+        text = html.escape(repr(self) if closed else self.explain())
         reader = None
         if not closed:
             with contextlib.suppress(OSError, BetonError):  # its file is gone, or another one
                 reader = self.reader
-        return as_html(f"<pre>{told}</pre>", reader)
+        return as_html(f"<pre>{text}</pre>", reader)
 
     def __repr__(self) -> str:
         return (

@@ -133,14 +133,14 @@ class Output:
         except BetonError:  # names its sample itself
             raise
         except Exception as error:
-            told = RuntimeError("the step raised StopIteration") if isinstance(error, StopIteration) else error
+            raised = RuntimeError("the step raised StopIteration") if isinstance(error, StopIteration) else error
             add_note(
-                told,
+                raised,
                 f"pipeline '{self.name}', step {called(step)}, on {described(value)}, {in_samples(ids)}; "
                 "get_batch([NUMBER]) makes a batch of a single sample",
             )
-            if told is not error:  # which would end a loop as if there were no more batches
-                raise told from error
+            if raised is not error:  # which would end a loop as if there were no more batches
+                raise raised from error
             raise
 
 

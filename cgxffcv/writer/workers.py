@@ -210,14 +210,14 @@ class _Worker:
             self._look_for_progress()
             if self.silent >= self.warn_at:
                 self.warn_at *= 2
-                said = f"{self._name()} has sent nothing for {self.silent:.0f} s; it is alive, and is waited for"
-                warnings.warn(said, RuntimeWarning, 2)
+                message = f"{self._name()} has sent nothing for {self.silent:.0f} s; it is alive, and is waited for"
+                warnings.warn(message, RuntimeWarning, 2)
             return
         before, self.stopped = self.stopped, self.stopped + POLL_SECONDS
         remedy = f"kill -CONT {self.process.pid} lets it continue"
         if self.stopped >= self.timeout:
-            said = f"{self._name()} has been stopped (SIGSTOP) for {self.stopped:.0f} s"
-            raise RuntimeError(f"{said}; {remedy}, worker_timeout says how long to wait for that")
+            message = f"{self._name()} has been stopped (SIGSTOP) for {self.stopped:.0f} s"
+            raise RuntimeError(f"{message}; {remedy}, worker_timeout says how long to wait for that")
         if before < STOPPED_SECONDS <= self.stopped:
             left = f"in {self.timeout - self.stopped:.0f} s the writing fails"
             warnings.warn(f"{self._name()} is stopped (SIGSTOP): {remedy}; {left}", RuntimeWarning, 2)
