@@ -15,20 +15,20 @@ from pathlib import Path
 
 from _cgxffcv import CommError
 
-from cgxffcv import place
-from cgxffcv.place import Place
+from cgxffcv import process_info
+from cgxffcv.process_info import ProcessInfo
 
 MOST_RANKS_ASKED = 1024
 
 _held: tuple[int, socket.socket | None] | None = None  # the process that claimed, and its claim, if there are any
 
 
-def _address(here: Place, rank: int) -> str:
+def _address(here: ProcessInfo, rank: int) -> str:
     job = hashlib.sha256(f"{os.getuid()} {here.job}".encode()).hexdigest()[:32]
     return f"\0cgxffcv-{job}-{rank}"
 
 
-def _taken(here: Place, owner: int) -> CommError:
+def _taken(here: ProcessInfo, owner: int) -> CommError:
     return CommError(
         f"world: process {owner} has already joined the job as rank {here.rank}, and this one (process {os.getpid()}), "
         "which inherited that rank's environment, cannot be the same rank: a program that a rank starts is not a rank "
@@ -36,7 +36,7 @@ def _taken(here: Place, owner: int) -> CommError:
     )
 
 
-def take(here: Place) -> None:
+def take(here: ProcessInfo) -> None:
     """Claims this process's rank; CommError if another process has done so."""
     global _held
     if _held is not None and _held[0] == os.getpid():
@@ -60,7 +60,7 @@ def take(here: Place) -> None:
     _held = os.getpid(), claim
 
 
-def _owner(here: Place, rank: int) -> int:
+def _owner(here: ProcessInfo, rank: int) -> int:
     """The process that has claimed a rank on this machine; 0 if there is none."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
@@ -74,7 +74,7 @@ def _owner(here: Place, rank: int) -> int:
 
 def is_first_left() -> bool:
     """True if this process has the lowest rank of those on this machine that are still running."""
-    here = place.or_alone()
+    here = process_info.or_alone()
     return bool(here.job) and not any(_owner(here, rank) for rank in range(min(here.rank, MOST_RANKS_ASKED)))
 
 
@@ -86,7 +86,7 @@ def is_stopped(pid: int) -> bool:
         return False
 
 
-def absent(here: Place) -> tuple[int | None, str]:
+def absent(here: ProcessInfo) -> tuple[int | None, str]:
     """The rank that the others are waiting for, as far as can be seen on this machine, and a sentence that says so."""
     if not here.job or here.size > MOST_RANKS_ASKED or here.local_size != here.size:
         return None, "a rank of this job has not called comm.world(), or is stopped"

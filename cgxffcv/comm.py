@@ -28,7 +28,7 @@ from typing import Any
 import _cgxffcv
 from _cgxffcv import Comm, CommError, CommTimeout, PeerLost
 
-from cgxffcv import claim, place, seat
+from cgxffcv import claim, process_info, seat
 
 __all__ = ["Comm", "CommError", "CommTimeout", "PeerLost", "abort_all", "apart", "attach", "segment", "world"]
 
@@ -60,7 +60,7 @@ def world(
     Raises NotBuiltError if mpirun started several ranks and no library of MPI is found; CommError, CommTimeout if the
     ranks cannot be connected; ValueError for arguments out of range.
     """
-    here = place.or_alone()
+    here = process_info.or_alone()
     if here.launcher == seat.LAUNCHER:
         return _launched(here, slot_bytes, timeout=timeout, nodes=nodes, stall=stall)
     if here.size != 1 and not here.joins:
@@ -91,7 +91,7 @@ def world(
     return joined
 
 
-def _launched(here: place.Place, slot_bytes: int | None, timeout: float | None, **options: Any) -> Comm:
+def _launched(here: process_info.ProcessInfo, slot_bytes: int | None, timeout: float | None, **options: Any) -> Comm:
     fd = seat.segment(slot_bytes, timeout)
     try:
         return attach(fd, here.rank, here.size, timeout, **options)

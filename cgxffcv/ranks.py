@@ -30,7 +30,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from cgxffcv import comm, place, seat
+from cgxffcv import comm, process_info, seat
 from cgxffcv.allreduce import check_timeout
 from cgxffcv.claim import is_stopped
 from cgxffcv.errors import RankError, UsageError
@@ -396,7 +396,7 @@ def _check(function: object, ranks: object, timeout: object) -> None:
             "launch: this process ignores SIGCHLD, so it cannot be seen how ranks end: "
             "call signal.signal(signal.SIGCHLD, signal.SIG_DFL) before"
         )
-    here = place.or_alone()
+    here = process_info.or_alone()
     if here.launcher == seat.LAUNCHER or here.size != 1:
         raise UsageError(
             f"launch: this process is already rank {here.rank} of a job of {here.launcher}, and ranks launch no ranks: "

@@ -16,7 +16,7 @@ from typing import Any
 
 from _cgxffcv import CommError, CommTimeout
 
-from cgxffcv import place
+from cgxffcv import process_info
 
 LENGTH = struct.Struct("<Q")
 LAUNCHER = "cgxffcv.launch"
@@ -30,10 +30,12 @@ _unanswered = False  # a question whose answer was not received: later ones woul
 
 
 def take(channel: socket.socket, rank: int, size: int) -> None:
-    """Makes this process `rank` of `size` for everything that asks `place`."""
+    """Makes this process `rank` of `size` for everything that asks `process_info`."""
     global _channel, _owner
     _channel, _owner = channel, os.getpid()
-    place.settle(place.Place(LAUNCHER, rank, size, rank, size, False, "its call in another process"))
+    process_info.settle(
+        process_info.ProcessInfo(LAUNCHER, rank, size, rank, size, False, "its call in another process")
+    )
 
 
 def send(message: Any) -> None:

@@ -9,7 +9,7 @@
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
-TESTS=(beton_bytes beton_golden beton_images build checkpoint imports jpeg_regions loader quantize place)
+TESTS=(beton_bytes beton_golden beton_images build checkpoint imports jpeg_regions loader quantize process_info)
 OUT=$PWD/build/wheels
 TOOLS=$OUT/tools
 mkdir -p "$OUT"

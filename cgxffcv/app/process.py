@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable
 from typing import NoReturn, TextIO
 
-from cgxffcv import interrupts, place
+from cgxffcv import interrupts, process_info
 from cgxffcv.errors import ConfigError, UsageError, UserError
 from cgxffcv.interrupts import Terminated
 
@@ -28,22 +28,22 @@ SAME_WORD_SECONDS, HEARD_SECONDS = 1.0, 1.5
 
 def rank() -> int:
     """This process's number according to the launcher; 0 without a launcher. Does not start MPI."""
-    return place.or_alone().rank
+    return process_info.or_alone().rank
 
 
 def ranks() -> int:
     """The number of processes according to the launcher; 1 without a launcher."""
-    return max(place.or_alone().size, 1)
+    return max(process_info.or_alone().size, 1)
 
 
 def local_ranks() -> int:
     """The number of processes on this machine."""
-    return max(place.or_alone().local_size, 1)
+    return max(process_info.or_alone().local_size, 1)
 
 
 def local_rank() -> int:
     """This process's number among those on this machine."""
-    return place.or_alone().local_rank
+    return process_info.or_alone().local_rank
 
 
 def cores_of_this_rank() -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from cgxffcv import place
+from cgxffcv import process_info
 from cgxffcv.loader import loader
 
 __all__ = ["Loader"]
@@ -37,7 +37,7 @@ class Loader(loader.Loader):
             self.next_epoch = epoch
 
     def _share(self) -> None:
-        here = place.or_alone()
+        here = process_info.or_alone()
         ranks = here.rank, max(here.size, 1)
         if self._plan.arguments["rank"] is None and ranks != (self.rank, self.world_size):
             self._change("distributed", ranks[1] > 1)

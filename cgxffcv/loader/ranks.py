@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from cgxffcv import place
+from cgxffcv import process_info
 
 
 def find_ranks() -> tuple[int, int]:
     """(rank, world size) of this process: from torch.distributed if it has been initialised, else from the environment
     that its launcher sets, by the rules of `comm.world()`. Raises RuntimeError if neither says."""
-    here = place.find()
+    here = process_info.find()
     if here is not None and here.size == 0:
         raise RuntimeError(
             f"distributed=True, and {here.launcher} says ({here.variables}) that this is process {here.rank}, but not "

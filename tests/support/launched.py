@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 import cgxffcv
-from cgxffcv import comm, place
+from cgxffcv import comm, process_info
 from cgxffcv.loader.ranks import find_ranks
 
 
@@ -46,7 +46,7 @@ def worlds_of_threads():
 
 
 def places():
-    here = place.find()
+    here = process_info.find()
     return find_ranks(), here.local_rank, here.local_size, os.environ["OMP_NUM_THREADS"]
 
 
@@ -130,19 +130,19 @@ def killed():
 
 
 def crashing():
-    if place.find().rank == 1:
+    if process_info.find().rank == 1:
         ctypes.string_at(0)
 
 
 def hanging():
-    if place.find().rank == 1:
+    if process_info.find().rank == 1:
         time.sleep(600)
-    if place.find().rank == 2:
+    if process_info.find().rank == 2:
         os.kill(os.getpid(), signal.SIGSTOP)
 
 
 def absent():
-    if place.find().rank == 0:
+    if process_info.find().rank == 0:
         comm.world()
 
 
@@ -168,7 +168,7 @@ def asked_in_children():
 def busy(folder, stubborn):
     """Records its own and its child's process number, then waits; `stubborn`: whatever signals it gets."""
     child = subprocess.Popen(["sleep", "600"])
-    rank = place.find().rank
+    rank = process_info.find().rank
     part = Path(folder) / f"part.{rank}"
     part.write_text(f"{os.getpid()} {child.pid}")
     part.rename(Path(folder) / f"rank.{rank}")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 
-class Place(NamedTuple):
+class ProcessInfo(NamedTuple):
     """Process `rank` of `size` (0 if unknown), and where it is on its machine (0 of 1 if unknown)."""
 
     launcher: str
@@ -59,10 +59,10 @@ _TORCHRUN_MARK = "TORCHELASTIC_RUN_ID"  # not set by others that set RANK and WO
 _STARTERS = ("hydra_", "pmi_proxy", "mpiexec", "mpirun", "slurmstepd", "flux-shell")
 _ANCESTORS = 16
 
-_settled: Place | None = None
+_settled: ProcessInfo | None = None
 
 
-def settle(here: Place) -> None:
+def settle(here: ProcessInfo) -> None:
     """Makes this process `here`, whatever the environment says: a rank of `cgxffcv.launch`, before anything asks."""
     global _settled
     _settled = here
@@ -73,7 +73,7 @@ def _number(name: str) -> int | None:
     return int(text) if text.isdecimal() else None
 
 
-def _said_by(launcher: _Launcher) -> Place | None:
+def _by_launcher(launcher: _Launcher) -> ProcessInfo | None:
     rank, size = _number(launcher.rank), _number(launcher.size)
     if launcher.name == "srun" and size is None and rank:
         # Only the tasks of a step have a number above 0; salloc's shell and sbatch's script, which see the job's
@@ -81,19 +81,19 @@ def _said_by(launcher: _Launcher) -> Place | None:
         launcher = launcher._replace(size="SLURM_NTASKS")
         size = _number(launcher.size)
     if rank and not size and not launcher.alone:
-        return Place(launcher.name, rank, 0, 0, 1, launcher.joins, launcher.rank)
+        return ProcessInfo(launcher.name, rank, 0, 0, 1, launcher.joins, launcher.rank)
     if rank is None or not size:
         return None
     local = _number(launcher.local_rank) or 0, _number(launcher.local_size) or 1
-    return Place(launcher.name, rank, size, *local, launcher.joins, f"{launcher.rank} and {launcher.size}")
+    return ProcessInfo(launcher.name, rank, size, *local, launcher.joins, f"{launcher.rank} and {launcher.size}")
 
 
-def _nearest() -> Place | None:
+def _nearest() -> ProcessInfo | None:
     """What the first launcher says, preferring those that give a size. A torchrun that mpirun or srun started on each
     node starts its processes itself: it is nearer than they are."""
-    said = [place for place in map(_said_by, _LAUNCHERS) if place is not None]
-    found = min(said, key=lambda place: place.size == 0, default=None)
-    inner = _said_by(_TORCHRUN) if _TORCHRUN_MARK in os.environ else None
+    known = [info for info in map(_by_launcher, _LAUNCHERS) if info is not None]
+    found = min(known, key=lambda info: info.size == 0, default=None)
+    inner = _by_launcher(_TORCHRUN) if _TORCHRUN_MARK in os.environ else None
     if found is None or inner is None or inner.size == 1:
         return found
     return found if (found.rank, found.size) == (inner.rank, inner.size) else inner
@@ -116,7 +116,7 @@ def _starter(process: int) -> str:
     return ""
 
 
-def _told() -> Place | None:
+def _from_launcher() -> ProcessInfo | None:
     if _settled is not None:
         return _settled
     found = _nearest()
@@ -124,30 +124,32 @@ def _told() -> Place | None:
     if pmix is None:
         return found._replace(job=_starter(os.getpid())) if found is not None and found.joins else found
     if found is None:
-        found = Place("a launcher with PMIx", pmix, 0, 0, 1, True, "PMIX_RANK")
+        found = ProcessInfo("a launcher with PMIx", pmix, 0, 0, 1, True, "PMIX_RANK")
     if found.launcher == "srun" and found.rank == pmix:
         found = found._replace(joins=True)
     return found._replace(job=os.environ.get("PMIX_NAMESPACE", "")) if found.joins else found
 
 
-def _of_torch() -> Place | None:
+def _of_torch() -> ProcessInfo | None:
     torch = sys.modules.get("torch")
     distributed = getattr(torch, "distributed", None)
     if distributed is None or not distributed.is_available() or not distributed.is_initialized():
         return None
     rank, size = distributed.get_rank(), distributed.get_world_size()
-    return Place("torch.distributed", rank, size, 0, 1, False, "its process group")
+    return ProcessInfo("torch.distributed", rank, size, 0, 1, False, "its process group")
 
 
-def find() -> Place | None:
-    """This process's place, from torch.distributed if it is initialised, else from `cgxffcv.launch` or from the
+def find() -> ProcessInfo | None:
+    """What is known of this process, from torch.distributed if it is initialised, else from `cgxffcv.launch` or the
     environment; None if none of them says. A process group of one process says nothing about the job around it."""
-    told, group = _told(), _of_torch()
-    if group is None or (told is not None and (group.size == 1 or (group.rank, group.size) == (told.rank, told.size))):
-        return told
+    known, group = _from_launcher(), _of_torch()
+    if group is None or (
+        launched is not None and (group.size == 1 or (group.rank, group.size) == (launched.rank, launched.size))
+    ):
+        return launched
     return group
 
 
-def or_alone() -> Place:
+def or_alone() -> ProcessInfo:
     """The same, but process 0 of 1 instead of None."""
-    return find() or Place("", 0, 1, 0, 1, False, "")
+    return find() or ProcessInfo("", 0, 1, 0, 1, False, "")

@@ -10,7 +10,7 @@ import _cgxffcv
 import pytest
 from checkout import environ
 
-from cgxffcv import claim, comm, place
+from cgxffcv import claim, comm, process_info
 from cgxffcv.app import process
 from cgxffcv.loader import find_ranks
 
@@ -88,7 +88,7 @@ def test_alone(name, monkeypatch):
     put(monkeypatch, **ALONE[name])
     with comm.world() as world:
         assert (world.rank, world.size) == (0, 1) == (process.rank(), process.ranks())
-    if place.find() is None:
+    if process_info.find() is None:
         with pytest.raises(RuntimeError, match="world_size"):
             find_ranks()
     else:
@@ -106,7 +106,7 @@ def test_who_is_nearest_counts(monkeypatch):
         OMPI_COMM_WORLD_LOCAL_RANK="1",
         OMPI_COMM_WORLD_LOCAL_SIZE="2",
     )
-    here = place.find()
+    here = process_info.find()
     assert here.joins and here.job == "job"
     assert (here.rank, here.size, here.local_rank, here.local_size) == (2, 3, 1, 2) == (*find_ranks(), 1, 2)
     assert (process.local_rank(), process.local_ranks()) == (1, 2)
@@ -114,7 +114,7 @@ def test_who_is_nearest_counts(monkeypatch):
 
 def test_srun_with_pmix_is_joined(monkeypatch):
     put(monkeypatch, **FOREIGN["srun"], PMIX_RANK="1", PMIX_NAMESPACE="slurm.pmix.7.0")
-    here = place.find()
+    here = process_info.find()
     assert here.joins and (here.rank, here.size, here.local_rank) == (1, 2, 1)
 
 
@@ -124,7 +124,7 @@ HYDRA = {"PMI_RANK": "1", "PMI_SIZE": "2", "PMI_FD": "7", "MPI_LOCALRANKID": "1"
 @pytest.mark.parametrize("more", [{}, FOREIGN["srun"]], ids=["Hydra", "srun with PMI-2"])
 def test_the_launcher_of_mpich_is_joined(monkeypatch, more):
     put(monkeypatch, **HYDRA, **more)
-    here = place.find()
+    here = process_info.find()
     assert here.joins and (here.rank, here.size, here.local_rank, here.local_size) == (1, 2, 1, 2)
 
 
@@ -148,9 +148,9 @@ def test_torchrun_within_another_launcher_counts(name, monkeypatch):
 
 def test_mpirun_counts_where_torchrun_says_the_same_or_nothing(monkeypatch):
     put(monkeypatch, OMPI_COMM_WORLD_RANK="1", OMPI_COMM_WORLD_SIZE="2", RANK="1", WORLD_SIZE="2", **MARK)
-    assert place.find().launcher == "mpirun" and place.find().joins
+    assert process_info.find().launcher == "mpirun" and process_info.find().joins
     put(monkeypatch, RANK="0", WORLD_SIZE="1")
-    assert place.find().launcher == "mpirun"
+    assert process_info.find().launcher == "mpirun"
     monkeypatch.delenv("TORCHELASTIC_RUN_ID")  # as in a pod, whose variables a job inside it inherits
     put(monkeypatch, RANK="0", WORLD_SIZE="16")
     assert find_ranks() == (1, 2)
@@ -178,7 +178,7 @@ def test_a_process_above_0_of_an_untold_number_does_not_run_alone(name, monkeypa
 
 def test_mpich_without_a_size_is_asked(monkeypatch):
     put(monkeypatch, PMI_ID="1", PMI_PORT="here:1")
-    assert place.find().joins and (place.find().rank, place.find().size) == (1, 0)
+    assert process_info.find().joins and (process_info.find().rank, process_info.find().size) == (1, 0)
 
 
 def test_numbers_may_have_spaces_around_them(monkeypatch):
@@ -189,13 +189,13 @@ def test_numbers_may_have_spaces_around_them(monkeypatch):
 # With the name of MPICH's per-machine launcher, this starts a rank, and that rank another program.
 STARTER = """
 import ctypes, os, subprocess, sys
-from cgxffcv import place
+from cgxffcv import process_info
 above, *rest = sys.argv[1:]
 if above == "starter":
     ctypes.CDLL(None).prctl(15, b"hydra_pmi_proxy")
     os.environ |= {"PMI_RANK": "1", "PMI_SIZE": "2"}
 else:
-    print(os.getppid() if above == "rank" else 0, place.find().job, flush=True)
+    print(os.getppid() if above == "rank" else 0, process_info.find().job, flush=True)
 if rest:
     sys.exit(subprocess.run([sys.executable, "-c", os.environ["PROGRAM"], *rest]).returncode)
 """
@@ -210,7 +210,7 @@ def test_a_job_of_mpich_has_the_name_of_its_starter():
 
 
 def test_a_fork_of_a_rank_is_no_rank_also_in_a_job_without_a_name(monkeypatch):
-    here = place.Place("mpirun", 1, 2, 1, 2, True, "", "")
+    here = process_info.ProcessInfo("mpirun", 1, 2, 1, 2, True, "", "")
     monkeypatch.setattr(claim, "_held", None)
     claim.take(here)
     claim.take(here)
@@ -221,11 +221,11 @@ def test_a_fork_of_a_rank_is_no_rank_also_in_a_job_without_a_name(monkeypatch):
 
 def test_only_pmix(monkeypatch):
     put(monkeypatch, PMIX_RANK="1", PMIX_NAMESPACE="job")
-    assert place.find().joins and place.find().size == 0
+    assert process_info.find().joins and process_info.find().size == 0
     with pytest.raises(RuntimeError, match="world_size"):
         find_ranks()  # only MPI knows how many there are
     put(monkeypatch, PMIX_RANK="0", PMIX_NAMESPACE="job")
-    assert place.find().joins and place.find().size == 0
+    assert process_info.find().joins and process_info.find().size == 0
 
 
 @pytest.mark.skipif(not _cgxffcv.build_info()["mpi"], reason="this build has no MPI")
@@ -243,7 +243,7 @@ def test_an_mpi_that_knows_another_rank_is_refused():
 
 def test_who_is_absent():
     """Several may be missing because they gave up at the same deadline."""
-    one, three = (place.Place("mpirun", 0, size, 0, size, True, "", "a job of nobody") for size in (1, 3))
+    one, three = (process_info.ProcessInfo("mpirun", 0, size, 0, size, True, "", "a job of nobody") for size in (1, 3))
     assert claim.absent(one) == (0, "rank 0 of 1 did not call comm.world()")
     assert claim.absent(three) == (0, "ranks 0, 1, 2 of 3 did not call comm.world(), or have given up already")
 
@@ -256,15 +256,15 @@ def torch_of(rank, size):
 
 
 def test_torch_distributed(monkeypatch):
-    monkeypatch.setitem(place.sys.modules, "torch", torch_of(0, 0))
-    assert place.find() is None
-    monkeypatch.setitem(place.sys.modules, "torch", torch_of(1, 2))
+    monkeypatch.setitem(process_info.sys.modules, "torch", torch_of(0, 0))
+    assert process_info.find() is None
+    monkeypatch.setitem(process_info.sys.modules, "torch", torch_of(1, 2))
     assert find_ranks() == (1, 2)
     with pytest.raises(comm.CommError, match="torch.distributed says"):
         comm.world()
     put(monkeypatch, OMPI_COMM_WORLD_RANK="1", OMPI_COMM_WORLD_SIZE="2")
-    assert place.find().joins  # mpirun and torch.distributed say the same
+    assert process_info.find().joins  # mpirun and torch.distributed say the same
     put(monkeypatch, OMPI_COMM_WORLD_RANK="0")
-    assert find_ranks() == (1, 2) and not place.find().joins
-    monkeypatch.setitem(place.sys.modules, "torch", torch_of(0, 1))
-    assert find_ranks() == (0, 2) and place.find().joins  # a group of one is not the job
+    assert find_ranks() == (1, 2) and not process_info.find().joins
+    monkeypatch.setitem(process_info.sys.modules, "torch", torch_of(0, 1))
+    assert find_ranks() == (0, 2) and process_info.find().joins  # a group of one is not the job
