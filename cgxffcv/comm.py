@@ -28,7 +28,7 @@ from typing import Any
 import _cgxffcv
 from _cgxffcv import Comm, CommError, CommTimeout, PeerLost
 
-from cgxffcv import claim, process_info, seat
+from cgxffcv import launch_channel, process_info, rank_claim
 
 __all__ = ["Comm", "CommError", "CommTimeout", "PeerLost", "abort_all", "apart", "attach", "segment", "world"]
 
@@ -61,7 +61,7 @@ def world(
     ranks cannot be connected; ValueError for arguments out of range.
     """
     here = process_info.or_alone()
-    if here.launcher == seat.LAUNCHER:
+    if here.launcher == launch_channel.LAUNCHER:
         return _launched(here, slot_bytes, timeout=timeout, nodes=nodes, stall=stall)
     if here.size != 1 and not here.joins:
         process = f"process {here.rank} of {here.size}" if here.size else f"process {here.rank} of several"
@@ -71,12 +71,12 @@ def world(
             f"run it alone, start it without {here.variables}"
         )
     if here.size != 1:
-        claim.take(here)
+        rank_claim.take(here)
     _prepare()
     try:
         joined = _cgxffcv.comm_world(timeout, nodes, slot_bytes=slot_bytes, stall=stall, ranks=here.size)
     except CommTimeout as error:
-        rank, why = claim.absent(here)
+        rank, why = rank_claim.absent(here)
         timeout_error = CommTimeout(f"{error}: {why}")
         timeout_error.rank, timeout_error.operation = rank, error.operation
         raise timeout_error from None
@@ -92,7 +92,7 @@ def world(
 
 
 def _launched(here: process_info.ProcessInfo, slot_bytes: int | None, timeout: float | None, **options: Any) -> Comm:
-    fd = seat.segment(slot_bytes, timeout)
+    fd = launch_channel.segment(slot_bytes, timeout)
     try:
         return attach(fd, here.rank, here.size, timeout, **options)
     finally:

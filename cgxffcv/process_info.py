@@ -144,9 +144,9 @@ def find() -> ProcessInfo | None:
     environment; None if none of them says. A process group of one process says nothing about the job around it."""
     known, group = _from_launcher(), _of_torch()
     if group is None or (
-        launched is not None and (group.size == 1 or (group.rank, group.size) == (launched.rank, launched.size))
+        known is not None and (group.size == 1 or (group.rank, group.size) == (known.rank, known.size))
     ):
-        return launched
+        return known
     return group
 
 

@@ -30,10 +30,10 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from cgxffcv import comm, process_info, seat
+from cgxffcv import comm, launch_channel, process_info
 from cgxffcv.allreduce import check_timeout
-from cgxffcv.claim import is_stopped
 from cgxffcv.errors import RankError, UsageError
+from cgxffcv.rank_claim import is_stopped
 
 __all__ = ["launch"]
 
@@ -61,9 +61,9 @@ def serve(rank: int, size: int, parent: int, channel: int, payload: int, stack: 
     faulthandler.register(STACK_SIGNAL, stack, all_threads=False)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
-    seat.take(socket.socket(fileno=channel), rank, size)
+    launch_channel.take(socket.socket(fileno=channel), rank, size)
     with suppress(OSError):  # the launcher is gone
-        seat.send(_outcome(payload))
+        launch_channel.send(_outcome(payload))
 
 
 def _taken(payload: int) -> Any:
@@ -233,9 +233,9 @@ class _Job:
             except OSError:
                 data = b""
             rank.inbox += data
-        head = seat.LENGTH.size
+        head = launch_channel.LENGTH.size
         while len(rank.inbox) >= head:
-            end = head + seat.LENGTH.unpack_from(rank.inbox)[0]
+            end = head + launch_channel.LENGTH.unpack_from(rank.inbox)[0]
             if len(rank.inbox) < end:
                 break
             message = pickle.loads(memoryview(rank.inbox)[head:end].tobytes())
@@ -397,7 +397,7 @@ def _check(function: object, ranks: object, timeout: object) -> None:
             "call signal.signal(signal.SIGCHLD, signal.SIG_DFL) before"
         )
     here = process_info.or_alone()
-    if here.launcher == seat.LAUNCHER or here.size != 1:
+    if here.launcher == launch_channel.LAUNCHER or here.size != 1:
         raise UsageError(
             f"launch: this process is already rank {here.rank} of a job of {here.launcher}, and ranks launch no ranks: "
             "call it outside of the job, or use comm.world()"

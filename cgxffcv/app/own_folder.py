@@ -25,10 +25,10 @@ import numpy as np
 from cgxffcv import files
 from cgxffcv.app import process
 from cgxffcv.app.config import Config
-from cgxffcv.claim import is_stopped
 from cgxffcv.classes import names_file, plain_names, write_names
 from cgxffcv.errors import ConfigError, DataError
 from cgxffcv.fields import IntField, RGBImageField
+from cgxffcv.rank_claim import is_stopped
 from cgxffcv.recipes import CLASSES
 from cgxffcv.wording import counted
 from cgxffcv.writer import DatasetWriter

@@ -13,7 +13,7 @@ from typing import Any
 
 from _cgxffcv import CommError
 
-from cgxffcv import __version__, claim, device, recipes
+from cgxffcv import __version__, device, rank_claim, recipes
 from cgxffcv.app import config as configuration
 from cgxffcv.app import doctor, process
 from cgxffcv.app.config import Config
@@ -177,7 +177,7 @@ class Run:
             return
         if self.shown:
             self.note("\n" + hint)
-        elif claim.is_first_left() and not was_interrupted(self.folder):
+        elif rank_claim.is_first_left() and not was_interrupted(self.folder):
             print(
                 hint, file=sys.stderr, flush=True
             )  # mpirun ends this process because rank 0 was killed without a message

@@ -9,7 +9,7 @@ from checkout import ROOT
 # From the bottom up: folders of cgxffcv, and modules next to them.
 FLOORS = (
     "bundled errors nearest wording process_info files progress interrupts",
-    "device tensors claim costs seat comm allreduce adaptive arrays ranks interop",
+    "device tensors rank_claim costs launch_channel comm allreduce adaptive arrays ranks interop",
     "decoders transforms recipes checkpoint",
     "fields tables sheet classes reader writer beton cifar traversal_order pipeline loader",
     "nn train app bench start __main__",

@@ -40,15 +40,15 @@ def frozen_inside():
     """Rank 1 stops just after it has announced itself, while MPI starts."""
     put(f"pid.{RANK}", os.getpid())
     if RANK == 1:
-        from cgxffcv import claim
+        from cgxffcv import rank_claim
 
-        take = claim.take
+        take = rank_claim.take
 
         def stop_after(here):
             take(here)
             os.kill(os.getpid(), signal.SIGSTOP)
 
-        claim.take = stop_after
+        rank_claim.take = stop_after
     result(RANK, **tried(timeout=4))
     time.sleep(100)
 

@@ -10,7 +10,7 @@ import _cgxffcv
 import pytest
 from checkout import environ
 
-from cgxffcv import claim, comm, process_info
+from cgxffcv import comm, process_info, rank_claim
 from cgxffcv.app import process
 from cgxffcv.loader import find_ranks
 
@@ -211,12 +211,12 @@ def test_a_job_of_mpich_has_the_name_of_its_starter():
 
 def test_a_fork_of_a_rank_is_no_rank_also_in_a_job_without_a_name(monkeypatch):
     here = process_info.ProcessInfo("mpirun", 1, 2, 1, 2, True, "", "")
-    monkeypatch.setattr(claim, "_held", None)
-    claim.take(here)
-    claim.take(here)
-    monkeypatch.setattr(claim, "_held", (os.getppid(), None))
+    monkeypatch.setattr(rank_claim, "_held", None)
+    rank_claim.take(here)
+    rank_claim.take(here)
+    monkeypatch.setattr(rank_claim, "_held", (os.getppid(), None))
     with pytest.raises(comm.CommError, match=f"process {os.getppid()} has already joined the job as rank 1"):
-        claim.take(here)
+        rank_claim.take(here)
 
 
 def test_only_pmix(monkeypatch):
@@ -244,8 +244,8 @@ def test_an_mpi_that_knows_another_rank_is_refused():
 def test_who_is_absent():
     """Several may be missing because they gave up at the same deadline."""
     one, three = (process_info.ProcessInfo("mpirun", 0, size, 0, size, True, "", "a job of nobody") for size in (1, 3))
-    assert claim.absent(one) == (0, "rank 0 of 1 did not call comm.world()")
-    assert claim.absent(three) == (0, "ranks 0, 1, 2 of 3 did not call comm.world(), or have given up already")
+    assert rank_claim.absent(one) == (0, "rank 0 of 1 did not call comm.world()")
+    assert rank_claim.absent(three) == (0, "ranks 0, 1, 2 of 3 did not call comm.world(), or have given up already")
 
 
 def torch_of(rank, size):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import small_data
 
-from cgxffcv import claim, device, recipes
+from cgxffcv import device, rank_claim, recipes
 from cgxffcv.app import config, session
 from cgxffcv.app.overlap import shared_images
 from cgxffcv.app.report import RunLog
@@ -208,7 +208,7 @@ def test_interrupted_and_resumed(tmp_path, capsys):
 
 
 def test_another_rank_tells_how_to_go_on_only_where_rank_0_could_not(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(claim, "is_first_left", lambda: True)
+    monkeypatch.setattr(rank_claim, "is_first_left", lambda: True)
 
     def end_of_rank_1():
         trainer = PretendTrainer()
