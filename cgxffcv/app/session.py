@@ -186,7 +186,7 @@ def make_files(config: Config) -> None:
     """Makes the .beton files of a folder of images, or of the sample, if data.source says so, and chooses a recipe for
     the sample if none is named; to be called after set_threads, like look_at_images."""
     if config.data.source == "folder":
-        from cgxffcv.app.own_folder import prepare
+        from cgxffcv.app.image_folder import prepare
 
         prepare(config, process.say_here)
     elif config.data.source == "sample":

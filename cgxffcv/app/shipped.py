@@ -9,7 +9,7 @@ from cgxffcv import cifar
 from cgxffcv.app import process
 from cgxffcv.app.commands.write import write
 from cgxffcv.app.config import Config
-from cgxffcv.app.own_folder import alone
+from cgxffcv.app.image_folder import alone
 
 __all__ = ["prepare", "suit_cpu"]
 

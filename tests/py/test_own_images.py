@@ -19,7 +19,7 @@ from PIL import Image
 from trainings import finish, same_state
 
 from cgxffcv import checkpoint, nn, recipes
-from cgxffcv.app import cli, config, own_folder, session
+from cgxffcv.app import cli, config, image_folder, session
 from cgxffcv.classes import names_file, read_names, write_names
 from cgxffcv.errors import ConfigError, DataError
 from cgxffcv.fields import FloatField, IntField, RGBImageField
@@ -70,7 +70,7 @@ def prepare(folder, *options):
     """The configuration with its two files, and the output."""
     said = []
     c = settings(folder, *options)
-    own_folder.prepare(c, said.append)
+    image_folder.prepare(c, said.append)
     return c, "\n".join(said)
 
 
@@ -209,16 +209,16 @@ def test_squares_are_means_of_areas():
     image = np.random.default_rng(0).integers(0, 256, (48, 80, 3)).astype(np.uint8)
     middle = image[:, 16:64].astype(np.float64)
     expected = middle.reshape(16, 3, 16, 3, 3).mean(axis=(1, 3))
-    assert np.abs(own_folder.square(image, 16) - expected).max() <= 0.5 + 1e-9
-    assert np.array_equal(own_folder.square(image[:8, :8], 16), image[:8, :8].repeat(2, axis=0).repeat(2, axis=1))
+    assert np.abs(image_folder.square(image, 16) - expected).max() <= 0.5 + 1e-9
+    assert np.array_equal(image_folder.square(image[:8, :8], 16), image[:8, :8].repeat(2, axis=0).repeat(2, axis=1))
 
 
 def test_a_split_takes_a_share_of_each_class():
     labels = [0] * 10 + [1] * 40 + [2]
-    chosen = own_folder.split(labels, 0.2, 3)
+    chosen = image_folder.split(labels, 0.2, 3)
     assert [int(chosen[np.array(labels) == label].sum()) for label in range(3)] == [2, 8, 0]
-    assert np.array_equal(chosen, own_folder.split(labels, 0.2, 3))
-    assert not np.array_equal(chosen, own_folder.split(labels, 0.2, 4))
+    assert np.array_equal(chosen, image_folder.split(labels, 0.2, 3))
+    assert not np.array_equal(chosen, image_folder.split(labels, 0.2, 4))
 
 
 def test_a_folder_becomes_two_files_once(folder):
@@ -235,7 +235,7 @@ def test_a_folder_becomes_two_files_once(folder):
     expected = {}
     for label, name in enumerate(NAMES):
         for image in (folder / name).glob("*.png"):
-            expected[own_folder.square(np.asarray(Image.open(image)), 16).tobytes()] = label
+            expected[image_folder.square(np.asarray(Image.open(image)), 16).tobytes()] = label
     assert seen == expected
     before = os.stat(c.data.train_dataset)
     again, said = prepare(folder, "--data.side=16", "--data.val_share=0.25")
@@ -266,8 +266,8 @@ os.kill(os.getpid(), signal.SIGSTOP) if sys.argv[2] == "stopped" else sys.stdin.
 def test_files_that_another_process_makes(folder, how, monkeypatch):
     """It is named, and waited for, but not for ever if it makes no progress."""
     made = os.path.dirname(prepare(folder)[0].data.train_dataset)
-    monkeypatch.setattr(own_folder, "NOTICE_SECONDS", 0.1)
-    monkeypatch.setattr(own_folder, "STOPPED_SECONDS", 0.5)
+    monkeypatch.setattr(image_folder, "NOTICE_SECONDS", 0.1)
+    monkeypatch.setattr(image_folder, "STOPPED_SECONDS", 0.5)
     command = [sys.executable, "-c", HOLDER, os.path.join(made, ".lock"), how]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout.readline() == "held\n"
@@ -286,7 +286,7 @@ def test_a_folder_that_its_maker_removes_is_made_again(folder, monkeypatch):
     """As after an error of the process that held the lock; the one that waits must not continue in the removed
     folder."""
     made = Path(prepare(folder)[0].data.train_dataset).parent
-    monkeypatch.setattr(own_folder, "NOTICE_SECONDS", 0.1)
+    monkeypatch.setattr(image_folder, "NOTICE_SECONDS", 0.1)
     with open(made / ".lock") as holder:
         fcntl.flock(holder, fcntl.LOCK_EX)
 
@@ -310,9 +310,9 @@ def test_without_locks_a_failure_leaves_what_others_make(folder, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(own_folder, "_make", interrupted)
+    monkeypatch.setattr(image_folder, "_make", interrupted)
     with monkeypatch.context() as without:
-        without.setattr(own_folder.fcntl, "flock", no_locks)
+        without.setattr(image_folder.fcntl, "flock", no_locks)
         with pytest.raises(KeyboardInterrupt):
             prepare(folder)
     assert (made / "train.beton").is_file()
@@ -480,7 +480,7 @@ def test_ink_and_grey_images_are_taken(folder):
 
 def test_folders_that_are_none(folder, tmp_path):
     with pytest.raises(ConfigError, match="needs data.folder"):
-        own_folder.prepare(config.load(["--data.source=folder"], environ={}), print)
+        image_folder.prepare(config.load(["--data.source=folder"], environ={}), print)
     with pytest.raises(DataError, match="no such folder \\(data.folder, --data.folder\\)"):
         prepare(tmp_path / "none")
     with pytest.raises(DataError, match="one class only .* expected one sub-folder per class, 2 to 1,000"):
@@ -506,7 +506,7 @@ def test_files_are_not_made_among_the_images(folder, tmp_path, inside, key):
     words = [f"--data.{name}={value}" for name, value in images.items()]
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(ConfigError, match=rf"data.root = .* \(--data.root\) is inside data.{key} = .*--data.root=DIR"):
-        own_folder.prepare(config.load([*words, "--data.source=folder", f"--data.root={root}"], environ={}), print)
+        image_folder.prepare(config.load([*words, "--data.source=folder", f"--data.root={root}"], environ={}), print)
     assert sorted(tmp_path.rglob("*")) == before
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from cgxffcv import cifar, interrupts
-from cgxffcv.app import config, own_folder, process
+from cgxffcv.app import config, image_folder, process
 from cgxffcv.classes import keep_names
 from cgxffcv.errors import ConfigError
 from cgxffcv.fields import IntField, RGBImageField
@@ -45,7 +45,7 @@ def main(prog: str, arguments: Sequence[str]) -> int:
     d = settings.data
     if d.source == "folder":
         interrupts.careful()
-        own_folder.prepare(settings, process.say)
+        image_folder.prepare(settings, process.say)
         process.say(f"saved in {settings.data.train_dataset} and {settings.data.val_dataset}")
         return 0
     if os.path.realpath(d.train_dataset) == os.path.realpath(d.val_dataset):
