@@ -6,6 +6,7 @@ import os
 
 import _cgxffcv
 import numpy as np
+from foreign_arrays import address_of
 from hostile_values import Refusal
 
 from cgxffcv.fields import BytesField, FloatField, IntField, NDArrayField, RGBImageField
@@ -225,6 +226,13 @@ def a_tensor(elems=100):
     return _cgxffcv.tensor_of_buffer(np.ones(elems, np.float32)).copy()
 
 
+def an_address():
+    """Where there are GPUs, only an address in the memory of one is accepted."""
+    held = a_tensor(6).copy(0) if _cgxffcv.devices() else None
+    address = 4096 if held is None else address_of(held)
+    return _cgxffcv.tensor_of_address, (held, address, (2, 3), (12, 4), "float32", True), {}, {"collect": gc.collect}
+
+
 def a_run():
     return _cgxffcv.allreduce_begin([a_tensor(), a_tensor(7)])
 
@@ -385,7 +393,7 @@ FUNCTIONS = {
     "whitening_filters": plain(_cgxffcv.whitening_filters, np.eye(12), epsilon=0.1),
     "tensor_of_buffer": plain(_cgxffcv.tensor_of_buffer, np.ones((2, 3), np.uint16), "bfloat16"),
     "tensor_of_dlpack": lambda: (_cgxffcv.tensor_of_dlpack, (a_tensor().__dlpack__(),), {}, {"collect": gc.collect}),
-    "tensor_of_address": plain(_cgxffcv.tensor_of_address, object(), 4096, (2, 3), (12, 4), "float32", True),
+    "tensor_of_address": an_address,
     "device_order": plain(_cgxffcv.device_order, 0, 0, 1),
     "loader_batch_read": None,
     "allreduce_begin": plain(_cgxffcv.allreduce_begin, [a_tensor(), a_tensor()], 0),
