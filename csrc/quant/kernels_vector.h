@@ -364,14 +364,10 @@ static void decode(const uint8_t *codes, int bits, float unit, float min, int64_
 #undef CALL
 }
 
-#define PASS_AHEAD 1024 /* bytes to prefetch ahead: what a pass reads may not be in any cache */
-
 INLINE void pass_with(QuantInput in, QuantTarget target, QuantType from, QuantType type, bool add) {
     Division division = division_by(target.divisor);
     int64_t i = 0;
     for (; i + LANES <= in.elems; i += LANES) {
-        __builtin_prefetch((const uint8_t *)in.x + (from == QUANT_F32 ? 4 : 2) * i + PASS_AHEAD);
-        if (add) __builtin_prefetch((const uint8_t *)target.accumulate + 4 * i + PASS_AHEAD);
         deliver(&target, type, add, false, division, i, LANES, load_whole(in, from, i));
     }
     for (; i < in.elems; i += LANES) {
