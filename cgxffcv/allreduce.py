@@ -88,6 +88,7 @@ class QuantSpec:
     _core: dict = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "bits", whole_number(self.bits, "bits"))
         object.__setattr__(self, "dtype", dtype_name(self.dtype))
         object.__setattr__(self, "_core", dict(vars(self)))
         _cgxffcv.quantize_wire_bytes(self._core, 0)  # raises for fields that do not go together

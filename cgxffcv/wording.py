@@ -23,11 +23,11 @@ def brief(value: Any) -> str:
 
 
 def whole_number(value: Any, name: str) -> int:
-    """TypeError, by that name, if it is none."""
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be a whole number, not {brief(value)}") from None
+    """TypeError, by that name, if it is none; True and False are none, either."""
+    if not isinstance(value, bool):
+        with contextlib.suppress(TypeError):
+            return operator.index(value)
+    raise TypeError(f"{name} must be a whole number, not {brief(value)}")
 
 
 def add_note(error: BaseException, note: str) -> None:

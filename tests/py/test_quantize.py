@@ -294,6 +294,12 @@ def test_refusals(options, message):
         QuantSpec(**options)
 
 
+@pytest.mark.parametrize("bits", [True, 4.0, "4"])
+def test_bits_that_are_no_whole_numbers_are_refused(bits):
+    with pytest.raises(TypeError, match=f"bits must be a whole number, not {bits!r}"):
+        QuantSpec(bits)
+
+
 def test_argument_errors():
     x, spec = normal(100), QuantSpec()
     wire = quantize(x, spec)
