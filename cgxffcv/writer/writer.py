@@ -374,7 +374,8 @@ def _as_column(name: str, field: Field, column: Any) -> np.ndarray | None:
     if not isinstance(field, CoreField) or field.converts_itself():
         return None
     with noted(f"field '{name}'"):
-        refuse_masked(column)
+        for part in column if isinstance(field, NDArrayField) and isinstance(column, list | tuple) else [column]:
+            refuse_masked(part)
     if isinstance(field, IntField):
         array = np.asarray(column)
         if array.ndim == 2 and array.shape[1] == 1:

@@ -376,6 +376,7 @@ def test_torch_dtypes_by_name(tmp_path):
         (lambda: DatasetWriter("x", INT, worker_kind="fiber"), ValueError, "worker_kind"),
         (lambda: DatasetWriter("x", INT, seed=-1), ValueError, "seed"),
         (lambda: DatasetWriter("x", INT, seed=None), TypeError, "seed must be a whole number, not None"),
+        (lambda: DatasetWriter("x", INT, seed=True), TypeError, "seed must be a whole number, not True"),
         (lambda: DatasetWriter("x", INT, num_workers="2"), TypeError, "num_workers must be a whole number, not '2'"),
     ],
 )
@@ -429,6 +430,7 @@ def test_columns_of_unequal_length_and_wrong_types(tmp_path):
         ((img, np.ma.masked_equal(n, 0), x, a), ValueError),
         ((img, n, np.ma.masked_equal(x, 0), a), ValueError),
         ((img, n, x, np.ma.masked_equal(a, 0)), ValueError),
+        ((img, n, x, list(np.ma.masked_equal(a, 0))), ValueError),
     ]:
         with pytest.raises(error):
             DatasetWriter(tmp_path / "x.beton", fields, num_workers=1).from_arrays(*columns)
