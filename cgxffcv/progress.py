@@ -123,7 +123,7 @@ class Progress:
     def _write(self, text: str) -> None:
         try:
             self.stream.write(text)
-            self.stream.flush()
+            getattr(self.stream, "flush", lambda: None)()  # print() asks a stream for no more than write, either
         except (OSError, ValueError):  # its terminal is gone, it was closed
             self.mode = "off"
 

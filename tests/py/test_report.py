@@ -228,13 +228,13 @@ class Own:
             raise self.error
         self.text += text
 
-    def flush(self):
-        pass
-
 
 class OwnTerminal(Own):
     def isatty(self):
         return True
+
+    def flush(self):
+        pass
 
 
 def closed():
