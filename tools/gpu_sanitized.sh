@@ -22,6 +22,7 @@ OURS=(
     "test_cuda_optim.py::test_sgd"
     "test_cuda_optim.py::test_pull"
     "test_quantize_gpu.py::test_maxmin"
+    "test_quantize_gpu.py::test_buckets_of_several_pieces"
     "test_quantize_gpu.py::test_sign"
     "test_quantize_gpu.py::test_spikes"
     "test_quantize_gpu.py::test_rotated"
