@@ -67,8 +67,8 @@ static size_t window_at(const CommWindow *w, int rank) { return PAGE_BYTES + (si
 
 static Status check_possible(const CommWindow *w) {
     bool wanted = true;
-    TRY(environment_switch(SWITCH_VARIABLE, &wanted));
-    if (w->kind == COMM_WINDOW_PEER && !wanted) FAIL(STATUS_ARGUMENT, SWITCH_VARIABLE "=0");
+    if (w->kind == COMM_WINDOW_PEER) TRY(environment_switch(SWITCH_VARIABLE, &wanted));
+    if (!wanted) FAIL(STATUS_ARGUMENT, SWITCH_VARIABLE "=0");
     if (device_count() == 0) FAIL(STATUS_CUDA, "no GPU: %s", device_why());
     return STATUS_OK;
 }

@@ -17,7 +17,7 @@ void *nn_cuda_tensor(const Context *context, int tensor) {
 
 bool nn_cuda_fusion_wanted(const char *what) {
     const char *setting = getenv("CGXFFCV_FUSED");
-    return setting == NULL || strcmp(setting, "1") == 0 || strstr(setting, what) != NULL;
+    return setting == NULL || *setting == '\0' || strcmp(setting, "1") == 0 || strstr(setting, what) != NULL;
 }
 
 Status nn_cuda_context_alloc(Context *context, size_t bytes, void *out) {

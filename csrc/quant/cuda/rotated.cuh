@@ -132,7 +132,7 @@ __device__ __forceinline__ void quant_leave(QuantValues<PIECES> &values, const Q
 
 /* Of a table in the room what a marked code stands for. */
 __device__ static __forceinline__ float quant_marked_at(const uint32_t *table, uint32_t marked) {
-    return float_of_bits((table - QUANT_MARK)[marked]);
+    return float_of_bits(table[marked - QUANT_MARK]);
 }
 
 /* Finds how many thresholds lie below t: a curve through them guesses, one too few at most, and the threshold behind
