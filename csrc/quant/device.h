@@ -1,4 +1,4 @@
-/* The quantiser for tensors in device memory; gives the same bytes as quantize.h. In quant/cuda/quantize.cu, or
+/* The quantiser for tensors in device memory; gives the same bytes as quantize.h. In quant/cuda/, or
  * cuda_none.c in a build without CUDA, where everything fails with STATUS_NOT_BUILT. */
 #ifndef CGXFFCV_QUANT_DEVICE_H
 #define CGXFFCV_QUANT_DEVICE_H

@@ -7,13 +7,14 @@ from cgxffcv import comm
 
 
 def on_threads(size, function):
-    """function(rank) on a thread for each rank; the results by rank, or the exceptions in their place."""
+    """function(rank) on a thread for each rank; the results by rank, or the exceptions in their place. What is not an
+    Exception, such as pytest's own failures, is raised."""
     results = [None] * size
 
     def work(rank):
         try:
             results[rank] = function(rank)
-        except Exception as error:
+        except BaseException as error:
             results[rank] = error
 
     threads = [threading.Thread(target=work, args=(rank,)) for rank in range(size)]
@@ -22,6 +23,9 @@ def on_threads(size, function):
     for thread in threads:
         thread.join(120)
     assert not any(thread.is_alive() for thread in threads), "a rank hangs"
+    for result in results:
+        if isinstance(result, BaseException) and not isinstance(result, Exception):
+            raise result
     return results
 
 
