@@ -58,6 +58,11 @@ def test_scatter_reduce(tmp_path):
     assert match(tmp_path, 3, ways)["kinds"] == [PEER]
 
 
+def test_eight_ranks_share_two_gpus(tmp_path):
+    ways = [{"algorithm": algorithm, "bits": 4, "error_feedback": True} for algorithm in ("sra", "one_shot")]
+    assert match(tmp_path, 8, ways, gpus=2)["kinds"] == [PEER]
+
+
 @pytest.mark.parametrize("algorithm, ranks", [("one_shot", 2), ("sra", 3)])
 def test_whole_pieces(tmp_path, algorithm, ranks):
     """Buckets of 128 to 1,024 elements and codes of 2, 4 and 8 bits, which have separate kernels, in layers that begin
