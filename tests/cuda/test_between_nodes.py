@@ -152,6 +152,16 @@ def test_the_rule_between_nodes(tmp_path, ranks, algorithm):
         assert nothing == "from the GPU through host memory (nothing to sum)"
 
 
+def results_of(job, ranks):
+    """What each of the first ranks has found, once all of them have; then the job ends."""
+    try:
+        for rank in range(ranks):
+            job.reached(rank, "result", 40)
+    finally:
+        job.kill()
+    return [job.result(rank) for rank in range(ranks)]
+
+
 @pytest.mark.parametrize("algorithm", ["sra", "two_level"])
 @pytest.mark.parametrize("loss", ["kill", "stop"])
 def test_a_rank_that_is_lost_on_another_node(tmp_path, loss, algorithm):
@@ -159,17 +169,12 @@ def test_a_rank_that_is_lost_on_another_node(tmp_path, loss, algorithm):
     variables = {"CGXFFCV_EMULATED_DEVICES": 4, "CGXFFCV_COMM_TIMEOUT": 60 if loss == "kill" else 4}
     arguments = [json.dumps({"algorithm": algorithm}), loss]
     job = start(Launch("shm", 4, 2), tmp_path, "lost", *arguments, script="worker_device.py", **variables)
-    try:
-        for rank in range(3):
-            job.reached(rank, "result", 40)
-    finally:
-        job.kill()
-    for rank in range(3):
-        found = job.result(rank)
+    results = results_of(job, 3)
+    for found in results:
         assert found["type"] in (("PeerLost",) if loss == "kill" else ("CommTimeout", "CommError")), job.text()
         assert loss == "stop" or re.search("rank 3 .*died", found["text"]), found
         assert found["end_s"] < 3, "nobody waits for those who do not come"
-    assert loss == "kill" or any(job.result(rank)["type"] == "CommTimeout" for rank in range(3))
+    assert loss == "kill" or any(found["type"] == "CommTimeout" for found in results)
 
 
 @pytest.mark.parametrize("algorithm", ["sra", "two_level"])
@@ -177,13 +182,8 @@ def test_a_rank_on_another_node_that_is_lost_in_mid_run(tmp_path, algorithm):
     variables = {"CGXFFCV_EMULATED_DEVICES": 4, "CGXFFCV_COMM_TIMEOUT": 60}
     way = json.dumps({"algorithm": algorithm})
     job = start(Launch("shm", 4, 2), tmp_path, "midway", way, script="worker_device.py", **variables)
-    try:
-        for rank in range(3):
-            job.reached(rank, "result", 40)
-    finally:
-        job.kill()
-    for rank in range(3):
-        found = job.result(rank)
+    results = results_of(job, 3)
+    for found in results:
         assert found["type"] == "PeerLost" and re.search("rank 3 .*died", found["text"]), found
 
 
@@ -196,12 +196,7 @@ MEMORY = {1: str(40 << 20), 2: str(24 << 20)}  # enough for windows, but not for
 def test_a_gpu_without_memory_for_a_plan(tmp_path, nodes):
     """That plan fails at once, and so does what the others do next: they learn why."""
     job = start(Launch("shm", 4, nodes), tmp_path, "scarce", "3", MEMORY[nodes], **SCARCE)
-    try:
-        for rank in range(4):
-            job.reached(rank, "result", 40)
-    finally:
-        job.kill()
-    found = [job.result(rank) for rank in range(4)]
+    found = results_of(job, 4)
     assert found[3]["type"] == "MemoryError" and "GPU memory" in found[3]["text"], found
     for values in found[:3]:
         assert values["type"] == "CommError" and re.search("rank 3 failed: .*GPU memory", values["text"]), found
@@ -223,12 +218,7 @@ def test_a_variable_of_one_rank_that_cannot_be_followed(tmp_path, variable, bits
     by_nccl = {"CGXFFCV_COMM_EXACT_KIB": 0, "CGXFFCV_NCCL_LIBRARY": _cgxffcv.__file__} if "PIECE" in variable else {}
     how = {"script": "worker_device.py", "CGXFFCV_EMULATED_DEVICES": 2, **by_nccl}
     job = start(Launch("shm", 2, 1), tmp_path, "malformed", variable, str(bits), "1", **how)
-    try:
-        for rank in range(2):
-            job.reached(rank, "result", 40)
-    finally:
-        job.kill()
-    mine, told = job.result(1), job.result(0)
+    told, mine = results_of(job, 2)
     words = f"{variable}='many': " + ("0 or 1" if "KERNELS" in variable else "a whole number of KiB")
     assert mine["type"] == "ValueError" and words in mine["text"], mine
     assert told["type"] == "CommError" and f"rank 1 failed: {words}" in told["text"] and told["seconds"] < 10, told
