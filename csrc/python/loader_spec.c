@@ -41,7 +41,7 @@ static int parse_normalize(PyObject *value, void *out) {
 static int parse_operations(PyObject *value, void *out) {
     AugmentSpec *spec = out;
     const LoaderColumn *column = (const LoaderColumn *)((char *)out - offsetof(LoaderColumn, image));
-    PyObject *tuple = py_arguments_tuple(value, "operations", 0, PY_SSIZE_T_MAX);
+    PyObject *tuple = py_arguments_tuple(value, "operations", 0, PY_OPERATIONS_MAX);
     if (tuple == NULL) return -1;
     int result = py_operations_parse(tuple, column->keep, "one pipeline", AUGMENT_MAX_OPS, spec->ops, &spec->op_count);
     Py_DECREF(tuple);
@@ -62,7 +62,7 @@ static int parse_image(PyObject *value, void *out) {
 
 static int parse_labels(PyObject *value, void *out) {
     LoaderColumn *column = out;
-    PyObject *tuple = py_arguments_tuple(value, "label operations", 0, PY_SSIZE_T_MAX);
+    PyObject *tuple = py_arguments_tuple(value, "label operations", 0, PY_OPERATIONS_MAX);
     if (tuple == NULL) return -1;
     int result = py_operations_parse(tuple, column->keep, "a label's pipeline", LOADER_MAX_LABEL_OPS, column->labels,
                                      &column->output.label_count);
@@ -161,7 +161,7 @@ static int parse_before(PyObject *value, void *out) {
     LoaderOutput *output = out;
     const LoaderColumn *column = (const LoaderColumn *)((char *)out - offsetof(LoaderColumn, output));
     AugmentOp ops[AUGMENT_MAX_OPS];
-    PyObject *tuple = py_arguments_tuple(value, "operations", 0, PY_SSIZE_T_MAX);
+    PyObject *tuple = py_arguments_tuple(value, "operations", 0, PY_OPERATIONS_MAX);
     if (tuple == NULL) return -1;
     int result = py_operations_parse(tuple, column->keep, "one pipeline", AUGMENT_MAX_OPS, ops, &output->front);
     Py_DECREF(tuple);

@@ -5,6 +5,10 @@
 #include "augment/augment.h"
 #include "python/module.h"
 
+/* Items of a list of operations, at most: those of a pipeline are fewer. A sequence that is longer is refused before it
+ * is copied, since it may be a range without end. */
+#define PY_OPERATIONS_MAX 1024
+
 /* Parses a tuple of at most `room` operations of `where` ("one pipeline"): each is a dict of operation (its name),
  * draws (the number of its list of draws), normalized, and values, one for each parameter, in the order of
  * image_operations(). Views appended to the list `keep` hold the arrays that the operations borrow from, whatever

@@ -113,7 +113,7 @@ static PyObject *augment_images(PyObject *module, PyObject *args) {
     batch.seed = seed.value;
     batch.epoch = epoch.value;
     batch.evaluate = evaluate != 0;
-    PyObject *tuple = py_arguments_tuple(operations, "operations", 0, PY_SSIZE_T_MAX), *keep = PyList_New(0);
+    PyObject *tuple = py_arguments_tuple(operations, "operations", 0, PY_OPERATIONS_MAX), *keep = PyList_New(0);
     if (tuple != NULL && keep != NULL && parse_rest(tuple, keep, (Py_ssize_t)done.value, &batch.spec) == 0 &&
         py_array_acquire(images, "the batch", types, 4, false, &batch.images) == 0) {
         if (py_array_acquire(ids, "ids", 1u << ARRAY_I64 | 1u << ARRAY_U64, 1, false, &batch.ids) == 0) {

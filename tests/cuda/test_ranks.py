@@ -60,11 +60,17 @@ def same(a, b):
     return all(np.array_equal(a[name], b[name]) for name in a if isinstance(a[name], np.ndarray))
 
 
+def choose_convolutions(folder, files, *args, **kwargs):
+    """Timing convolutions may choose others than the next process does, and equal bytes need one choice: this training
+    makes it, and keeps it in the cache."""
+    if not EMULATED:
+        train(folder / "choice", files, *args, **kwargs)
+
+
 @pytest.fixture(scope="module")
 def through_host(tmp_path_factory, files):
     switches = {"CGXFFCV_COMM_NCCL": 0, "CGXFFCV_COMM_KERNELS": 0}
-    if not EMULATED:  # timing convolutions may choose others than the next process does: equal bytes need one choice
-        train(tmp_path_factory.mktemp("timing") / "out", files, **switches)
+    choose_convolutions(tmp_path_factory.mktemp("timing"), files, **switches)
     return train(tmp_path_factory.mktemp("host") / "out", files, **switches)
 
 
@@ -243,6 +249,7 @@ def test_compressed_gradients_in_two_levels(tmp_path, files):
     """Two ranks on each of two nodes: recorded steps give the CPU's sums."""
     four = {"how": Launch("shm", 4, 2), "gpus": 4, "recipe": SMALL.replace(batch_size=8)}
     levels = NARROW | {"algorithm": "two_level", "error_feedback": True}
+    choose_convolutions(tmp_path, files, levels, **four)
     results, state = train(tmp_path / "kernels", files, levels, **four)
     others, expected = train(tmp_path / "host", files, levels, CGXFFCV_COMM_KERNELS=0, **four)
     assert all(result["hashes"] == results[0]["hashes"] for result in results)

@@ -71,6 +71,25 @@ def test_how_many_there_must_be():
         good.net_plan().evaluate(good.images(), mean=(1, 2), std=good.STD)
 
 
+def prepare_with(**columns):
+    [image, label] = good.OUTPUTS
+    return _cgxffcv.Loader(good.the_file()).prepare([image | columns, label], np.arange(4), **good.PREPARE)
+
+
+ENDLESS = {  # as many items as no memory has, though a system that promises more memory than it has begins to copy them
+    "a batch's": lambda: _cgxffcv.augment_images(good.images(), np.arange(2), range(2**40), 0, 0, 0, False),
+    "an image's": lambda: prepare_with(image=good.IMAGE | {"operations": range(2**40)}),
+    "those before a move": lambda: prepare_with(move=good.MOVE | {"before": range(2**40)}),
+    "a label's": lambda: prepare_with(labels=range(2**40)),
+}
+
+
+@pytest.mark.parametrize("call", ENDLESS.values(), ids=ENDLESS)
+def test_long_ranges_are_not_copied(call):
+    with pytest.raises(ValueError, match="there must be 0 to 1024 (label )?operations, not 1099511627776"):
+        call()
+
+
 @pytest.mark.parametrize("group, step", [(-1, 0), (1, 0), (10**6, 0), (-(2**31), 0), (0, -1), (0, 1000), (0, 2**62)])
 def test_rates_of_groups_and_steps_that_are_none(group, step):
     with pytest.raises(IndexError, match="in a training with 1 groups and 1000 steps"):

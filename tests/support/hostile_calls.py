@@ -110,8 +110,11 @@ class Walk:
 
 
 def describe(value):
+    """Each item by its first characters, so that the hostile one among them is to be seen."""
+    if isinstance(value, tuple):
+        return f"({', '.join(map(describe, value))})"
     with contextlib.suppress(Exception):
-        return ascii(value)[:700]
+        return " ".join(ascii(value)[:300].split())
     return f"<{type(value).__name__}>"
 
 
@@ -294,7 +297,8 @@ GROUPS = [*TYPES, "functions", "errors"]
 
 def main():
     faulthandler.enable()
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # a call that hangs ends the process, and the file names it
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    faulthandler.register(signal.SIGALRM, chain=True)  # a call that hangs shows where, and ends the process
     types = {name for name, value in vars(_cgxffcv).items() if isinstance(value, type)} - set(ERRORS)
     assert types == set(TYPES), types ^ set(TYPES)
     walk = Walk(sys.argv[1])
