@@ -21,10 +21,11 @@ from cgxffcv.transforms import ToDevice
 def main(path: str, field: str = "image") -> None:
     with comm.world() as world, Reader(path) as reader:
         gpu = world.local_rank % cupy.cuda.runtime.getDeviceCount()
+        share = {"rank": world.rank, "world_size": world.size}
         pipelines = dict.fromkeys(reader.fields) | {field: [SimpleRGBImageDecoder(), ToDevice(f"cuda:{gpu}")]}
         with (
             cupy.cuda.Device(gpu),
-            Loader(path, 256, pipelines=pipelines, rank=world.rank, world_size=world.size, drop_last=False) as loader,
+            Loader(path, 256, pipelines=pipelines, arrays="numpy", drop_last=False, **share) as loader,
         ):
             sums = cupy.zeros((3, 3), cupy.float64)  # rows: count, sum, sum of squares; columns: colours
             for (batch,) in loader:
