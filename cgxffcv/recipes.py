@@ -385,8 +385,8 @@ RESNET9 = FFCV.replace(
 
 RESNET18 = Recipe(
     name="resnet18",
-    summary="ResNet-18 for small images: 30 epochs, batch 256 of all processes, triangular rate up to 0.2; made for "
-    "94 to 95 %, not measured",
+    summary="ResNet-18 for small images: 30 epochs, batch 256 of all processes, triangular rate up to 0.2: "
+    "94.4 % (mean of 2)",
     network="resnet18",
     widths=(64, 128, 256, 512),
     activation="relu",
