@@ -7,6 +7,7 @@ import json
 import operator
 import os
 import struct
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -95,8 +96,8 @@ class Reader(Sequence[dict[str, Any]]):
     everything else gives BetonError.
 
     Values: int -> int, float -> float, image -> uint8 (height, width, 3), bytes -> bytes, array -> its dtype and shape,
-    json -> what json.loads returns, tensor -> a torch tensor (an array if torch is not installed), custom -> what the
-    class's `decode` returns, else (record, data).
+    json -> what json.loads returns, tensor -> a torch tensor if the program has imported torch, else an array,
+    custom -> what the class's `decode` returns, else (record, data).
 
     Any number of threads may read from one Reader. A sample that cannot be read raises BetonError with attributes path,
     sample, field, offset and reason.
@@ -261,8 +262,7 @@ def shown(reader: Any) -> str:
 
 
 def _tensor(array: np.ndarray) -> Any:
-    try:
-        import torch
-    except ImportError:
+    torch = sys.modules.get("torch")
+    if torch is None:
         return array
     return torch.from_numpy(array if array.flags.writeable else array.copy())

@@ -1,5 +1,5 @@
-"""Torch, if it is installed; only CGXState and cgx_hook need it, which are imported, like Loader, with the first use of
-their names."""
+"""Torch, for programs that use it: they have imported it, or ask for its tensors. Only CGXState and cgx_hook need it,
+which are imported, like Loader, with the first use of their names."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import collections
 import contextlib
 import functools
 import importlib
+import importlib.util
 import sys
 import threading
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ __all__ = [
     "cgx_hook",
     "find_torch",
     "is_tensor",
+    "is_installed",
+    "loaded_torch",
     "move",
     "to_bfloat16",
     "without_gradients",
@@ -44,9 +47,14 @@ def __getattr__(name: str) -> Any:
     return getattr(importlib.import_module(_LATER[name]), name)
 
 
+def loaded_torch() -> ModuleType | None:
+    """The torch module, if the program has imported it."""
+    return sys.modules.get("torch")
+
+
 @functools.cache
 def find_torch() -> ModuleType | None:
-    """The torch module, or None where it is not installed."""
+    """The torch module, or None where it is not installed: imported now, since the program asks for its tensors."""
     try:
         import torch
     except ImportError:
@@ -54,10 +62,14 @@ def find_torch() -> ModuleType | None:
     return torch
 
 
+def is_installed() -> bool:
+    """True if torch could be imported, or has been."""
+    return loaded_torch() is not None or importlib.util.find_spec("torch") is not None
+
+
 def is_tensor(batch: Any) -> bool:
-    """True if it is a torch tensor; False if torch is not installed."""
-    torch = find_torch()
-    return torch is not None and isinstance(batch, torch.Tensor)
+    """True if it is a torch tensor. Torch is not imported for this: without it there are none."""
+    return isinstance(batch, getattr(loaded_torch(), "Tensor", ()))
 
 
 def to_bfloat16(batch: np.ndarray) -> Any:
@@ -129,5 +141,5 @@ def move(batch: Any, device: str, non_blocking: bool) -> Any:
 def without_gradients() -> contextlib.AbstractContextManager:
     """Modules of torch, and whatever calls them, would otherwise tie each batch to a graph of everything that made
     it."""
-    torch = sys.modules.get("torch")
+    torch = loaded_torch()
     return contextlib.nullcontext() if torch is None else torch.no_grad()

@@ -57,7 +57,7 @@ class Loader:
 
     Iterating gives tuples with one entry for each field (pipelines may drop or add entries): NumPy arrays over the
     batch's own memory, without a copy, or torch tensors if ToTensor is in the pipeline and torch is installed, or if
-    there is no pipeline and the program has imported torch (`arrays`). A batch that is kept stays valid; its memory
+    there is no pipeline and the program uses torch (`arrays`). A batch that is kept stays valid; its memory
     returns to the loader when its last array dies. Passes may run at the same time (`zip(loader, loader)`), each over
     its own epoch with its own workers; with `resident` the next one ends them. Order and augmentations are pure
     functions of (seed, epoch, sample, operation): any number of workers, ranks or a resumed run give the same. Only
@@ -98,7 +98,10 @@ class Loader:
         evaluate: random operations are neutral: no flip, no shift, the central crop, no hole.
         page_locked: the number of a GPU, which can then copy batches while it works; None: that of a pipeline's
             ToDevice, if there is one; False: ordinary memory.
-        arrays: "torch" or "numpy": what fields without a pipeline give; None: tensors if the program uses torch.
+        arrays: "torch" or "numpy": what fields without a pipeline give, and what ToDevice takes in a pipeline without
+            ToTensor; None: "torch" if the program has imported torch by now, or a pipeline has ToTensor and torch is
+            installed. It is decided when the Loader is made, or `arrays` or `pipelines` are assigned; torch is not
+            imported for anything else.
         on_error: "raise" ends the pass at a sample that is damaged; "zero" makes a damaged JPEG image black before the
             rest of the pipeline, and counts it (stats()["blanked"]); "skip" leaves out a sample of which the workers
             cannot make a value: its batch is shorter, otherwise unchanged, perhaps empty, so that all ranks have the
@@ -204,7 +207,7 @@ class Loader:
         arguments = {**before.arguments, name: value}
         if name in ("rank", "world_size"):
             arguments = {**arguments, "rank": before.rank, "world_size": before.world_size, name: value}
-        self._adopt(Plan(arguments, before.core.again(), before.custom, before), before)
+        self._adopt(Plan(arguments, before.core.again(), before.custom, before, name), before)
 
     @property
     def fname(self) -> str | bytes | tuple[str | bytes, ...]:
@@ -401,10 +404,14 @@ class Loader:
                     with noted(f"filter: the condition was asked about sample {number}"):
                         if condition(value):
                             chosen.append(number)
-        given = {**self._plan.arguments, "seed": self.seed, "indices": np.array(chosen, dtype=np.int64)}
+        given = {**self._settled(), "indices": np.array(chosen, dtype=np.int64)}
         found = _again(type(self), given)
         vars(found).update(self._of_subclass())
         return found
+
+    def _settled(self) -> dict[str, Any]:
+        """The arguments of a Loader that does the same, wherever and whenever it is made."""
+        return {**self._plan.arguments, "seed": self.seed, "arrays": self._plan.arrays_in_force}
 
     def _of_subclass(self) -> dict[str, Any]:
         """The attributes that a subclass has added."""
@@ -488,8 +495,8 @@ class Loader:
         """A copy, or what another process unpickles, is a loader of its own with the same settings and seed, before its
         next epoch. (state_dict has its position within an epoch.) A subclass's __init__ is not called for it; the
         attributes that the subclass has added are copied."""
-        given = self._plan.arguments
-        plain = {"pipelines": dict(given["pipelines"]), "order_kwargs": dict(given["order_kwargs"]), "seed": self.seed}
+        given = self._settled()
+        plain = {"pipelines": dict(given["pipelines"]), "order_kwargs": dict(given["order_kwargs"])}
         return _again, (type(self), {**given, **plain}, self._next_epoch), self._of_subclass()
 
     # ---- the end ----

@@ -18,7 +18,7 @@ import numpy as np
 from cgxffcv.loader.orders import OrderOption, OwnOrder, as_ids, choose_order
 from cgxffcv.loader.ranks import choose_ranks
 from cgxffcv.loader.sources import Sources
-from cgxffcv.pipeline.compile import Output, compile_outputs
+from cgxffcv.pipeline.compile import Output, choose_arrays, compile_outputs
 from cgxffcv.pipeline.later import Pass
 from cgxffcv.pipeline.moves import moved_to
 from cgxffcv.wording import brief, counted, whole_number
@@ -77,15 +77,24 @@ def same_columns(some: Sequence[Output], others: Sequence[Output]) -> bool:
 
 
 class Plan:
-    """All settings of a Loader at one time. `arguments` are what the user gave; the other attributes follow from them.
-    A pass keeps its plan when the Loader gets another one."""
+    """All settings of a Loader at one time. `arguments` are what the user gave, of which `changed` was not so `before`;
+    the other attributes follow from them. A pass keeps its plan when the Loader gets another one."""
 
     def __init__(
-        self, arguments: Mapping[str, Any], core: _cgxffcv.Loader, custom: Mapping[str, Field], before: Plan | None
+        self,
+        arguments: Mapping[str, Any],
+        core: _cgxffcv.Loader,
+        custom: Mapping[str, Field],
+        before: Plan | None,
+        changed: str | None = None,
     ):
         self.core, self.custom, self.arguments = core, custom, copied(arguments)
         given = self.arguments
         self.sources = Sources(given["fname"], core.firsts)
+        if before is None or changed in ("arrays", "pipelines"):
+            self.arrays_in_force = choose_arrays(given["arrays"], given["pipelines"])
+        else:  # whatever the program has imported meanwhile
+            self.arrays_in_force = before.arrays_in_force
         self.rank, self.world_size = choose_ranks(given["distributed"], given["rank"], given["world_size"])
         drawn = before is not None and before.arguments["seed"] is None and before.world_size == 1
         if drawn and given["seed"] is None and self.world_size == 1:
@@ -148,7 +157,7 @@ class Plan:
         fields, path_of = self.core.fields(), self.sources.path_of
         dtypes = self.core.dtypes()
         return compile_outputs(
-            fields, self.arguments["pipelines"], path_of, self.custom, self.arrays, dtypes, self.core.values
+            fields, self.arguments["pipelines"], path_of, self.custom, self.arrays_in_force, dtypes, self.core.values
         )
 
     def outdated(self) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +14,7 @@ from cgxffcv import decoders as dec
 from cgxffcv import transforms as tf
 from cgxffcv.device import why_none
 from cgxffcv.fields.base import MAX_NAME, Field
-from cgxffcv.interop.torch import FromGPU, find_torch, to_bfloat16, without_gradients
+from cgxffcv.interop.torch import FromGPU, find_torch, loaded_torch, to_bfloat16, without_gradients
 from cgxffcv.pipeline.later import PIXELS, NormalizeBatch, OperateOnBatch, Pass, core_operation
 from cgxffcv.pipeline.moves import (
     Moved,
@@ -25,6 +24,7 @@ from cgxffcv.pipeline.moves import (
     moved_steps,
     moves_last,
     refuse_types,
+    settle_moves,
     torch_moves,
 )
 from cgxffcv.pipeline.operation import RunOperation
@@ -295,11 +295,11 @@ class ImageCompiler:
         return "before the move, pixels are no longer as in the file" if self.front is None else None
 
     def move(self, column: dict[str, Any], worker: Sequence, there: Sequence) -> Moved | None:
-        """What the core may do: all of it, without torch; with torch, which moves tensors itself, only if there is work
-        after the move."""
+        """What the core may do: all of it, with arrays; with torch's tensors, which torch moves itself, only if there
+        is work after the move."""
         if self.device is None or self.moves != 1 or self.device.gpu is None:
             return None
-        torch = find_torch() is not None
+        torch = not self.device.comes_last
         if not (self.tensor and torch_moves(self.device) if torch else can_follow(self.steps)):
             return None
         image, steps = self.image(tensors=torch), list(self.steps)
@@ -512,13 +512,18 @@ def as_spec(name: str, pipeline: Any) -> PipelineSpec:
     raise TypeError(f"pipeline '{name}' must be a list of operations, a PipelineSpec or None, not {pipeline!r}")
 
 
-def wants_tensors(arrays: str | None) -> bool:
-    """True if outputs without a pipeline are torch tensors: by default if the program has imported torch."""
+def choose_arrays(arrays: str | None, pipelines: Mapping[str, Any]) -> str:
+    """What outputs without a pipeline are, and what ToDevice moves where ToTensor is not in its pipeline: "torch" for
+    tensors, by default if the program has imported torch or a pipeline has ToTensor; or "numpy"."""
     if arrays not in (None, "numpy", "torch"):
         raise ValueError(f"arrays must be 'numpy', 'torch' or None, not {arrays!r}")
     if arrays == "torch" and find_torch() is None:
         raise ImportError("arrays='torch': torch is not installed")
-    return arrays == "torch" or (arrays is None and "torch" in sys.modules and find_torch() is not None)
+    if arrays is not None:
+        return arrays
+    specs = (as_spec(name, pipeline) for name, pipeline in pipelines.items() if pipeline is not None)
+    asked = any(isinstance(step, tf.ToTensor) for spec in specs for step in spec.transforms)
+    return "torch" if loaded_torch() is not None or (asked and find_torch() is not None) else "numpy"
 
 
 def add_default(spec: PipelineSpec, tensors: bool) -> PipelineSpec:
@@ -550,30 +555,31 @@ def compile_outputs(
     pipelines: Mapping[str, Any],
     path_of: Callable[[int], str],
     custom: Mapping[str, Field] | None = None,
-    arrays: str | None = "numpy",
+    arrays: str = "numpy",
     dtypes: Mapping[str, str] | None = None,
     read: Values | None = None,
 ) -> list[Output]:
     """Outputs in the file's order of fields, then those of other names in the order given; None switches one off.
-    `path_of` gives the file of a sample, for errors; `arrays` says what outputs without a pipeline are; `dtypes` are
-    those of fields of arrays; `read` gives values of any length.
+    `path_of` gives the file of a sample, for errors; `arrays` is what `choose_arrays` gave; `dtypes` are those of
+    fields of arrays; `read` gives values of any length.
 
     Raises:
         ValueError: a pipeline for an unknown field. TypeError: an operation that does not fit.
     """
     custom, dtypes = custom or {}, dtypes or {}
     pipelines = by_names_in_file(fields, pipelines)
-    order, tensors = [*fields, *(name for name in pipelines if name not in fields)], wants_tensors(arrays)
+    order, torch = [*fields, *(name for name in pipelines if name not in fields)], arrays == "torch"
     outputs, images = [], 0
     for name in order:
         pipeline = pipelines.get(name, ())
         if pipeline is None:
             continue
-        spec = add_default(as_spec(name, pipeline), tensors)
+        spec = add_default(as_spec(name, pipeline), torch)
         source = in_file(spec.source or name, fields)
         if source not in fields:
             raise ValueError(f"pipeline '{name}': no field is named '{source}'; the file has {', '.join(fields)}")
-        kind, spec = fields[source], PipelineSpec(source, spec.decoder, spec.transforms, spec.draws)
+        transforms = settle_moves(spec.transforms, torch)
+        kind, spec = fields[source], PipelineSpec(source, spec.decoder, transforms, spec.draws)
         draws = images % MAX_SHARED if spec.draws is None else spec.draws
         outputs.append(compile_output(name, kind, spec, draws, path_of, custom.get(source), dtypes.get(source), read))
         if any(column["image"] is not None for column in outputs[-1].columns):

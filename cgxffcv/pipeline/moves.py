@@ -71,6 +71,13 @@ def moved_steps(steps: Sequence[Callable]) -> tuple[int, list[Callable]] | None:
     return (own_of(steps[at]).gpu, [*steps[:at], *behind]) if can_follow(behind) else None
 
 
+def settle_moves(transforms: Sequence, torch: bool) -> list:
+    """The transforms of a pipeline; each ToDevice among them is one for torch's tensors if the Loader uses torch, or
+    ToTensor asks for it, and else for arrays."""
+    tensors = torch or (any(isinstance(step, tf.ToTensor) for step in transforms) and find_torch() is not None)
+    return [step.settled(tensors) if isinstance(step, tf.ToDevice) else step for step in transforms]
+
+
 def moves_last(name: str, steps: list[Callable]) -> list[Callable]:
     """Puts a move to a GPU that gives no torch tensors after all steps of ours, which could not work on its arrays.
     These go to callables of the user's after it; TypeError if a step of ours comes after one of them."""

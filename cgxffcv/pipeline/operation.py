@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cgxffcv.interop.torch import find_torch, is_tensor
+from cgxffcv.interop.torch import find_torch, is_tensor, loaded_torch
 from cgxffcv.pipeline.allocation_query import AllocationQuery
 from cgxffcv.pipeline.state import State
 from cgxffcv.transforms import Transform
@@ -42,7 +42,7 @@ def state_of(batch: Any) -> State:
     """The batch's state as FFCV describes it: `jit_mode` is true for a NumPy array."""
     if is_tensor(batch):
         return State(False, batch.device, tuple(batch.shape[1:]), batch.dtype)
-    torch = find_torch()
+    torch = loaded_torch()
     device = "cpu" if torch is None else torch.device("cpu")
     return State(True, device, tuple(batch.shape[1:]), batch.dtype)
 

@@ -7,6 +7,7 @@ batches in the thread that iterates.
 
 from __future__ import annotations
 
+import copy
 import operator
 from typing import Any
 
@@ -15,7 +16,7 @@ from _cgxffcv import IMAGE_TYPES, devices, tensor_of_buffer
 
 from cgxffcv.decoders import RandomResizedCropRGBImageDecoder, function_address, row_dtype, row_shape
 from cgxffcv.device import check
-from cgxffcv.interop.torch import find_torch, is_tensor, move
+from cgxffcv.interop.torch import find_torch, is_installed, is_tensor, loaded_torch, move
 from cgxffcv.transforms.operations import (
     MAX_CHANNELS,
     OPERATIONS,
@@ -121,8 +122,8 @@ class NormalizeImage(Transform):
 
 
 class ToTensor(Transform):
-    """Turns arrays, also pairs of them, into torch tensors over the same memory; if torch is not installed they stay
-    NumPy arrays. Anything else (a list of values) stays as it is."""
+    """Turns arrays, also pairs of them, into torch tensors over the same memory; this imports torch. If torch is not
+    installed they stay NumPy arrays. Anything else (a list of values) stays as it is."""
 
     def __call__(self, batch):
         if isinstance(batch, tuple):
@@ -132,7 +133,8 @@ class ToTensor(Transform):
 
 
 def device_name(device: Any) -> str:
-    """ "cpu", "cuda:1"... from a name, a torch.device, or the number of a GPU; ValueError if torch does not know it."""
+    """ "cpu", "cuda:1"... from a name, a torch.device, or the number of a GPU; ValueError if torch, once it is
+    imported, does not know it."""
     if isinstance(device, bool) or not (
         isinstance(device, str) or hasattr(device, "__index__") or hasattr(device, "type")
     ):
@@ -142,7 +144,7 @@ def device_name(device: Any) -> str:
         if number < 0:
             raise ValueError(f"GPUs are numbered from 0, not {number}")
         return f"cuda:{number}"
-    torch = find_torch()
+    torch = loaded_torch()
     if torch is None or not isinstance(device, str):
         return str(device)
     try:
@@ -162,9 +164,15 @@ def gpu_number(device: str) -> int:
 
 class ToDevice(Transform):
     """Moves the batch to a device: a name, a torch.device, or the number of a GPU. Torch tensors go wherever torch can.
-    If torch is not installed, NumPy arrays go to a GPU and become arrays with DLPack and `__cuda_array_interface__`
-    (`cupy.asarray(batch)`), which a callable of yours after it gets. The Loader's batches are then in page-locked
-    memory, from which a GPU copies while it works, unless its `page_locked` says otherwise.
+
+    In a program that does not use torch, NumPy arrays go to a GPU and become arrays with DLPack and
+    `__cuda_array_interface__` (`cupy.asarray(batch)`), which a callable of yours after it gets. A program uses torch if
+    it has imported it when it makes the Loader, or if one of the Loader's pipelines has ToTensor and torch is
+    installed. With `Loader(arrays="numpy")`, only pipelines that have ToTensor use torch. A pipeline that uses torch
+    needs tensors here, which ToTensor gives.
+
+    The Loader's batches are in page-locked memory, from which a GPU copies while it works, unless its `page_locked`
+    says otherwise.
 
     Images of uint8 with three channels are moved as they are, and operations, NormalizeImage, Convert and ToTorchImage
     after it are done on the GPU, with the same draws and the same values, if the GPU can do all of them; else before
@@ -173,7 +181,7 @@ class ToDevice(Transform):
     def __init__(self, device, non_blocking: bool = True):
         self.device = device_name(device)
         self.non_blocking = bool(non_blocking)
-        self._gpu = None if self.device == "cpu" or find_torch() is not None else gpu_number(self.device)
+        self._gpu = None if self.device == "cpu" or is_installed() else gpu_number(self.device)
 
     def _arguments(self) -> str:
         return f"{self.device!r}, non_blocking={self.non_blocking}"
@@ -184,7 +192,7 @@ class ToDevice(Transform):
         kind, _, number = self.device.partition(":")
         if kind != "cuda":
             return None
-        torch = find_torch()
+        torch = loaded_torch() if self._gpu is None else None
         if number == "" and torch is not None and torch.cuda.is_available():
             number = torch.cuda.current_device()
         return int(number or 0) if int(number or 0) < len(devices()) else None
@@ -194,16 +202,31 @@ class ToDevice(Transform):
         """True if no step here can work on what it gives."""
         return self._gpu is not None
 
+    def settled(self, tensors: bool) -> ToDevice:
+        """The same for a pipeline in which torch's tensors come to it, or else arrays. Raises ValueError or UserError
+        if there is no such device for them."""
+        chosen = copy.copy(self)
+        chosen._gpu = None if tensors or self.device == "cpu" else gpu_number(self.device)
+        if tensors:
+            device_name(self.device)
+        return chosen
+
     def __call__(self, batch):
         if isinstance(batch, tuple):
             return tuple(map(self, batch))
         if is_tensor(batch):
             return move(batch, self.device, self.non_blocking)
-        if self._gpu is not None and isinstance(batch, np.ndarray):
-            return tensor_of_buffer(np.ascontiguousarray(batch)).copy(device=self._gpu)
-        if self.device != "cpu":
-            raise TypeError(f"ToDevice({self.device!r}) needs torch tensors: put ToTensor() before it")
-        return batch
+        if self.device == "cpu":
+            return batch
+        if not isinstance(batch, np.ndarray):
+            raise TypeError(f"ToDevice({self.device!r}) moves arrays and tensors, not a {type(batch).__name__}")
+        if self._gpu is None and loaded_torch() is not None:
+            raise TypeError(
+                f"ToDevice({self.device!r}) needs torch tensors: put ToTensor() before it; or, for arrays with DLPack "
+                "and __cuda_array_interface__ on the GPU, Loader(arrays='numpy')"
+            )
+        gpu = gpu_number(self.device) if self._gpu is None else self._gpu
+        return tensor_of_buffer(np.ascontiguousarray(batch)).copy(device=gpu)
 
 
 class ToTorchImage(Transform):

@@ -8,6 +8,7 @@ combinations, unless CGXFFCV_EMULATED_ALL=1.
 
 import itertools
 import os
+import sys
 from pathlib import Path
 
 import _cgxffcv
@@ -17,12 +18,23 @@ import pytest
 import small_data
 from gpu_batches import COUNT
 
+from cgxffcv.interop.torch import find_torch
+
 HERE = Path(__file__).resolve().parent
 # `python -m pytest` searches the current folder, which may have a module that was built in place, before PYTHONPATH.
 asked_for = [Path(folder) for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder]
 asked_for = next((folder.resolve() for folder in asked_for if any(folder.glob("_cgxffcv*.so"))), None)
 if asked_for and asked_for != Path(_cgxffcv.__file__).resolve().parent:
     raise pytest.UsageError(f"{_cgxffcv.__file__} hides that of {asked_for}: run pytest, not python -m pytest")
+
+
+@pytest.fixture
+def without_torch(monkeypatch):
+    """As if torch were not installed."""
+    monkeypatch.setitem(sys.modules, "torch", None)
+    find_torch.cache_clear()
+    yield
+    find_torch.cache_clear()
 
 
 def has_gpu():

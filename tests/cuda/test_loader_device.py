@@ -1,24 +1,27 @@
 """Batches on a GPU without torch: ToDevice gives arrays with DLPack and the CUDA array interface, with the same pixels
 as on the CPU."""
 
+import contextlib
 import ctypes
 import gc
-from types import SimpleNamespace
+import subprocess
+import sys
+from types import ModuleType, SimpleNamespace
 
 import _cgxffcv
 import numpy as np
 import pytest
 import tiny_beton
+from checkout import environ
 
 from cgxffcv import tensors
 from cgxffcv import transforms as tf
 from cgxffcv.fields.decoders import IntDecoder, SimpleRGBImageDecoder
-from cgxffcv.interop.torch import find_torch
 from cgxffcv.loader import Loader, OrderOption
 
 pytestmark = [
     pytest.mark.skipif(not _cgxffcv.devices(), reason=f"no GPU: {_cgxffcv.why_no_device()}"),
-    pytest.mark.skipif(find_torch() is not None, reason="torch is installed, and moves tensors itself"),
+    pytest.mark.usefixtures("without_torch"),
 ]
 COUNT = 23
 EMULATED = bool(_cgxffcv.devices()) and _cgxffcv.devices()[0]["name"] == "emulated device"
@@ -89,6 +92,58 @@ def test_our_steps_behind_callables_on_the_gpu_are_refused(path, late):
 
     with pytest.raises(TypeError, match=r"pipeline 'label': .* must come before own, which gets arrays on a GPU"):
         Loader(path, 5, pipelines={"label": [IntDecoder(), tf.ToDevice(0), own, late]})
+
+
+INSTALLED = """
+import sys
+import numpy as np
+from cgxffcv import transforms as tf
+from cgxffcv.decoders import IntDecoder, SimpleRGBImageDecoder
+from cgxffcv.loader import Loader
+
+pipelines = {
+    "image": [SimpleRGBImageDecoder(), tf.ToDevice(0), tf.RandomHorizontalFlip(1), tf.ToTorchImage()],
+    "label": [IntDecoder(), tf.ToDevice("cuda"), tf.Convert(np.float32)],
+}
+plain = {name: [step for step in steps if type(step) is not tf.ToDevice] for name, steps in pipelines.items()}
+with Loader(sys.argv[1], 5, pipelines=plain) as loader:
+    want = [[array.copy() for array in batch] for batch in loader]
+with Loader(sys.argv[1], 5, pipelines=pipelines) as loader:
+    for _ in range(2):
+        for batch, arrays in zip(loader, want, strict=True):
+            for there, array in zip(batch, arrays, strict=True):
+                assert there.__dlpack_device__() == (2, 0)
+                np.testing.assert_array_equal(there.copy(-1).numpy(), array)
+    assert loader._core.moves()[0][0] == 2 and "RandomHorizontalFlip" in loader.explain()
+assert "torch" not in sys.modules
+"""
+
+
+def test_torch_that_is_installed_and_not_used_changes_nothing(path, tmp_path):
+    (tmp_path / "torch.py").write_text("raise AssertionError('torch was imported')")
+    command = [sys.executable, "-c", INSTALLED, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environ(tmp_path), timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("imported", ["before", "after"])
+def test_arrays_beside_torch(path, monkeypatch, imported):
+    """Who has asked for NumPy's arrays gets those of the core, whatever else the program imports."""
+    torch = ModuleType("torch")
+    torch.Tensor, torch.no_grad = type("Tensor", (), {}), contextlib.nullcontext
+    if imported == "before":
+        monkeypatch.setitem(sys.modules, "torch", torch)
+    pipelines = {
+        "image": [SimpleRGBImageDecoder(), tf.ToDevice(0), tf.RandomVerticalFlip(1)],
+        "label": [tf.ToDevice(0)],
+    }
+    with Loader(path, 5, pipelines=pipelines, arrays="numpy" if imported == "before" else None) as loader:
+        monkeypatch.setitem(sys.modules, "torch", torch)
+        for _ in range(2):
+            image, label = next(iter(loader))
+            assert image.__dlpack_device__() == label.__dlpack_device__() == (2, 0)
+            loader.batch_size = 4
+    np.testing.assert_array_equal(label.copy(-1).numpy(), np.arange(4)[:, None])
 
 
 def test_batches_that_stay_are_not_page_locked(path):

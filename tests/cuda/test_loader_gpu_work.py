@@ -16,12 +16,11 @@ from cgxffcv.decoders import (
     RandomResizedCropRGBImageDecoder,
     SimpleRGBImageDecoder,
 )
-from cgxffcv.interop.torch import find_torch
 from cgxffcv.loader import Loader, OrderOption, PipelineSpec
 
 pytestmark = [
     pytest.mark.skipif(not _cgxffcv.devices(), reason=f"no GPU: {_cgxffcv.why_no_device()}"),
-    pytest.mark.skipif(find_torch() is not None, reason="torch is installed, and gives torch tensors"),
+    pytest.mark.usefixtures("without_torch"),
 ]
 MEAN, STD = [125.3, 122.9, 113.8], [62.9, 62.1, 66.7]
 SMALL = 13

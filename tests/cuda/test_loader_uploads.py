@@ -15,12 +15,11 @@ from checkout import environ
 import cgxffcv
 from cgxffcv import transforms as tf
 from cgxffcv.decoders import IntDecoder, SimpleRGBImageDecoder
-from cgxffcv.interop.torch import find_torch
 from cgxffcv.loader import Loader, OrderOption
 
 pytestmark = [
     pytest.mark.skipif(not _cgxffcv.devices(), reason=f"no GPU: {_cgxffcv.why_no_device()}"),
-    pytest.mark.skipif(find_torch() is not None, reason="torch is installed, and moves tensors itself"),
+    pytest.mark.usefixtures("without_torch"),
 ]
 EMULATED = bool(_cgxffcv.devices()) and _cgxffcv.devices()[0]["name"] == "emulated device"
 on_emulator = pytest.mark.skipif(not EMULATED, reason="only the emulator counts allocations, and runs streams late")

@@ -359,13 +359,13 @@ def test_json_is_unpacked(mixed, lengths):
     "device, name", [("cpu", "cpu"), (0, "cuda:0"), (np.int64(3), "cuda:3"), ("cuda:1", "cuda:1"), ("cuda", "cuda")]
 )
 def test_devices_by_name_and_number(monkeypatch, device, name):
-    monkeypatch.setattr(tf, "find_torch", lambda: types.SimpleNamespace(device=str))
+    monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(device=str))
     assert tf.ToDevice(device).device == name
 
 
 def test_a_gpu_without_a_number_is_the_current_one(monkeypatch):
     cuda = types.SimpleNamespace(is_available=lambda: True, current_device=lambda: 2)
-    monkeypatch.setattr(tf, "find_torch", lambda: types.SimpleNamespace(device=str, cuda=cuda))
+    monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(device=str, cuda=cuda))
     monkeypatch.setattr(tf, "devices", lambda: [{}] * 4)
     assert [tf.ToDevice(device).gpu for device in ("cuda", "cuda:3", "cuda:4", "cpu")] == [2, 3, None, None]
 
@@ -377,10 +377,10 @@ def test_devices_that_there_are_not(monkeypatch):
     for device, error in ((-1, ValueError), (True, TypeError), (None, TypeError), (1.5, TypeError)):
         with pytest.raises(error, match="GPU"):
             tf.ToDevice(device)
-    monkeypatch.setattr(tf, "find_torch", lambda: types.SimpleNamespace(device=refuse))
+    monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(device=refuse))
     with pytest.raises(ValueError, match="torch knows no device '0'"):
         tf.ToDevice("0")
-    monkeypatch.setattr(tf, "find_torch", lambda: None)
+    monkeypatch.setitem(sys.modules, "torch", None)  # as if it were not installed
     with pytest.raises(ValueError, match="without torch a device is 'cpu', 'cuda' or"):
         tf.ToDevice("mps")
     with pytest.raises(UserError):  # the reason why there is no such GPU
@@ -399,7 +399,6 @@ def test_steps_run_without_gradients(path, monkeypatch):
             inside.pop()
 
     monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(no_grad=NoGrad))
-    monkeypatch.setattr(tf, "find_torch", lambda: None)
     seen = []
 
     def step(batch):
