@@ -174,8 +174,9 @@ Status allreduce_count_bytes(const AllreduceSetup *setup, AllreduceExtent *exten
 /* Seconds that the cost lines predict for a run over `call_elems` elements; 0 if they do not say. */
 double allreduce_predict(const AllreduceSetup *setup, AllreduceAlgorithm algorithm, int64_t call_elems);
 
-/* The longest extent in words, or only what was chosen for it, and why; as allreduce_explain. */
-size_t allreduce_describe(const AllreduceSetup *setup, char *text, size_t bytes);
+/* The longest extent, of which a run sends `sent`, in words, or only what was chosen for it, and why; as
+ * allreduce_explain. */
+size_t allreduce_describe(const AllreduceSetup *setup, AllreduceBytes sent, char *text, size_t bytes);
 size_t allreduce_describe_choice(const AllreduceSetup *setup, char *text, size_t bytes);
 
 #endif

@@ -91,7 +91,7 @@ size_t allreduce_describe_choice(const AllreduceSetup *setup, char *out, size_t 
     return text.used;
 }
 
-size_t allreduce_describe(const AllreduceSetup *setup, char *out, size_t bytes) {
+size_t allreduce_describe(const AllreduceSetup *setup, AllreduceBytes sent, char *out, size_t bytes) {
     Text text = {out, bytes, 0};
     const AllreduceExtent *extent = &setup->extents[0];
     int size = comm_size(setup->comm);
@@ -103,9 +103,8 @@ size_t allreduce_describe(const AllreduceSetup *setup, char *out, size_t bytes) 
     add_topology(&text, setup->comm);
     add_layers(&text, setup);
     add_residual(&text, setup);
-    explain_add(&text, "sent by this rank: %llu bytes, %llu without quantisation; at most %u in a slice\n",
-                (unsigned long long)extent->bytes.wire, (unsigned long long)extent->bytes.plain,
-                extent->map->max_slice_bytes);
+    explain_add(&text, "sent by this rank: %llu bytes, %llu without quantisation\n", (unsigned long long)sent.wire,
+                (unsigned long long)sent.plain);
     add_costs(&text, setup);
     return text.used;
 }

@@ -35,6 +35,12 @@ def inputs(world, dtype, seed):
     return from_float32(x, dtype)
 
 
+def check_sent(plan):
+    """The bytes that `explain()` shows are those that a run sends."""
+    line = f"sent by this rank: {plan.wire_bytes} bytes, {plan.plain_bytes} without quantisation"
+    assert line in plan.explain().splitlines(), (line, plan.explain())
+
+
 def match():
     """Each of the plans in the arguments, on the GPU: the CPU's bytes, run after run, and its residual."""
     world = join(timeout=60)
@@ -50,6 +56,8 @@ def match():
             options["bits"]["e"], options["bucket_size"]["e"] = 3, 64
         there, here = (AllreducePlan(world, LAYERS, layer_min_size=500, device=d, **options) for d in (device, None))
         kinds.add(there.explain().splitlines()[0].split(", in ")[0])
+        check_sent(there)
+        check_sent(here)
         for seed in range(3):
             x = inputs(world, there.dtype, seed)
             on_gpu = CudaArray(x, device)
@@ -109,6 +117,7 @@ def exact():
             check_replicas(world, got[offset:])
         assert there.call == here.call == runs
         lines.append(there.explain().splitlines()[0])
+        check_sent(there)
     result(world.rank, lines=lines, bytes=[[plan.wire_bytes, plan.plain_bytes] for plan in plans])
     world.close()
 

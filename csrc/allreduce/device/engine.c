@@ -415,7 +415,8 @@ static size_t device_engine_explain(const void *state, char *text, size_t room) 
     size_t used = (size_t)snprintf(text, room, "on the GPUs by kernels that write into %s%s, in %d round%s%s\n",
                                    where_of(workspace), between, rounds, rounds == 1 ? "" : "s", how);
     size_t full = used < room ? used : room;
-    return used + allreduce_describe(engine->setup, text + full, room - full);
+    AllreduceBytes sent = device_engine_bytes_of(state, engine->setup->extents);
+    return used + allreduce_describe(engine->setup, sent, text + full, room - full);
 }
 
 static void device_engine_stop(void *state, const char *message) {

@@ -233,8 +233,12 @@ static size_t host_engine_explain(const void *state, char *text, size_t room) {
     if (host->setup->on_device) {
         used = (size_t)snprintf(text, room, "from the GPU through host memory (%s)\n", host->why);
     }
+    const AllreduceExtent *extent = host->setup->extents;
     size_t full = used < room ? used : room;
-    return used + allreduce_describe(host->setup, text + full, room - full);
+    used += allreduce_describe(host->setup, extent->bytes, text + full, room - full);
+    full = used < room ? used : room;
+    return used +
+           (size_t)snprintf(text + full, room - full, "slices: at most %u bytes\n", extent->map->max_slice_bytes);
 }
 
 const AllreduceEngine allreduce_host = {.agrees = true,
