@@ -66,8 +66,9 @@ measure_sums() {
 }
 
 measure_quantizer() {
-    local codec
-    for codec in maxmin sign maxmin_spikes rotated; do
+    local codec codecs
+    codecs=$("$PYTHON" -c 'from cgxffcv.allreduce import CODECS; print(*CODECS)')
+    for codec in $codecs; do
         run "quantizer-$codec" "${BENCH[@]}" quantize --device gpu --codec "$codec" --json "$OUT/quantizer-$codec.json"
     done
     run quantizer-stochastic "${BENCH[@]}" quantize --device gpu --bits 4 --rounding stochastic

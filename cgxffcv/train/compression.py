@@ -22,14 +22,15 @@ NAMES = {
 
 @dataclass(frozen=True)
 class Compression:
-    """How gradients are sent between ranks. `bits` 32 is uncompressed; `layers` gives bits to single layers by name."""
+    """How gradients are sent between ranks. `bits` 32 is uncompressed; `layers` gives bits to single layers by name.
+    `algorithm`, `codec` and `rounding` are names from ALGORITHMS, CODECS and ROUNDINGS of `cgxffcv.allreduce`."""
 
     bits: int = 32
     bucket_size: int = 1024
     layer_min_size: int = 1024
-    algorithm: str = "auto"  # one_shot, sra, ring, two_level
-    codec: str = "maxmin"  # sign, maxmin_spikes, rotated
-    rounding: str = "nearest"  # stochastic
+    algorithm: str = "auto"
+    codec: str = "maxmin"
+    rounding: str = "nearest"
     error_feedback: bool | str = False  # "int8": what was lost is kept in a quarter of the memory
     layers: Mapping[str, int] = field(default_factory=dict)
 

@@ -2,10 +2,12 @@
 
 import shlex
 import subprocess
+import sys
 
 import pytest
-from checkout import ROOT
+from checkout import ROOT, environ
 
+from cgxffcv.allreduce import CODECS
 from cgxffcv.bench import allreduce, cifar, ddp, quantize, table
 
 SCRIPT = ROOT / "tools/measure_gpus.sh"
@@ -19,7 +21,7 @@ PARSERS = {
 
 
 def commands(folder, gpus, *parts):
-    environment = {"PATH": "/usr/bin:/bin", "GPUS": str(gpus), "DRY_RUN": "1"}
+    environment = environ(PATH="/usr/bin:/bin", GPUS=gpus, DRY_RUN=1, PYTHON=sys.executable)
     done = subprocess.run(
         [SCRIPT, folder, *parts], env=environment, capture_output=True, text=True, timeout=60, check=True
     )
@@ -38,6 +40,7 @@ def test_every_command_is_one_of_the_benchmarks(tmp_path, gpus):
             assert all((ROOT / word).is_file() for word in words if word.startswith("tests/"))
     trained = [name for name in found if name.startswith("training-airbench94-")]
     assert len(trained) == {1: 1, 2: 3, 8: 7}[gpus]
+    assert {f"quantizer-{codec}" for codec in CODECS} <= found.keys()
     assert ("sums-any" in found) == ("ddp-gpt2" in found) == (gpus > 1)
 
 
