@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <locale.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -54,5 +55,38 @@ Status environment_switch(const char *name, bool *value) {
         FAIL(STATUS_ARGUMENT, "%s='%.40s': 0 or 1 is expected", name, text);
     }
     *value = text[0] == '1';
+    return STATUS_OK;
+}
+
+/* The position among `words` of the text's first word, whose length is given; -1 if it is not one of them. */
+static int find_word(const char *text, size_t length, const char *const *words) {
+    for (int i = 0; words[i] != NULL; i++) {
+        if (strlen(words[i]) == length && memcmp(words[i], text, length) == 0) return i;
+    }
+    return -1;
+}
+
+static Status refuse_words(const char *name, const char *text, const char *const *words) {
+    char known[128] = "";
+    for (int i = 0; words[i] != NULL; i++) {
+        size_t used = strlen(known);
+        snprintf(known + used, sizeof known - used, "%s%s", i == 0 ? "" : ",", words[i]);
+    }
+    FAIL(STATUS_ARGUMENT, "%s='%.40s': %s%s is expected", name, text, words[1] == NULL ? "" : "some of ", known);
+}
+
+Status environment_words(const char *name, const char *const *words, uint32_t *value) {
+    const char *text = text_of(name);
+    uint32_t found = 0;
+    if (text == NULL) return STATUS_OK;
+    for (const char *at = text;; at++) {
+        size_t length = strcspn(at, ",");
+        int word = find_word(at, length, words);
+        if (word < 0) return refuse_words(name, text, words);
+        found |= UINT32_C(1) << word;
+        at += length;
+        if (*at == '\0') break;
+    }
+    *value = found;
     return STATUS_OK;
 }

@@ -17,4 +17,7 @@ Status environment_seconds(const char *name, double most, double *value);
 /* 0 or 1. */
 Status environment_switch(const char *name, bool *value);
 
+/* Some of `words` (at most 32, then NULL), separated by commas: *value gets bit i for words[i]. */
+Status environment_words(const char *name, const char *const *words, uint32_t *value);
+
 #endif

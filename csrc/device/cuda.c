@@ -144,7 +144,9 @@ Status device_select(int index) {
     TRY_CUDA(cudaSetDevice(index));
     uint64_t bit = index < 64 ? (uint64_t)1 << index : 0;
     if ((checked & bit) != 0) return STATUS_OK;
-    Status status = check_code(index);
+    bool plain; /* read when kernels are launched, which cannot refuse it */
+    Status status = device_probe_launch(&plain);
+    if (status == STATUS_OK) status = check_code(index);
     if (status == STATUS_OK)
         checked |= bit;
     else if (before != index)

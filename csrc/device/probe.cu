@@ -2,10 +2,8 @@
  * holds for it holds for all. */
 #include "device/kernel.cuh"
 
-#include <stdlib.h>
-#include <string.h>
-
 extern "C" {
+#include "base/environment.h"
 #include "device/probe.h"
 }
 
@@ -19,10 +17,18 @@ extern "C" int device_probe(void) {
     return (int)cudaFuncGetAttributes(&attributes, reinterpret_cast<const void *>(device_empty_kernel));
 }
 
+extern "C" Status device_probe_launch(bool *plain) {
+    static const char *const words[] = {"plain", nullptr};
+    uint32_t chosen = 0;
+    TRY(environment_words("CGXFFCV_LAUNCH", words, &chosen));
+    *plain = chosen != 0;
+    return STATUS_OK;
+}
+
 static bool waits_in_kernels(void) {
     struct cudaFuncAttributes code;
-    const char *wish = getenv("CGXFFCV_LAUNCH");
-    if (wish != nullptr && strcmp(wish, "plain") == 0) return false;
+    bool plain = false;
+    if (device_probe_launch(&plain) != STATUS_OK || plain) return false;
     if (cudaFuncGetAttributes(&code, reinterpret_cast<const void *>(device_empty_kernel)) != cudaSuccess) return false;
     return code.ptxVersion >= EARLY_CAPABILITY;
 }

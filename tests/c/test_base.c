@@ -170,6 +170,9 @@ static void test_environment(void) {
     const char *const no_numbers[] = {"x", "7x", "0x7", "1e3", "3", "101", "-7", " ", "99999999999999999999"};
     const char *const no_seconds[] = {"x", "0", "-1", "nan", "inf", "1,5", "600.5", "2s"};
     const char *const no_switches[] = {"no", "2", "00", "true", "1 "};
+    const char *const no_words[] = {"blu", "bluee", "Blue", "blue,", ",blue", "blue, red", "blue;red", "blue,green"};
+    const char *const words[] = {"red", "blue", NULL}, *const single[] = {"red", NULL};
+    uint32_t colours = 9;
     int64_t number = 5;
     double seconds = 2.5;
     bool on = true;
@@ -193,6 +196,19 @@ static void test_environment(void) {
         setenv(SETTING, no_switches[i], 1);
         CHECK(environment_switch(SETTING, &on) == STATUS_ARGUMENT && on);
     }
+    for (size_t i = 0; i < sizeof no_words / sizeof *no_words; i++) {
+        setenv(SETTING, no_words[i], 1);
+        CHECK(environment_words(SETTING, words, &colours) == STATUS_ARGUMENT && colours == 9);
+    }
+    CHECK(strcmp(error_record()->message, SETTING "='blue,green': some of red,blue is expected") == 0);
+    CHECK(environment_words(SETTING, single, &colours) == STATUS_ARGUMENT);
+    CHECK(strcmp(error_record()->message, SETTING "='blue,green': red is expected") == 0);
+    setenv(SETTING, "", 1);
+    CHECK(environment_words(SETTING, words, &colours) == STATUS_OK && colours == 9);
+    setenv(SETTING, "blue", 1);
+    CHECK(environment_words(SETTING, words, &colours) == STATUS_OK && colours == 2);
+    setenv(SETTING, "blue,red", 1);
+    CHECK(environment_words(SETTING, words, &colours) == STATUS_OK && colours == 3);
     setenv(SETTING, "0", 1);
     CHECK(environment_switch(SETTING, &on) == STATUS_OK && !on);
     setenv(SETTING, "4", 1);

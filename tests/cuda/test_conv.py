@@ -152,6 +152,13 @@ def test_channels_as_rows_can_be_turned_off(monkeypatch):
         assert any("wgmma" in text for _, _, text in network.plan(2, 15).algorithms) == found
 
 
+@pytest.mark.parametrize("wish", ["2", "forwards", "no narrow", "forward filter"])
+def test_fusions_that_do_not_exist_are_refused(wish, monkeypatch):
+    monkeypatch.setenv("CGXFFCV_FUSED", wish)
+    with pytest.raises(ValueError, match=f"CGXFFCV_FUSED='{wish}': some of forward,filter,narrow,1,0 is expected"):
+        make([Conv("stem", 8, 1, 1, 0)], "float16", seed=0).plan(2, 15)
+
+
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_several_convolutions(precision):
     """Their filters follow one another in the flat buffers; the values change between two calls."""

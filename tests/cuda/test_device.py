@@ -42,6 +42,13 @@ def test_no_device_is_explained(built):
     assert "CUDA_VISIBLE_DEVICES" in done.stdout
 
 
+@pytest.mark.parametrize("wish", ["plian", "1", "plain,"])
+def test_launches_of_an_unknown_kind_are_refused(built, wish):
+    done = programs.run(built(PROGRAM), "select", CGXFFCV_LAUNCH=wish)
+    assert done.returncode == 1
+    assert f"CGXFFCV_LAUNCH='{wish}': plain is expected" in done.stdout
+
+
 def test_several_devices(built):
     if not built.emulated:
         pytest.skip("only the emulator has as many devices as one likes")

@@ -10,7 +10,7 @@ import c_units
 from checkout import CSRC, ROOT
 
 EMULATOR = ROOT / "tests" / "cuda" / "emulator"
-C_SOURCES = [CSRC / "base/status.c", CSRC / "device/cuda.c"]
+C_SOURCES = [CSRC / "base/environment.c", CSRC / "base/status.c", CSRC / "device/cuda.c"]
 CUDA_SOURCES = [CSRC / "device/probe.cu"]
 MACHINE = [EMULATOR / f"{name}.cc" for name in ("block", "check", "memory", "runtime", "streams")]
 

@@ -1,10 +1,10 @@
 /* The memory of a context: one arena for held tensors, one for the others, and what the operators allocate. */
 #include "nn/cuda/context.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 #include "base/checked.h"
+#include "base/environment.h"
 #include "base/memory.h"
 
 #define CHANNEL_MULTIPLE 8 /* for activations: the kernels read 16 bytes at a time */
@@ -15,9 +15,13 @@ void *nn_cuda_tensor(const Context *context, int tensor) {
     return context->scratch + t->offset * (size_t)context->program->batch;
 }
 
-bool nn_cuda_fusion_wanted(const char *what) {
-    const char *setting = getenv("CGXFFCV_FUSED");
-    return setting == NULL || *setting == '\0' || strcmp(setting, "1") == 0 || strstr(setting, what) != NULL;
+static Status read_fusions(uint32_t *fusions) {
+    static const char *const words[] = {"forward", "filter", "narrow", "1", "0", NULL}; /* first Fusion's bits */
+    const uint32_t one = FUSION_ALL + 1;
+    uint32_t chosen = one;
+    TRY(environment_words("CGXFFCV_FUSED", words, &chosen));
+    *fusions = (chosen & one) != 0 ? FUSION_ALL : chosen & FUSION_ALL;
+    return STATUS_OK;
 }
 
 Status nn_cuda_context_alloc(Context *context, size_t bytes, void *out) {
@@ -114,6 +118,7 @@ Status nn_cuda_context_create(NnModel *model, const Program *program, Context **
     context->gradient_factor = 1;
     context->block_room = 16 + 4 * program->op_count;
     TRY_GOTO(check_channels(context));
+    TRY_GOTO(read_fusions(&context->fusions));
     TRY_GOTO(memory_calloc((size_t)context->block_room, sizeof *context->blocks, &context->blocks));
     TRY_GOTO(memory_calloc((size_t)program->op_count, sizeof *context->states, &context->states));
     TRY_GOTO(nn_cuda_convs_create(context->stream, &context->convs));

@@ -18,6 +18,9 @@ typedef struct OpState {
     bool pooled_filter; /* convolution: its filter gradient comes from the norm's, see conv/pooled_filter_op.c */
 } OpState;
 
+/* The kernels in place of one per pass, or of cuDNN's, that CGXFFCV_FUSED allows. */
+typedef enum Fusion { FUSION_FORWARD = 1, FUSION_FILTER = 2, FUSION_NARROW = 4, FUSION_ALL = 7 } Fusion;
+
 struct Context {
     NnModel *model;         /* borrowed until nn_cuda_context_destroy */
     const Program *program; /* likewise */
@@ -37,6 +40,7 @@ struct Context {
     const void *images;
     const int64_t *labels;
     float *losses, *logits; /* NULL if not wanted */
+    uint32_t fusions;       /* of Fusion */
     float gradient_factor;  /* converts gradients of the summed loss to those of the reduced loss */
     void **blocks;          /* owned: device memory of nn_cuda_context_alloc */
     int block_count, block_room;
@@ -52,10 +56,6 @@ void nn_cuda_context_destroy(Context *context);
 
 /* Zeroed device memory that lives as long as the context. */
 Status nn_cuda_context_alloc(Context *context, size_t bytes, void *out);
-
-/* Whether to use the fused kernels "forward" and "filter", or "narrow" instead of cuDNN. The environment variable
- * CGXFFCV_FUSED decides, when a context is created: 0 none, 1 or unset all, else those it names. */
-bool nn_cuda_fusion_wanted(const char *what);
 
 /* An operator's filters in storage precision. */
 const void *nn_cuda_filters(const Context *context, const Op *op);

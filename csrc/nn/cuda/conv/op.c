@@ -32,7 +32,7 @@ static bool has_pass(const Program *program, PassKind kind, int op) {
 static Status create_pass(Context *context, int op, PassKind kind, CudaConvPass pass, bool *narrow, CudaConv **out) {
     if (!has_pass(context->program, kind, op)) return STATUS_OK;
     CudaConvShape shape = conv_shape_of(context, &context->program->ops[op], pass);
-    if (narrow != NULL) *narrow = nn_cuda_fusion_wanted("narrow") && nn_cuda_conv_narrow_fits(&shape);
+    if (narrow != NULL) *narrow = (context->fusions & FUSION_NARROW) != 0 && nn_cuda_conv_narrow_fits(&shape);
     if (narrow != NULL && *narrow) return STATUS_OK;
     return nn_cuda_conv_create(context->convs, &shape, out);
 }

@@ -24,6 +24,7 @@ static bool read_by_others(const Program *program, int tensor, int reader) {
 /* A residual is allowed only in training, where another pass adds it. */
 static bool can_pool(const Context *context, int conv) {
     const Program *program = context->program;
+    if ((context->fusions & FUSION_FORWARD) == 0) return false;
     const Op *o = &program->ops[conv], *norm = o + 1;
     if (o->node.kind != NODE_CONV || conv + 1 >= program->op_count || norm->node.kind != NODE_NORM) return false;
     if (o->node.kernel != 3 || o->node.stride != 1 || o->node.padding != 1 || o->node.bias) return false;
@@ -34,7 +35,7 @@ static bool can_pool(const Context *context, int conv) {
 }
 
 void nn_cuda_conv_pool_choose(Context *context) {
-    for (int i = 1; i < context->program->op_count && nn_cuda_fusion_wanted("forward"); i++) {
+    for (int i = 1; i < context->program->op_count; i++) {
         if (can_pool(context, i)) context->states[i].pooled = context->states[i + 1].pooled = true;
     }
 }

@@ -10,7 +10,7 @@ Status nn_cuda_pooled_filter_op_create(Context *context, int op) {
     const Op *o = &program->ops[op];
     const NnNodeDesc *node = &o->node;
     OpState *state = &context->states[op];
-    if (!nn_cuda_fusion_wanted("filter") || op + 1 == program->op_count) return STATUS_OK;
+    if ((context->fusions & FUSION_FILTER) == 0 || op + 1 == program->op_count) return STATUS_OK;
     if (program->ops[op + 1].node.kind != NODE_NORM || nn_cuda_shape(context, o->output_gradient)->held)
         return STATUS_OK;
     if (node->kernel != 3 || node->stride != 1 || node->padding != 1) return STATUS_OK;
