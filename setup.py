@@ -64,7 +64,9 @@ class Feature:
 
 def features():
     return {
-        "mpi": Feature("mpi", "nothing is needed", ["comm/mpi.c", "comm/mpi_library.c"], ["comm/mpi_none.c"]),
+        "mpi": Feature(
+            "mpi", "nothing is needed", ["comm/mpi.c", "comm/mpi_world.c", "comm/mpi_library.c"], ["comm/mpi_none.c"]
+        ),
         "onednn": Feature(
             "onednn", "pip install onednn-devel-cpu-gomp onednn-cpu-gomp", ["nn/cpu/dnnl*.c"], ["nn/cpu/none.c"]
         ),

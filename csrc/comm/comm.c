@@ -61,7 +61,7 @@ static Status create_alone(const CommOptions *options, Comm **out) {
 }
 
 typedef struct WorldGather {
-    CommNet *net;
+    CommNetWorld *net;
     int64_t deadline_ns;
     const CommHooks *hooks;
 } WorldGather;
@@ -73,7 +73,7 @@ static Status gather_world(void *context, const void *mine, size_t bytes, void *
 
 static Status create_from_mpi(const CommOptions *options, Comm **out) {
     Status status = STATUS_OK;
-    CommNet *net = NULL;
+    CommNetWorld *net = NULL;
     int rank, size;
     double timeout_s = options->timeout_s > 0 ? options->timeout_s : COMM_DEFAULT_TIMEOUT_S;
     int64_t deadline_ns = clock_deadline_ns(timeout_s);

@@ -30,15 +30,15 @@ typedef struct Tally {
 
 struct Comm {
     int rank, size, node, nodes;
-    CommPlace *places;   /* owned, [size] */
-    int *rank_of_seat;   /* owned, [segment.seats] */
-    int *others;         /* owned, [size - 1]: all ranks but this one */
-    bool *shares;        /* owned, [size]: reached through the segment */
-    CommSegment segment; /* its mapping is owned */
-    CommNet *net;        /* owned; NULL where the segment reaches everyone */
-    CommNet *world_net;  /* borrowed from the process */
-    bool disconnected;   /* nobody can be reached */
-    uint64_t host;       /* equal on ranks that may share a segment */
+    CommPlace *places;       /* owned, [size] */
+    int *rank_of_seat;       /* owned, [segment.seats] */
+    int *others;             /* owned, [size - 1]: all ranks but this one */
+    bool *shares;            /* owned, [size]: reached through the segment */
+    CommSegment segment;     /* its mapping is owned */
+    CommNet *net;            /* owned; NULL where the segment reaches everyone */
+    CommNetWorld *world_net; /* borrowed from the process */
+    bool disconnected;       /* nobody can be reached */
+    uint64_t host;           /* equal on ranks that may share a segment */
     uint32_t id;
     int owner_pid;
     double timeout_s;
@@ -83,8 +83,8 @@ typedef struct Bootstrap {
     int rank, size; /* among the gathering ranks */
     int color, key;
     int world_rank, topology;
-    uint64_t host, machine; /* equal on ranks that may share a segment; that count as one node without a topology */
-    CommNet *world_net;     /* NULL without MPI */
+    uint64_t host, machine;  /* equal on ranks that may share a segment; that count as one node without a topology */
+    CommNetWorld *world_net; /* NULL without MPI */
     CommOptions options;
 } Bootstrap;
 

@@ -1,19 +1,14 @@
 /* Frames between hosts over MPI's nonblocking point-to-point calls.
  *
- * Every communicator has its own tags on one duplicate of MPI_COMM_WORLD. Receives are posted ahead in small windows,
- * one window for each (sender, channel) that was ever asked for, so that large frames arrive while the reader works.
- * One lock serialises our calls to MPI; none of them blocks, so nobody waits for it long. */
-#include "comm/mpi_library.h"
-#include "comm/net.h"
-#include "comm/start.h"
+ * Every communicator has its own tags on the world's duplicate of MPI_COMM_WORLD. Receives are posted ahead in small
+ * windows, one window for each (sender, channel) that was ever asked for, so that large frames arrive while the reader
+ * works. */
+#include "comm/mpi_world.h"
 
-#include <pthread.h>
 #include <sched.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/clock.h"
-#include "base/handlers.h"
 #include "base/memory.h"
 
 #define CONTROL NET_CHANNELS
@@ -25,7 +20,6 @@
 #define FLUSH_S 2.0
 #define FLUSH_LEAVE_S 0.2
 #define FLUSH_BROKEN_S 0.05
-#define MEET_S 0.5
 
 _Static_assert(CONTROL < TAGS_PER_NET, "a tag for each channel");
 
@@ -59,9 +53,8 @@ typedef struct MpiJob {
 } MpiJob;
 
 struct CommNet {
-    CommNet *world; /* borrowed; itself for the net of the world */
-    MpiHandle mpi;  /* of the world's net: the duplicate of MPI's world */
-    CommNet *next;  /* of the world's net: the previous one */
+    const CommNetWorld *world; /* borrowed */
+    const CommMpi *mpi;        /* borrowed: the world's */
 
     int rank, size, tag_base;
     size_t slot_bytes;
@@ -83,48 +76,25 @@ struct CommNet {
     _Atomic uint32_t events;
 };
 
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-/* Duplicates are never freed: MPI would reuse their context number while a late message (from a rank that has left) is
- * still in flight to the old one. */
-static CommNet *worlds;
-static pid_t initialised_by; /* this process, or the one that forked it, or 0 */
-static const CommMpi *mpi;   /* borrowed: set, under the lock, before there is a net */
-
-static Status check_mpi(int error, const char *what) {
-    if (error == MPI_OK) return STATUS_OK;
-    char text[MPI_ERROR_TEXT_BYTES] = "";
-    int length = 0;
-    mpi->Error_string(error, text, &length);
-    FAIL(STATUS_TRANSPORT, "%s: %.400s", what, text);
-}
-
-#define TRY_MPI(name, ...) TRY(check_mpi(mpi->name(__VA_ARGS__), "MPI_" #name))
-#define TRY_MPI_GOTO(name, ...) TRY_GOTO(check_mpi(mpi->name(__VA_ARGS__), "MPI_" #name))
-
-/* Tests whether the request is complete; its status is not wanted. */
-static int mpi_test(void *request, int *finished) {
-    return mpi->Test(request, finished, (void *)mpi->abi.status_ignore);
-}
-
 /* ---- requests ---- */
 
 static Status net_reserve(CommNet *net) {
     if (net->count < net->capacity) return STATUS_OK;
     size_t old = (size_t)net->capacity, new = old == 0 ? 32 : 2 * old;
-    TRY(memory_resize(&net->requests, old * mpi->abi.handle_bytes, new * mpi->abi.handle_bytes));
+    TRY(memory_resize(&net->requests, old * net->mpi->abi.handle_bytes, new * net->mpi->abi.handle_bytes));
     TRY(memory_resize(&net->jobs, old * sizeof *net->jobs, new * sizeof *net->jobs));
     TRY(memory_resize(&net->indices, old * sizeof *net->indices, new * sizeof *net->indices));
-    TRY(memory_resize(&net->statuses, old * mpi->abi.status_bytes, new * mpi->abi.status_bytes));
+    TRY(memory_resize(&net->statuses, old * net->mpi->abi.status_bytes, new * net->mpi->abi.status_bytes));
     net->capacity = (int)new;
     return STATUS_OK;
 }
 
 static unsigned char *request_at(const CommNet *net, int index) {
-    return net->requests + (size_t)index * mpi->abi.handle_bytes;
+    return net->requests + (size_t)index * net->mpi->abi.handle_bytes;
 }
 
 static bool request_is_null(const CommNet *net, int index) {
-    return memcmp(request_at(net, index), &mpi->abi.request_null, mpi->abi.handle_bytes) == 0;
+    return memcmp(request_at(net, index), &net->mpi->abi.request_null, net->mpi->abi.handle_bytes) == 0;
 }
 
 /* The request itself has already been written after those in use. */
@@ -132,8 +102,8 @@ static void net_add(CommNet *net, const MpiJob *job) { net->jobs[net->count++] =
 
 static Status start_send(CommNet *net, int to, int channel, const void *frame, size_t bytes, const MpiJob *job) {
     TRY(net_reserve(net));
-    TRY_MPI(Isend, frame, (int)bytes, mpi->abi.byte, net->world_rank_of[to], net->tag_base + channel, net->world->mpi,
-            request_at(net, net->count));
+    TRY_MPI(net->mpi, Isend, frame, (int)bytes, net->mpi->abi.byte, net->world_rank_of[to], net->tag_base + channel,
+            net->world->handle, request_at(net, net->count));
     net->sending[to]++;
     net_add(net, job);
     return STATUS_OK;
@@ -142,8 +112,9 @@ static Status start_send(CommNet *net, int to, int channel, const void *frame, s
 static Status start_receive(CommNet *net, int from, int channel, MpiWindow *window, int frame) {
     TRY(net_reserve(net));
     window->done[frame] = false;
-    TRY_MPI(Irecv, window->memory + (size_t)frame * (size_t)window->frame_bytes, window->frame_bytes, mpi->abi.byte,
-            net->world_rank_of[from], net->tag_base + channel, net->world->mpi, request_at(net, net->count));
+    TRY_MPI(net->mpi, Irecv, window->memory + (size_t)frame * (size_t)window->frame_bytes, window->frame_bytes,
+            net->mpi->abi.byte, net->world_rank_of[from], net->tag_base + channel, net->world->handle,
+            request_at(net, net->count));
     window->posted[(window->first + window->posted_count++) % window->count] = frame;
     net_add(net, &(MpiJob){.kind = JOB_RECEIVE, .rank = from, .window = window, .frame = frame});
     return STATUS_OK;
@@ -151,8 +122,8 @@ static Status start_receive(CommNet *net, int from, int channel, MpiWindow *wind
 
 static Status start_control(CommNet *net) {
     TRY(net_reserve(net));
-    TRY_MPI(Irecv, &net->control, (int)sizeof net->control, mpi->abi.byte, mpi->abi.any_source, net->tag_base + CONTROL,
-            net->world->mpi, request_at(net, net->count));
+    TRY_MPI(net->mpi, Irecv, &net->control, (int)sizeof net->control, net->mpi->abi.byte, net->mpi->abi.any_source,
+            net->tag_base + CONTROL, net->world->handle, request_at(net, net->count));
     net_add(net, &(MpiJob){.kind = JOB_CONTROL, .rank = -1});
     return STATUS_OK;
 }
@@ -192,7 +163,7 @@ static Status net_finish(CommNet *net, const MpiJob *job, const void *result, bo
         *again = true;
     } else {
         int bytes = 0;
-        TRY_MPI(Get_count, result, mpi->abi.byte, &bytes);
+        TRY_MPI(net->mpi, Get_count, result, net->mpi->abi.byte, &bytes);
         job->window->got[job->frame] = bytes < 0 ? 0 : (size_t)bytes;
         job->window->done[job->frame] = true;
     }
@@ -204,33 +175,33 @@ static void compact(CommNet *net) {
     int kept = 0;
     for (int i = 0; i < net->count; i++) {
         if (request_is_null(net, i)) continue;
-        memmove(request_at(net, kept), request_at(net, i), mpi->abi.handle_bytes);
+        memmove(request_at(net, kept), request_at(net, i), net->mpi->abi.handle_bytes);
         net->jobs[kept++] = net->jobs[i];
     }
     net->count = kept;
 }
 
 /* The error in a status, which is valid only if the call that filled it reported a failure. */
-static int status_error(const unsigned char *result, bool one_has_failed) {
+static int status_error(const CommNet *net, const unsigned char *result, bool one_has_failed) {
     int error = MPI_OK;
-    if (one_has_failed) memcpy(&error, result + mpi->abi.status_error_at, sizeof error);
+    if (one_has_failed) memcpy(&error, result + net->mpi->abi.status_error_at, sizeof error);
     return error;
 }
 
 static Status test_requests(CommNet *net) {
     int finished = 0, class = MPI_OK;
-    int error = mpi->Testsome(net->count, net->requests, &finished, net->indices, net->statuses);
-    if (error != MPI_OK) mpi->Error_class(error, &class);
-    if (class != MPI_OK && class != mpi->abi.err_in_status) return check_mpi(error, "MPI_Testsome");
-    if (finished == mpi->abi.undefined || finished == 0) return STATUS_OK;
+    int error = net->mpi->Testsome(net->count, net->requests, &finished, net->indices, net->statuses);
+    if (error != MPI_OK) net->mpi->Error_class(error, &class);
+    if (class != MPI_OK && class != net->mpi->abi.err_in_status) return comm_mpi_check(net->mpi, error, "MPI_Testsome");
+    if (finished == net->mpi->abi.undefined || finished == 0) return STATUS_OK;
     Status status = STATUS_OK;
     bool again = false;
     for (int i = 0; i < finished && status == STATUS_OK; i++) {
         const MpiJob *job = &net->jobs[net->indices[i]];
-        const unsigned char *result = net->statuses + (size_t)i * mpi->abi.status_bytes;
-        int failure = status_error(result, class != MPI_OK);
+        const unsigned char *result = net->statuses + (size_t)i * net->mpi->abi.status_bytes;
+        int failure = status_error(net, result, class != MPI_OK);
         if (failure != MPI_OK) {
-            status = error_at_rank(check_mpi(failure, "transfer over MPI"), job->rank);
+            status = error_at_rank(comm_mpi_check(net->mpi, failure, "transfer over MPI"), job->rank);
         } else {
             status = net_finish(net, job, result, &again);
         }
@@ -242,11 +213,11 @@ static Status test_requests(CommNet *net) {
 }
 
 Status comm_net_progress(CommNet *net) {
-    pthread_mutex_lock(&lock);
+    pthread_mutex_lock(&comm_mpi_lock);
     Status status = test_requests(net);
     if (status == STATUS_OK && net->receive_failed)
         status = error_fail(STATUS_TRANSPORT, "MPI refused to post another receive");
-    pthread_mutex_unlock(&lock);
+    pthread_mutex_unlock(&comm_mpi_lock);
     return status;
 }
 
@@ -255,17 +226,17 @@ uint32_t comm_net_events(const CommNet *net) { return atomic_load_explicit(&net-
 /* ---- frames ---- */
 
 Status comm_net_send(CommNet *net, int to, int channel, const void *frame, size_t bytes, _Atomic uint32_t *readers) {
-    pthread_mutex_lock(&lock);
+    pthread_mutex_lock(&comm_mpi_lock);
     Status status =
         start_send(net, to, channel, frame, bytes, &(MpiJob){.kind = JOB_SEND, .rank = to, .readers = readers});
-    pthread_mutex_unlock(&lock);
+    pthread_mutex_unlock(&comm_mpi_lock);
     return status;
 }
 
 Status comm_net_post(CommNet *net, int to, int channel, const void *frame, size_t bytes) {
-    pthread_mutex_lock(&lock);
+    pthread_mutex_lock(&comm_mpi_lock);
     Status status = post_copy(net, to, channel, frame, bytes);
-    pthread_mutex_unlock(&lock);
+    pthread_mutex_unlock(&comm_mpi_lock);
     return status;
 }
 
@@ -307,18 +278,18 @@ static Status net_take(CommNet *net, int from, int channel, CommNetFrame *out) {
 }
 
 Status comm_net_take(CommNet *net, int from, int channel, CommNetFrame *out) {
-    pthread_mutex_lock(&lock);
+    pthread_mutex_lock(&comm_mpi_lock);
     Status status = net_take(net, from, channel, out);
-    pthread_mutex_unlock(&lock);
+    pthread_mutex_unlock(&comm_mpi_lock);
     return status;
 }
 
 void comm_net_release(CommNet *net, int from, int channel, int frame) {
     MpiWindow *window = *window_at(net, from, channel);
-    pthread_mutex_lock(&lock);
+    pthread_mutex_lock(&comm_mpi_lock);
     window->held--;
     if (start_receive(net, from, channel, window, frame) != STATUS_OK) net->receive_failed = true;
-    pthread_mutex_unlock(&lock);
+    pthread_mutex_unlock(&comm_mpi_lock);
 }
 
 int comm_net_held(const CommNet *net, int from, int channel) {
@@ -330,20 +301,15 @@ int comm_net_sending_to(const CommNet *net, int to) { return net->sending[to]; }
 
 /* ---- abort and departure ---- */
 
-static bool mpi_is_over(void) {
-    int finalized = 0;
-    return mpi == NULL || mpi->Finalized(&finalized) != MPI_OK || finalized;
-}
-
 static void send_control(CommNet *net, const ControlMessage *message, const bool *skip) {
-    if (mpi_is_over()) return;
-    pthread_mutex_lock(&lock);
+    if (comm_mpi_is_over(net->mpi)) return;
+    pthread_mutex_lock(&comm_mpi_lock);
     for (int rank = 0; rank < net->size; rank++) {
         if (rank == net->rank || (skip != NULL && skip[rank]) || atomic_load(&net->left[rank])) continue;
         (void)post_copy(net, rank, CONTROL, message, sizeof *message);
     }
     (void)test_requests(net);
-    pthread_mutex_unlock(&lock);
+    pthread_mutex_unlock(&comm_mpi_lock);
 }
 
 void comm_net_abort(CommNet *net, const AbortRecord *record, const bool *skip) {
@@ -374,9 +340,9 @@ static void free_net(CommNet *net) {
     memory_free(net);
 }
 
-static Status check_tags(const CommNet *world, uint32_t id) {
+static Status check_tags(const CommNetWorld *world, uint32_t id) {
     int *largest = NULL, found = 0;
-    TRY_MPI(Comm_get_attr, world->mpi, mpi->abi.tag_ub, &largest, &found);
+    TRY_MPI(world->mpi, Comm_get_attr, world->handle, world->mpi->abi.tag_ub, &largest, &found);
     int limit = found ? *largest : 32767;
     if (id >= (uint32_t)limit / TAGS_PER_NET) {
         FAIL(STATUS_TRANSPORT, "MPI has no tags left for communicator number %u (largest tag %d)", id, limit);
@@ -384,14 +350,15 @@ static Status check_tags(const CommNet *world, uint32_t id) {
     return STATUS_OK;
 }
 
-Status comm_net_create(CommNet *world, uint32_t id, int rank, int size, const int *world_rank_of, size_t slot_bytes,
-                       CommNet **out) {
+Status comm_net_create(CommNetWorld *world, uint32_t id, int rank, int size, const int *world_rank_of,
+                       size_t slot_bytes, CommNet **out) {
     Status status = STATUS_OK;
     CommNet *net = NULL;
     size_t n = (size_t)size;
     TRY(check_tags(world, id));
     TRY(memory_calloc(1, sizeof *net, &net));
     net->world = world;
+    net->mpi = world->mpi;
     net->rank = rank;
     net->size = size;
     net->slot_bytes = slot_bytes;
@@ -401,9 +368,9 @@ Status comm_net_create(CommNet *world, uint32_t id, int rank, int size, const in
     TRY_GOTO(memory_calloc(n, sizeof *net->sending, &net->sending));
     TRY_GOTO(memory_calloc(n, sizeof *net->left, &net->left));
     memcpy(net->world_rank_of, world_rank_of, n * sizeof *world_rank_of);
-    pthread_mutex_lock(&lock);
+    pthread_mutex_lock(&comm_mpi_lock);
     status = start_control(net);
-    pthread_mutex_unlock(&lock);
+    pthread_mutex_unlock(&comm_mpi_lock);
     if (status != STATUS_OK) goto done;
     *out = net;
     net = NULL;
@@ -424,14 +391,14 @@ static bool cancel_receives(CommNet *net) {
     for (int i = 0; i < net->count; i++) {
         if (net->jobs[i].kind == JOB_SEND || request_is_null(net, i)) continue;
         int finished = 0;
-        if (mpi->Cancel(request_at(net, i)) != MPI_OK) all = false;
-        if (mpi_test(request_at(net, i), &finished) != MPI_OK || !finished) all = false;
+        if (net->mpi->Cancel(request_at(net, i)) != MPI_OK) all = false;
+        if (comm_mpi_test(net->mpi, request_at(net, i), &finished) != MPI_OK || !finished) all = false;
     }
     return all;
 }
 
 void comm_net_flush(CommNet *net, double seconds) {
-    if (mpi_is_over()) return;
+    if (comm_mpi_is_over(net->mpi)) return;
     int64_t deadline_ns = clock_deadline_ns(seconds);
     while (sends_left(net) > 0 && !clock_expired(deadline_ns)) {
         if (comm_net_progress(net) != STATUS_OK) break;
@@ -440,7 +407,7 @@ void comm_net_flush(CommNet *net, double seconds) {
 }
 
 bool comm_net_destroy(CommNet *net, const bool *skip) {
-    if (mpi_is_over()) return false;
+    if (comm_mpi_is_over(net->mpi)) return false;
     if (atomic_load(&net->broken) || atomic_load(&net->aborted)) {
         comm_net_flush(net, FLUSH_BROKEN_S);
     } else {
@@ -449,152 +416,11 @@ bool comm_net_destroy(CommNet *net, const bool *skip) {
         send_control(net, &leave, skip);
         comm_net_flush(net, FLUSH_LEAVE_S);
     }
-    pthread_mutex_lock(&lock);
+    pthread_mutex_lock(&comm_mpi_lock);
     bool quiet = sends_left(net) == 0;
     quiet = cancel_receives(net) && quiet;
-    pthread_mutex_unlock(&lock);
+    pthread_mutex_unlock(&comm_mpi_lock);
     /* What MPI may still access is never freed: a broken job's last megabytes. */
     if (quiet) free_net(net);
     return quiet;
-}
-
-/* ---- the world ---- */
-
-static void start_mpi(void) {
-    int provided;
-    Handlers handlers;
-    handlers_save(&handlers); /* it opens more libraries */
-    const int error = mpi->Init_thread(NULL, NULL, mpi->abi.thread_multiple, &provided);
-    handlers_restore(&handlers);
-    if (error != MPI_OK) return;
-    initialised_by = getpid();
-    mpi->Comm_set_errhandler(mpi->abi.comm_world, mpi->abi.errors_return);
-    mpi->Comm_set_errhandler(mpi->abi.comm_self, mpi->abi.errors_return);
-}
-
-static Status initialise(int64_t deadline_ns, const CommHooks *hooks) {
-    int initialised = 0, finalized = 0, provided = 0;
-    const CommMpi *open = NULL;
-    TRY(comm_mpi_open(&open));
-    pthread_mutex_lock(&lock);
-    mpi = open;
-    pthread_mutex_unlock(&lock);
-    TRY_MPI(Initialized, &initialised);
-    TRY_MPI(Finalized, &finalized);
-    if (finalized) FAIL(STATUS_TRANSPORT, "MPI has been finalised: no communicator can be made any more");
-    if (!initialised) TRY(comm_start_once(start_mpi, "MPI_Init", deadline_ns, hooks));
-    TRY_MPI(Query_thread, &provided);
-    if (provided < mpi->abi.thread_serialized) {
-        FAIL(STATUS_TRANSPORT,
-             "MPI was initialised without thread support (level %d): ask for MPI_THREAD_MULTIPLE, or "
-             "let cgxffcv initialise it",
-             provided);
-    }
-    return STATUS_OK;
-}
-
-/* Polls one request, letting signals through. */
-static Status complete(MpiHandle *request, int64_t deadline_ns, const CommHooks *hooks, const char *what) {
-    int finished = 0;
-    for (int turn = 1;; turn++) {
-        pthread_mutex_lock(&lock);
-        int error = mpi_test(request, &finished);
-        pthread_mutex_unlock(&lock);
-        TRY(check_mpi(error, what));
-        if (finished) return STATUS_OK;
-        if (clock_expired(deadline_ns)) {
-            FAIL(STATUS_TIMEOUT, "not all ranks reached %s before the deadline: do all of them create it?", what);
-        }
-        if (turn < 100) {
-            sched_yield();
-            continue;
-        }
-        usleep(200);
-        if (turn % 100 == 0 && hooks->check != NULL) TRY(hooks->check(hooks->context));
-    }
-}
-
-Status comm_net_create_world(int64_t deadline_ns, const CommHooks *hooks, CommNet **out, int *rank, int *size) {
-    Status status = STATUS_OK;
-    CommNet *net = NULL;
-    MpiHandle request = 0;
-    TRY(initialise(deadline_ns, hooks));
-    TRY(memory_calloc(1, sizeof *net, &net));
-    net->world = net;
-    TRY_MPI_GOTO(Comm_rank, mpi->abi.comm_world, &net->rank);
-    TRY_MPI_GOTO(Comm_size, mpi->abi.comm_world, &net->size);
-    pthread_mutex_lock(&lock);
-    int error = mpi->Comm_idup(mpi->abi.comm_world, &net->mpi, &request);
-    pthread_mutex_unlock(&lock);
-    TRY_GOTO(check_mpi(error, "MPI_Comm_idup"));
-    status = complete(&request, deadline_ns, hooks, "the new world communicator");
-    if (status != STATUS_OK) {
-        net = NULL; /* MPI may still write into it */
-        goto done;
-    }
-    TRY_MPI_GOTO(Comm_set_errhandler, net->mpi, mpi->abi.errors_return);
-    *rank = net->rank;
-    *size = net->size;
-    *out = net;
-    pthread_mutex_lock(&lock);
-    net->next = worlds;
-    worlds = net;
-    pthread_mutex_unlock(&lock);
-    net = NULL;
-done:
-    memory_free(net);
-    return status;
-}
-
-Status comm_net_gather(CommNet *world, const void *mine, size_t bytes, void *all, int64_t deadline_ns,
-                       const CommHooks *hooks) {
-    Status status = STATUS_OK;
-    MpiHandle request = 0;
-    unsigned char *blocks = NULL; /* owned: rank r's block at r, mine again at the end */
-    size_t n = (size_t)world->size;
-    TRY(memory_alloc(n + 1, bytes, &blocks));
-    memcpy(blocks + n * bytes, mine, bytes);
-    pthread_mutex_lock(&lock);
-    int error = mpi->Iallgather(blocks + n * bytes, (int)bytes, mpi->abi.byte, blocks, (int)bytes, mpi->abi.byte,
-                                world->mpi, &request);
-    pthread_mutex_unlock(&lock);
-    TRY_GOTO(check_mpi(error, "MPI_Iallgather"));
-    status = complete(&request, deadline_ns, hooks, "the new world communicator");
-    if (status == STATUS_OK) {
-        memcpy(all, blocks, n * bytes);
-    } else {
-        blocks = NULL; /* MPI may still write into them */
-    }
-done:
-    memory_free(blocks);
-    return status;
-}
-
-Status comm_net_world_allreduce(CommNet *world, float *data, int64_t elems) {
-    const int64_t most = INT64_C(1) << 30;
-    for (int64_t at = 0; at < elems; at += most) {
-        int count = (int)(elems - at < most ? elems - at : most);
-        TRY_MPI(Allreduce, (const void *)mpi->abi.in_place, data + at, count, mpi->abi.float32, mpi->abi.sum,
-                world->mpi);
-    }
-    return STATUS_OK;
-}
-
-/* Waits until every rank has reached the end of its program; after a failure some may never, and it gives up. */
-static bool wait_for_all_ranks(bool after_failure) {
-    MpiHandle request = 0;
-    int64_t deadline_ns = clock_deadline_ns(after_failure ? MEET_S : 1e9);
-    int finished = 0;
-    if (mpi->Ibarrier(mpi->abi.comm_world, &request) != MPI_OK) return false;
-    while (!clock_expired(deadline_ns)) {
-        if (mpi_test(&request, &finished) != MPI_OK) return false;
-        if (finished) return true;
-        usleep(500);
-    }
-    return false;
-}
-
-void comm_net_finalize(bool after_failure) {
-    if (initialised_by != getpid() || mpi_is_over()) return;
-    if (wait_for_all_ranks(after_failure)) mpi->Finalize();
 }

@@ -1,5 +1,5 @@
 /* MPI without mpi.h: which library is opened, its functions, and the constants that each family of MPI libraries has
- * chosen for itself. mpi_library.c opens it when it is first needed; mpi.c uses it.
+ * chosen for itself. mpi_library.c opens it when it is first needed; mpi_world.c and mpi.c use it.
  *
  * A handle (of a communicator, a type, a request) is a pointer in Open MPI and in the standard ABI of MPI 5.0, and an
  * int in MPICH. Passed by value, the two look the same where registers and stack slots have 64 bits. A variable that a

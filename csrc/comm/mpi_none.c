@@ -14,19 +14,19 @@ Status comm_mpi_name(bool open, CommMpiName *out) {
     return STATUS_OK;
 }
 
-Status comm_net_create_world(int64_t deadline_ns, const CommHooks *hooks, CommNet **out, int *rank, int *size) {
+Status comm_net_create_world(int64_t deadline_ns, const CommHooks *hooks, CommNetWorld **out, int *rank, int *size) {
     (void)deadline_ns, (void)hooks, (void)out, (void)rank, (void)size;
     return not_built();
 }
 
-Status comm_net_gather(CommNet *world, const void *mine, size_t bytes, void *all, int64_t deadline_ns,
+Status comm_net_gather(CommNetWorld *world, const void *mine, size_t bytes, void *all, int64_t deadline_ns,
                        const CommHooks *hooks) {
     (void)world, (void)mine, (void)bytes, (void)all, (void)deadline_ns, (void)hooks;
     return not_built();
 }
 
-Status comm_net_create(CommNet *world, uint32_t id, int rank, int size, const int *world_rank_of, size_t slot_bytes,
-                       CommNet **out) {
+Status comm_net_create(CommNetWorld *world, uint32_t id, int rank, int size, const int *world_rank_of,
+                       size_t slot_bytes, CommNet **out) {
     (void)world, (void)id, (void)rank, (void)size, (void)world_rank_of, (void)slot_bytes, (void)out;
     return not_built();
 }
@@ -89,7 +89,7 @@ bool comm_net_has_left(const CommNet *net, int rank) {
     return false;
 }
 
-Status comm_net_world_allreduce(CommNet *world, float *data, int64_t elems) {
+Status comm_net_world_allreduce(CommNetWorld *world, float *data, int64_t elems) {
     (void)world, (void)data, (void)elems;
     return not_built();
 }

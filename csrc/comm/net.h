@@ -1,8 +1,9 @@
-/* The transport between hosts: mpi.c, or mpi_none.c, the stub for a build without MPI.
+/* The transport between hosts: mpi.c and mpi_world.c, or mpi_none.c, the stub for a build without MPI.
  *
- * A Net belongs to one communicator and moves whole frames between its ranks on channels (one per lane, one for the
- * boards, one for control). Nothing here blocks: requests are started, and comm_net_progress completes them. Frames of
- * one (from, to, channel) arrive in order. A frame is a FrameHeader in SEGMENT_FRAME_BYTES bytes, then its data. */
+ * A world is all ranks of the job. A net belongs to one communicator in it and moves whole frames between its ranks on
+ * channels (one per lane, one for the boards, one for control). Nothing here blocks: requests are started, and
+ * comm_net_progress completes them. Frames of one (from, to, channel) arrive in order. A frame is a FrameHeader in
+ * SEGMENT_FRAME_BYTES bytes, then its data. */
 #ifndef CGXFFCV_COMM_NET_H
 #define CGXFFCV_COMM_NET_H
 
@@ -11,6 +12,7 @@
 #define NET_BOARD SEGMENT_LANES /* the channel of the small collectives */
 #define NET_CHANNELS (SEGMENT_LANES + 1)
 
+typedef struct CommNetWorld CommNetWorld;
 typedef struct CommNet CommNet;
 
 typedef struct FrameHeader {
@@ -28,18 +30,18 @@ typedef struct CommNetFrame {
 int comm_net_running_size(void);
 
 /* Initialises MPI unless it is running already, and duplicates its world; gives the rank and size in the job. Polls the
- * check hook until `deadline_ns`; after that MPI may go on initialising, and a later call waits for it. The net lives
- * until the process ends. */
-Status comm_net_create_world(int64_t deadline_ns, const CommHooks *hooks, CommNet **out, int *rank, int *size);
+ * check hook until `deadline_ns`; after that MPI may go on initialising, and a later call waits for it. The world
+ * lives until the process ends. */
+Status comm_net_create_world(int64_t deadline_ns, const CommHooks *hooks, CommNetWorld **out, int *rank, int *size);
 
-/* Block r of `all` becomes rank r's `mine`, over all ranks of the job; only on the net of comm_net_create_world. */
-Status comm_net_gather(CommNet *world, const void *mine, size_t bytes, void *all, int64_t deadline_ns,
+/* Block r of `all` becomes rank r's `mine`, over all ranks of the job. */
+Status comm_net_gather(CommNetWorld *world, const void *mine, size_t bytes, void *all, int64_t deadline_ns,
                        const CommHooks *hooks);
 
 /* The net of a communicator whose rank r is `world_rank_of[r]` in the job; `id` is the same on all its ranks and
  * differs from that of any net that shares two of them. Frames hold at most `slot_bytes` of data. */
-Status comm_net_create(CommNet *world, uint32_t id, int rank, int size, const int *world_rank_of, size_t slot_bytes,
-                       CommNet **out);
+Status comm_net_create(CommNetWorld *world, uint32_t id, int rank, int size, const int *world_rank_of,
+                       size_t slot_bytes, CommNet **out);
 
 /* Waits briefly for transfers under way, then, if nothing failed, notifies the ranks not in `skip` that this one has
  * left. False if some transfers are still under way: then their memory must stay where it is. */
@@ -76,7 +78,7 @@ void comm_net_flush(CommNet *net, double seconds);
 bool comm_net_has_left(const CommNet *net, int rank);
 
 /* MPI_Allreduce itself: the sum of float32 over all ranks of the job, in place. Blocks without a deadline. */
-Status comm_net_world_allreduce(CommNet *world, float *data, int64_t elems);
+Status comm_net_world_allreduce(CommNetWorld *world, float *data, int64_t elems);
 
 /* Finalises MPI together with all ranks if comm_net_create_world initialised it; after a failure only if they arrive
  * within half a second. Nets that are left after that do nothing. */
