@@ -25,7 +25,7 @@ import numpy as np
 
 from cgxffcv import costs
 from cgxffcv.tensors import stream_number, take
-from cgxffcv.wording import Told, as_table, counted, whole_number
+from cgxffcv.wording import NotebookText, as_table, counted, whole_number
 
 #: The values that these arguments may take, as the core spells them.
 ALGORITHMS, DTYPES, OPS = _cgxffcv.ALLREDUCE_ALGORITHMS, _cgxffcv.ALLREDUCE_DTYPES, _cgxffcv.ALLREDUCE_OPS
@@ -430,7 +430,7 @@ class AllreducePlan:
 
     def explain(self) -> str:
         """What was chosen and why, how each layer is sent, and what it is predicted to cost."""
-        return Told(self._plan.explain())
+        return NotebookText(self._plan.explain())
 
     def _repr_html_(self) -> str:
         rows = [line.partition(":")[::2] for line in self.explain().strip().splitlines()]

@@ -73,7 +73,7 @@ def size(count: float) -> str:
     return f"{count:.1f} TB"
 
 
-class Told(str):
+class NotebookText(str):
     """A text of several lines, which a notebook shows as `print` would."""
 
     __slots__ = ()

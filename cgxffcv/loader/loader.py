@@ -23,7 +23,7 @@ from cgxffcv.loader.sources import Opened, Readers, absolute, all_paths
 from cgxffcv.pipeline.compile import Output
 from cgxffcv.reader import Reader, check_custom_names, custom_fields_of, layouts_of
 from cgxffcv.sheet import as_html
-from cgxffcv.wording import Told, noted, whole_number
+from cgxffcv.wording import NotebookText, noted, whole_number
 
 MAX_EPOCH = 2**32 - 1
 
@@ -489,7 +489,7 @@ class Loader:
 
     def explain(self) -> str:
         """What is done to each sample and each batch, where, and how much memory it takes: a text to print."""
-        return Told(explain(self._plan))
+        return NotebookText(explain(self._plan))
 
     def __reduce__(self) -> tuple:
         """A copy, or what another process unpickles, is a loader of its own with the same settings and seed, before its

@@ -29,7 +29,7 @@ from cgxffcv.train.selection import HardestImages
 from cgxffcv.train.steps import Parts, open_evaluation, open_steps
 from cgxffcv.train.tally import Tally, TrainingDiverged, compare_replicas, epoch_report
 from cgxffcv.train.team import Team
-from cgxffcv.wording import Told, counted
+from cgxffcv.wording import NotebookText, counted
 
 __all__ = ["Compression", "Trainer", "TrainingDiverged"]
 
@@ -308,7 +308,7 @@ class Trainer:
 
     def explain(self) -> str:
         """How gradients are exchanged, in words."""
-        return Told(self._core.explain())
+        return NotebookText(self._core.explain())
 
     def algorithms(self) -> dict[str, Any]:
         """How the convolutions of the plans made so far are computed, in JSON's types: the device, the library with its

@@ -170,7 +170,7 @@ def values():
     model.build(LATER)
     for step in range(1, 5):
         expected.check(model.backward(), step)
-    assert len(model.state._kept) == 2
+    assert len(model.state._recurring) == 2
 
     seen = {}
 
@@ -206,7 +206,7 @@ def adapted():
         if step < 2:
             model.build(FIRST if step == 0 else LATER)
         expected.check(model.backward(), step)
-        assert (len(model.state._kept) == 2) == (step >= 2) or step > 3  # other bits make other plans
+        assert (len(model.state._recurring) == 2) == (step >= 2) or step > 3  # other bits make other plans
         chosen.append(model.state.adapted_bits)
         expected.specs["a"] = complete(chosen[-1]["a"], 256)
     return chosen

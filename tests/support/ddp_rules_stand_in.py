@@ -155,7 +155,7 @@ def nothing_inside():
     """CGX_INTRA_COMPRESS=0 inside a host: nothing is compressed. Between hosts it is."""
     made, state_module = [], sys.modules["cgxffcv.interop.ddp.state"]
     state_module.Buckets = lambda group, place, rules, *_: (
-        made.append(rules.bits.default) or types.SimpleNamespace(kept={})
+        made.append(rules.bits.default) or types.SimpleNamespace(recurring={})
     )
     os.environ["CGX_INTRA_COMPRESS"] = "0"
     for nodes in ([0, 0], [0, 1]):

@@ -39,7 +39,7 @@ from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.nn.parallel import DistributedDataParallel
 
-from cgxffcv.interop.ddp import beside
+from cgxffcv.interop.ddp import overlap
 from cgxffcv.interop.torch import CGXState, cgx_hook
 
 CASES = sys.argv[1].split(",")
@@ -255,12 +255,12 @@ class NoLane:
 def at_the_end():
     """The assumption behind what the hook does on GPUs: what it leaves to the end of a backward pass is complete when
     DistributedDataParallel looks at the gradients. Here it is sums of the process group, which are waited for then."""
-    beside._stream = lambda index: 0
+    overlap._stream = lambda index: 0
     size, group = dist.get_world_size(), dist.group.WORLD
     for ddp in ({}, {"gradient_as_bucket_view": True}, {"static_graph": True}, {"find_unused_parameters": True}):
         module, known = Weights(torch.float32), {}
         wrapped = DistributedDataParallel(module, bucket_cap_mb=SMALL / 2**20, **ddp)
-        passes = beside.Beside(NoLane(), group, None)
+        passes = overlap.Overlap(NoLane(), group, None)
         passes._sums = dist.AllreduceOptions()  # a sum, which gloo has
 
         def hook(state: object, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
@@ -270,7 +270,7 @@ def at_the_end():
                 return default_hooks.allreduce_hook(group, bucket)
             buffer.div_(size)
             state.append(bucket.index())
-            return beside.Kept(buffer, bucket, passes, None, None).put()  # noqa: B023
+            return overlap.RecurringBucket(buffer, bucket, passes, None, None).put()  # noqa: B023
 
         quick: list[int] = []
         wrapped.register_comm_hook(quick, hook)

@@ -13,8 +13,8 @@ from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 
 from cgxffcv.allreduce import AllreducePlan
 from cgxffcv.interop.ddp.across import Carrier, Messages
-from cgxffcv.interop.ddp.beside import Beside, Kept
 from cgxffcv.interop.ddp.layout import Layout
+from cgxffcv.interop.ddp.overlap import Overlap, RecurringBucket
 from cgxffcv.interop.ddp.trial import Trial
 from cgxffcv.interop.ddp.worker import Worker
 
@@ -31,19 +31,19 @@ class Bucket(ABC):
     def __init__(self, layout: Layout, plan: AllreducePlan | None) -> None:
         self.layout, self.plan = layout, plan
         self._came: weakref.ref[torch.Tensor] | None = None
-        self.kept_as = 0  # the identity of the buffer that has come again
+        self.buffer_id = 0  # the identity of the buffer that has come again
 
     @abstractmethod
     def put(self, bucket: dist.GradBucket) -> torch.futures.Future:
         """Averages the bucket's buffer in place."""
 
-    def keep(self, buffer: torch.Tensor, bucket: dist.GradBucket) -> Kept | None:
+    def recurring(self, buffer: torch.Tensor, bucket: dist.GradBucket) -> RecurringBucket | None:
         """What is faster than `put` for a buffer that has come before; None if there is no such way, or it is new."""
         again = self._came is not None and self._came() is buffer
         self._came = weakref.ref(buffer)
-        return self._kept(buffer, bucket) if again else None
+        return self._recurring(buffer, bucket) if again else None
 
-    def _kept(self, buffer: torch.Tensor, bucket: dist.GradBucket) -> Kept | None:
+    def _recurring(self, buffer: torch.Tensor, bucket: dist.GradBucket) -> RecurringBucket | None:
         return None
 
     def finish(self) -> None:  # noqa: B027
@@ -67,20 +67,20 @@ class PlainBucket(Bucket):
         self,
         layout: Layout,
         group: dist.ProcessGroup,
-        beside: Beside | None = None,
+        overlap: Overlap | None = None,
         trial: Trial | None = None,
         reason: str = "",
     ) -> None:
         super().__init__(layout, None)
-        self._group, self._beside, self._trial, self._reason = group, beside, trial, reason
+        self._group, self._overlap, self._trial, self._reason = group, overlap, trial, reason
 
     def put(self, bucket: dist.GradBucket) -> torch.futures.Future:
         return default_hooks.allreduce_hook(self._group, bucket)
 
-    def _kept(self, buffer: torch.Tensor, bucket: dist.GradBucket) -> Kept | None:
-        if self._beside is None or not self._beside.can_sum:
+    def _recurring(self, buffer: torch.Tensor, bucket: dist.GradBucket) -> RecurringBucket | None:
+        if self._overlap is None or not self._overlap.can_sum:
             return None
-        return Kept(buffer, bucket, self._beside, self._trial, None)
+        return RecurringBucket(buffer, bucket, self._overlap, self._trial, None)
 
     @property
     def wire_bytes(self) -> int:
@@ -117,7 +117,7 @@ class HostBucket(Bucket):
         self.plan.run(as_array(buffer))
 
 
-class CarriedPlainBucket(PlainBucket):
+class HookGroupBucket(PlainBucket):
     """In host memory of ranks that do not share it, and nothing of it is compressed: summed by a process group of the
     hook's, in turn with what is, so that its waits have the hook's deadline and its failures name a rank."""
 

@@ -74,7 +74,7 @@ class GpuPlan:
         self._plan.put([self.tensor(buffer)], stream)
 
     @property
-    def put_beside(self) -> Callable[[_cgxffcv.Tensor, int, int, int], None]:
+    def put_overlapped(self) -> Callable[[_cgxffcv.Tensor, int, int, int], None]:
         return self._plan.enqueue_on_lane
 
 
@@ -109,7 +109,7 @@ def _as_bytes(tensor: torch.Tensor) -> _cgxffcv.Tensor:
     return _cgxffcv.tensor_of_address(tensor, tensor.data_ptr(), (tensor.numel(),), None, "uint8", True)
 
 
-def put_beside(plan: GpuPlan, lane: Lane, bucket: dist.GradBucket) -> torch.futures.Future:
+def put_overlapped(plan: GpuPlan, lane: Lane, bucket: dist.GradBucket) -> torch.futures.Future:
     """Puts the sum on the lane, at once."""
     buffer = bucket.buffer()
     lane.follow()

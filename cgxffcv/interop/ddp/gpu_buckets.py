@@ -11,19 +11,19 @@ import torch.distributed as dist
 from cgxffcv.allreduce import AllreducePlan
 from cgxffcv.interop.ddp import gpu
 from cgxffcv.interop.ddp.across import Carrier, Messages
-from cgxffcv.interop.ddp.beside import Beside, Kept
 from cgxffcv.interop.ddp.buckets import Bucket, PlainBucket, as_array
 from cgxffcv.interop.ddp.layout import Layout
+from cgxffcv.interop.ddp.overlap import Overlap, RecurringBucket
 from cgxffcv.interop.ddp.trial import Trial
 from cgxffcv.interop.ddp.worker import Worker
 
 
 class TriedBucket(Bucket):
     def __init__(
-        self, layout: Layout, plan: AllreducePlan, group: dist.ProcessGroup, beside: Beside, trial: Trial | None
+        self, layout: Layout, plan: AllreducePlan, group: dist.ProcessGroup, overlap: Overlap, trial: Trial | None
     ) -> None:
         super().__init__(layout, plan)
-        self._beside, self._trial = beside, trial
+        self._overlap, self._trial = overlap, trial
         self._plain = PlainBucket(layout, group)
 
     def put(self, bucket: dist.GradBucket) -> torch.futures.Future:
@@ -36,7 +36,7 @@ class TriedBucket(Bucket):
         """Averages the bucket, compressed."""
 
     def finish(self) -> None:
-        self._beside.lane.stream.synchronize()
+        self._overlap.lane.stream.synchronize()
 
     @property
     def _went_plain(self) -> bool:
@@ -58,24 +58,26 @@ class GpuBucket(TriedBucket):
         layout: Layout,
         plan: AllreducePlan,
         group: dist.ProcessGroup,
-        beside: Beside,
+        overlap: Overlap,
         trial: Trial | None,
         worker: Worker,
     ) -> None:
-        super().__init__(layout, plan, group, beside, trial)
+        super().__init__(layout, plan, group, overlap, trial)
         self._worker, self._gpu_plan = worker, gpu.GpuPlan(layout, plan)
 
     def _put(self, bucket: dist.GradBucket) -> torch.futures.Future:
         if self.plan.recordable:
-            return gpu.put_beside(self._gpu_plan, self._beside.lane, bucket)
-        return gpu.put_behind(self._gpu_plan, self._beside.lane, bucket, self._worker)
+            return gpu.put_overlapped(self._gpu_plan, self._overlap.lane, bucket)
+        return gpu.put_behind(self._gpu_plan, self._overlap.lane, bucket, self._worker)
 
-    def _kept(self, buffer: torch.Tensor, bucket: dist.GradBucket) -> Kept | None:
+    def _recurring(self, buffer: torch.Tensor, bucket: dist.GradBucket) -> RecurringBucket | None:
         if not self.plan.recordable:
             return None
-        put, tensor = self._gpu_plan.put_beside, self._gpu_plan.tensor(buffer)
-        lane = self._beside.lane.number
-        return Kept(buffer, bucket, self._beside, self._trial, lambda stream, blocks: put(tensor, stream, lane, blocks))
+        put, tensor = self._gpu_plan.put_overlapped, self._gpu_plan.tensor(buffer)
+        lane = self._overlap.lane.number
+        return RecurringBucket(
+            buffer, bucket, self._overlap, self._trial, lambda stream, blocks: put(tensor, stream, lane, blocks)
+        )
 
 
 class CarriedOnGpuBucket(TriedBucket):
@@ -86,24 +88,24 @@ class CarriedOnGpuBucket(TriedBucket):
         layout: Layout,
         messages: gpu.GpuMessages,
         group: dist.ProcessGroup,
-        beside: Beside,
+        overlap: Overlap,
         trial: Trial | None,
     ) -> None:
-        super().__init__(layout, messages.plan, group, beside, trial)
+        super().__init__(layout, messages.plan, group, overlap, trial)
         self._messages = messages
 
     def _put(self, bucket: dist.GradBucket) -> torch.futures.Future:
-        return gpu.put_carried(self._messages, self._beside.lane, bucket)
+        return gpu.put_carried(self._messages, self._overlap.lane, bucket)
 
-    def _kept(self, buffer: torch.Tensor, bucket: dist.GradBucket) -> Kept | None:
-        messages, lane = self._messages, self._beside.lane
+    def _recurring(self, buffer: torch.Tensor, bucket: dist.GradBucket) -> RecurringBucket | None:
+        messages, lane = self._messages, self._overlap.lane
 
         def put(_: int, blocks: int) -> None:
             lane.follow()
             with torch.cuda.stream(lane.stream):
                 messages.put(buffer, lane.number)
 
-        return Kept(buffer, bucket, self._beside, self._trial, put)
+        return RecurringBucket(buffer, bucket, self._overlap, self._trial, put)
 
 
 class CarriedGpuBucket(TriedBucket):
@@ -114,19 +116,19 @@ class CarriedGpuBucket(TriedBucket):
         layout: Layout,
         plan: AllreducePlan,
         group: dist.ProcessGroup,
-        beside: Beside,
+        overlap: Overlap,
         trial: Trial | None,
         worker: Worker,
         carrier: Carrier,
     ) -> None:
-        super().__init__(layout, plan, group, beside, trial)
+        super().__init__(layout, plan, group, overlap, trial)
         self._worker, self._carrier = worker, carrier
         self._messages = Messages(plan, carrier.groups(plan.algorithm))
         self._host = torch.empty(layout.elems, dtype=layout.parameters[0].dtype, pin_memory=True)
         self._here = torch.cuda.Event()
 
     def _put(self, bucket: dist.GradBucket) -> torch.futures.Future:
-        buffer, lane = bucket.buffer(), self._beside.lane
+        buffer, lane = bucket.buffer(), self._overlap.lane
         lane.follow()
         with torch.cuda.stream(lane.stream):
             self._host.copy_(buffer, non_blocking=True)

@@ -17,7 +17,7 @@ from cgxffcv.interop.ddp.backend import refuse_cgx_backend
 from cgxffcv.interop.ddp.layout import Names, Rules
 from cgxffcv.interop.ddp.memory import Memory
 from cgxffcv.interop.ddp.table import Buckets
-from cgxffcv.wording import Told
+from cgxffcv.wording import NotebookText
 
 
 def _one_of(argument: str, value: str, allowed: tuple[str, ...]) -> str:
@@ -101,7 +101,7 @@ class CGXState:
     def _begin(self) -> None:
         self._memory = Memory()
         self._buckets: Buckets | None = None
-        self._kept: dict[int, Any] = {}  # of the buckets, to be looked up first
+        self._recurring: dict[int, Any] = {}  # of the buckets, to be looked up first
 
     def __getstate__(self) -> dict[str, Any]:
         """The settings only: a copy, for example of a model with this hook, starts without buckets. TypeError for a
@@ -111,7 +111,9 @@ class CGXState:
                 "a CGXState of a process group other than the default one can be neither copied nor pickled: "
                 "state_dict() has what a checkpoint needs"
             )
-        settings = {name: value for name, value in vars(self).items() if name not in ("_memory", "_buckets", "_kept")}
+        settings = {
+            name: value for name, value in vars(self).items() if name not in ("_memory", "_buckets", "_recurring")
+        }
         return settings | {"process_group": None}
 
     def __setstate__(self, settings: dict[str, Any]) -> None:
@@ -145,7 +147,7 @@ class CGXState:
         if place.comm is not None:
             weakref.finalize(self, _leave, place.comm).atexit = False
         self._buckets = Buckets(group, place, rules, self.options, self.timeout, self._memory, self._policy)
-        self._kept = self._buckets.kept
+        self._recurring = self._buckets.recurring
         return self._buckets
 
     def _group(self) -> dist.ProcessGroup:
@@ -156,15 +158,15 @@ class CGXState:
         buffer = bucket.buffer()
         if self._policy is not None and self._buckets is not None and bucket.index() == 0:
             self._buckets.adapt()
-        kept = self._kept.get(id(buffer))
-        if kept is not None:
-            future = kept.put()
+        recurring = self._recurring.get(id(buffer))
+        if recurring is not None:
+            future = recurring.put()
             if future is not None:
                 return future
         if buffer.layout is not torch.strided:  # sparse gradients have buckets of their own
             return default_hooks.allreduce_hook(self._group(), bucket)
         buckets = self._buckets or self._join()
-        if kept is None and bucket.index() == 0:
+        if recurring is None and bucket.index() == 0:
             buckets.begin_step()
         return buckets.put(buffer, bucket)
 
@@ -216,7 +218,7 @@ class CGXState:
 
     def explain(self) -> str:
         """What was chosen for each bucket and why; nothing before the first step."""
-        return Told("" if self._buckets is None else self._buckets.explain())
+        return NotebookText("" if self._buckets is None else self._buckets.explain())
 
 
 def cgx_hook(state: CGXState, bucket: dist.GradBucket, *_: Any) -> torch.futures.Future[torch.Tensor]:

@@ -15,11 +15,10 @@ from cgxffcv.allreduce import AllreducePlan
 from cgxffcv.interop.ddp import gpu
 from cgxffcv.interop.ddp.across import Carrier, best_algorithm, compresses
 from cgxffcv.interop.ddp.adapter import Adapter
-from cgxffcv.interop.ddp.beside import Beside, Kept, begin_step
 from cgxffcv.interop.ddp.buckets import (
     Bucket,
     CarriedBucket,
-    CarriedPlainBucket,
+    HookGroupBucket,
     HostBucket,
     PlainBucket,
     as_array,
@@ -27,6 +26,7 @@ from cgxffcv.interop.ddp.buckets import (
 from cgxffcv.interop.ddp.gpu_buckets import CarriedGpuBucket, CarriedOnGpuBucket, GpuBucket
 from cgxffcv.interop.ddp.layout import Layout, Rules
 from cgxffcv.interop.ddp.memory import Memory
+from cgxffcv.interop.ddp.overlap import Overlap, RecurringBucket, begin_step
 from cgxffcv.interop.ddp.rendezvous import GroupPlace, compare
 from cgxffcv.interop.ddp.trial import Trial
 from cgxffcv.interop.ddp.worker import Worker
@@ -60,8 +60,8 @@ class Buckets:
         if policy is not None and place.size > 1:
             self.adapter = Adapter(policy, place.meeting.gather, place.rank, memory.bits, memory.call)
         self.trial: Trial | None = None
-        self.kept: dict[int, Kept] = {}  # by the identities of their buffers, which they hold
-        self._besides: dict[int, Beside] = {}
+        self.recurring: dict[int, RecurringBucket] = {}  # by the identities of their buffers, which they hold
+        self._overlaps: dict[int, Overlap] = {}
         self._known: dict[tuple[int, ...], Bucket] = {}
         self.adapt()  # the first step has begun
 
@@ -72,11 +72,11 @@ class Buckets:
         """Averages the bucket's buffer in place; for the first time, and as long as its buffers change."""
         key = tuple(map(id, bucket.parameters()))
         known = self._known.get(key) or self._add(Layout.of(key, bucket))
-        kept = known.keep(buffer, bucket)
-        if kept is not None:
-            self.kept.pop(known.kept_as, None)
-            known.kept_as = id(buffer)
-            self.kept[known.kept_as] = kept
+        recurring = known.recurring(buffer, bucket)
+        if recurring is not None:
+            self.recurring.pop(known.buffer_id, None)
+            known.buffer_id = id(buffer)
+            self.recurring[known.buffer_id] = recurring
         if self.adapter is None or not self.adapter.measuring:
             return known.put(bucket)
         self._measure(self.adapter, known, buffer)
@@ -97,17 +97,17 @@ class Buckets:
         """Begins a step: applies new bits after one that was measured, but not after one recorded in a graph."""
         if self.adapter is None:
             return
-        if self._besides and torch.cuda.is_current_stream_capturing():
+        if self._overlaps and torch.cuda.is_current_stream_capturing():
             self.adapter.stop()
         if self.adapter.begin(self.trial is None or self.trial.decision is False):
             self._forget(self.memory.save)
         if self.adapter.measuring:
-            self.kept.clear()
+            self.recurring.clear()
 
     def _forget(self, leave: Callable[[Bucket], None]) -> None:
         """Drops all buckets, which are made again when they come; `leave` is called for each old one."""
         self.worker.drain()
-        self.kept.clear()
+        self.recurring.clear()
         for key in list(self._known):
             leave(self._known.pop(key))
 
@@ -131,7 +131,7 @@ class Buckets:
     def _add(self, layout: Layout) -> Bucket:
         """Makes the bucket; those that held one of its parameters before are dropped. Collective."""
         self.worker.drain()
-        self.kept.clear()
+        self.recurring.clear()
         bucket = self._make(layout)
         members = set(layout.key)
         for key in list(self._known):
@@ -180,38 +180,38 @@ class Buckets:
 
     def _make_plain(self, layout: Layout) -> Bucket:
         if layout.device.type == "cuda":
-            return PlainBucket(layout, self.group, *self._beside(layout.device))
+            return PlainBucket(layout, self.group, *self._overlap(layout.device))
         if self._carrier is None:
             return PlainBucket(layout, self.group)
-        return CarriedPlainBucket(layout, self.group, self.worker, self._carrier)
+        return HookGroupBucket(layout, self.group, self.worker, self._carrier)
 
-    def _beside(self, device: torch.device) -> tuple[Beside, Trial | None]:
+    def _overlap(self, device: torch.device) -> tuple[Overlap, Trial | None]:
         """The trial is timed by the ends of passes on the first GPU."""
-        if not self._besides and self._wish == "auto" and self.place.size > 1:
+        if not self._overlaps and self._wish == "auto" and self.place.size > 1:
             self.trial = Trial(self._gather_times, self.memory.plain)
-        if device.index not in self._besides:
-            clock = None if self._besides else self.trial
-            self._besides[device.index] = Beside(gpu.Lane(device), self.group, clock)
-        return self._besides[device.index], self.trial
+        if device.index not in self._overlaps:
+            clock = None if self._overlaps else self.trial
+            self._overlaps[device.index] = Overlap(gpu.Lane(device), self.group, clock)
+        return self._overlaps[device.index], self.trial
 
     def _gather_times(self, mine: list[float]) -> list[list[float]]:
         return self.place.meeting.gather("times of steps", mine)
 
     def _make_on_gpu(self, layout: Layout, table: dict[str, Any]) -> Bucket:
         device = layout.device.index
-        beside, trial = self._beside(layout.device)
+        overlap, trial = self._overlap(layout.device)
         if self._carrier is not None:
             messages = self._carry_on_gpus(self._carrier, layout, table)
             if messages is not None:
-                return CarriedOnGpuBucket(layout, messages, self.group, beside, trial)
+                return CarriedOnGpuBucket(layout, messages, self.group, overlap, trial)
             plan = AllreducePlan(self.comm, **table, **self.options)
-            return CarriedGpuBucket(layout, plan, self.group, beside, trial, self.worker, self._carrier)
+            return CarriedGpuBucket(layout, plan, self.group, overlap, trial, self.worker, self._carrier)
         with torch.cuda.device(device):
             plan = AllreducePlan(self.comm, **table, **self.options, device=device, compare=False)
         if plan.algorithm == "exact":  # auto has found that cheaper; then the group's own way is the cheapest
             reason = next((line for line in plan.explain().splitlines() if line.startswith("algorithm: ")), "")
-            return PlainBucket(layout, self.group, beside, trial, reason)
-        return GpuBucket(layout, plan, self.group, beside, trial, self.worker)
+            return PlainBucket(layout, self.group, overlap, trial, reason)
+        return GpuBucket(layout, plan, self.group, overlap, trial, self.worker)
 
     def _carry_on_gpus(self, carrier: Carrier, layout: Layout, table: dict[str, Any]) -> gpu.GpuMessages | None:
         """None if the kernels, or the process group, cannot do it; the same on all ranks."""
@@ -227,6 +227,6 @@ class Buckets:
 
     def explain(self) -> str:
         """What was chosen for each bucket and why."""
-        told = [f"on this link: {self.trial.explain()}\n"] if self.trial is not None else []
-        told += [f"{self.adapter.explain()}\n"] if self.adapter is not None else []
-        return "\n".join([*told, *(bucket.explain() for bucket in self)])
+        choices = [f"on this link: {self.trial.explain()}\n"] if self.trial is not None else []
+        choices += [f"{self.adapter.explain()}\n"] if self.adapter is not None else []
+        return "\n".join([*choices, *(bucket.explain() for bucket in self)])

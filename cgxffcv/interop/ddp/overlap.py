@@ -26,7 +26,7 @@ _task = getattr(torch._C, "_current_graph_task_id", lambda: -1)  # -1: outside o
 _stream = getattr(torch._C, "_cuda_getCurrentRawStream", None)
 
 
-def blocks_beside() -> int:
+def overlap_blocks() -> int:
     """The number of blocks of a kernel alongside backward; ValueError if the variable is not one."""
     text = os.environ.get(BLOCKS_VARIABLE, "").strip() or str(BLOCKS)
     if not text.isdecimal() or int(text) > 65535:
@@ -42,12 +42,12 @@ def begin_step(trial: Trial | None) -> None:
         trial.begin()
 
 
-class Beside:
+class Overlap:
     """The work alongside backward, of one GPU and one state. A trial, if there is one, is timed by the ends of passes
     here."""
 
     def __init__(self, lane: Lane, group: dist.ProcessGroup, trial: Trial | None) -> None:
-        self.lane, self.blocks = lane, blocks_beside()
+        self.lane, self.blocks = lane, overlap_blocks()
         self.works: list[Any] = []  # that the process group has begun since the last end
         self._stream = 0  # on which backward worked when the last bucket came
         self._used = False  # whether the lane was, since the last end
@@ -112,7 +112,7 @@ def _average_of(group: dist.ProcessGroup) -> Any:
     return options
 
 
-class KeptFuture(torch.futures.Future):
+class CompletedFuture(torch.futures.Future):
     """A completed future of a buffer. DistributedDataParallel takes it as that, once the pass is over; Python code that
     asks for it, as a hook around this one may, gets a stream-aware future."""
 
@@ -134,7 +134,7 @@ class KeptFuture(torch.futures.Future):
         return self._proper().wait()
 
 
-class Kept:
+class RecurringBucket:
     """A bucket whose buffer has come again: everything that does not change from step to step. `put` puts its sum on
     the lane, given backward's stream and the blocks that its kernels may have."""
 
@@ -142,33 +142,33 @@ class Kept:
         self,
         buffer: torch.Tensor,
         bucket: dist.GradBucket,
-        beside: Beside,
+        overlap: Overlap,
         trial: Trial | None,
         put: Callable[[int, int], None] | None,
     ) -> None:
-        self.buffer, self._beside, self._trial, self._tensors = buffer, beside, trial, [buffer]
+        self.buffer, self._overlap, self._trial, self._tensors = buffer, overlap, trial, [buffer]
         self._begins = trial is not None and bucket.index() == 0
-        blocks = 0 if bucket.is_last() else beside.blocks  # after the last one nothing is left of backward
+        blocks = 0 if bucket.is_last() else overlap.blocks  # after the last one nothing is left of backward
         self._put = None if put is None else lambda stream: put(stream, blocks)
-        self._future = KeptFuture(buffer, _proper(beside, buffer))
+        self._future = CompletedFuture(buffer, _proper(overlap, buffer))
 
     def put(self) -> torch.futures.Future | None:
         """Returns None if the bucket has to go the usual way."""
         if self._begins:
             begin_step(self._trial)
-        if not self._beside.enter():
+        if not self._overlap.enter():
             return None
         if self._put is not None and not (self._trial is not None and self._trial.plain):
-            self._beside.issue(self._put)
-        elif not self._beside.sum_plainly(self._tensors):
+            self._overlap.issue(self._put)
+        elif not self._overlap.sum_plainly(self._tensors):
             return None
         return self._future
 
 
-def _proper(beside: Beside, buffer: torch.Tensor) -> Callable[[], torch.futures.Future]:
+def _proper(overlap: Overlap, buffer: torch.Tensor) -> Callable[[], torch.futures.Future]:
     def proper() -> torch.futures.Future:
-        for work in beside.works:
-            beside.lane.wait_for(work)
-        return beside.lane.finished(buffer)
+        for work in overlap.works:
+            overlap.lane.wait_for(work)
+        return overlap.lane.finished(buffer)
 
     return proper
