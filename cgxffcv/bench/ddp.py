@@ -102,11 +102,14 @@ def where(options: argparse.Namespace) -> tuple[str, int]:
 # ---- ranks ----
 
 
-def environment(link: str, rank: int, ranks: int, port: int, threads: int) -> dict[str, str]:
-    """The environment of a rank, as torchrun sets it."""
+def environment(device: str, link: str, rank: int, ranks: int, port: int, threads: int) -> dict[str, str]:
+    """The environment of a rank, as torchrun sets it. On the CPU no GPU is visible: PyTorch's PowerSGD hook would
+    synchronise one."""
     place = {"RANK": rank, "WORLD_SIZE": ranks, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": ranks}
     place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": threads}
     inherited = {k: v for k, v in processes.environment().items() if not k.startswith(("OMPI_", "PMIX_"))}
+    if device == "cpu":
+        inherited["CUDA_VISIBLE_DEVICES"] = ""
     return inherited | links.variables(link, ranks) | {name: str(value) for name, value in place.items()}
 
 
@@ -123,7 +126,7 @@ def ranks_of(job: dict[str, Any], link: str, ranks: int, folder: Path) -> Iterat
                 "stdout": stack.enter_context(files.open_plain(folder / f"out.{rank}", "wb")),
                 "stderr": stack.enter_context(files.open_plain(folder / f"log.{rank}", "wb")),
             }
-            environ = environment(link, rank, ranks, port, threads)
+            environ = environment(job["device"], link, rank, ranks, port, threads)
             programs.append(stack.enter_context(processes.Program(command, environ, **streams)))
         yield programs
 

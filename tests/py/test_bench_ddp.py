@@ -38,7 +38,10 @@ def test_pytorch_is_asked_for(monkeypatch):
 
 def test_ranks_have_the_environment_of_torchrun(monkeypatch):
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "4")
-    environ = ddp.environment("sockets", 1, 2, 12345, 3)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    assert ddp.environment("cpu", "sockets", 1, 2, 12345, 3)["CUDA_VISIBLE_DEVICES"] == ""
+    environ = ddp.environment("gpu", "sockets", 1, 2, 12345, 3)
+    assert environ["CUDA_VISIBLE_DEVICES"] == "0,1"
     assert (environ["RANK"], environ["WORLD_SIZE"], environ["LOCAL_RANK"], environ["MASTER_PORT"]) == (
         "1",
         "2",

@@ -2,6 +2,7 @@
 
 import importlib.util
 
+import _cgxffcv
 import exported
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ pytestmark = [
         any(importlib.util.find_spec(name) is None for name in ("torch", "safetensors")),
         reason="needs PyTorch and safetensors: make test-torch",
     ),
+    pytest.mark.skipif(not _cgxffcv.build_info()["onednn"], reason="networks need oneDNN (see cgxffcv doctor)"),
 ]
 
 

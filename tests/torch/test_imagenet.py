@@ -38,7 +38,7 @@ def run(*words, cwd, status=0):
         timeout=240,
         cwd=cwd,
         check=False,
-        env=environ(ROOT / "examples", OMP_NUM_THREADS=1),
+        env=environ(ROOT / "examples", OMP_NUM_THREADS=1, CUDA_VISIBLE_DEVICES=""),
     )
     assert done.returncode == status, done.stderr
     return done.stdout if status == 0 else done.stderr
