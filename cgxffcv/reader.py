@@ -233,7 +233,9 @@ class Reader(Sequence[dict[str, Any]]):
         self._file = None
 
     def __reduce__(self) -> tuple:
-        """A copy, or what another process unpickles, opens the file again."""
+        """A copy, or what another process unpickles, opens the file again. BetonError where another file has the name
+        by now."""
+        self._tables.check_same()
         options = {"jpeg_mode": "fast" if self._fast else "accurate", "view": self._view}
         return functools.partial(type(self), **options), (self._tables.path, self._given)
 

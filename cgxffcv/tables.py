@@ -70,6 +70,12 @@ class Tables:
         self.infos, self.custom, self.opened = infos, custom, opened
         self.path = os.path.abspath(path)  # so that it is also found from another folder
 
+    def check_same(self) -> None:
+        """BetonError if the name is another file's now. One that is gone says so when it is opened."""
+        now = status_of(self.path)
+        if now is not None:
+            check_same(self.path, now, self.opened)
+
     def _table(self, dtype: np.dtype, count: int, offset: int) -> np.ndarray:
         """A table of `count` entries, or of as many as the rest of the file had room for when it was opened (-1)."""
         with files.open_plain(self.path, "rb") as file:

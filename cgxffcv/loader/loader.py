@@ -494,7 +494,8 @@ class Loader:
     def __reduce__(self) -> tuple:
         """A copy, or what another process unpickles, is a loader of its own with the same settings and seed, before its
         next epoch. (state_dict has its position within an epoch.) A subclass's __init__ is not called for it; the
-        attributes that the subclass has added are copied."""
+        attributes that the subclass has added are copied. BetonError where another file has the name by now."""
+        self._opened.check()
         given = self._settled()
         plain = {"pipelines": dict(given["pipelines"]), "order_kwargs": dict(given["order_kwargs"])}
         return _again, (type(self), {**given, **plain}, self._next_epoch), self._of_subclass()

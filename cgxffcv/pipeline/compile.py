@@ -28,6 +28,7 @@ from cgxffcv.pipeline.moves import (
     torch_moves,
 )
 from cgxffcv.pipeline.operation import RunOperation
+from cgxffcv.pipeline.refusals import refuse_late, refuse_second_turn
 from cgxffcv.pipeline.steps import (
     DecodeField,
     OnValues,
@@ -315,14 +316,6 @@ class ImageCompiler:
         return Moved(self.device.gpu, {**column, "image": image, "move": move}, steps, list(worker), list(there))
 
 
-def refuse_late(name: str, step: tf.SampleFunction, other: Any) -> None:
-    """Raises TypeError if another step comes before a C function, which works in the workers."""
-    if other is not None:
-        raise TypeError(
-            f"pipeline '{name}': {step!r} must come before {other!r}: it works on each sample's row, in the workers"
-        )
-
-
 def with_functions(transforms: Sequence) -> list:
     """Wraps C functions, as they are given, in the class by which the compiler knows them."""
     own = (tf.Transform, dec.Decoder)
@@ -453,6 +446,7 @@ def compile_output(
 ) -> Output:
     """`dtype`: of a field of arrays; `read`: gives values of any length."""
     decoder, transforms = split_decoder(name, kind, spec, own)
+    refuse_second_turn(name, transforms)
     source = spec.source or name
     crops = bool(transforms) and isinstance(transforms[0], tf.RandomResizedCrop)
     if crops and isinstance(decoder, dec.SimpleRGBImageDecoder):

@@ -39,7 +39,10 @@ static Loader *opened(LoaderObject *self) {
     }
     if (self->loader == NULL) {
         PyErr_SetString(PyExc_ValueError,
-                        self->reader == NULL ? "this Loader has been closed" : "prepare() has not been called");
+                        self->reader == NULL
+                            ? "this Loader has been closed"
+                            : "this Loader is still being made, or given a setting, by an order's class or another "
+                              "thread: until then it has only its settings, indices, num_samples and reader");
     }
     return self->loader;
 }

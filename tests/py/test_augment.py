@@ -441,6 +441,16 @@ def test_normalising_behind_a_users_step(files, front, kind):
         next(iter(loader))
 
 
+def test_images_are_turned_once(files):
+    turn, same = tf.ToTorchImage(), tf.ModuleWrapper(lambda batch: batch)
+    for steps in ([turn, turn], [same, turn, tf.Convert(np.float32), turn], [turn, tf.ToTensor(), tf.Squeeze(), turn]):
+        with pytest.raises(TypeError, match="pipeline 'image' has ToTorchImage twice.*leave out ToTorchImage"):
+            Loader(files["32x32"], 4, pipelines={"image": steps})
+    back = [turn, lambda batch: np.moveaxis(batch, 1, 3), turn]
+    with Loader(files["32x32"], 4, pipelines={"image": back}) as loader:
+        assert next(iter(loader))[0].shape == (4, 3, 32, 32)
+
+
 @pytest.mark.parametrize(
     "steps, error, text",
     [

@@ -135,6 +135,12 @@ def test_copies_open_the_file_again(tmp_path, monkeypatch, again):
         other = again(reader)
     assert reader.closed and not other.closed
     assert other[3]["own"] == 6 and other[3]["a"].tolist() == [3, 3] and not other[3]["a"].flags.writeable
+    write(tmp_path / "x.beton", Samples(2), num_workers=1)
+    with pytest.raises(BetonError, match=r"x\.beton: another file has taken its place since it was opened"):
+        again(other)
+    (tmp_path / "x.beton").unlink()
+    with pytest.raises(FileNotFoundError):
+        again(other)
     other.close()
 
 

@@ -90,7 +90,8 @@ def test_another_file_of_the_same_name_is_told(path, tmp_path):
         os.replace(name + "2", name)
         loader.batch_size = 4
         assert labels_of(loader) == list(range(N))
-        for ask in (lambda: loader.reader, lambda: loader.filter("label", lambda label: True)):
+        rest = (lambda: loader.reader, lambda: loader.filter("label", lambda label: True))
+        for ask in (*rest, *(lambda again=again: again(loader) for again in AGAIN)):
             with pytest.raises(BetonError, match="x.beton: another file has taken its place since it was opened"):
                 ask()
         assert "batches of 4" in loader._repr_html_()

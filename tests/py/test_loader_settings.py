@@ -540,3 +540,14 @@ def test_what_is_assigned_to_a_decoder_counts_from_the_next_epoch_on(tmp_path):
             iter(loader)
         decoder.output_size = (5, 5)
         assert next(iter(loader))[0].shape == (8, 5, 5, 3)
+
+
+@pytest.mark.parametrize("ask", [len, Loader.next_traversal_order, lambda loader: loader.get_batch([0]), iter])
+def test_what_a_class_cannot_ask_yet_is_said(path, ask):
+    class Asking:
+        def __init__(self, loader):
+            assert loader.num_samples == len(loader.indices) == loader.reader.num_samples
+            self.answer = ask(loader)
+
+    with pytest.raises(ValueError, match="still being made.*by an order's class.*indices, num_samples and reader"):
+        Loader(path, 4, order=Asking)
