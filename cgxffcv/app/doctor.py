@@ -186,11 +186,17 @@ def mpi() -> dict[str, Any]:
     }
 
 
+def in_wheel(module: str | None, name: str) -> str | None:
+    """The library of that name which a wheel has brought along with the extension module."""
+    libraries = Path(module or "").parent.glob(f"cgxffcv.libs/{name}-*") if module else ()
+    return next((f"{library.name}, from the wheel" for library in libraries), None)
+
+
 def found() -> dict[str, str | None]:
     """For each part of the build, what of it is on this machine; None if nothing."""
     nvcc = shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
     m = mpi()
-    jpeg = ctypes.util.find_library("jpeg")
+    jpeg = in_wheel(core().get("path"), "libjpeg") or ctypes.util.find_library("jpeg")
     nccl = ctypes.util.find_library("nccl")
     runtime, headers = version_of("onednn-cpu-gomp"), version_of("onednn-devel-cpu-gomp")
     onednn = f"onednn-cpu-gomp {runtime}" if runtime else ctypes.util.find_library("dnnl")

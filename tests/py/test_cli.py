@@ -325,6 +325,15 @@ def made_up(**changes):
     return report
 
 
+def test_doctor_knows_what_a_wheel_brought(monkeypatch, tmp_path):
+    (tmp_path / "cgxffcv.libs").mkdir()
+    (tmp_path / "cgxffcv.libs/libjpeg-210b8ad5.so.62.3.0").touch()
+    monkeypatch.setattr(doctor, "core", lambda: {"loaded": True, "path": str(tmp_path / "_cgxffcv.so"), "info": {}})
+    assert doctor.found()["jpeg"] == "libjpeg-210b8ad5.so.62.3.0, from the wheel"
+    monkeypatch.setattr(doctor, "core", lambda: {"loaded": False, "error": "none"})
+    assert doctor.found()["jpeg"] == doctor.ctypes.util.find_library("jpeg")
+
+
 def test_doctor_finds_nothing_wrong():
     assert doctor.diagnose(made_up()) == ([], None)
 
