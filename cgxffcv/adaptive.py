@@ -20,8 +20,12 @@ import _cgxffcv
 import numpy as np
 
 from cgxffcv.allreduce import CODEC_BITS, AllreducePlan
+from cgxffcv.lengths import taken
+from cgxffcv.wording import brief
 
 __all__ = ["AdaptiveBits", "Policy"]
+
+MAX_WIDTHS = 64
 
 
 @dataclass(frozen=True)
@@ -109,10 +113,10 @@ def _checked_budget(budget: object) -> float | None:
 
 
 def _checked_widths(widths: object, most: int) -> list[int]:
-    expected = f"widths must be one or more numbers of bits, such as (2, 4, 8), or None, not {widths!r}"
+    expected = f"widths must be one or more numbers of bits, such as (2, 4, 8), or None, not {brief(widths)}"
     if isinstance(widths, (str, bytes)) or not isinstance(widths, Iterable):
         raise TypeError(expected)
-    given = list(widths)
+    given = taken(widths, MAX_WIDTHS, expected)
     if not given:
         raise ValueError(expected)
     for width in given:

@@ -24,8 +24,9 @@ import _cgxffcv
 import numpy as np
 
 from cgxffcv import costs
+from cgxffcv.lengths import taken
 from cgxffcv.tensors import stream_number, take
-from cgxffcv.wording import NotebookText, as_table, counted, whole_number
+from cgxffcv.wording import NotebookText, as_table, brief, counted, whole_number
 
 #: The values that these arguments may take, as the core spells them.
 ALGORITHMS, DTYPES, OPS = _cgxffcv.ALLREDUCE_ALGORITHMS, _cgxffcv.ALLREDUCE_DTYPES, _cgxffcv.ALLREDUCE_OPS
@@ -35,6 +36,8 @@ CODECS, QUANTIZED_DTYPES, ROUNDINGS = _cgxffcv.CODECS, _cgxffcv.QUANTIZED_DTYPES
 #: The most bits that each codec supports; the fewest is 1.
 CODEC_BITS = _cgxffcv.CODEC_BITS
 UNCOMPRESSED = 32
+MAX_LAYERS = 1 << 24  # of a plan
+MAX_DIMS = 64  # of a layer, as of NumPy's arrays
 
 __all__ = [
     "ALGORITHMS",
@@ -206,7 +209,8 @@ def _core_layer(name: str | None, shape: LayerShape, bits: int, bucket_size: int
     """A layer as the core takes it; a count has no known dimensions."""
     what = f"the shape of layer {name!r}" if name is not None else "a layer's shape"
     if isinstance(shape, Sequence) and not isinstance(shape, str):
-        sizes = tuple(_count(what, n, 63) for n in shape)
+        dims = f"{what} must have at most {MAX_DIMS} dimensions, not {brief(shape)}"
+        sizes = tuple(_count(what, n, 63) for n in taken(shape, MAX_DIMS, dims))
         size = {"shape": str(sizes), "elems": math.prod(sizes), "dims": max(1, len(sizes))}
     else:
         elems = whole_number(shape, what)
@@ -233,7 +237,7 @@ def _per_layer(argument: str, value: int | Mapping, default: int, names: list[st
 
 def _named(layers: Iterable) -> list[tuple[str | None, LayerShape]]:
     result: list[tuple[str | None, LayerShape]] = []
-    for layer in layers:
+    for layer in taken(layers, MAX_LAYERS, f"a plan has at most {MAX_LAYERS:,} layers, not {brief(layers)}"):
         named = isinstance(layer, (tuple, list)) and len(layer) == 2 and (layer[0] is None or isinstance(layer[0], str))
         result.append((layer[0], layer[1]) if named else (None, layer))
     known: set[str] = set()

@@ -18,7 +18,7 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from cgxffcv import files
+from cgxffcv import files, lengths
 from cgxffcv.errors import UserError
 
 __all__ = ["CheckpointError", "load", "read_header", "save"]
@@ -183,7 +183,7 @@ def load(path: str | PathLike[str]) -> dict[str, Any]:
     """The state that `save` wrote. OSError if it cannot be read, CheckpointError if it is not a checkpoint."""
     with _opened(path) as file:
         state, tensors, size = _read_start(file)
-        if size > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
+        if size > lengths.machine_bytes():
             raise MemoryError  # raised here, as a system that overcommits memory would notice too late
         data = np.empty(size, np.uint8)
         if file.readinto(memoryview(data)) != size:

@@ -33,7 +33,9 @@ from typing import Any
 from cgxffcv import comm, launch_channel, process_info
 from cgxffcv.allreduce import check_timeout
 from cgxffcv.errors import RankError, UsageError
+from cgxffcv.lengths import taken
 from cgxffcv.rank_claim import is_stopped
+from cgxffcv.wording import brief
 
 __all__ = ["launch"]
 
@@ -41,6 +43,8 @@ LOOK_SECONDS = 0.05
 HEARD_SECONDS = 2.0  # for other ranks to report, perhaps a more specific failure than the first one's
 GRACE_SECONDS = 5.0  # for a rank to end after KeyboardInterrupt was raised in it, or its function has returned
 STACK_SECONDS = 1.0
+MOST_RANKS = 1024  # that share a segment
+MOST_ARGUMENTS = 1 << 16
 TAIL_BYTES = 4000  # of what a rank printed, kept for an error
 PR_SET_PDEATHSIG = 1
 STACK_SIGNAL = signal.SIGUSR2
@@ -112,6 +116,7 @@ def _cells() -> dict[str, list[str]]:
 
 def _payload(function: Callable[..., Any], arguments: Sequence[Any]) -> bytes:
     remedy = "pip install cloudpickle, with which it is sent by value; or put it into a module that can be imported"
+    given = tuple(taken(arguments, MOST_ARGUMENTS, f"launch: args must be a tuple, not {brief(arguments)}"))
     by_value = True
     try:
         import cloudpickle  # noqa: F401
@@ -120,7 +125,7 @@ def _payload(function: Callable[..., Any], arguments: Sequence[Any]) -> bytes:
     if not by_value and getattr(function, "__module__", None) == "__main__":
         raise UsageError(f"launch: {function!r} is defined in __main__, which other processes cannot import: {remedy}")
     try:
-        return _pickled((function, tuple(arguments), _cells()))
+        return _pickled((function, given, _cells()))
     except Exception as error:
         more = "" if by_value else f"; {remedy}"
         raise UsageError(f"launch: the function, or what it uses, cannot be pickled: {error}{more}") from error
@@ -389,7 +394,9 @@ def _check(function: object, ranks: object, timeout: object) -> None:
     if isinstance(ranks, bool) or not isinstance(ranks, int):
         raise TypeError(f"launch: ranks must be a whole number, not {ranks!r}")
     if ranks < 1:
-        raise ValueError(f"launch: ranks must be 1 or more, not {ranks}")
+        raise ValueError(f"launch: ranks must be 1 or more, not {brief(ranks)}")
+    if ranks > MOST_RANKS:
+        raise ValueError(f"launch: ranks must be at most {MOST_RANKS}, not {brief(ranks)}")
     check_timeout(timeout)
     if signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN:
         raise UsageError(

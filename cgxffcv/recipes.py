@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from cgxffcv.errors import UserError
+from cgxffcv.lengths import taken
 from cgxffcv.nearest import suggest
 from cgxffcv.wording import brief
 
@@ -48,6 +49,7 @@ SIX = (
 )
 CIFAR_SIDE = 32
 CIFAR_COLOURS = ((125, 122, 113), (125, 123, 114))  # its mean, with which recipes fill
+MOST_ITEMS = 1024  # of a value
 CLASSES, SIDES = (2, 1000), (16, 96)  # least and most
 VIEWS = {"plain": PLAIN, "mirror": MIRROR, "six": SIX}
 
@@ -281,14 +283,16 @@ def _converted(name: str, kind: str, value: Any) -> Any:
             return _finite(value)
         if kind.startswith("tuple"):
             number = int if "int" in kind else _finite
+            items = taken(value, MOST_ITEMS, name)
             if kind.startswith("tuple[tuple"):
-                return tuple((_finite(share), number(item)) for share, item in value)
-            return tuple(number(item) for item in value)
+                return tuple((_finite(share), number(item)) for share, item in items)
+            return tuple(number(item) for item in items)
     except RecipeError:
         raise
     except (TypeError, ValueError, OverflowError):
         pass
-    raise _refuse(name, value, {"str": "text", "bool": "true or false", "int": "a whole number"}.get(kind, "a number"))
+    words = {"str": "text", "bool": "true or false", "int": "a whole number", "float": "a number"}
+    raise _refuse(name, value, words.get(kind, "a list of numbers"))
 
 
 def _check(r: Recipe) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from cgxffcv.errors import UsageError
+from cgxffcv.lengths import machine_bytes
 from cgxffcv.nearest import suggest
 
 
@@ -63,6 +64,11 @@ def whole(minimum: int, maximum: int | None = None) -> Callable[[str], int]:
         raise argparse.ArgumentTypeError(f"expected a whole number from {minimum}{limit}, not {text!r}")
 
     return read
+
+
+def fitting(item_bytes: int) -> Callable[[str], int]:
+    """The type of an option that is a number of items of that many bytes, which must fit in this machine's memory."""
+    return whole(1, machine_bytes() // item_bytes)
 
 
 def number(minimum: float, maximum: float = math.inf) -> Callable[[str], float]:

@@ -20,14 +20,14 @@ import _cgxffcv
 import numpy as np
 
 from cgxffcv import DatasetWriter, Reader, __version__, beton
-from cgxffcv.app.usage import Parser, add_json, whole
-from cgxffcv.bench.loader import give, machine, obtain
+from cgxffcv.app.usage import Parser, add_json, fitting, whole
+from cgxffcv.bench.loader import IMAGE_BYTES, give, machine, obtain
 from cgxffcv.errors import UserError
 from cgxffcv.fields import IntField, RGBImageField
 
 SEED = 1
 PHOTO = (375, 500)  # the usual size of an ImageNet picture
-OPENED_SAMPLES = 1_280_000
+OPENED_SAMPLES, SAMPLE_BYTES = 1_280_000, 256  # and what one takes while the file is made
 WRITERS, CHUNK = 12, 100  # processes of a writer, and the samples that each takes per turn
 
 
@@ -191,9 +191,11 @@ def main(arguments: Sequence[str]) -> int:
     top.add_argument(
         "--data-root", default="data", metavar="DIR", help="folder with CIFAR-10, if there is one (default: data)"
     )
-    top.add_argument("--images", type=whole(1), default=50_000, metavar="N")
-    top.add_argument("--samples", type=whole(1), default=OPENED_SAMPLES, metavar="N", help="in the file that is opened")
-    top.add_argument("--photographs", type=whole(1), default=400, metavar="N")
+    top.add_argument("--images", type=fitting(IMAGE_BYTES), default=50_000, metavar="N")
+    top.add_argument(
+        "--samples", type=fitting(SAMPLE_BYTES), default=OPENED_SAMPLES, metavar="N", help="in the file that is opened"
+    )
+    top.add_argument("--photographs", type=whole(1, 1_000_000), default=400, metavar="N")
     top.add_argument("--runs", type=whole(1), default=5, metavar="N")
     top.add_argument("--dir", metavar="DIR", help="where the files are written (default: a temporary directory)")
     options = top.parse_args(list(arguments))

@@ -23,7 +23,7 @@ import numpy as np
 
 from cgxffcv import DatasetWriter, Loader, OrderOption, __version__, cifar, files
 from cgxffcv import transforms as tf
-from cgxffcv.app.usage import Parser, add_json, whole
+from cgxffcv.app.usage import Parser, add_json, fitting, whole
 from cgxffcv.bench import photos, rival
 from cgxffcv.errors import DataError, UserError
 from cgxffcv.fields import IntField, RGBImageField
@@ -31,6 +31,7 @@ from cgxffcv.fields import IntField, RGBImageField
 MEAN, STD, FILL = (125.307, 122.961, 113.8575), (51.5865, 50.847, 51.255), (125, 122, 113)
 SIDE = 32
 IN_BYTES, OUT_BYTES = SIDE * SIDE * 3, SIDE * SIDE * 3 * 2
+IMAGE_BYTES = 2 * IN_BYTES  # that an image takes here, also while it is chosen
 SEED = 1
 
 
@@ -224,7 +225,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     top.add_argument(
         "--data-root", default="data", metavar="DIR", help="folder with CIFAR-10, if there is one (default: data)"
     )
-    top.add_argument("--images", type=whole(1), default=50_000, metavar="N")
+    top.add_argument("--images", type=fitting(IMAGE_BYTES), default=50_000, metavar="N")
     top.add_argument("--batch-size", type=whole(1), default=512, metavar="N")
     top.add_argument(
         "--epochs", type=whole(1), default=20, metavar="N", help="measured after a first one (default: 20)"

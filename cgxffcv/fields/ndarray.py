@@ -11,8 +11,11 @@ from _cgxffcv import FIELD_DTYPES
 
 from cgxffcv.decoders import NDArrayDecoder  # noqa: F401 (where FFCV has them)
 from cgxffcv.fields.base import CoreField, Spec, _check_int, refuse_masked, spec
+from cgxffcv.lengths import longer, taken
+from cgxffcv.wording import brief
 
 MAX_DIMS = 32
+MAX_READ = 1024  # of what may have no end
 
 
 def _dtype(dtype: Any) -> np.dtype:
@@ -56,9 +59,11 @@ class NDArrayField(CoreField):
 
     def __init__(self, dtype: Any, shape: tuple[int, ...] | int):
         self.dtype = _dtype(dtype)
-        sides = tuple(shape) if isinstance(shape, Iterable) and np.ndim(shape) != 0 else (shape,)
+        dims = f"shape must have 1 to {MAX_DIMS} dimensions, not "
+        several = isinstance(shape, Iterable) and getattr(shape, "ndim", 1) != 0
+        sides = taken(shape, MAX_READ, dims + brief(shape)) if several else [shape]
         if not 1 <= len(sides) <= MAX_DIMS:
-            raise ValueError(f"shape must have 1 to {MAX_DIMS} dimensions, not {len(sides)}: {shape}")
+            raise ValueError(f"{dims}{len(sides)}: {shape}")
         self.shape = tuple(_check_int("a side of shape", side, 1) for side in sides)
         if math.prod(self.shape) * self.dtype.itemsize > 1 << 30:
             raise ValueError(f"a value of shape {self.shape} and dtype {self.dtype} is over the limit of 1 GiB")
@@ -70,6 +75,8 @@ class NDArrayField(CoreField):
         if hasattr(value, "cpu"):
             value = value.detach().cpu().numpy()
         refuse_masked(value)
+        if longer(value, math.prod(self.shape)):
+            raise ValueError(f"an array of shape {self.shape} was expected, not {brief(value)}")
         array = np.asarray(value)
         if array.dtype != self.dtype:
             raise TypeError(f"an array of {self.dtype} was expected, not of {array.dtype}; astype converts it")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 import _cgxffcv
 import numpy as np
+
+from cgxffcv import lengths
 
 if TYPE_CHECKING:
     from cgxffcv.loader.loader import Loader
@@ -29,6 +30,7 @@ class OrderOption(Enum):
 
 def as_ids(values: Any, name: str, in_file: int) -> np.ndarray:
     """Sample numbers as a contiguous int64 array; a boolean mask of one entry for each sample of the file selects."""
+    lengths.check_fits(values, name)
     try:
         array = np.asarray(values)
     except ValueError as error:
@@ -127,13 +129,12 @@ class OwnOrder:
         if is_array_like(values) or not hasattr(values, "__iter__"):
             return values
         most = 100 * self.in_file + (1 << 20)
-        found = list(itertools.islice(values, most + 1))
-        if len(found) > most:
-            raise ValueError(
-                f"order gives more than {most:,} sample numbers for one epoch of a file with {self.in_file:,}: "
-                "does its iteration ever end?"
-            )
-        return found
+        return lengths.taken(
+            values,
+            most,
+            f"order gives more than {most:,} sample numbers for one epoch of a file with {self.in_file:,}: "
+            "does its iteration ever end?",
+        )
 
 
 class OrderInForce:

@@ -11,6 +11,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+from cgxffcv.lengths import taken
+from cgxffcv.wording import brief
+
 __all__ = ["Conv", "Description", "Head", "Node", "Norm", "airbench", "resnet18", "resnet9"]
 
 
@@ -197,8 +200,10 @@ def resnet18(
     side. The head averages over the map, and its linear layer has a bias; `head_scale` is a factor of its output.
     ValueError unless there are four widths.
     """
+    four = f"widths must be four numbers of channels, not {brief(widths)}"
+    widths = taken(widths, 4, four)
     if len(widths) != 4:
-        raise ValueError(f"widths must be four numbers of channels, not {tuple(widths)}")
+        raise ValueError(four)
     first = Norm("norm1", activation, block=1, keep=keep)
     nodes: list[Node] = [Conv("conv1", widths[0], block=1), first]
     channels, block = widths[0], 1
@@ -247,11 +252,14 @@ def airbench(
     bias but no scale, eps 1e-12, and keep 0.6 of the running statistics (0.9 with deep blocks). `head_scale` is
     1 / the last width unless given.
     """
+    three = f"widths must be three numbers of channels, not {brief(widths)}"
+    widths = taken(widths, 3, three)
     if len(widths) != 3:
-        raise ValueError(f"widths must be three numbers of channels, not {tuple(widths)}")
-    deep = [deep_blocks] * 3 if isinstance(deep_blocks, bool) else list(deep_blocks)
+        raise ValueError(three)
+    three = f"deep_blocks must be true, false, or three of these, not {brief(deep_blocks)}"
+    deep = [deep_blocks] * 3 if isinstance(deep_blocks, bool) else taken(deep_blocks, 3, three)
     if len(deep) != 3:
-        raise ValueError(f"deep_blocks must be true, false, or three of these, not {deep_blocks!r}")
+        raise ValueError(three)
     kept = (0.9 if any(deep) else 0.6) if keep is None else keep
     nodes: list[Node] = [
         Conv("whiten", 24, 2, 1, 0, frozen=True, bias=True, bias_init=bias_init, activation=stem_activation, block=0)

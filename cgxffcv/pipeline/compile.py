@@ -15,6 +15,7 @@ from cgxffcv import transforms as tf
 from cgxffcv.device import why_none
 from cgxffcv.fields.base import MAX_NAME, Field
 from cgxffcv.interop.torch import FromGPU, find_torch, loaded_torch, to_bfloat16, without_gradients
+from cgxffcv.lengths import taken
 from cgxffcv.pipeline.later import PIXELS, NormalizeBatch, OperateOnBatch, Pass, core_operation
 from cgxffcv.pipeline.moves import (
     Moved,
@@ -39,7 +40,7 @@ from cgxffcv.pipeline.steps import (
     split_lengths,
     to_channels_last,
 )
-from cgxffcv.wording import add_note, counted
+from cgxffcv.wording import add_note, brief, counted
 
 DEFAULT_DECODERS = {
     "int": dec.IntDecoder,
@@ -50,6 +51,7 @@ DEFAULT_DECODERS = {
     "array": dec.NDArrayDecoder,
     "tensor": dec.NDArrayDecoder,
 }
+MAX_STEPS = 1024  # of a pipeline
 MAX_SHARED = 64  # numbers of lists of draws: the format of a draw's index (csrc/augment/draw.h)
 
 
@@ -63,7 +65,8 @@ class PipelineSpec:
     def __init__(self, source: str | None = None, decoder=None, transforms: Sequence = (), draws: int | None = None):
         if draws is not None and not 0 <= draws < MAX_SHARED:
             raise ValueError(f"draws must be in 0..{MAX_SHARED - 1}, not {draws!r}")
-        self.source, self.decoder, self.transforms, self.draws = source, decoder, list(transforms), draws
+        steps = taken(transforms, MAX_STEPS, f"a pipeline has at most {MAX_STEPS} steps, not {brief(transforms)}")
+        self.source, self.decoder, self.transforms, self.draws = source, decoder, steps, draws
 
     def __repr__(self) -> str:
         return f"PipelineSpec({self.source!r}, {self.decoder!r}, {self.transforms!r}, draws={self.draws})"

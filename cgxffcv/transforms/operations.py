@@ -11,11 +11,17 @@ from typing import Any
 import _cgxffcv
 import numpy as np
 
+from cgxffcv import lengths
 from cgxffcv.wording import brief, counted
 
+MAX_SIDE = 65535
+MAX_SAMPLES = 1 << 26  # of what can only be iterated
 
-def numbers(values: Any, name: str, what: str) -> np.ndarray:
-    """float64, from anything that NumPy takes for numbers (but not strings)."""
+
+def numbers(values: Any, name: str, what: str, most: int) -> np.ndarray:
+    """float64, from anything that NumPy takes for numbers (but not strings); at most so many, or so many rows."""
+    if lengths.longer(values, most):
+        raise ValueError(f"{name} must be {what}, not {brief(values)}")
     try:
         array = np.asarray(values)
         if array.dtype.kind in "biuf":
@@ -32,7 +38,7 @@ def by_channel(values: Any, name: str) -> tuple[float, ...]:
     """One number per channel, for images of up to four; three for a single number, which suits any number of
     channels."""
     what = "one number, or one per channel (up to four)"
-    array = numbers(values, name, what)
+    array = numbers(values, name, what, MAX_CHANNELS)
     if array.size == 1:
         array = np.repeat(array, 3)
     if array.ndim != 1 or not 1 <= len(array) <= MAX_CHANNELS or not np.isfinite(array).all():
@@ -61,7 +67,7 @@ def pair(size: Any, name: str) -> tuple[Any, Any]:
 
 def limits(values: Any, name: str) -> tuple[float, float]:
     what = "two numbers, the lower one first"
-    both = numbers(values, name, what)
+    both = numbers(values, name, what, 2)
     if both.shape != (2,):
         raise ValueError(f"{name} must be {what}, not {brief(values)}")
     return float(both[0]), float(both[1])
@@ -73,7 +79,11 @@ def border(fill: Any, name: str) -> Any:
 
 def samples(values: Any, name: str) -> np.ndarray:
     """Whole numbers, each once, ascending."""
-    array = np.asarray(list(values) if isinstance(values, Iterable) else values)
+    lengths.check_fits(values, name)
+    if isinstance(values, Iterable):
+        endless = f"{name} gives more than {MAX_SAMPLES:,} sample numbers: does its iteration ever end?"
+        values = list(values) if hasattr(values, "__len__") else lengths.taken(values, MAX_SAMPLES, endless)
+    array = np.asarray(values)
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
         raise TypeError(f"{name} must be numbers of samples, not {brief(values)}")
     if array.size and int(array.min()) < 0:
@@ -84,7 +94,8 @@ def samples(values: Any, name: str) -> np.ndarray:
 
 
 def plane(values: Any, name: str) -> np.ndarray:
-    array = numbers(values, name, "an array of numbers").astype(np.float32, order="C")  # a copy, not the caller's own
+    array = numbers(values, name, f"an array of numbers, at most {MAX_SIDE} rows", MAX_SIDE)
+    array = array.astype(np.float32, order="C")  # a copy, not the caller's own
     if not np.isfinite(array).all():
         raise ValueError(f"{name} must be finite")
     return array

@@ -14,25 +14,29 @@ from typing import Any
 
 import numpy as np
 
-from cgxffcv.wording import add_note
+from cgxffcv.lengths import taken
+from cgxffcv.wording import add_note, brief
 
 TEXT = ("cls", "cls2", "index", "inx", "id", "count")
 IMAGES = ("jpg", "jpeg", "png", "ppm", "pgm", "pbm", "bmp", "webp")
 CHANNELS = {"l": "L", "rgb": "RGB"}
 BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
-MAX_NAMES = 1 << 20  # of one range
+MAX_NAMES = 1 << 20  # of one pattern
+MAX_DIGITS = 18
 
 
 def expand(pattern: str) -> list[str]:
-    """part-{00..12}.tar to its thirteen names. ValueError for a range that has none, or too many."""
-    match = BRACES.search(pattern)
-    if match is None:
-        return [pattern]
-    first, last = match.groups()
-    if not 0 <= int(last) - int(first) < MAX_NAMES:
-        raise ValueError(f"{pattern}: a range counts upwards, over at most {MAX_NAMES} names")
-    names = (f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1))
-    return [name for number in names for name in expand(pattern[: match.start()] + number + pattern[match.end() :])]
+    """part-{00..12}.tar to its thirteen names. ValueError for a range that has none, or for too many names."""
+    texts, count, parts = BRACES.split(pattern), 1, []
+    for before, first, last in zip(texts[::3], texts[1::3], texts[2::3], strict=False):
+        if len(last) > MAX_DIGITS or not 0 <= int(last) - int(first) < MAX_NAMES:
+            raise ValueError(f"{brief(pattern)}: a range counts upwards, over at most {MAX_NAMES:,} names")
+        numbers = range(int(first), int(last) + 1)
+        count *= len(numbers)
+        parts += [[before], [f"{number:0{len(first)}d}" for number in numbers]]
+        if count > MAX_NAMES:
+            raise ValueError(f"{brief(pattern)}: its ranges are more than {MAX_NAMES:,} names together; give fewer")
+    return ["".join(name) for name in itertools.product(*parts, [texts[-1]])]
 
 
 def _split(name: str) -> tuple[str, str]:
@@ -96,7 +100,8 @@ class Shards:
         images: tuple[int, Callable[[bytes], Any]] | None = None,
     ):
         """images: after how many stages images are decoded, and how, if a function of the user's looks at them."""
-        given = [shards] if isinstance(shards, str | os.PathLike) else list(shards)
+        too_many = f"there may be at most {MAX_NAMES:,} shards, not {brief(shards)}"
+        given = [shards] if isinstance(shards, str | os.PathLike) else taken(shards, MAX_NAMES, too_many)
         self.shards = [name for item in given for name in expand(os.fspath(item))]
         self.stages, self.images = tuple(stages), images
 

@@ -21,7 +21,7 @@ from typing import Any
 import _cgxffcv
 import numpy as np
 
-from cgxffcv import files
+from cgxffcv import files, lengths
 from cgxffcv.fields import Field, FloatField, IntField, NDArrayField, RGBImageField
 from cgxffcv.fields.base import MAX_NAME, CoreField, refuse_masked
 from cgxffcv.progress import Progress, is_watched
@@ -34,6 +34,7 @@ from cgxffcv.writer.workers import Job, SampleError, run_workers
 MIN_PAGE_SIZE = 2 << 20
 DEFAULT_PAGE_SIZE = 8 << 20
 BATCH_BYTES = 64 << 20
+ORDER_BYTES = 16  # of a sample's number, also while the order is shuffled
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".tif", ".tiff", ".webp")
 
 
@@ -188,6 +189,10 @@ class DatasetWriter:
         is the same with any number of workers (but not with another chunksize), and the caller's generators are
         afterwards as they were (except OpenCV's, whose state cannot be read).
         """
+        if indices is None:
+            lengths.check_fits(dataset, "the data set", ORDER_BYTES)
+        else:
+            lengths.check_fits(indices, "indices")
         order = np.arange(len(dataset)) if indices is None else np.asarray(indices)
         if order.ndim != 1 or (order.size and not np.issubdtype(order.dtype, np.integer)):
             raise ValueError(f"indices must be a list of whole numbers, not of shape {order.shape} and {order.dtype}")
@@ -373,6 +378,7 @@ def _as_column(name: str, field: Field, column: Any) -> np.ndarray | None:
     """The column as the core takes it whole, or None if values must be taken one by one."""
     if not isinstance(field, CoreField) or field.converts_itself():
         return None
+    lengths.check_fits(column, f"field '{name}'")
     with noted(f"field '{name}'"):
         for part in column if isinstance(field, NDArrayField) and isinstance(column, list | tuple) else [column]:
             refuse_masked(part)
