@@ -44,6 +44,8 @@ from cgxffcv.errors import UsageError, UserError
 from cgxffcv.wording import counted
 
 LARGEST = 1 << 36  # bytes
+LARGEST_BUCKET = 1 << 48
+MOST_SIZES, MOST_REPEATS, MOST_THREADS = 10_000, 1_000_000, 256
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 ROUND_SECONDS = {"host": 0.2, "device": 0.04}
 MOST_RUNS = 1000  # in a round
@@ -90,18 +92,22 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "-f", "--stepfactor", type=number(1.001, 1e6), help="what to multiply a size by for the next one; default 4"
     )
     p.add_argument("--sizes", type=parse_sizes, metavar="SIZE,...", help="just these, instead of -b to -e")
-    p.add_argument("-n", "--iters", type=whole(0), default=0, help="runs per round; 0: as many as take a moment")
-    p.add_argument("-w", "--warmup_iters", type=whole(0), default=2)
-    p.add_argument("--rounds", type=whole(1), default=5, help="rounds of each side, in turns; the median counts")
+    p.add_argument(
+        "-n", "--iters", type=whole(0, MOST_REPEATS), default=0, help="runs per round; 0: as many as take a moment"
+    )
+    p.add_argument("-w", "--warmup_iters", type=whole(0, MOST_REPEATS), default=2)
+    p.add_argument(
+        "--rounds", type=whole(1, MOST_REPEATS), default=5, help="rounds of each side, in turns; the median counts"
+    )
     p.add_argument("--bits", type=whole(1, 32), help="1 to 8, or 32 for none; default 4, and 1 with the codec sign")
-    p.add_argument("--bucket-size", type=whole(1), default=1024)
+    p.add_argument("--bucket-size", type=whole(1, LARGEST_BUCKET), default=1024)
     p.add_argument("-d", "--dtype", choices=DTYPES, default="float32")
     p.add_argument("-o", "--op", choices=(*OPS, "avg"), help="default average, for integers sum")
     p.add_argument("--algorithm", choices=ALGORITHMS, default="auto")
     p.add_argument("--codec", choices=CODECS, default="maxmin")
     p.add_argument("--rounding", choices=ROUNDINGS, default="nearest")
     p.add_argument("--half-metadata", action="store_true")
-    p.add_argument("--threads", type=whole(1, 256), default=1, help="how many quantise, per rank")
+    p.add_argument("--threads", type=whole(1, MOST_THREADS), default=1, help="how many quantise, per rank")
     p.add_argument("--nodes", type=whole(1), help="pretend that the ranks are on this many nodes")
     p.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto", help="where the tensor is")
     p.add_argument("--link", choices=links.LINKS, default="any", help="links that ours and the rivals may use")
@@ -116,6 +122,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         p.error(f"-e ({options.maxbytes} bytes) must be at least -b ({options.minbytes})")
     if options.stepbytes and options.stepfactor:
         p.error("-i and -f: give one of them")
+    if options.stepbytes and (options.maxbytes - options.minbytes) // options.stepbytes >= MOST_SIZES:
+        p.error(
+            f"-i ({options.stepbytes} bytes) gives more than {MOST_SIZES:,} sizes from -b to -e: give a larger step"
+        )
     options.stepfactor = options.stepfactor or 4
     if options.bits is None:
         options.bits = min(4, CODEC_BITS[options.codec])

@@ -24,7 +24,7 @@ import numpy as np
 from cgxffcv import files
 from cgxffcv.allreduce import CODEC_BITS, CODECS, QUANTIZED_DTYPES, ROUNDINGS, QuantSpec, dequantize, quantize
 from cgxffcv.app.usage import Parser, add_json, summary, whole
-from cgxffcv.bench.allreduce import parse_size
+from cgxffcv.bench.allreduce import LARGEST_BUCKET, MOST_REPEATS, MOST_THREADS, parse_size
 from cgxffcv.bench.allreduce_bounds import typed
 from cgxffcv.errors import UserError
 from cgxffcv.wording import counted
@@ -39,14 +39,14 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     p = Parser(prog="cgxffcv bench quantize", description=summary(__doc__))
     p.add_argument("--size", type=parse_size, default="256M", help="bytes of the tensor")
     p.add_argument("--bits", type=whole(1, 8), nargs="+", default=[1, 2, 3, 4, 5, 6, 7, 8])
-    p.add_argument("--bucket-size", type=whole(1), default=1024)
+    p.add_argument("--bucket-size", type=whole(1, LARGEST_BUCKET), default=1024)
     p.add_argument("--dtype", choices=QUANTIZED_DTYPES, default="float32")
     p.add_argument("--codec", choices=CODECS, default="maxmin")
     p.add_argument("--rounding", choices=ROUNDINGS, default="nearest")
-    p.add_argument("--threads", type=whole(1), default=1)
+    p.add_argument("--threads", type=whole(1, MOST_THREADS), default=1)
     p.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
     p.add_argument("--kernels", choices=("scalar", "avx2", "avx512"))
-    p.add_argument("--rounds", type=whole(1), default=7, help="rounds of each, in turns; the best counts")
+    p.add_argument("--rounds", type=whole(1, MOST_REPEATS), default=7, help="rounds of each, in turns; the best counts")
     add_json(p)
     return p.parse_args(argv)
 

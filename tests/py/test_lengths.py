@@ -13,6 +13,7 @@ from cgxffcv import DatasetWriter, Loader, comm, launch, lengths
 from cgxffcv import transforms as tf
 from cgxffcv.adaptive import AdaptiveBits
 from cgxffcv.allreduce import AllreducePlan
+from cgxffcv.bench import allreduce
 from cgxffcv.errors import UsageError
 from cgxffcv.fields import FloatField, IntField, JSONField, NDArrayField, RGBImageField
 from cgxffcv.nn import describe
@@ -176,3 +177,17 @@ def test_how_long_others_say_they_are():
 def test_numbers_of_benchmarks(arguments):
     with pytest.raises(UsageError, match=f"{arguments[1]}: expected a whole number from 1 to [0-9]+, not '{10**18}'"):
         importlib.import_module(f"cgxffcv.bench.{arguments[0]}").main([*arguments[1:], str(10**18)])
+
+
+@pytest.mark.parametrize("name", ["--rounds", "--threads", "--bucket-size"])
+@pytest.mark.parametrize("bench", ["quantize", "allreduce"])
+def test_counts_of_benchmarks(bench, name):
+    with pytest.raises(UsageError, match=f"{name}: expected a whole number from 1 to [0-9]+, not '{10**18}'"):
+        importlib.import_module(f"cgxffcv.bench.{bench}").parse([name, str(10**18)])
+
+
+@pytest.mark.parametrize("options", [["-n", str(2**31)], ["-w", str(2**31)], ["-b", "1", "-e", "1G", "-i", "1"]])
+def test_runs_and_sizes_of_bench_allreduce(options):
+    with pytest.raises(UsageError, match="expected a whole number from 0 to 1000000|gives more than 10,000 sizes"):
+        allreduce.parse(options)
+    assert len(allreduce.counts_of(allreduce.parse(["-b", "4", "-e", "40000", "-i", "4"]))) == 10_000
