@@ -16,6 +16,7 @@ from cgxffcv.device import why_none
 from cgxffcv.fields.base import MAX_NAME, Field
 from cgxffcv.interop.torch import FromGPU, find_torch, loaded_torch, to_bfloat16, without_gradients
 from cgxffcv.lengths import taken
+from cgxffcv.pipeline.given import as_known
 from cgxffcv.pipeline.later import PIXELS, NormalizeBatch, OperateOnBatch, Pass, core_operation
 from cgxffcv.pipeline.moves import (
     Moved,
@@ -319,15 +320,6 @@ class ImageCompiler:
         return Moved(self.device.gpu, {**column, "image": image, "move": move}, steps, list(worker), list(there))
 
 
-def with_functions(transforms: Sequence) -> list:
-    """Wraps C functions, as they are given, in the class by which the compiler knows them."""
-    own = (tf.Transform, dec.Decoder)
-    return [
-        tf.SampleFunction(step) if not isinstance(step, own) and dec.found_address(step) is not None else step
-        for step in transforms
-    ]
-
-
 def as_step(name: str, step) -> Callable:
     """A callable on (values, sample numbers): unchanged if its attribute `with_indices` says that it takes both."""
     if isinstance(step, type):
@@ -341,7 +333,7 @@ def as_step(name: str, step) -> Callable:
 
 def split_decoder(name: str, kind: str, spec: PipelineSpec, own: Field | None) -> tuple[dec.Decoder, list]:
     """The decoder given, or heading the transforms, or the field's own; and the transforms. `own`: a user's field."""
-    decoder, transforms = spec.decoder, with_functions(spec.transforms)
+    decoder, transforms = spec.decoder, as_known(spec.transforms)
     if decoder is None and transforms and isinstance(transforms[0], dec.Decoder):
         decoder = transforms.pop(0)
     if decoder is None:
@@ -350,6 +342,11 @@ def split_decoder(name: str, kind: str, spec: PipelineSpec, own: Field | None) -
         raise TypeError(f"pipeline '{name}': {decoder.__name__} is a class: write {decoder.__name__}()")
     if not isinstance(decoder, dec.Decoder):
         raise TypeError(f"pipeline '{name}': {decoder!r} is not a decoder")
+    if hasattr(decoder, "generate_code"):
+        raise TypeError(
+            f"pipeline '{name}': generate_code of {type(decoder).__name__} would not be called, as nothing is compiled "
+            "here: put an Operation after the decoder, or use FunctionDecoder, or FieldDecoder for a field of your own"
+        )
     if kind not in decoder.kinds:
         fitting = DEFAULT_DECODERS.get(kind)
         hint = f"; use {fitting.__name__}" if fitting else ""

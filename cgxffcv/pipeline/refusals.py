@@ -20,7 +20,7 @@ def refuse_second_turn(name: str, transforms: Sequence) -> None:
     """Raises TypeError if ToTorchImage comes twice and no step of the user's, which may turn images back, between."""
     turned = None
     for step in transforms:
-        if not isinstance(step, tf.Transform) or isinstance(step, tf.ModuleWrapper) or hasattr(step, "generate_code"):
+        if not isinstance(step, tf.Transform) or isinstance(step, tf.ModuleWrapper):
             turned = None
         elif isinstance(step, tf.ToTorchImage):
             if turned is not None:
