@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cgxffcv.checked import Checked
 from cgxffcv.wording import whole_number
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ class JSONDecoder(Decoder):
     kinds, code = ("json",), "bytes"
 
 
-class ImageDecoder(Decoder):
+class ImageDecoder(Checked, Decoder):
     """Base of the decoders of images."""
 
     kinds = ("image",)
@@ -101,9 +102,12 @@ class ImageDecoder(Decoder):
     modes: tuple[str, ...] = ("accurate", "fast")
 
     def __init__(self, jpeg_mode: str):
+        self.jpeg_mode = jpeg_mode
+
+    def _check_jpeg_mode(self, jpeg_mode: str) -> str:
         if jpeg_mode not in self.modes:
             raise ValueError(f"jpeg_mode must be {' or '.join(map(repr, self.modes))}, not {jpeg_mode!r}")
-        self.jpeg_mode = jpeg_mode
+        return jpeg_mode
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"
@@ -150,14 +154,20 @@ class _CropDecoder(ImageDecoder):
     modes = ("accurate", "fast", "scaled")
 
     def __init__(self, output_size: tuple[int, int], interpolation: str, jpeg_mode: str):
-        if interpolation not in FILTERS:
-            raise ValueError(f"interpolation must be one of {', '.join(map(repr, FILTERS))}, not {interpolation!r}")
+        self.output_size, self.interpolation = output_size, interpolation
+        super().__init__(jpeg_mode)
+
+    def _check_output_size(self, output_size: Any) -> tuple[int, int]:
         sides = _two(output_size, "output_size (height, width)")
         height, width = (whole_number(side, "a side of output_size") for side in sides)
         if not (1 <= height <= 65535 and 1 <= width <= 65535):
             raise ValueError(f"output_size must be (height, width), each in 1..65535, not {output_size!r}")
-        self.output_size, self.interpolation = (height, width), interpolation
-        super().__init__(jpeg_mode)
+        return height, width
+
+    def _check_interpolation(self, interpolation: str) -> str:
+        if interpolation not in FILTERS:
+            raise ValueError(f"interpolation must be one of {', '.join(map(repr, FILTERS))}, not {interpolation!r}")
+        return interpolation
 
     def _rectangle(self, draws: int, scale: tuple[float, float], ratio: tuple[float, float]) -> dict[str, Any]:
         height, width = self.output_size
@@ -187,10 +197,13 @@ class CenterCropRGBImageDecoder(_CropDecoder):
         interpolation: str = "area",
         jpeg_mode: str = "accurate",
     ):
+        self.ratio = ratio
+        super().__init__(output_size, interpolation, jpeg_mode)
+
+    def _check_ratio(self, ratio: float) -> float:
         if not 0 < ratio <= 1:
             raise ValueError(f"ratio must be above 0 and at most 1, not {ratio!r}")
-        self.ratio = float(ratio)
-        super().__init__(output_size, interpolation, jpeg_mode)
+        return float(ratio)
 
     def crop(self, draws: int) -> dict[str, Any]:
         return self._rectangle(draws, (1.0, 1.0), (self.ratio, self.ratio))
@@ -217,10 +230,20 @@ class RandomResizedCropRGBImageDecoder(_CropDecoder):
         interpolation: str = "area",
         jpeg_mode: str = "accurate",
     ):
-        self.scale, self.ratio = _pair(scale, "scale"), _pair(ratio, "ratio")
-        if self.scale[1] > 1 or self.ratio[0] == 0:
-            raise ValueError(f"scale must be within 0..1 and ratio above 0, not {scale!r} and {ratio!r}")
+        self.scale, self.ratio = scale, ratio
         super().__init__(output_size, interpolation, jpeg_mode)
+
+    def _check_scale(self, scale: Any) -> tuple[float, float]:
+        low, high = _pair(scale, "scale")
+        if high > 1:
+            raise ValueError(f"scale must be within 0..1, not {scale!r}")
+        return low, high
+
+    def _check_ratio(self, ratio: Any) -> tuple[float, float]:
+        low, high = _pair(ratio, "ratio")
+        if low == 0:
+            raise ValueError(f"ratio must be above 0, not {ratio!r}")
+        return low, high
 
     def crop(self, draws: int) -> dict[str, Any]:
         return self._rectangle(draws, self.scale, self.ratio)

@@ -90,14 +90,25 @@ class NormalizeImage(Transform):
     """
 
     def __init__(self, mean, std, type):  # noqa: A002 (FFCV's name)
-        self.mean, self.std = by_channel(mean, "mean"), by_channel(std, "std")
+        self.mean, self.std = mean, std
         if len({len(values) for values in (self.mean, self.std) if len(set(values)) > 1}) > 1:
             raise ValueError(f"mean and std have different numbers of channels: {mean!r} and {std!r}")
-        if min(self.std) <= 0:
+        self.type = type
+
+    def _check_mean(self, mean: Any) -> tuple[float, ...]:
+        return by_channel(mean, "mean")
+
+    def _check_std(self, std: Any) -> tuple[float, ...]:
+        values = by_channel(std, "std")
+        if min(values) <= 0:
             raise ValueError(f"std must be above 0, not {std!r}")
-        self.type = dtype_name(type)
-        if self.type not in FLOATS:
-            raise ValueError(f"type must be one of {', '.join(FLOATS)}, not {self.type}")
+        return values
+
+    def _check_type(self, given: Any) -> str:
+        name = dtype_name(given)
+        if name not in FLOATS:
+            raise ValueError(f"type must be one of {', '.join(FLOATS)}, not {name}")
+        return name
 
     def of_batch(self, batch: Any, channel: int) -> Any:
         """Normalises a whole batch, after steps that cannot be fused; `channel` is the number of its dimension of
@@ -179,9 +190,12 @@ class ToDevice(Transform):
     the move, as other transforms are. `Loader.explain()` says what is done where, and why."""
 
     def __init__(self, device, non_blocking: bool = True):
-        self.device = device_name(device)
+        self.device = device
         self.non_blocking = bool(non_blocking)
         self._gpu = None if self.device == "cpu" or is_installed() else gpu_number(self.device)
+
+    def _check_device(self, device: Any) -> str:
+        return device_name(device)
 
     def _arguments(self) -> str:
         return f"{self.device!r}, non_blocking={self.non_blocking}"
@@ -259,7 +273,10 @@ class Convert(Transform):
     """Converts to another dtype, by value."""
 
     def __init__(self, target_dtype):
-        self.target_dtype = dtype_name(target_dtype)
+        self.target_dtype = target_dtype
+
+    def _check_target_dtype(self, target_dtype: Any) -> str:
+        return dtype_name(target_dtype)
 
     def __call__(self, batch):
         self._check_array(batch)
@@ -274,7 +291,10 @@ class View(Transform):
     """Reinterprets the bytes as another dtype."""
 
     def __init__(self, target_dtype):
-        self.target_dtype = dtype_name(target_dtype)
+        self.target_dtype = target_dtype
+
+    def _check_target_dtype(self, target_dtype: Any) -> str:
+        return dtype_name(target_dtype)
 
     def __call__(self, batch):
         self._check_array(batch)

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import _cgxffcv
 import numpy as np
 
 from cgxffcv import lengths
+from cgxffcv.checked import Checked
 from cgxffcv.wording import brief, counted
 
 MAX_SIDE = 65535
@@ -118,7 +119,7 @@ KEPT: dict[str, Callable[[Any], Any]] = {
 }
 
 
-class Transform:
+class Transform(Checked):
     """Base of all transforms."""
 
     def _arguments(self) -> str:
@@ -148,13 +149,20 @@ class Operation(Transform):
         except TypeError as error:
             raise TypeError(f"{self.operation}: {error}") from None
         given.apply_defaults()
+        vars(self).update(self._checked(given.arguments))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self.types and self.types.keys() <= vars(self).keys():  # checked as in __init__
+            value = self._checked({**{own: getattr(self, own) for own in self.types}, name: value})[name]
+        super().__setattr__(name, value)
+
+    def _checked(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """What is kept of these values of all parameters."""
         values = {
-            name: SHAPES.get(self.types[name], lambda value, _: value)(value, name)
-            for name, value in given.arguments.items()
+            name: SHAPES.get(self.types[name], lambda value, _: value)(value, name) for name, value in arguments.items()
         }
         _cgxffcv.check_operation(self.operation, tuple(values.values()))
-        for name, value in values.items():
-            setattr(self, name, KEPT.get(self.types[name], lambda value: value)(value))
+        return {name: KEPT.get(self.types[name], lambda value: value)(value) for name, value in values.items()}
 
     def values(self) -> tuple:
         """The values of its parameters, as the core takes them."""

@@ -8,7 +8,7 @@ from checkout import ROOT
 
 # From the bottom up: folders of cgxffcv, and modules next to them.
 FLOORS = (
-    "bundled errors nearest wording lengths process_info files progress interrupts",
+    "bundled errors nearest wording lengths checked process_info files progress interrupts",
     "device tensors rank_claim costs launch_channel comm allreduce adaptive arrays ranks interop",
     "decoders transforms recipes checkpoint",
     "fields tables sheet classes reader writer beton cifar traversal_order pipeline loader",

@@ -1,10 +1,13 @@
 """Transforms refuse what they can never do when they are made, and an operation's declaration names the operation."""
 
+import copy
+
 import numpy as np
 import pytest
 import tiny_beton
 
 from cgxffcv import transforms as tf
+from cgxffcv.decoders import CenterCropRGBImageDecoder, RandomResizedCropRGBImageDecoder
 from cgxffcv.loader import Loader
 from cgxffcv.pipeline.operation import AllocationQuery, Operation
 
@@ -109,3 +112,64 @@ def test_a_declaration_that_fails_names_the_operation(tmp_path, operation, text)
         pytest.raises(TypeError, match=text),
     ):
         list(loader)
+
+
+CENTRE, RANDOM = CenterCropRGBImageDecoder((5, 4), 0.5), RandomResizedCropRGBImageDecoder((5, 4))
+HOLE, NORMAL = tf.Cutout(4), tf.NormalizeImage(100, 50, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("own", "name", "value", "kept"),
+    [
+        (CENTRE, "output_size", [np.int64(7), 9], (7, 9)),
+        (CENTRE, "ratio", 1, 1.0),
+        (RANDOM, "scale", [0.5, 1], (0.5, 1.0)),
+        (HOLE, "crop_size", 2, (2, 2)),
+        (HOLE, "fill", np.array([1, 2, 3]), (1.0, 2.0, 3.0)),
+        (NORMAL, "mean", np.array([5, 6, 7]), (5.0, 6.0, 7.0)),
+        (NORMAL, "std", 2, (2.0, 2.0, 2.0)),
+        (NORMAL, "type", np.float16, "float16"),
+        (tf.Convert(np.float32), "target_dtype", np.float16, "float16"),
+        (tf.ToDevice("cpu"), "device", "cpu", "cpu"),
+        (tf.RandomCrop(3, 1), "padding", np.int32(2), 2),
+    ],
+)
+def test_values_that_are_assigned_are_kept_as_arguments_are(own, name, value, kept):
+    own = copy.copy(own)
+    setattr(own, name, value)
+    assert getattr(own, name) == kept and type(getattr(own, name)) is type(kept)
+
+
+@pytest.mark.parametrize(
+    ("own", "name", "value", "error", "text"),
+    [
+        (CENTRE, "output_size", 8, TypeError, "output_size .height, width. must be two numbers, not 8"),
+        (CENTRE, "ratio", 2, ValueError, "ratio must be above 0 and at most 1, not 2"),
+        (CENTRE, "jpeg_mode", "bogus", ValueError, "jpeg_mode must be 'accurate' or 'fast' or 'scaled', not 'bogus'"),
+        (CENTRE, "interpolation", "area2", ValueError, "interpolation must be one of 'area'"),
+        (RANDOM, "ratio", (0, 1), ValueError, "ratio must be above 0"),
+        (HOLE, "crop_size", (1, 2, 3), ValueError, "crop_size must be a number or .height, width."),
+        (tf.RandomHorizontalFlip(), "flip_prob", 2, ValueError, r"flip_prob must be in 0\.\.1, not 2"),
+        (tf.RandAugment(2, 9), "magnitude", 31, ValueError, "magnitude must be below num_magnitude_bins"),
+        (NORMAL, "std", 0, ValueError, "std must be above 0, not 0"),
+        (NORMAL, "type", "int8", ValueError, "type must be one of float32"),
+        (tf.View(np.int8), "target_dtype", "bogus", TypeError, "'bogus' is not a dtype of numbers"),
+        (tf.ToDevice("cpu"), "device", -1, ValueError, "GPUs are numbered from 0, not -1"),
+    ],
+)
+def test_values_that_are_assigned_are_checked_at_once(own, name, value, error, text):
+    before = getattr(own, name)
+    with pytest.raises(error, match=text):
+        setattr(own, name, value)
+    assert getattr(own, name) == before
+
+
+def test_a_users_class_may_set_its_attributes_in_any_order():
+    class Own(tf.Cutout):
+        def __init__(self):
+            self.fill, self.mine = (1.0, 2.0, 3.0), [1]
+            self.crop_size = (2, 2)
+
+    own = Own()
+    own.crop_size = 3
+    assert own.values() == ((3, 3), (1.0, 2.0, 3.0)) and own.mine == [1]
