@@ -9,8 +9,7 @@ typedef enum AllreduceSite {
     TRIAL_HOST = 0,   /* the buffer in host memory, summed by an Allreduce */
     TRIAL_DEVICE = 1, /* in the memory of the selected GPU */
     TRIAL_MPI = 2,    /* by MPI_Allreduce, float32 in host memory */
-    TRIAL_NCCL = 3,   /* by NCCL, float32, float16 or bfloat16 in the memory of the selected GPU */
-    TRIAL_SITES
+    TRIAL_NCCL = 3    /* by NCCL, float32, float16 or bfloat16 in the memory of the selected GPU */
 } AllreduceSite;
 
 typedef struct AllreduceTrial AllreduceTrial;

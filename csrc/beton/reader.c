@@ -32,8 +32,8 @@ static Status map_file(BetonReader *reader) {
 
 /* Records and table are read once, from end to end. */
 static void read_ahead(const BetonReader *reader) {
-    beton_reader_advise(reader, (BetonSpan){0, reader->metadata_end}, BETON_ADVICE_WILL_NEED);
-    beton_reader_advise(reader, (BetonSpan){reader->table, reader->size}, BETON_ADVICE_WILL_NEED);
+    beton_reader_read_ahead(reader, (BetonSpan){0, reader->metadata_end});
+    beton_reader_read_ahead(reader, (BetonSpan){reader->table, reader->size});
 }
 
 static Status validate_guarded(BetonReader *reader, const BetonCustom *custom, size_t num_custom) {
@@ -102,17 +102,12 @@ BetonSpan beton_reader_data_span(const BetonReader *reader) {
     return (BetonSpan){reader->data < reader->table ? reader->data : reader->table, reader->table};
 }
 
-void beton_reader_advise(const BetonReader *reader, BetonSpan span, BetonAdvice advice) {
-    static const int memory[] = {MADV_NORMAL, MADV_RANDOM, MADV_SEQUENTIAL, MADV_WILLNEED, MADV_DONTNEED};
+void beton_reader_read_ahead(const BetonReader *reader, BetonSpan span) {
     uint64_t unit = (uint64_t)sysconf(_SC_PAGESIZE);
     if (span.end > reader->size) span.end = reader->size;
     span.begin -= span.begin % unit;
     if (span.begin >= span.end) return;
-    uint64_t length = span.end - span.begin;
-    (void)madvise((void *)(uintptr_t)(reader->map + span.begin), (size_t)length, memory[advice]);
-    if (advice == BETON_ADVICE_DONT_NEED) {
-        (void)posix_fadvise(reader->descriptor, (off_t)span.begin, (off_t)length, POSIX_FADV_DONTNEED);
-    }
+    (void)madvise((void *)(uintptr_t)(reader->map + span.begin), (size_t)(span.end - span.begin), MADV_WILLNEED);
 }
 
 static Status fail_short(const BetonReader *reader, uint64_t bytes) {

@@ -162,16 +162,9 @@ BetonSpan beton_reader_data_span(const BetonReader *reader);
  * any number is legal); begin == end if it has none. */
 Status beton_reader_sample_span(const BetonReader *reader, uint64_t sample, BetonSpan *out);
 
-typedef enum BetonAdvice {
-    BETON_ADVICE_NORMAL,
-    BETON_ADVICE_RANDOM,
-    BETON_ADVICE_SEQUENTIAL,
-    BETON_ADVICE_WILL_NEED, /* starts reading ahead, without waiting */
-    BETON_ADVICE_DONT_NEED  /* drops the range from this process and from the page cache where possible */
-} BetonAdvice;
-
-/* Only hints: what the system refuses is ignored. The span is widened to whole memory pages. */
-void beton_reader_advise(const BetonReader *reader, BetonSpan span, BetonAdvice advice);
+/* Starts reading the span ahead, widened to whole memory pages, without waiting. Only a hint: what the system refuses
+ * is ignored. */
+void beton_reader_read_ahead(const BetonReader *reader, BetonSpan span);
 
 /* Reads bytes of the file into the caller's memory, without touching the mapping; STATUS_FORMAT if the file has become
  * shorter. */

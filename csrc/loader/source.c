@@ -52,10 +52,10 @@ static void advise_samples(const BetonReader *reader, const uint64_t *ids, size_
             run.end = span.end;
             continue;
         }
-        if (run.end > run.begin) beton_reader_advise(reader, run, BETON_ADVICE_WILL_NEED);
+        if (run.end > run.begin) beton_reader_read_ahead(reader, run);
         run = span;
     }
-    if (run.end > run.begin) beton_reader_advise(reader, run, BETON_ADVICE_WILL_NEED);
+    if (run.end > run.begin) beton_reader_read_ahead(reader, run);
 }
 
 static void advise_pages(const BetonReader *reader, const uint64_t *ids, size_t count) {
@@ -69,7 +69,7 @@ static void advise_pages(const BetonReader *reader, const uint64_t *ids, size_t 
         const uint64_t page = span.begin / bytes;
         for (size_t k = 0; k < advised && k < PAGES_KNOWN; k++) found = found || known[k] == page;
         if (found) continue;
-        beton_reader_advise(reader, (BetonSpan){page * bytes, (page + 1) * bytes}, BETON_ADVICE_WILL_NEED);
+        beton_reader_read_ahead(reader, (BetonSpan){page * bytes, (page + 1) * bytes});
         known[advised++ % PAGES_KNOWN] = page;
     }
 }

@@ -16,8 +16,7 @@
 typedef enum TensorType {
     TENSOR_STORAGE, /* float32 or bfloat16, by the precision */
     TENSOR_FLOAT32,
-    TENSOR_BYTE,
-    TENSOR_TYPES
+    TENSOR_BYTE
 } TensorType;
 
 /* A held tensor has room for the whole batch; the others live within one phase, and a backend that processes images in

@@ -183,10 +183,8 @@ static void check_file(const char *path, bool checksums) {
     beton_verify_report_fini(&report);
     CHECK(beton_reader_verify(reader, 0, SAMPLES + 1, &options, &report) == STATUS_INDEX);
     BetonSpan data = beton_reader_data_span(reader);
-    for (BetonAdvice advice = BETON_ADVICE_NORMAL; advice <= BETON_ADVICE_DONT_NEED; advice++) {
-        beton_reader_advise(reader, data, advice);
-        beton_reader_advise(reader, (BetonSpan){UINT64_MAX - 5, UINT64_MAX}, advice);
-    }
+    beton_reader_read_ahead(reader, data);
+    beton_reader_read_ahead(reader, (BetonSpan){UINT64_MAX - 5, UINT64_MAX});
     check_cut(path, reader);
     beton_reader_close(reader);
 }
