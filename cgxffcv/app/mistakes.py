@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from cgxffcv.app import runs
 from cgxffcv.errors import UserError
 
 __all__ = ["Mistake", "Verdicts", "judge"]
 
 MOST_IMAGES = 10_000
 BATCH = 500
-CHECKPOINTS = ("best.safetensors", "last.safetensors")
+CHECKPOINTS = (runs.BEST, runs.LAST)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from cgxffcv import files
-from cgxffcv.app import eventfile
+from cgxffcv.app import eventfile, runs
 
 
 def plain(value: Any) -> Any:
@@ -27,7 +27,7 @@ def plain(value: Any) -> Any:
 
 def was_interrupted(folder: Path) -> bool:
     """True if the last record of run.jsonl there says that the run was interrupted, as reported by its rank 0."""
-    with contextlib.suppress(OSError), open(folder / "run.jsonl", "rb") as file:
+    with contextlib.suppress(OSError), open(folder / runs.LOG, "rb") as file:
         file.seek(max(file.seek(0, os.SEEK_END) - 4096, 0))
         return file.read().rstrip().rpartition(b"\n")[2].startswith(b'{"event": "interrupted"')
     return False
@@ -63,9 +63,9 @@ class RunLog:
         folder.mkdir(parents=True, exist_ok=True)
         mode = "a" if resume else "w"
         if resume:
-            _drop_half_line(folder / "run.jsonl")
+            _drop_half_line(folder / runs.LOG)
             _drop_half_line(folder / "log.csv")
-        self._json = files.open_plain(folder / "run.jsonl", mode, encoding="utf-8", buffering=1)
+        self._json = files.open_plain(folder / runs.LOG, mode, encoding="utf-8", buffering=1)
         self._csv = files.open_plain(folder / "log.csv", mode, encoding="utf-8", newline="", buffering=1)
         self._rows = csv.DictWriter(self._csv, self.COLUMNS, extrasaction="ignore", restval="")
         if self._csv.tell() == 0:
@@ -104,7 +104,7 @@ class RunLog:
         self.close()
 
 
-RUN_FILES = ("run.jsonl", "log.csv", "config.yaml", "last.safetensors", "best.safetensors")
+RUN_FILES = (runs.LOG, "log.csv", "config.yaml", runs.LAST, runs.BEST)
 
 
 def set_aside(folder: Path) -> Path | None:

@@ -18,6 +18,7 @@ from cgxffcv.app import config as configuration
 from cgxffcv.app import doctor, process
 from cgxffcv.app.config import Config
 from cgxffcv.app.report import RunLog, set_aside, was_interrupted
+from cgxffcv.app.runs import BEST, LAST
 from cgxffcv.progress import Progress
 from cgxffcv.recipes import Recipe, RecipeError
 from cgxffcv.train.interface import EpochReport, EvaluationReport, StepReport, TrainerInterface
@@ -29,7 +30,6 @@ WARM_UP_STEPS = 1  # the first step makes its plans
 TIMED_STEPS = 3
 LONG_SECONDS = 60.0  # from here on another recipe is recommended
 RECENT_STEPS = 20  # for images per second
-LAST, BEST = "last.safetensors", "best.safetensors"
 
 
 def gigaflops(recipe: Recipe) -> float:

@@ -13,13 +13,18 @@ from cgxffcv import files
 from cgxffcv.errors import UserError
 from cgxffcv.wording import as_table, duration, size
 
-__all__ = ["RunRecord", "read"]
+__all__ = ["BEST", "LAST", "LOG", "RunRecord", "checkpoint_of", "read"]
 
-LOG = "run.jsonl"
+LOG, LAST, BEST = "run.jsonl", "last.safetensors", "best.safetensors"
 NEEDED = {"start": ("time",), "step": ("epoch", "step"), "epoch": ("epoch",), "end": ("seconds",)}
 SECONDS = ("time", "seconds", "load_seconds", "test_seconds")
 WHOLE = ("ranks", "epoch", "step", "steps", "wire_bytes")
 MOST = 1 << 53  # limit of a number in a record
+
+
+def checkpoint_of(path: str) -> str:
+    """The checkpoint that `path` names: in a run's log folder the best."""
+    return os.path.join(path, BEST) if os.path.isdir(path) else path
 
 
 @dataclass

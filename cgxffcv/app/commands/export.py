@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
+from cgxffcv.app import runs
 from cgxffcv.app.usage import Parser
 from cgxffcv.errors import UserError
 
@@ -28,9 +29,7 @@ def main(prog: str, arguments: Sequence[str]) -> int:
     from cgxffcv import nn
     from cgxffcv.nn import export
 
-    path = options.checkpoint
-    if os.path.isdir(path):
-        path = os.path.join(path, "best.safetensors")
+    path = runs.checkpoint_of(options.checkpoint)
     classifier = nn.load(path, precision="float32")
     if os.path.exists(options.out) and os.path.samefile(path, options.out):
         raise UserError(f"{options.out}: OUT is CHECKPOINT itself, which would be lost; name another file")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
 import numpy as np
 
 from cgxffcv import files
+from cgxffcv.app import runs
 from cgxffcv.app.usage import Parser, whole
 from cgxffcv.classes import check_same, names_file, read_names
 from cgxffcv.errors import UserError
@@ -182,10 +182,7 @@ def main(prog: str, arguments: Sequence[str]) -> int:
     options = make_parser(prog).parse_args(list(arguments))
     from cgxffcv import nn
 
-    checkpoint = options.checkpoint
-    if os.path.isdir(checkpoint):
-        checkpoint = os.path.join(checkpoint, "best.safetensors")
-    classifier = nn.load(checkpoint, device=options.device)
+    classifier = nn.load(runs.checkpoint_of(options.checkpoint), device=options.device)
     for path in options.images:
         _predict_file(classifier, path, options)
     return 0
