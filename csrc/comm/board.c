@@ -109,7 +109,7 @@ static Status poll_remote(Round *round, int rank, bool *got) {
     }
     accept(round, rank, &remote.key, frame.frame + least);
     *got = true;
-    comm_net_release(comm->net, rank, NET_BOARD, frame.window);
+    comm_net_release(comm->net, rank, NET_BOARD, frame.number);
     return STATUS_OK;
 }
 

@@ -1,8 +1,7 @@
 /* Frames between hosts over MPI's nonblocking point-to-point calls.
  *
- * Every communicator has its own tags on the world's duplicate of MPI_COMM_WORLD. Receives are posted ahead in small
- * windows, one window for each (sender, channel) that was ever asked for, so that large frames arrive while the reader
- * works. */
+ * Every communicator has its own tags on the world's duplicate of MPI_COMM_WORLD. For each (sender, channel) that was
+ * ever asked for, a few receives are posted ahead, so that large frames arrive while the reader works. */
 #include "comm/mpi_world.h"
 
 #include <sched.h>
@@ -13,8 +12,8 @@
 
 #define CONTROL NET_CHANNELS
 #define TAGS_PER_NET 8
-#define WINDOW_MAX 4
-#define WINDOW_MANY_RANKS 3
+#define RECEIVES_MAX 4
+#define RECEIVES_MANY_RANKS 3
 #define MANY_RANKS 16
 #define BOARD_FRAME_BYTES (SEGMENT_FRAME_BYTES + 128 + COMM_HEADER_BYTES)
 #define FLUSH_S 2.0
@@ -31,14 +30,14 @@ typedef struct ControlMessage {
 } ControlMessage;
 
 /* Receives posted ahead from one sender on one channel. */
-typedef struct MpiWindow {
+typedef struct MpiReceives {
     int count, frame_bytes;
     unsigned char *memory; /* owned, count frames */
-    size_t got[WINDOW_MAX];
-    bool done[WINDOW_MAX];
-    int posted[WINDOW_MAX], first, posted_count; /* frames in the order of posting, circular */
+    size_t got[RECEIVES_MAX];
+    bool done[RECEIVES_MAX];
+    int posted[RECEIVES_MAX], first, posted_count; /* frames in the order of posting, circular */
     int held;
-} MpiWindow;
+} MpiReceives;
 
 typedef enum JobKind { JOB_SEND, JOB_RECEIVE, JOB_CONTROL } JobKind;
 
@@ -48,7 +47,7 @@ typedef struct MpiJob {
     int rank;
     _Atomic uint32_t *readers; /* borrowed: JOB_SEND in place */
     void *copy;                /* owned: JOB_SEND of a copy */
-    MpiWindow *window;         /* borrowed: JOB_RECEIVE */
+    MpiReceives *receives;     /* borrowed: JOB_RECEIVE */
     int frame;
 } MpiJob;
 
@@ -58,10 +57,10 @@ struct CommNet {
 
     int rank, size, tag_base;
     size_t slot_bytes;
-    int *world_rank_of;   /* owned, [size] */
-    MpiWindow **windows;  /* owned, [size * NET_CHANNELS], NULL until asked for */
-    _Atomic int *sending; /* owned, [size]: sends under way */
-    _Atomic bool *left;   /* owned, [size] */
+    int *world_rank_of;     /* owned, [size] */
+    MpiReceives **receives; /* owned, [size * NET_CHANNELS], NULL until asked for */
+    _Atomic int *sending;   /* owned, [size]: sends under way */
+    _Atomic bool *left;     /* owned, [size] */
 
     bool receive_failed;     /* a receive could not be posted */
     unsigned char *requests; /* owned, with jobs: [capacity], [count] in use, in steps of handle_bytes */
@@ -109,14 +108,14 @@ static Status start_send(CommNet *net, int to, int channel, const void *frame, s
     return STATUS_OK;
 }
 
-static Status start_receive(CommNet *net, int from, int channel, MpiWindow *window, int frame) {
+static Status start_receive(CommNet *net, int from, int channel, MpiReceives *receives, int frame) {
     TRY(net_reserve(net));
-    window->done[frame] = false;
-    TRY_MPI(net->mpi, Irecv, window->memory + (size_t)frame * (size_t)window->frame_bytes, window->frame_bytes,
+    receives->done[frame] = false;
+    TRY_MPI(net->mpi, Irecv, receives->memory + (size_t)frame * (size_t)receives->frame_bytes, receives->frame_bytes,
             net->mpi->abi.byte, net->world_rank_of[from], net->tag_base + channel, net->world->handle,
             request_at(net, net->count));
-    window->posted[(window->first + window->posted_count++) % window->count] = frame;
-    net_add(net, &(MpiJob){.kind = JOB_RECEIVE, .rank = from, .window = window, .frame = frame});
+    receives->posted[(receives->first + receives->posted_count++) % receives->count] = frame;
+    net_add(net, &(MpiJob){.kind = JOB_RECEIVE, .rank = from, .receives = receives, .frame = frame});
     return STATUS_OK;
 }
 
@@ -164,8 +163,8 @@ static Status net_finish(CommNet *net, const MpiJob *job, const void *result, bo
     } else {
         int bytes = 0;
         TRY_MPI(net->mpi, Get_count, result, net->mpi->abi.byte, &bytes);
-        job->window->got[job->frame] = bytes < 0 ? 0 : (size_t)bytes;
-        job->window->done[job->frame] = true;
+        job->receives->got[job->frame] = bytes < 0 ? 0 : (size_t)bytes;
+        job->receives->done[job->frame] = true;
     }
     return STATUS_OK;
 }
@@ -240,40 +239,40 @@ Status comm_net_post(CommNet *net, int to, int channel, const void *frame, size_
     return status;
 }
 
-static MpiWindow **window_at(const CommNet *net, int from, int channel) {
-    return &net->windows[(size_t)from * NET_CHANNELS + (size_t)channel];
+static MpiReceives **receives_at(const CommNet *net, int from, int channel) {
+    return &net->receives[(size_t)from * NET_CHANNELS + (size_t)channel];
 }
 
-static Status open_window(CommNet *net, int from, int channel) {
-    MpiWindow *window = NULL;
-    TRY(memory_calloc(1, sizeof *window, &window));
-    *window_at(net, from, channel) = window;
-    window->count = net->size > MANY_RANKS ? WINDOW_MANY_RANKS : WINDOW_MAX;
-    window->frame_bytes = channel == NET_BOARD ? BOARD_FRAME_BYTES : (int)(SEGMENT_FRAME_BYTES + net->slot_bytes);
-    TRY(memory_alloc((size_t)window->count, (size_t)window->frame_bytes, &window->memory));
-    for (int frame = 0; frame < window->count; frame++) TRY(start_receive(net, from, channel, window, frame));
+static Status post_receives(CommNet *net, int from, int channel) {
+    MpiReceives *receives = NULL;
+    TRY(memory_calloc(1, sizeof *receives, &receives));
+    *receives_at(net, from, channel) = receives;
+    receives->count = net->size > MANY_RANKS ? RECEIVES_MANY_RANKS : RECEIVES_MAX;
+    receives->frame_bytes = channel == NET_BOARD ? BOARD_FRAME_BYTES : (int)(SEGMENT_FRAME_BYTES + net->slot_bytes);
+    TRY(memory_alloc((size_t)receives->count, (size_t)receives->frame_bytes, &receives->memory));
+    for (int frame = 0; frame < receives->count; frame++) TRY(start_receive(net, from, channel, receives, frame));
     return STATUS_OK;
 }
 
 static Status net_take(CommNet *net, int from, int channel, CommNetFrame *out) {
     *out = (CommNetFrame){0};
-    MpiWindow *window = *window_at(net, from, channel);
-    if (window == NULL) {
-        TRY(open_window(net, from, channel));
-        window = *window_at(net, from, channel);
+    MpiReceives *receives = *receives_at(net, from, channel);
+    if (receives == NULL) {
+        TRY(post_receives(net, from, channel));
+        receives = *receives_at(net, from, channel);
     }
-    if (window->posted_count == 0) return STATUS_OK;
-    int frame = window->posted[window->first];
-    if (!window->done[frame]) {
+    if (receives->posted_count == 0) return STATUS_OK;
+    int frame = receives->posted[receives->first];
+    if (!receives->done[frame]) {
         TRY(test_requests(net));
-        if (!window->done[frame]) return STATUS_OK;
+        if (!receives->done[frame]) return STATUS_OK;
     }
-    window->first = (window->first + 1) % window->count;
-    window->posted_count--;
-    window->held++;
-    *out = (CommNetFrame){.frame = window->memory + (size_t)frame * (size_t)window->frame_bytes,
-                          .bytes = window->got[frame],
-                          .window = frame};
+    receives->first = (receives->first + 1) % receives->count;
+    receives->posted_count--;
+    receives->held++;
+    *out = (CommNetFrame){.frame = receives->memory + (size_t)frame * (size_t)receives->frame_bytes,
+                          .bytes = receives->got[frame],
+                          .number = frame};
     return STATUS_OK;
 }
 
@@ -284,17 +283,17 @@ Status comm_net_take(CommNet *net, int from, int channel, CommNetFrame *out) {
     return status;
 }
 
-void comm_net_release(CommNet *net, int from, int channel, int frame) {
-    MpiWindow *window = *window_at(net, from, channel);
+void comm_net_release(CommNet *net, int from, int channel, int number) {
+    MpiReceives *receives = *receives_at(net, from, channel);
     pthread_mutex_lock(&comm_mpi_lock);
-    window->held--;
-    if (start_receive(net, from, channel, window, frame) != STATUS_OK) net->receive_failed = true;
+    receives->held--;
+    if (start_receive(net, from, channel, receives, number) != STATUS_OK) net->receive_failed = true;
     pthread_mutex_unlock(&comm_mpi_lock);
 }
 
 int comm_net_held(const CommNet *net, int from, int channel) {
-    const MpiWindow *window = *window_at(net, from, channel);
-    return window == NULL ? 0 : window->held;
+    const MpiReceives *receives = *receives_at(net, from, channel);
+    return receives == NULL ? 0 : receives->held;
 }
 
 int comm_net_sending_to(const CommNet *net, int to) { return net->sending[to]; }
@@ -325,11 +324,11 @@ bool comm_net_has_left(const CommNet *net, int rank) { return atomic_load(&net->
 /* ---- made and destroyed ---- */
 
 static void free_net(CommNet *net) {
-    for (int i = 0; net->windows != NULL && i < net->size * NET_CHANNELS; i++) {
-        if (net->windows[i] != NULL) memory_free(net->windows[i]->memory);
-        memory_free(net->windows[i]);
+    for (int i = 0; net->receives != NULL && i < net->size * NET_CHANNELS; i++) {
+        if (net->receives[i] != NULL) memory_free(net->receives[i]->memory);
+        memory_free(net->receives[i]);
     }
-    memory_free(net->windows);
+    memory_free(net->receives);
     memory_free(net->world_rank_of);
     memory_free(net->sending);
     memory_free(net->left);
@@ -363,7 +362,7 @@ Status comm_net_create(CommNetWorld *world, uint32_t id, int rank, int size, con
     net->size = size;
     net->slot_bytes = slot_bytes;
     net->tag_base = (int)id * TAGS_PER_NET;
-    TRY_GOTO(memory_calloc(n * NET_CHANNELS, sizeof *net->windows, &net->windows));
+    TRY_GOTO(memory_calloc(n * NET_CHANNELS, sizeof *net->receives, &net->receives));
     TRY_GOTO(memory_calloc(n, sizeof *net->world_rank_of, &net->world_rank_of));
     TRY_GOTO(memory_calloc(n, sizeof *net->sending, &net->sending));
     TRY_GOTO(memory_calloc(n, sizeof *net->left, &net->left));

@@ -61,8 +61,8 @@ Status comm_net_take(CommNet *net, int from, int channel, CommNetFrame *out) {
     return not_built();
 }
 
-void comm_net_release(CommNet *net, int from, int channel, int window) {
-    (void)net, (void)from, (void)channel, (void)window;
+void comm_net_release(CommNet *net, int from, int channel, int number) {
+    (void)net, (void)from, (void)channel, (void)number;
 }
 
 void comm_net_flush(CommNet *net, double seconds) { (void)net, (void)seconds; }

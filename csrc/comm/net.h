@@ -23,7 +23,7 @@ typedef struct FrameHeader {
 typedef struct CommNetFrame {
     unsigned char *frame; /* NULL if nothing has arrived */
     size_t bytes;         /* including the header */
-    int window;           /* private */
+    int number;           /* private: for comm_net_release */
 } CommNetFrame;
 
 /* The number of ranks that MPI reports; 0 if it is not running in this process. */
@@ -61,7 +61,7 @@ uint32_t comm_net_events(const CommNet *net);
 /* The next frame of (from, this rank, channel), if it is there; stays valid until comm_net_release. */
 Status comm_net_take(CommNet *net, int from, int channel, CommNetFrame *out);
 /* A failure is reported by the next comm_net_progress. */
-void comm_net_release(CommNet *net, int from, int channel, int window);
+void comm_net_release(CommNet *net, int from, int channel, int number);
 /* Frames taken and not released. */
 int comm_net_held(const CommNet *net, int from, int channel);
 /* Sends to that rank that are not complete. */

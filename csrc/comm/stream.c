@@ -173,7 +173,7 @@ static Status take_remote(Comm *comm, int from, int lane, CommSlice *slice, bool
                          .tag = header.tag,
                          .from = from,
                          .lane = lane,
-                         .token = (uint32_t)frame.window};
+                         .token = (uint32_t)frame.number};
     return STATUS_OK;
 }
 

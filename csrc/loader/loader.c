@@ -171,7 +171,7 @@ Status loader_create(const LoaderConfig *config, Loader **out) {
     loader->threads = config->workers < 1 ? cpu_count() : config->workers;
     loader->split = (LoaderSplit){config->batch_size, config->world_size, config->rank, config->drop_last};
     TRY_GOTO(loader_source_open(&loader->source, config->path, config->reader));
-    loader->source.windows = config->read_ahead;
+    loader->source.reads = config->read_ahead;
     loader->source.whole_pages = config->order == LOADER_QUASI_RANDOM;
     TRY_GOTO(look_into_file(loader, config));
     loader->ahead = choose_ahead(loader, config);

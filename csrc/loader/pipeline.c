@@ -133,7 +133,7 @@ void loader_pipeline_scratch_fini(DecoderScratch *scratch) {
     if (scratch->jpeg != NULL) jpeg_decoder_destroy(scratch->jpeg);
     for (size_t i = 0; i < scratch->outputs; i++) resizer_destroy(scratch->resizers[i]);
     memory_free(scratch->resizers);
-    loader_window_fini(&scratch->window);
+    loader_read_buffer_fini(&scratch->read_buffer);
     memory_free(scratch->buffer);
     memory_free(scratch->own);
     memory_free(scratch->staged);
@@ -143,7 +143,7 @@ void loader_pipeline_scratch_fini(DecoderScratch *scratch) {
 
 size_t loader_pipeline_scratch_bytes(const DecoderScratch *scratch) {
     size_t bytes = scratch->own_bytes + scratch->buffer_bytes + scratch->staged_bytes;
-    bytes += loader_window_bytes(&scratch->window);
+    bytes += loader_read_buffer_bytes(&scratch->read_buffer);
     if (scratch->jpeg != NULL) bytes += jpeg_decoder_bytes(scratch->jpeg);
     for (size_t i = 0; i < scratch->outputs; i++) {
         if (scratch->resizers[i] != NULL) bytes += resizer_bytes(scratch->resizers[i]);
@@ -154,25 +154,25 @@ size_t loader_pipeline_scratch_bytes(const DecoderScratch *scratch) {
 /* ---- samples ---- */
 
 /* Adds the value of each field that outputs read. One that cannot be found is left for its decoder to report. */
-static Status add_sample(const Pipeline *pipeline, Window *window, uint64_t sample) {
+static Status add_sample(const Pipeline *pipeline, ReadBuffer *buffer, uint64_t sample) {
     for (size_t k = 0; k < pipeline->count; k++) {
         const DecoderOutput *output = &pipeline->outputs[k];
         BetonRegion region = {0};
         if (output->is_view || !output->field_info->has_data) continue;
         if (beton_reader_region(pipeline->source->reader, output->field, sample, &region) != STATUS_OK) continue;
-        TRY(loader_window_add(window, &region));
+        TRY(loader_read_buffer_add(buffer, &region));
     }
     return STATUS_OK;
 }
 
-static Status fill_window(const Pipeline *pipeline, const DecoderChunk *chunk) {
-    Window *window = &chunk->scratch->window;
+static Status fill_read_buffer(const Pipeline *pipeline, const DecoderChunk *chunk) {
+    ReadBuffer *buffer = &chunk->scratch->read_buffer;
     bool mixes = false;
-    loader_window_clear(window);
+    loader_read_buffer_clear(buffer);
     for (size_t k = 0; k < pipeline->count; k++) mixes = mixes || pipeline->outputs[k].mixes;
-    if (mixes) TRY(add_sample(pipeline, window, chunk->before));
-    for (size_t i = 0; i < chunk->count; i++) TRY(add_sample(pipeline, window, chunk->ids[i]));
-    return loader_window_read(window, pipeline->source->reader);
+    if (mixes) TRY(add_sample(pipeline, buffer, chunk->before));
+    for (size_t i = 0; i < chunk->count; i++) TRY(add_sample(pipeline, buffer, chunk->ids[i]));
+    return loader_read_buffer_read(buffer, pipeline->source->reader);
 }
 
 /* Runs `work` on the chunk while the file's bytes are accessible. */
@@ -184,10 +184,10 @@ static Status with_bytes(const Pipeline *pipeline, DecoderChunk *chunk,
     chunk->source = &source;
     chunk->blanked = pipeline->blanked;
     loader_source_enter(&source, &guard);
-    if (source.windows) {
-        status = fill_window(pipeline, chunk);
+    if (source.reads) {
+        status = fill_read_buffer(pipeline, chunk);
         chunk->scratch->failed_at = (int64_t)chunk->first;
-        source.window = &chunk->scratch->window;
+        source.read_buffer = &chunk->scratch->read_buffer;
     }
     if (status == STATUS_OK) status = work(pipeline, chunk);
     return loader_source_leave(&source, &guard, status);

@@ -22,21 +22,21 @@ Status loader_source_leave(const LoaderSource *source, const Guard *guard, Statu
     return beton_reader_leave(source->reader, guard, status);
 }
 
-static void take_from_window(const LoaderSource *source, BetonRegion *region) {
-    if (source->window == NULL || region->size == 0) return;
-    const unsigned char *bytes = loader_window_find(source->window, region);
+static void take_from_read_buffer(const LoaderSource *source, BetonRegion *region) {
+    if (source->read_buffer == NULL || region->size == 0) return;
+    const unsigned char *bytes = loader_read_buffer_find(source->read_buffer, region);
     if (bytes != NULL) region->data = bytes;
 }
 
 Status loader_source_region(const LoaderSource *source, size_t field, uint64_t sample, BetonRegion *out) {
     TRY(beton_reader_region(source->reader, field, sample, out));
-    take_from_window(source, out);
+    take_from_read_buffer(source, out);
     return STATUS_OK;
 }
 
 Status loader_source_image(const LoaderSource *source, size_t field, uint64_t sample, BetonImage *out) {
     TRY(beton_reader_image(source->reader, field, sample, out));
-    take_from_window(source, &out->region);
+    take_from_read_buffer(source, &out->region);
     return STATUS_OK;
 }
 

@@ -1,17 +1,17 @@
 /* Private to loader/: between the reader and the decoders: where the bytes of samples come from. They are in the file's
- * mapping, which never moves, or in a thread's window; what a decoder gets of them is valid from enter to leave, in the
- * same thread. */
+ * mapping, which never moves, or in a thread's read buffer; what a decoder gets of them is valid from enter to leave,
+ * in the same thread. */
 #ifndef CGXFFCV_LOADER_SOURCE_H
 #define CGXFFCV_LOADER_SOURCE_H
 
-#include "loader/window.h"
+#include "loader/read_buffer.h"
 
 typedef struct LoaderSource {
-    const BetonReader *reader; /* borrowed, or `own`: fields, numbers and records */
-    BetonReader *own;          /* owned, or NULL */
-    bool windows;              /* samples are read into the threads' windows */
-    bool whole_pages;          /* whole pages of the file are read ahead */
-    const Window *window;      /* borrowed, in a thread's copy of this: what has been read; or NULL */
+    const BetonReader *reader;     /* borrowed, or `own`: fields, numbers and records */
+    BetonReader *own;              /* owned, or NULL */
+    bool reads;                    /* samples are read into the threads' read buffers */
+    bool whole_pages;              /* whole pages of the file are read ahead */
+    const ReadBuffer *read_buffer; /* borrowed, in a thread's copy of this: what has been read; or NULL */
 } LoaderSource;
 
 /* A source of the file at `path`, or of an open one, which is borrowed until loader_source_close. */

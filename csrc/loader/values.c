@@ -39,18 +39,18 @@ static Status place_values(const LoaderSource *source, size_t field, const char 
     return STATUS_OK;
 }
 
-static Status copy_value(const LoaderSource *source, Window *window, size_t field, uint64_t sample, uint64_t bytes,
+static Status copy_value(const LoaderSource *source, ReadBuffer *buffer, size_t field, uint64_t sample, uint64_t bytes,
                          unsigned char *out) {
     const BetonReader *reader = source->reader;
     BetonRegion region = {0};
     TRY(beton_reader_region(reader, field, sample, &region));
     if (region.size != bytes) return loader_decoder_fail_changed();
     if (bytes == 0) return STATUS_OK;
-    if (source->windows) {
-        loader_window_clear(window);
-        TRY(loader_window_add(window, &region));
-        TRY(loader_window_read(window, reader));
-        region.data = loader_window_find(window, &region);
+    if (source->reads) {
+        loader_read_buffer_clear(buffer);
+        TRY(loader_read_buffer_add(buffer, &region));
+        TRY(loader_read_buffer_read(buffer, reader));
+        region.data = loader_read_buffer_find(buffer, &region);
     }
     memcpy(out, region.data, (size_t)bytes);
     return STATUS_OK;
@@ -59,13 +59,13 @@ static Status copy_value(const LoaderSource *source, Window *window, size_t fiel
 static Status copy_values(const LoaderSource *source, size_t field, const char *name, const uint64_t *ids, size_t count,
                           const int64_t *offsets, unsigned char *out) {
     Status status = STATUS_OK;
-    Window window = {0};
+    ReadBuffer buffer = {0};
     for (size_t i = 0; status == STATUS_OK && i < count; i++) {
         const uint64_t sample = ids[i], bytes = (uint64_t)(offsets[i + 1] - offsets[i]);
-        status = copy_value(source, &window, field, sample, bytes, out + offsets[i]);
+        status = copy_value(source, &buffer, field, sample, bytes, out + offsets[i]);
         status = at_value(source, name, sample, status);
     }
-    loader_window_fini(&window);
+    loader_read_buffer_fini(&buffer);
     return status;
 }
 

@@ -66,10 +66,10 @@ typedef struct DecoderScratch {
     size_t own_bytes;
     unsigned char *staged; /* owned: rows on which steps work, see steps.h */
     size_t staged_bytes;
-    void **arrays;      /* owned: where decoders write instead of the batch's arrays, one per output */
-    Window window;      /* owned: bytes of the chunk's samples, if the source has windows */
-    DecoderTimes times; /* since they were last set to 0 */
-    int64_t failed_at;  /* after a failure: position in the batch */
+    void **arrays;          /* owned: where decoders write instead of the batch's arrays, one per output */
+    ReadBuffer read_buffer; /* owned: bytes of the samples of the chunk, if the source reads */
+    DecoderTimes times;     /* since they were last set to 0 */
+    int64_t failed_at;      /* after a failure: position in the batch */
 } DecoderScratch;
 
 /* Some samples of one batch, in one thread. */
