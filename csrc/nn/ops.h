@@ -30,6 +30,10 @@ typedef struct Tensor {
     size_t offset; /* held: in bytes, in the arena; else in scratch memory, to be multiplied by the images of a group */
 } Tensor;
 
+static inline size_t nn_tensor_elems(const Tensor *tensor, int images) {
+    return (size_t)images * (size_t)(tensor->height * tensor->width) * (size_t)tensor->channels;
+}
+
 typedef enum PassKind {
     PASS_LOAD,                /* images -> float32 images tensor with the zero border of the first convolution */
     PASS_CONV_FORWARD,        /* input -> output, with bias and activation where the operator has them */

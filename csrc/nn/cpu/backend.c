@@ -186,20 +186,16 @@ static Status cpu_take_totals(Context *context, NnStepTotals *out) {
     return STATUS_OK;
 }
 
-static size_t elems_of(const Tensor *tensor, int count) {
-    return (size_t)count * (size_t)(tensor->height * tensor->width) * (size_t)tensor->channels;
-}
-
 static Status cpu_read_tensor(Context *context, int tensor, int count, float *to) {
     const Tensor *t = &context->program->tensors[tensor];
     const Kernels *kernels = t->type == TENSOR_STORAGE ? context->kernels : nn_cpu_kernels_for(PRECISION_FLOAT32);
-    kernels->to_float(context->arena + t->offset, elems_of(t, count), to);
+    kernels->to_float(context->arena + t->offset, nn_tensor_elems(t, count), to);
     return STATUS_OK;
 }
 
 static Status cpu_write_tensor(Context *context, int tensor, int count, const float *from) {
     const Tensor *t = &context->program->tensors[tensor];
-    context->kernels->from_float(from, elems_of(t, count), context->arena + t->offset);
+    context->kernels->from_float(from, nn_tensor_elems(t, count), context->arena + t->offset);
     return STATUS_OK;
 }
 

@@ -57,10 +57,6 @@ static Status cuda_copy(void *to, const void *from, size_t bytes) {
     return device_stream_synchronize(NULL);
 }
 
-static size_t elems_of(const Tensor *tensor, int count) {
-    return (size_t)count * (size_t)(tensor->height * tensor->width) * (size_t)tensor->channels;
-}
-
 static size_t image_elems(const Context *context) {
     const Op *first = &context->program->ops[0];
     const Tensor *input = &context->program->tensors[first->input];
@@ -171,7 +167,7 @@ static Status cuda_profile(Context *context, double *seconds) {
 static Status cuda_read_tensor(Context *context, int tensor, int count, float *to) {
     Status status = STATUS_OK;
     const Tensor *t = &context->program->tensors[tensor];
-    size_t elems = elems_of(t, count);
+    size_t elems = nn_tensor_elems(t, count);
     float *wide = NULL;
     Precision precision = t->type == TENSOR_STORAGE ? context->program->precision : PRECISION_FLOAT32;
     TRY(device_alloc(elems * sizeof *wide, &wide));
@@ -186,7 +182,7 @@ done:
 static Status cuda_write_tensor(Context *context, int tensor, int count, const float *from) {
     Status status = STATUS_OK;
     const Tensor *t = &context->program->tensors[tensor];
-    size_t elems = elems_of(t, count);
+    size_t elems = nn_tensor_elems(t, count);
     float *wide = NULL;
     TRY(device_alloc(elems * sizeof *wide, &wide));
     TRY_GOTO(device_copy(wide, from, elems * sizeof *wide, context->stream));
