@@ -41,7 +41,7 @@ from cgxffcv.pipeline.steps import (
     split_lengths,
     to_channels_last,
 )
-from cgxffcv.wording import add_note, brief, counted
+from cgxffcv.wording import add_note, brief, counted, whole_number
 
 DEFAULT_DECODERS = {
     "int": dec.IntDecoder,
@@ -57,15 +57,24 @@ MAX_SHARED = 64  # numbers of lists of draws: the format of a draw's index (csrc
 
 
 class PipelineSpec:
-    """One output: which field, its decoder (None: the field's own), its transforms.
+    """One output: which field, its decoder (None: the field's own), its transforms (or None).
 
     `draws` numbers the list of random draws of an image output: outputs with the same number (0..63) share their draws,
     as an image and its mask should; by default every image output has its own number.
     """
 
-    def __init__(self, source: str | None = None, decoder=None, transforms: Sequence = (), draws: int | None = None):
-        if draws is not None and not 0 <= draws < MAX_SHARED:
+    def __init__(
+        self,
+        source: str | None = None,
+        decoder: Any = None,
+        transforms: Sequence | None = None,
+        draws: int | None = None,
+    ):
+        if draws is not None and not 0 <= whole_number(draws, "draws") < MAX_SHARED:
             raise ValueError(f"draws must be in 0..{MAX_SHARED - 1}, not {draws!r}")
+        transforms = () if transforms is None else transforms
+        if isinstance(transforms, str) or not hasattr(transforms, "__iter__"):
+            raise TypeError(f"PipelineSpec: transforms must be a list of operations, not {brief(transforms)}")
         steps = taken(transforms, MAX_STEPS, f"a pipeline has at most {MAX_STEPS} steps, not {brief(transforms)}")
         self.source, self.decoder, self.transforms, self.draws = source, decoder, steps, draws
 

@@ -408,3 +408,14 @@ def test_steps_run_without_gradients(path, monkeypatch):
     with Loader(path, 50, pipelines={"image": [step, tf.ModuleWrapper(step)], "label": [step]}) as loader:
         list(loader)
     assert seen == [1] * 6 and inside == []
+
+
+def test_specs_of_pipelines(path):
+    assert PipelineSpec("label", None, None).transforms == [] == PipelineSpec(source="label").transforms
+    with Loader(path, 5, pipelines={"image": None, "again": PipelineSpec("label", None, None)}) as loader:
+        assert type(loader.get_batch([1])[-1]) is type(loader.get_batch([1])[0])  # both by default
+    for transforms in (tf.Squeeze(), "text", 5):
+        with pytest.raises(TypeError, match="PipelineSpec: transforms must be a list of operations, not"):
+            PipelineSpec("label", transforms=transforms)
+    with pytest.raises(TypeError, match="draws must be a whole number, not 'a'"):
+        PipelineSpec("label", draws="a")
