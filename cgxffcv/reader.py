@@ -217,7 +217,11 @@ class Reader(Sequence[dict[str, Any]]):
 
     def column(self, field: str) -> np.ndarray:
         """All values of an int field (int64) or a float field (float64), shape (num_samples,)."""
-        return self._open().column(self._field(field))
+        number = self._field(field)
+        if self._infos[number].kind not in ("int", "float"):
+            holds = self._infos[number].kind
+            raise TypeError(f"{self.path}: column reads fields of int or float; field {field!r} holds {holds}")
+        return self._open().column(number)
 
     def sample_span(self, index: int) -> tuple[int, int]:
         """(begin, end): the bytes of the file that hold the sample's data; begin == end if it has none."""

@@ -171,7 +171,8 @@ class Loader:
     pipelines, ids, evaluate, arrays, on_error = Setting(), Setting(), Setting(), Setting(), Setting()
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name.startswith("_") or hasattr(type(self), name) or type(self) is not Loader:
+        users = type(self).__module__.partition(".")[0] != "cgxffcv"  # a class derived from this one
+        if name.startswith("_") or hasattr(type(self), name) or users:
             super().__setattr__(name, value)
             return
         known = [key for key, item in vars(Loader).items() if isinstance(item, Setting)]

@@ -87,7 +87,7 @@ def test_reader_manners(tmp_path):
             reader["n"]
         with pytest.raises(KeyError, match="it has b, n, img, d"):
             reader.value(0, "label")
-        with pytest.raises(TypeError, match="bytes"):
+        with pytest.raises(TypeError, match="column reads fields of int or float; field 'b' holds bytes"):
             reader.column("b")
         with pytest.raises(TypeError, match="int"):
             reader.stored_image(0, "n")

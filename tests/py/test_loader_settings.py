@@ -12,6 +12,7 @@ import tiny_beton
 
 from cgxffcv import transforms as tf
 from cgxffcv.decoders import IntDecoder, RandomResizedCropRGBImageDecoder
+from cgxffcv.interop import torch as interop
 from cgxffcv.loader import Loader, OrderOption
 from cgxffcv.pipeline import PipelineSpec
 
@@ -180,8 +181,9 @@ def test_a_bad_value_is_refused_and_changes_nothing(path, name, value, error, te
         assert flat(epoch_of(loader)) == reference.shuffled(range(N), 1, 0)
 
 
-def test_names_without_effect_are_refused(path):
-    with Loader(path, 8) as loader:
+@pytest.mark.parametrize("kind", [Loader, interop.Loader])
+def test_names_without_effect_are_refused(path, kind):
+    with kind(path, 8) as loader:
         with pytest.raises(AttributeError, match="'indicies'.*did you mean indices"):
             loader.indicies = [1]
         with pytest.raises(AttributeError, match="did you mean batch_size"):
