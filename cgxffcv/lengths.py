@@ -24,7 +24,8 @@ def machine_bytes() -> int:
 
 def longer(values: Any, most: int) -> bool:
     """True if it says that it has more entries than that. What is in memory already, such as an array, is not asked."""
-    if isinstance(values, list | tuple) or hasattr(values, "__array__") or not hasattr(values, "__len__"):
+    kind = type(values)  # as len() does: what an object does when its attributes are looked at is its own affair
+    if isinstance(values, list | tuple) or hasattr(kind, "__array__") or not hasattr(kind, "__len__"):
         return False
     with contextlib.suppress(TypeError, ValueError, BufferError):
         memoryview(values).release()
