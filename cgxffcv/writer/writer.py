@@ -189,6 +189,12 @@ class DatasetWriter:
         is the same with any number of workers (but not with another chunksize), and the caller's generators are
         afterwards as they were (except OpenCV's, whose state cannot be read).
         """
+        needs, kind = ("__getitem__",) if indices is not None else ("__len__", "__getitem__"), type(dataset)
+        if not all(hasattr(kind, name) for name in needs):
+            raise TypeError(
+                f"from_indexed_dataset takes a data set with len() and [], which {kind.__name__} lacks; from_iterable "
+                "writes what can only be iterated"
+            )
         if indices is None:
             lengths.check_fits(dataset, "the data set", ORDER_BYTES)
         else:

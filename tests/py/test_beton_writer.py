@@ -580,3 +580,11 @@ def test_a_writer_in_use_refuses_another_thread(tmp_path):
     with pytest.raises(ValueError, match="finished or abandoned"):
         core.append(0, [])
     assert clean(tmp_path) == []
+
+
+@pytest.mark.parametrize("samples", [iter([1, 2]), (i for i in range(3)), {1, 2}])
+def test_data_sets_without_numbers_are_told_of_from_iterable(tmp_path, samples):
+    writer = DatasetWriter(tmp_path / "x.beton", {"x": IntField()}, progress=False)
+    with pytest.raises(TypeError, match=r"a data set with len\(\) and \[\], which \w+ lacks; from_iterable writes"):
+        writer.from_indexed_dataset(samples)
+    assert not (tmp_path / "x.beton").exists()
