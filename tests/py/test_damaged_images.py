@@ -57,11 +57,13 @@ def test_black_instead(files, name):
             for got, want in zip(loader, whole, strict=True):
                 for one, other in zip(got, want, strict=True):
                     np.testing.assert_array_equal(one, other)
-        least = 2 * len(BAD)
-        assert least <= loader.stats()["blanked"] <= (1 if name != "mixed" else 3) * least
+        count = 2 * len(BAD)
+        assert loader.stats()["blanked"] == count
         assert whole.stats()["blanked"] == 0
+        loader.get_batch([0, BAD[0]])  # the second one is also mixed into the first
+        assert loader.stats()["blanked"] == count + 1
         (got, _, again) = loader.get_batch([BAD[0]], evaluate=True)
-        assert not again.any() and loader.stats()["blanked"] > least and got.shape[0] == 1
+        assert not again.any() and loader.stats()["blanked"] == count + 2 and got.shape[0] == 1
 
 
 def test_resident(files):

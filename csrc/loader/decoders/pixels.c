@@ -230,6 +230,8 @@ static Status run_chunks(const DecoderChunk *chunk, const DecoderOutput *output,
     const bool mixes = any_mixes(chunk, (int)(output - chunk->outputs)) || any_mixes(chunk, output->companion);
     if (chunk->evaluate || !mixes) return decode(chunk, output, false);
     DecoderChunk before = *chunk;
+    atomic_uint_fast64_t uncounted = 0; /* its own chunk counts it */
+    if (chunk->blanked != NULL) before.blanked = &uncounted;
     before.ids = &chunk->before;
     before.first = chunk->before_first;
     before.count = 1;
