@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import json
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from cgxffcv import files
 from cgxffcv.lengths import taken
 from cgxffcv.wording import add_note, brief
 
@@ -23,6 +25,7 @@ CHANNELS = {"l": "L", "rgb": "RGB"}
 BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 MAX_NAMES = 1 << 20  # of one pattern
 MAX_DIGITS = 18
+MAX_MEMBER_BYTES = 1 << 32
 
 
 def expand(pattern: str) -> list[str]:
@@ -57,6 +60,18 @@ def _decode(extension: str, data: bytes) -> Any:
     if last == "npy":
         return np.load(io.BytesIO(data), allow_pickle=False)
     return data
+
+
+@contextlib.contextmanager
+def _opened(shard: str, mode: str) -> Iterator[tarfile.TarFile]:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(files.naming(shard))
+        file = stack.enter_context(files.open_plain(shard, "rb"))
+        try:
+            tar = stack.enter_context(tarfile.open(fileobj=file, mode=mode))
+        except tarfile.TarError as error:
+            raise tarfile.ReadError(f"{shard}: not a tar file: {error}") from None
+        yield tar
 
 
 def _image(kind: str) -> Callable[[bytes], Any]:
@@ -223,10 +238,12 @@ class Shards:
     @staticmethod
     def _raw(shard: str) -> Iterator[dict[str, Any]]:
         sample: dict[str, Any] = {}
-        with tarfile.open(shard, "r|*") as tar:
+        with _opened(shard, "r|*") as tar:
             for member in tar:
                 if not member.isfile():
                     continue
+                if member.size > MAX_MEMBER_BYTES:  # a sparse one may say so in a few bytes
+                    raise ValueError(f"{shard}: {member.name} has {member.size:,} bytes: more than 4 GiB are not read")
                 key, extension = _split(member.name)
                 if sample and sample["__key__"] != key:
                     yield sample
@@ -243,7 +260,7 @@ class Shards:
 
     @staticmethod
     def _count(shard: str) -> int:
-        with tarfile.open(shard) as tar:
+        with _opened(shard, "r:*") as tar:
             return _runs(_split(member.name)[0] for member in tar if member.isfile())
 
 

@@ -1,6 +1,7 @@
 """Tar files of samples: which members make a sample, what they are decoded to, and what is refused."""
 
 import io
+import os
 import pickle
 import tarfile
 
@@ -97,3 +98,29 @@ def test_nothing_is_unpickled(tmp_path):
     with pytest.raises(ValueError, match="sample 'a'.*allow_pickle=False"):
         list(shards)
     assert not (tmp_path / "ran").exists()
+
+
+def test_shards_are_regular_files(tmp_path):
+    """A FIFO would be waited for, and is read twice."""
+    os.mkfifo(tmp_path / "x.tar")
+    for read in (list, Shards.count):
+        with pytest.raises(OSError, match="is not a regular file"):
+            read(Shards(tmp_path / "x.tar"))
+
+
+def test_what_is_no_tar_file_is_named(tmp_path):
+    (tmp_path / "x.tar").write_bytes(b"x" * 2000)
+    for read in (list, Shards.count):
+        with pytest.raises(tarfile.ReadError, match="x.tar: not a tar file"):
+            read(Shards(tmp_path / "x.tar"))
+
+
+def test_members_of_very_many_bytes_are_not_read(tmp_path):
+    """A sparse member of any size takes one block."""
+    member = tarfile.TarInfo("a.cls")
+    member.pax_headers = {"GNU.sparse.map": "0,1", "GNU.sparse.size": str(1 << 40), "GNU.sparse.numblocks": "1"}
+    member.size = 1
+    with tarfile.open(tmp_path / "x.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        tar.addfile(member, io.BytesIO(b"7"))
+    with pytest.raises(ValueError, match="x.tar: a.cls has 1,099,511,627,776 bytes: more than 4 GiB are not read"):
+        list(Shards(tmp_path / "x.tar"))
