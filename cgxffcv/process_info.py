@@ -51,6 +51,7 @@ _LAUNCHERS = (
     _Launcher("horovodrun", "HOROVOD_RANK", "HOROVOD_SIZE", "HOROVOD_LOCAL_RANK", "HOROVOD_LOCAL_SIZE"),
     _Launcher("torchrun", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"),
     _Launcher("srun", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", alone=False),
+    _Launcher("Lightning", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_RANK"),  # what the processes that it starts itself see
 )
 _TORCHRUN = next(launcher for launcher in _LAUNCHERS if launcher.name == "torchrun")
 _TORCHRUN_MARK = "TORCHELASTIC_RUN_ID"  # not set by others that set RANK and WORLD_SIZE
@@ -80,6 +81,9 @@ def _by_launcher(launcher: _Launcher) -> ProcessInfo | None:
         # SLURM_NTASKS too, are one process.
         launcher = launcher._replace(size="SLURM_NTASKS")
         size = _number(launcher.size)
+    node = _number("NODE_RANK") if launcher.name == "Lightning" else 0
+    if node and size:  # the rank is not known
+        return ProcessInfo(launcher.name, node, 0, 0, 1, False, "NODE_RANK")
     if rank and not size and not launcher.alone:
         return ProcessInfo(launcher.name, rank, 0, 0, 1, launcher.joins, launcher.rank)
     if rank is None or not size:

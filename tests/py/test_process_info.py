@@ -16,7 +16,7 @@ from cgxffcv.loader import find_ranks
 
 PREFIXES = (
     *"OMPI_ PMIX_ PMI_ MPI_ MV2_ MVP_ JSM_ PALS_ ALPS_ FLUX_ HOROVOD_ SLURM_".split(),
-    *"RANK WORLD_SIZE LOCAL_ TORCHELASTIC_".split(),
+    *"RANK WORLD_SIZE LOCAL_ NODE_RANK TORCHELASTIC_".split(),
 )
 
 
@@ -54,6 +54,8 @@ FOREIGN = {
     "jsrun": {"JSM_NAMESPACE_RANK": "1", "JSM_NAMESPACE_SIZE": "2"},
     "flux": {"FLUX_TASK_RANK": "1", "FLUX_JOB_SIZE": "2"},
     "horovodrun": {"HOROVOD_RANK": "1", "HOROVOD_SIZE": "2"},
+    "Lightning": {"LOCAL_RANK": "1", "WORLD_SIZE": "2", "NODE_RANK": "0"},
+    "Lightning's first": {"LOCAL_RANK": "0", "WORLD_SIZE": "2", "NODE_RANK": "0"},
 }
 
 
@@ -161,6 +163,7 @@ UNTOLD = {
     "PALS": ({"PALS_RANKID": "1"}, "PALS_RANKID"),
     "aprun": ({"ALPS_APP_PE": "1"}, "ALPS_APP_PE"),
     "flux": ({"FLUX_TASK_RANK": "1"}, "FLUX_TASK_RANK"),
+    "Lightning": ({"LOCAL_RANK": "0", "WORLD_SIZE": "4", "NODE_RANK": "1"}, "NODE_RANK"),
 }
 
 
