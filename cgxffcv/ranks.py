@@ -35,7 +35,7 @@ from cgxffcv.allreduce import check_timeout
 from cgxffcv.errors import RankError, UsageError
 from cgxffcv.lengths import taken
 from cgxffcv.rank_claim import is_stopped
-from cgxffcv.wording import brief
+from cgxffcv.wording import brief, counted, naming_limit
 
 __all__ = ["launch"]
 
@@ -448,5 +448,6 @@ def launch(
             file.write(data)
             file.flush()
             stack.callback(job.end)
-            job.start(payload)
+            with naming_limit(f"launch: {counted(ranks, 'rank')}"):
+                job.start(payload)
             return job.wait(timeout)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import html
 import math
 import operator
@@ -44,6 +45,25 @@ def noted(note: str) -> Iterator[None]:
     except Exception as error:
         add_note(error, note)
         raise
+
+
+_LIMITS = {
+    errno.EMFILE: "this process may not open so many files: raise its limit (ulimit -n)",
+    errno.ENFILE: "this machine may not open so many files: raise its limit (fs.file-max)",
+    errno.EAGAIN: "so many processes may not be started: raise the limit (ulimit -u, or a container's)",
+}
+
+
+@contextlib.contextmanager
+def naming_limit(what: str) -> Iterator[None]:
+    """For what starts processes: an OSError within that says that a limit was reached tells which, and what to do."""
+    try:
+        yield
+    except OSError as error:
+        limit = _LIMITS.get(error.errno or 0)
+        if limit is None:
+            raise
+        raise OSError(error.errno, f"{what}: {limit}, or ask for fewer") from error
 
 
 def counted(number: float, noun: str) -> str:

@@ -77,7 +77,7 @@ def _message(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         names = " -> ".join(str(name) for name in (error.filename, error.filename2) if name)
         return f"{names}: {error.strerror}" if names else error.strerror
-    text = str(error) or type(error).__name__
+    text = str(error) or ("there is not enough memory" if isinstance(error, MemoryError) else type(error).__name__)
     # the text says what to install; doctor finds out how this installation is built again
     return f"{text} (cgxffcv doctor gives the command)" if type(error).__name__ == "NotBuiltError" else text
 

@@ -32,6 +32,7 @@ import _cgxffcv
 import numpy as np
 
 from cgxffcv.fields import Field
+from cgxffcv.wording import counted, naming_limit
 from cgxffcv.writer.draws import Draws
 from cgxffcv.writer.rows import Chunk, Rows
 from cgxffcv.writer.worker_threads import use_one_thread
@@ -327,7 +328,9 @@ def run_workers(job: Job, timeout: float) -> Iterator[Part]:
     """
     context, processes = multiprocessing.get_context("fork"), job.processes
     counts = memoryview(mmap.mmap(-1, 8 * processes)).cast("Q")  # shared with the workers
-    pipes = [context.Pipe(duplex=False) for _ in range(processes)]
+    what = f"num_workers: {counted(processes, 'process')}"
+    with naming_limit(what):
+        pipes = [context.Pipe(duplex=False) for _ in range(processes)]
     workers: list[_Worker] = []
     finished = False
     try:
@@ -337,7 +340,8 @@ def run_workers(job: Job, timeout: float) -> Iterator[Part]:
             done = counts[worker : worker + 1]
             process = context.Process(target=_work, daemon=True, args=(job, worker, mine, others, done))
             _widen(mine)
-            _start(process)
+            with naming_limit(what):
+                _start(process)
             mine.close()
             workers.append(_Worker(worker, pipes[worker][0], process, done, timeout))
         for chunk, begin in enumerate(range(0, len(job.order), job.chunksize)):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import os
+import resource
 import sys
 import time
 import warnings
@@ -34,6 +35,7 @@ from cgxffcv.writer.workers import Job, SampleError, run_workers
 MIN_PAGE_SIZE = 2 << 20
 DEFAULT_PAGE_SIZE = 8 << 20
 BATCH_BYTES = 64 << 20
+FILES_LEFT, FILES_OF_WORKER = 64, 4
 ORDER_BYTES = 16  # of a sample's number, also while the order is shuffled
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".tif", ".tiff", ".webp")
 
@@ -90,6 +92,14 @@ def _asked(samples: Iterable[Any]) -> Iterator[Any]:
         if sample is end:
             return
         yield sample
+
+
+def usual_workers() -> int:
+    """One per core, as far as this process may open their pipes."""
+    cores, limit = _cgxffcv.build_info()["cpus"], resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if limit == resource.RLIM_INFINITY:
+        return cores
+    return max(1, min(cores, (limit - FILES_LEFT) // FILES_OF_WORKER))
 
 
 class DatasetWriter:
@@ -156,7 +166,7 @@ class DatasetWriter:
         self.fname = os.fspath(fname)
         self.fields = dict(fields)
         self.page_size = int(page_size)
-        self.num_workers = num_workers if num_workers > 0 else _cgxffcv.build_info()["cpus"]
+        self.num_workers = num_workers if num_workers > 0 else usual_workers()
         self.checksums, self.seed, self.on_error, self.durable = bool(checksums), seed, on_error, bool(durable)
         self.worker_timeout = float(worker_timeout)
         self.worker_kind, self.progress, self.allow_small_pages = worker_kind, progress, bool(allow_small_pages)

@@ -260,8 +260,10 @@ static Status start_workers(Workers *workers) {
         int failed = pthread_create(&worker->handle, NULL, work, worker);
         if (failed != 0) {
             loader_pipeline_scratch_fini(&worker->scratch);
-            return error_fail_errno(STATUS_IO, failed, "cannot start worker thread %d of %d", workers->started + 1,
-                                    workers->config.count);
+            return error_fail_errno(STATUS_IO, failed,
+                                    "cannot start worker thread %d of %d (num_workers asks for fewer; a higher "
+                                    "ulimit -u, or limit of a container's processes, allows more)",
+                                    workers->started + 1, workers->config.count);
         }
         workers->started++;
     }

@@ -116,3 +116,14 @@ def test_ctrl_c_ends_all(tmp_path, number, code, message):
     assert process.returncode == code and stderr == message, stderr
     assert "rank 0 goes last\n" in stdout  # whatever Open MPI does with the output of ranks that it ends
     assert_nobody_is_left(tmp_path)
+
+
+@pytest.mark.parametrize("closed", ["<&- >&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_job_without_standard_streams(tmp_path, closed):
+    """Open MPI itself ends with a signal, or writes into what has taken their numbers."""
+    script = tmp_path / "program.py"
+    script.write_text(PROGRAM)
+    line = f'"{sys.executable}" -m cgxffcv launch -np 2 "{script}" "{tmp_path}" fine {closed}'
+    done = subprocess.run(["bash", "-c", line], env=environ(), capture_output=True, text=True, timeout=LIMIT)
+    assert done.returncode == 0, done
+    assert (tmp_path / "0").exists() and (tmp_path / "1").exists()
