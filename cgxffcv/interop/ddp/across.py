@@ -124,18 +124,18 @@ class Carrier:
             raise self._explained(error, time.monotonic() - began) from error
 
     def _explained(self, error: Exception, seconds: float) -> CommError:
-        me, told = self.place.rank, str(error).partition("\n")[0]
+        me, failure = self.place.rank, str(error).partition("\n")[0]
         try:
             missing = within(2 * _ANSWERS, self._silent)
         except Exception:  # the store's own host has gone, or is out of reach
             missing = [0] if me else []
         if not missing:
-            return _named(CommError(f"{OPERATION}: the process group's exchange failed on rank {me}: {told}"), me)
+            return _named(CommError(f"{OPERATION}: the process group's exchange failed on rank {me}: {failure}"), me)
         names = ", ".join(map(str, missing))
         if seconds >= self._timeout:
             late = f"rank {names} did not answer within {self._timeout:g} s: stopped, far behind, or lost"
-            return _named(CommTimeout(f"{OPERATION}: {late} (process group: {told})"), missing[0])
-        return _named(PeerLost(f"{OPERATION}: rank {names} is lost (process group: {told})"), missing[0])
+            return _named(CommTimeout(f"{OPERATION}: {late} (process group: {failure})"), missing[0])
+        return _named(PeerLost(f"{OPERATION}: rank {names} is lost (process group: {failure})"), missing[0])
 
     def _silent(self) -> list[int]:
         """Ranks that do not report within a moment that they have failed, too."""

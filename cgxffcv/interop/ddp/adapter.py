@@ -85,10 +85,10 @@ class Adapter:
         if not can_choose(lost):
             return
         self._due = False
-        told = lost[:, -1] > 0
+        nonzero = lost[:, -1] > 0
         sizes = np.array([each for _, each in measured.values()], np.uint64)
-        keys = [identity for identity, tells in zip(measured, told, strict=True) if tells]
-        chosen = dict(zip(keys, self._choose(lost[told], sizes[told]), strict=True))
+        keys = [identity for identity, some in zip(measured, nonzero, strict=True) if some]
+        chosen = dict(zip(keys, self._choose(lost[nonzero], sizes[nonzero]), strict=True))
         self._changed = any(self.bits.get(identity, self.policy.usual) != width for identity, width in chosen.items())
         self._before = dict(self.bits)
         self.bits.update(chosen)
@@ -108,5 +108,5 @@ class Adapter:
             "no longer, since a step was recorded in a CUDA graph, which holds their plans" if self.stopped else often
         )
         counts = sorted(Counter(self.bits.values()).items())
-        told = ", ".join(f"{bits} bits for {count}" for bits, count in counts) or "none yet"
-        return f"bits of parameters chosen by what quantisation loses, {when}: {told}"
+        widths = ", ".join(f"{bits} bits for {count}" for bits, count in counts) or "none yet"
+        return f"bits of parameters chosen by what quantisation loses, {when}: {widths}"

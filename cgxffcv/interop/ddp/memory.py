@@ -50,12 +50,12 @@ class Memory:
             return
         residual = np.zeros(bucket.layout.elems, np.float32)
         for identity, first, elems in bucket.layout.spans():
-            kept = self._residuals.pop(identity, None)
-            if kept is not None:
-                residual[first : first + elems] = kept
+            saved = self._residuals.pop(identity, None)
+            if saved is not None:
+                residual[first : first + elems] = saved
         bucket.plan.restore(residual)
 
-    def said(self) -> dict[str, Any]:
+    def shared(self) -> dict[str, Any]:
         """What has to be the same on all ranks."""
         return {
             "the number of the next run": self.call,
@@ -74,9 +74,9 @@ class Memory:
                 call = max(call, bucket.plan.call)
                 found |= _residuals_of(bucket)
         residuals = {}
-        for identity, kept in found.items():
+        for identity, lost in found.items():
             name, parameter = _named(identity, names)
-            residuals[name] = torch.from_numpy(kept).reshape(parameter.shape)
+            residuals[name] = torch.from_numpy(lost).reshape(parameter.shape)
         bits = {_named(identity, names)[0]: width for identity, width in self.bits.items()}
         held = {"version": VERSION, "rank": rank, "ranks": ranks, "call": call, "plain": self.plain}
         return held | {"bits": bits, "residuals": residuals}
@@ -132,8 +132,8 @@ def _checked(name: str, residual: Any, shape: tuple[int, ...]) -> np.ndarray:
         theirs = getattr(residual, "dtype", type(residual).__name__)
         raise ValueError(f"load_state_dict: the residual of {name!r} must be a tensor of floating point, not {theirs}")
     if tuple(residual.shape) != shape:
-        told = f"must have the shape {shape}, not {tuple(residual.shape)}"
-        raise ValueError(f"load_state_dict: the residual of {name!r} {told}")
+        rule = f"must have the shape {shape}, not {tuple(residual.shape)}"
+        raise ValueError(f"load_state_dict: the residual of {name!r} {rule}")
     flat = residual.detach().cpu().float().reshape(-1).numpy().copy()
     if not np.isfinite(flat).all():
         raise ValueError(

@@ -172,10 +172,10 @@ def join(group: dist.ProcessGroup, timeout: float, settings: dict[str, Any], sha
     rank, size = meeting.rank, meeting.size
     pretended = _pretended_nodes(size)
     host = str(rank * pretended // size) if pretended else host_name()
-    told = meeting.gather("settings", {"host": host, "settings": settings})
-    for other, said in enumerate(told):
-        compare(rank, settings, other, said["settings"])
-    nodes = _numbered([said["host"] for said in told])
+    ranks = meeting.gather("settings", {"host": host, "settings": settings})
+    for other, theirs in enumerate(ranks):
+        compare(rank, settings, other, theirs["settings"])
+    nodes = _numbered([each["host"] for each in ranks])
     joined, reason = None, "CGX_INNER_COMMUNICATOR_TYPE asks for the process group"
     if max(nodes) > 0:
         reason = f"the ranks are on {max(nodes) + 1} nodes"

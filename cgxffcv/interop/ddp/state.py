@@ -136,7 +136,7 @@ class CGXState:
             "CGX_INTRA_COMPRESS": inside,
             "CGX_INNER_COMMUNICATOR_TYPE": self._environment.shares_memory,
             "adaptive_bits": self._policy and {**vars(self._policy), "widths": list(self._policy.widths)},
-            **self._memory.said(),
+            **self._memory.shared(),
             **self.options,
         }
         group = self._group()

@@ -149,8 +149,8 @@ class Buckets:
 
     def load(self) -> None:
         """Restores everything from the memory, which has changed. Collective."""
-        for rank, said in enumerate(self.place.meeting.gather("load_state_dict", self.memory.said())):
-            compare(self.place.rank, self.memory.said(), rank, said)
+        for rank, theirs in enumerate(self.place.meeting.gather("load_state_dict", self.memory.shared())):
+            compare(self.place.rank, self.memory.shared(), rank, theirs)
         if self.adapter is not None and not self.recorded:
             self.adapter.resume(self.memory.bits, self.memory.call)
             self._forget(lambda bucket: bucket.finish())
