@@ -168,7 +168,10 @@ def gpu_number(device: str) -> int:
     """The number in "cuda:1" or "cuda", without torch. ValueError or UserError if there is no such device."""
     kind, _, number = device.partition(":")
     if kind != "cuda" or not (number or "0").isdigit():
-        raise ValueError(f"ToDevice({device!r}): without torch a device is 'cpu', 'cuda' or 'cuda:' and a number")
+        raise ValueError(
+            f"ToDevice({device!r}): without torch a device is 'cpu', 'cuda' or 'cuda:' and a number; tensors, which "
+            "ToTensor() gives if torch is installed, go to all of torch's devices"
+        )
     check("gpu", int(number or 0))
     return int(number or 0)
 
