@@ -352,10 +352,11 @@ def from_sample() -> Cifar10:
 
 
 SAMPLE_NOTE = """\
-**********************************************************************************************  CIFAR-10 is missing and
-cannot be downloaded: using the SAMPLE that ships with cgxffcv,   * *  5,000 training and 1,000 test images. Everything
-runs, but accuracy will be FAR LOWER     * *  than with the 50,000 + 10,000 images of the full data set.
-* **********************************************************************************************"""
+**********************************************************************************************
+*  CIFAR-10 is missing and cannot be downloaded: using the SAMPLE that ships with cgxffcv,   *
+*  5,000 training and 1,000 test images. Everything runs, but accuracy will be FAR LOWER     *
+*  than with the 50,000 + 10,000 images of the full data set.                                *
+**********************************************************************************************"""
 
 
 def obtain(

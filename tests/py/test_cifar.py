@@ -473,7 +473,9 @@ def test_offline_uses_the_sample_and_says_so(tmp_path, server):
     server.status, said = 503, []
     data = get(server, tmp_path, say=said.append)
     assert not data.complete and len(data.train_images) == 5000 and len(data.test_images) == 1000
-    assert any("SAMPLE" in line and "FAR LOWER" in line for line in said)
+    (note,) = [text.splitlines() for text in said if "SAMPLE" in text]
+    assert "FAR LOWER" in note[2]
+    assert len({len(line) for line in note}) == 1 and all(line[0] == line[-1] == "*" for line in note)
     assert any("503" in line for line in said)
     assert names(tmp_path) == []
 
