@@ -126,17 +126,24 @@ def test_hidden_folders_and_files_are_no_classes(folder, tmp_path):
 
 def test_bad_samples(folder, tmp_path, capsys):
     (folder / "dog" / "1.jpg").write_bytes(b"nothing")
-    with pytest.raises(UserError, match=r"sample 3: .*dog/1.jpg"):
+    (folder / "dog" / "5.jpg").write_bytes(picture(5)[:300])  # the core finds it, which knows no paths
+    with pytest.raises(UserError, match=r"^\S*dog/1.jpg: .*: --skip-bad$"):
         convert(folder, tmp_path / "a.beton")
     assert not (tmp_path / "a.beton").exists()
-    convert("--skip-bad", folder, tmp_path / "a.beton")
-    assert len(stored(tmp_path / "a.beton")) == 5 and "dog/1.jpg" in capsys.readouterr().out
+    convert("--skip-bad", "--shuffle", folder, tmp_path / "a.beton")
+    shown = capsys.readouterr().out
+    assert len(stored(tmp_path / "a.beton")) == 4 and "left out: sample 3: " in shown
+    assert f"left out: sample 5: {folder}/dog/5.jpg: truncated" in shown
+    (folder / "dog" / "1.jpg").unlink()
+    with pytest.raises(UserError, match=r"^\S*dog/5.jpg: truncated .*: --skip-bad$"):
+        convert(folder, tmp_path / "b.beton", "--shuffle")
 
 
 @pytest.mark.parametrize(
     "words, text",
     [
         (["x.zip", "y.beton"], "one folder, tar files or .beton files are expected, not x.zip"),
+        (["picturs", "y.beton"], "picturs: no such file or folder"),
         (["a.beton", "--mode", "raw", "y.beton"], "copied as they are"),
         (["a.tar", "--shuffle", "y.beton"], "no --shuffle"),
         (["missing.beton", "y.beton"], "missing.beton"),
@@ -147,5 +154,6 @@ def test_bad_samples(folder, tmp_path, capsys):
 )
 def test_refusals(words, text, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.zip").touch()
     with pytest.raises(UserError, match=text):
         convert(*words)

@@ -13,8 +13,11 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import _cgxffcv
 
 from cgxffcv import beton, interrupts
 from cgxffcv.app import process
@@ -70,6 +73,27 @@ def _merge(options: argparse.Namespace, common: dict[str, Any]) -> WriteReport:
     return beton.merge(options.out, options.sources, **common)
 
 
+def _from_folder(options: argparse.Namespace, common: dict[str, Any], folder: str) -> WriteReport:
+    images = ImageFolder(folder)
+    classes = plain_names(images.classes, folder)
+    try:
+        report = _writer(options, common).from_indexed_dataset(images, shuffle_indices=options.shuffle)
+    except _cgxffcv.BetonError as error:
+        if error.sample is None:
+            raise
+        raise UserError(
+            f"{_of_file(images.paths[error.sample], error.reason)}; fix or remove it, or leave such images out: "
+            "--skip-bad"
+        ) from error
+    keep_names(options.out, classes)
+    skipped = [replace(bad, reason=_of_file(images.paths[bad.index], bad.reason)) for bad in report.skipped]
+    return replace(report, skipped=tuple(skipped))
+
+
+def _of_file(path: str, reason: str) -> str:
+    return reason if path in reason else f"{path}: {reason}"
+
+
 def convert(options: argparse.Namespace) -> WriteReport:
     common = {"checksums": options.checksums, "on_error": "skip" if options.skip_bad else "raise"}
     common["num_workers"] = options.workers
@@ -78,16 +102,16 @@ def convert(options: argparse.Namespace) -> WriteReport:
     if endings == {".beton"}:
         return _merge(options, common)
     if len(names) == 1 and os.path.isdir(names[0]):
-        classes = plain_names(ImageFolder(names[0]).classes, names[0])
-        report = _writer(options, common).from_image_folder(names[0], shuffle_indices=options.shuffle)
-        keep_names(options.out, classes)
-        return report
+        return _from_folder(options, common, names[0])
     if endings <= {".tar", ".tgz", ".gz"}:
         if options.shuffle:
             raise UserError("tar files are read in their own order: no --shuffle")
         report = _writer(options, common).from_webdataset(names, lambda them: them.decode().to_tuple(IMAGES, "cls"))
         keep_names(options.out, None)
         return report
+    for name in names:
+        if not os.path.exists(name):
+            raise UserError(f"{name}: no such file or folder")
     raise UserError(f"one folder, tar files or .beton files are expected, not {', '.join(names)}")
 
 
