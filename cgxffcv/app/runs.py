@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -13,7 +15,7 @@ from cgxffcv import files
 from cgxffcv.errors import UserError
 from cgxffcv.wording import as_table, duration, size
 
-__all__ = ["BEST", "LAST", "LOG", "RunRecord", "checkpoint_of", "read"]
+__all__ = ["BEST", "LAST", "LOG", "RunRecord", "checkpoint_of", "read", "read_all"]
 
 LOG, LAST, BEST = "run.jsonl", "last.safetensors", "best.safetensors"
 NEEDED = {"start": ("time",), "step": ("epoch", "step"), "epoch": ("epoch",), "end": ("seconds",)}
@@ -171,7 +173,7 @@ def read(path: str | PathLike[str]) -> RunRecord:
         raise UserError(f"{os.fspath(path)}: no {LOG} there; name a run's log folder (log.dir)") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{log}: cannot be read: {error}") from None
-    run = RunRecord(log.parent, log.parent.name or str(log.parent), {})
+    run = RunRecord(log.parent, os.path.basename(os.path.abspath(log.parent)) or str(log.parent), {})
     for number, line in enumerate(lines, 1):
         try:
             _take(run, json.loads(line))
@@ -183,3 +185,13 @@ def read(path: str | PathLike[str]) -> RunRecord:
     if not run.start:
         raise UserError(f"{log}: no run has started in it")
     return run
+
+
+def read_all(paths: Sequence[str]) -> list[RunRecord]:
+    """The runs; those that would have the same name are called by their paths."""
+    found = [read(path) for path in paths]
+    times = Counter(run.name for run in found)
+    for run in found:
+        if times[run.name] > 1:
+            run.name = str(run.folder)
+    return found

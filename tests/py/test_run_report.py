@@ -219,6 +219,16 @@ def test_the_page_about_several_runs(tmp_path):
     ]
 
 
+def test_runs_have_names_that_tell_them_apart(tmp_path, monkeypatch):
+    places = [write_log(tmp_path / place) for place in ("first/cifar", "second/cifar", "third")]
+    monkeypatch.chdir(tmp_path)
+    assert [run.name for run in runs.read_all([str(place) for place in places[1:]])] == ["cifar", "third"]
+    words = ["first/cifar", "second/cifar/run.jsonl", "third"]
+    assert [run.name for run in runs.read_all(words)] == ["first/cifar", "second/cifar", "third"]
+    monkeypatch.chdir(tmp_path / "third")
+    assert {runs.read_all([path])[0].name for path in (".", "run.jsonl")} == {"third"}
+
+
 def test_confusion_and_mistakes(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3)).astype(np.uint8)
     worst = [mistakes.Mistake(7, images[0], 0, 1, 0.98), mistakes.Mistake(9, images[1], 1, 0, 0.5)]

@@ -27,7 +27,7 @@ def main(prog: str, arguments: Sequence[str]) -> int:
     options = make_parser(prog).parse_args(list(arguments))
     from cgxffcv.app import mistakes, page, runs
 
-    found = [runs.read(path) for path in options.runs]
+    found = runs.read_all(options.runs)
     verdicts, problem = None, None
     if not options.no_images:
         try:
