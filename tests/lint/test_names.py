@@ -27,6 +27,19 @@ FOR_OTHERS = {
     "loader_batches": "tests count by it",
     "loader_batch_retain": "tests hold a batch twice",
 }
+# Macros and types of csrc/ that nothing in it reads, and who does.
+READ_ELSEWHERE = {
+    "KERNELS_TABLE": "the name of a function in kernels_template.h",
+    "NPY_NO_DEPRECATED_API": "NumPy's headers read it",
+    "NPY_TARGET_VERSION": "NumPy's headers read it",
+    "PY_SSIZE_T_CLEAN": "Python.h reads it",
+    "jpeg_entropy_decoder": "jpeglib.h only declares it",
+}
+# Constants that nothing names: the default, 0, or numbers that come from Python.
+NUMBERS = (
+    "ALLREDUCE_LINK_ANY BACKEND_CPU CUDA_GEMM_FLOAT32 FORWARD_RUNS LOADER_SEQUENTIAL OPTIM_NESTEROV PHILOX_TEST "
+    "SCHEDULE_PROJECT_NEVER TRAINER_SLOW_STATISTICS TRAIN_SET_SAMPLE TRAIN_SET_TEST"
+).split()
 # Headers whose types a room passes on, from one that it may include to another, without including them.
 HANDED_ON = {"comm/comm.h": {"train"}}
 
@@ -58,6 +71,19 @@ def test_every_function_has_a_body_and_every_name_a_use():
     undefined, unused = tree().undefined(), [(path, name) for path, name in tree().unused() if name not in FOR_OTHERS]
     assert not undefined, f"declared, and never defined:{listed(undefined)}"
     assert not unused, f"declared, and never used:{listed(unused)}"
+
+
+def needs_no_use(path, name):
+    """An enum, whose constants are used, or the one declaration that C requires of a file that is otherwise empty."""
+    return re.search(rf"typedef\s+enum\s+{name}\b", tree().texts[path]) or name.endswith("Unused")
+
+
+def test_every_macro_type_and_constant_has_a_use():
+    found = [(path, name) for path, name in tree().idle("macro", "type", "constant") if not needs_no_use(path, name)]
+    unused = [(path, name) for path, name in found if name not in READ_ELSEWHERE and name not in NUMBERS]
+    assert not unused, f"declared, and never used:{listed(unused)}"
+    stale = {*READ_ELSEWHERE, *NUMBERS} - {name for _, name in found}
+    assert not stale, f"used, or gone: {sorted(stale)}"
 
 
 def test_the_exceptions_are_some():
