@@ -217,7 +217,7 @@ def slow(tmp_path_factory):
 def test_ctrl_c_while_waiting_loses_no_batch(slow):
     with Loader(slow, 12, num_workers=1, ids=True) as loader:
         iterator = iter(loader)
-        timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
+        timer = threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGINT))
         timer.start()
         with pytest.raises(KeyboardInterrupt):
             next(iterator)
@@ -234,11 +234,12 @@ def test_what_a_signal_raises_while_waiting_loses_no_batch(slow):
     before = signal.signal(signal.SIGALRM, ring)
     try:
         with Loader(slow, 12, num_workers=1, ids=True) as loader:
-            passes = [iter(loader), iter(loader)]
-            for batches in passes:
-                signal.setitimer(signal.ITIMER_REAL, 0.1)
+            passes = []
+            for _ in range(2):
+                passes.append(iter(loader))  # not earlier: its batch could be ready before anybody waits for it
+                signal.setitimer(signal.ITIMER_REAL, 0.02)
                 with pytest.raises(TimeoutError, match="rang"):
-                    next(batches)
+                    next(passes[-1])
             for batches in passes:
                 assert next(batches)[-1].tolist() == list(range(12)) and list(batches) == []
     finally:
