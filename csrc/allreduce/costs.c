@@ -25,28 +25,28 @@ double allreduce_predict(const AllreduceSetup *setup, AllreduceAlgorithm algorit
 /* ---- measuring ---- */
 
 /* What is measured. */
-typedef struct Course {
+typedef struct CostMeasurement {
     Comm *comm;
     AllreduceSite site;
     const int64_t *elems;
     int count, repeats;
-} Course;
+} CostMeasurement;
 
-static Status measure_point(const Course *course, AllreduceAlgorithm algorithm, int bits, int64_t elems,
+static Status measure_point(const CostMeasurement *measured, AllreduceAlgorithm algorithm, int bits, int64_t elems,
                             double *seconds) {
     Status status = STATUS_OK;
     AllreduceTrial *trial = NULL;
     AllreduceOptions options = allreduce_defaults();
     float block[BLOCK];
-    int runs = course->site == TRIAL_DEVICE ? RECORDED_RUNS : 1;
+    int runs = measured->site == TRIAL_DEVICE ? RECORDED_RUNS : 1;
     for (int i = 0; i < BLOCK; i++) block[i] = (float)(i - BLOCK / 2);
     options.algorithm = algorithm;
     options.bits = bits;
-    TRY(allreduce_trial_create(course->comm, course->site, elems, &options, &trial));
+    TRY(allreduce_trial_create(measured->comm, measured->site, elems, &options, &trial));
     TRY_GOTO(allreduce_trial_fill(trial, block, sizeof block));
     TRY_GOTO(allreduce_trial_time(trial, elems, 1, false, seconds)); /* to warm up */
     *seconds = 0;
-    for (int i = 0; i < course->repeats; i++) {
+    for (int i = 0; i < measured->repeats; i++) {
         double taken;
         TRY_GOTO(allreduce_trial_time(trial, elems, runs, true, &taken));
         if (i == 0 || taken < *seconds) *seconds = taken;
@@ -76,31 +76,31 @@ static void fit(const int64_t *elems, const double *seconds, int count, double *
     *slope = xy / xx;
 }
 
-static Status measure_line(const Course *course, AllreduceAlgorithm algorithm, AllreduceLine *out) {
+static Status measure_line(const CostMeasurement *measured, AllreduceAlgorithm algorithm, AllreduceLine *out) {
     double seconds[TRIAL_MOST_SIZES], slope, wide = 0;
     const AllreduceOptions options = allreduce_defaults();
     const double narrow_bytes = wire_bytes_of(&options, algorithm, 4),
                  wide_bytes = wire_bytes_of(&options, algorithm, 8);
-    int last = course->count - 1;
-    for (int i = 0; i <= last; i++) TRY(measure_point(course, algorithm, 4, course->elems[i], &seconds[i]));
-    fit(course->elems, seconds, course->count, &out->latency, &slope);
+    int last = measured->count - 1;
+    for (int i = 0; i <= last; i++) TRY(measure_point(measured, algorithm, 4, measured->elems[i], &seconds[i]));
+    fit(measured->elems, seconds, measured->count, &out->latency, &slope);
     if (algorithm == ALLREDUCE_EXACT) {
         out->byte = slope / narrow_bytes;
         return STATUS_OK;
     }
-    TRY(measure_point(course, algorithm, 8, course->elems[last], &wide));
-    double byte = (wide - seconds[last]) / ((double)course->elems[last] * (wide_bytes - narrow_bytes));
+    TRY(measure_point(measured, algorithm, 8, measured->elems[last], &wide));
+    double byte = (wide - seconds[last]) / ((double)measured->elems[last] * (wide_bytes - narrow_bytes));
     out->byte = byte < 0 ? 0 : byte > slope / narrow_bytes ? slope / narrow_bytes : byte;
     out->element = slope - narrow_bytes * out->byte;
     return STATUS_OK;
 }
 
-static Status check_course(const Course *course) {
-    bool rising = course->count >= 1 && course->count <= TRIAL_MOST_SIZES && course->elems[0] > 0;
-    for (int i = 1; rising && i < course->count; i++) rising = course->elems[i] > course->elems[i - 1];
+static Status check_measurement(const CostMeasurement *measured) {
+    bool rising = measured->count >= 1 && measured->count <= TRIAL_MOST_SIZES && measured->elems[0] > 0;
+    for (int i = 1; rising && i < measured->count; i++) rising = measured->elems[i] > measured->elems[i - 1];
     if (!rising) FAIL(STATUS_ARGUMENT, "sizes must be 1 to %d ascending numbers of elements", TRIAL_MOST_SIZES);
-    if (course->repeats < 1) FAIL(STATUS_ARGUMENT, "repeats must be at least 1, not %d", course->repeats);
-    if (course->site != TRIAL_HOST && course->site != TRIAL_DEVICE)
+    if (measured->repeats < 1) FAIL(STATUS_ARGUMENT, "repeats must be at least 1, not %d", measured->repeats);
+    if (measured->site != TRIAL_HOST && measured->site != TRIAL_DEVICE)
         FAIL(STATUS_ARGUMENT, "costs are measured for buffers on the host or on a device, not for MPI or NCCL");
     return STATUS_OK;
 }
@@ -109,13 +109,13 @@ Status allreduce_measure(Comm *comm, AllreduceSite site, const int64_t *elems, i
                          AllreduceCosts *out) {
     static const AllreduceAlgorithm algorithms[] = {ALLREDUCE_ONE_SHOT, ALLREDUCE_SRA, ALLREDUCE_TWO_LEVEL,
                                                     ALLREDUCE_EXACT};
-    const Course course = {comm, site, elems, count, repeats};
+    const CostMeasurement measured = {comm, site, elems, count, repeats};
     const bool levels = comm_nodes(comm) > 1 && allreduce_nodes_are_equal(comm);
     AllreduceCosts costs = {0};
-    TRY(check_course(&course));
+    TRY(check_measurement(&measured));
     for (size_t a = 0; comm_size(comm) > 1 && a < sizeof algorithms / sizeof *algorithms; a++) {
         if (algorithms[a] == ALLREDUCE_TWO_LEVEL && !levels) continue;
-        TRY(measure_line(&course, algorithms[a], &costs.lines[algorithms[a]]));
+        TRY(measure_line(&measured, algorithms[a], &costs.lines[algorithms[a]]));
     }
     TRY(comm_broadcast(comm, 0, &costs, sizeof costs));
     *out = costs;

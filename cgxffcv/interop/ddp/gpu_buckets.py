@@ -18,7 +18,7 @@ from cgxffcv.interop.ddp.trial import Trial
 from cgxffcv.interop.ddp.worker import Worker
 
 
-class TriedBucket(Bucket):
+class TrialBucket(Bucket):
     def __init__(
         self, layout: Layout, plan: AllreducePlan, group: dist.ProcessGroup, overlap: Overlap, trial: Trial | None
     ) -> None:
@@ -50,7 +50,7 @@ class TriedBucket(Bucket):
         return self._plain.explain() if self._went_plain else super().explain()
 
 
-class GpuBucket(TriedBucket):
+class GpuBucket(TrialBucket):
     """A bucket of ranks of one host."""
 
     def __init__(
@@ -80,7 +80,7 @@ class GpuBucket(TriedBucket):
         )
 
 
-class CarriedOnGpuBucket(TriedBucket):
+class CarriedOnGpuBucket(TrialBucket):
     """A bucket whose messages the process group carries from GPU to GPU."""
 
     def __init__(
@@ -108,7 +108,7 @@ class CarriedOnGpuBucket(TriedBucket):
         return RecurringBucket(buffer, bucket, self._overlap, self._trial, put)
 
 
-class CarriedGpuBucket(TriedBucket):
+class CarriedGpuBucket(TrialBucket):
     """A bucket that goes through page-locked host memory; the process group carries its messages."""
 
     def __init__(
