@@ -349,13 +349,13 @@ def split_decoder(name: str, kind: str, spec: PipelineSpec, own: Field | None) -
         decoder = DEFAULT_DECODERS[kind]() if own is None else own.get_decoder_class()()
     if isinstance(decoder, type):
         raise TypeError(f"pipeline '{name}': {decoder.__name__} is a class: write {decoder.__name__}()")
-    if not isinstance(decoder, dec.Decoder):
-        raise TypeError(f"pipeline '{name}': {decoder!r} is not a decoder")
     if hasattr(decoder, "generate_code"):
         raise TypeError(
             f"pipeline '{name}': generate_code of {type(decoder).__name__} would not be called, as nothing is compiled "
             "here: put an Operation after the decoder, or use FunctionDecoder, or FieldDecoder for a field of your own"
         )
+    if not isinstance(decoder, dec.Decoder):
+        raise TypeError(f"pipeline '{name}': {decoder!r} is not a decoder")
     if kind not in decoder.kinds:
         fitting = DEFAULT_DECODERS.get(kind)
         hint = f"; use {fitting.__name__}" if fitting else ""

@@ -7,7 +7,8 @@ import tiny_beton
 from cgxffcv import Loader
 from cgxffcv import transforms as tf
 from cgxffcv.decoders import IntDecoder, NDArrayDecoder, SimpleRGBImageDecoder
-from cgxffcv.pipeline.operation import AllocationQuery
+from cgxffcv.pipeline import PipelineSpec
+from cgxffcv.pipeline.operation import AllocationQuery, Operation
 
 COUNT = 12
 FLIP = tf.RandomHorizontalFlip(0.5)
@@ -95,10 +96,11 @@ def test_one_that_overrides_nothing_stays_what_it_is(path):
         assert loader.outputs[0].steps == [] and "in a worker: SimpleRGBImageDecoder" in loader.explain()
 
 
-def test_a_decoder_that_would_have_to_be_compiled_is_refused(path):
-    class Own(IntDecoder):
+@pytest.mark.parametrize("base", [IntDecoder, Operation])
+def test_a_decoder_that_would_have_to_be_compiled_is_refused(path, base):
+    class Own(base):
         def generate_code(self):
             return None
 
     with pytest.raises(TypeError, match="pipeline 'label': generate_code of Own would not be called.*FunctionDecoder"):
-        first(path, label=[Own()])
+        first(path, label=PipelineSpec("label", Own()))
