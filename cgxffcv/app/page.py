@@ -23,6 +23,7 @@ __all__ = ["page"]
 
 MOST_CELLS = 20  # up to this many classes a confusion matrix shows every cell
 MOST_PAIRS = 15
+MOST_LETTERS = 24  # of a class's name beside the cells
 
 STYLE = """
 :root { color-scheme: light dark; --line: #8883; --soft: #8881; --dim: #6b7280; --card: #fff; --back: #f5f6f8; }
@@ -56,6 +57,7 @@ svg.bar { height: 22px; border-radius: 6px; }
 .wrong { display: grid; grid-template-columns: repeat(auto-fill, minmax(104px, 1fr)); gap: 14px; }
 figure { margin: 0; } figure img { width: 100%; image-rendering: pixelated; border-radius: 6px; display: block; }
 figcaption { font-size: 12.5px; line-height: 1.35; margin-top: 5px; }
+h1, h2, p, figcaption { overflow-wrap: anywhere; }
 summary { cursor: pointer; color: var(--dim); }
 """
 
@@ -220,11 +222,16 @@ def _machine(runs: Sequence[RunRecord]) -> str:
     return "".join(parts)
 
 
+def _short(name: str) -> str:
+    return name if len(name) <= MOST_LETTERS else name[: MOST_LETTERS - 1] + "…"
+
+
 def _confusion(verdicts: Verdicts) -> str:
     matrix, classes = verdicts.confusion, verdicts.classes
     if len(classes) > MOST_CELLS:
         return _pairs(verdicts)
-    head = "<thead><tr><th></th>" + "".join(f"<th>{_e(name)}</th>" for name in classes) + "</tr></thead>"
+    names = [f'<th title="{_e(name)}">{_e(_short(name))}</th>' for name in classes]
+    head = f"<thead><tr><th></th>{''.join(names)}</tr></thead>"
     lines = []
     for label, row in enumerate(matrix):
         total = max(int(row.sum()), 1)
@@ -236,7 +243,7 @@ def _confusion(verdicts: Verdicts) -> str:
             title = f"{count:,} of {total:,} images of {classes[label]} were taken for {classes[taken]}"
             text = f"{count:,}" if count else ""
             cells.append(f'<td style="background:{tone}" title="{_e(title)}">{text}</td>')
-        lines.append(f"<tr><th>{_e(classes[label])}</th>{''.join(cells)}<th>{row[label] / total:.1%}</th></tr>")
+        lines.append(f"<tr>{names[label]}{''.join(cells)}<th>{row[label] / total:.1%}</th></tr>")
     about = (
         "<p class='dim'>Rows: what the images are; columns: what they were taken for; at the end: the share that is "
     )

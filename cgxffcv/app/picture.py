@@ -38,6 +38,7 @@ def write(runs: Sequence[RunRecord], path: str) -> None:
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(alpha=0.3)
+    panels[0].plot([], [], color="0.5", label="test")
     panels[0].plot([], [], "--", color="0.5", linewidth=1, label="training, augmented images")
     panels[0].legend()
     figure.savefig(path, dpi=150)

@@ -13,7 +13,7 @@ from typing import Any
 
 from cgxffcv import files
 from cgxffcv.errors import UserError
-from cgxffcv.wording import as_table, duration, size
+from cgxffcv.wording import as_table, counted, duration, size
 
 __all__ = ["BEST", "LAST", "LOG", "RunRecord", "checkpoint_of", "read", "read_all"]
 
@@ -107,7 +107,7 @@ class RunRecord:
     def summary(self) -> list[tuple[str, str]]:
         """(what, value), for people."""
         best = f" (best {self.best:.2%})" if self.best is not None and self.best != self.accuracy else ""
-        epochs = f"{len(self.epochs)}, {self.epochs[-1].get('steps') or 0:,} steps" if self.epochs else "0"
+        epochs = f"{len(self.epochs)}, {counted(self.epochs[-1].get('steps') or 0, 'step')}" if self.epochs else "0"
         rows = [("test accuracy", "-" if self.accuracy is None else f"{self.accuracy:.2%}{best}")]
         rows += [("recipe", str(self.setting("training.recipe"))), ("epochs", epochs)]
         rows += [("time", duration(self.seconds)), ("processes", str(self.ranks))]

@@ -245,6 +245,24 @@ def test_confusion_and_mistakes(tmp_path):
     assert "kind 3 taken for kind 4" in text and "<td>kind 5 taken" not in text
 
 
+def test_long_names_of_classes_are_cut_beside_the_cells_and_wrapped_below_pictures(tmp_path):
+    names = ("ant", "<" + "b" * 40)
+    worst = [mistakes.Mistake(7, np.zeros((8, 8, 3), np.uint8), 0, 1, 0.98)]
+    verdicts = mistakes.Verdicts(names, np.array([[8, 2], [1, 9]]), worst, "best.safetensors", 20)
+    text = page.page([runs.read(write_log(tmp_path / "a", epochs=1))], verdicts)
+    whole(text)
+    long = f'<th title="&lt;{"b" * 40}">&lt;{"b" * 22}…</th>'
+    assert text.count(long) == 2 and text.count('<th title="ant">ant</th>') == 2  # a row and a column
+    assert re.search(r"figcaption \{ overflow-wrap: anywhere; \}", text) and f"<b>&lt;{'b' * 40}</b>" in text
+
+
+def test_one_step_is_no_steps(tmp_path):
+    run = runs.read(write_log(tmp_path / "a", epochs=1))
+    assert dict(run.summary())["epochs"] == "1, 4 steps"
+    run.epochs[-1]["steps"] = 1
+    assert dict(run.summary())["epochs"] == "1, 1 step"
+
+
 @pytest.mark.skipif(not _cgxffcv.build_info()["onednn"], reason="networks need oneDNN (see cgxffcv doctor)")
 def test_the_command_after_a_training(tmp_path, capsys, monkeypatch):
     train, test = small_data.make(tmp_path, 200, 60)
@@ -302,6 +320,10 @@ def test_a_picture_says_what_its_lines_are(tmp_path, monkeypatch):
     monkeypatch.setattr(pyplot, "close", lambda figure: None)
     picture.write([run], tmp_path / "a.png")
     accuracy, loss, speed = pyplot.gcf().axes
-    assert [text.get_text() for text in accuracy.get_legend().get_texts()] == ["a", "training, augmented images"]
+    assert [text.get_text() for text in accuracy.get_legend().get_texts()] == [
+        "a",
+        "test",
+        "training, augmented images",
+    ]
     assert {line.get_marker() for axes in (loss, speed) for line in axes.get_lines()} == {"o"}  # points, not nothing
     assert all(float(place).is_integer() for place in speed.get_xticks())
