@@ -138,8 +138,9 @@ class Figure:
         self.svg = chart(self.curves, x_label, y_label, **options)
 
     def _repr_html_(self) -> str:
+        together = "display: inline-block; margin-left: 18px"
         names = "".join(
-            f'<span style="margin-left: 18px"><span style="color: {curve.colour}">&#9644;</span> '
+            f'<span style="{together}"><span style="color: {curve.colour}">&#9644;</span> '
             f"{html.escape(curve.name)}</span>"
             for curve in self.curves
         )

@@ -180,6 +180,12 @@ def test_a_chart_has_the_points_where_they_belong():
     assert svg.chart([svg.Curve("none", [], "#000")], "x", "y") == ""
 
 
+def test_a_notebooks_chart_keeps_each_name_beside_its_colour():
+    curves = [svg.Curve(name, [(0, 0.0), (1, 0.5)], "#123456") for name in ("a < b", "c")]
+    names = svg.Figure(curves, "x", "y")._repr_html_().split("</svg>")[1]
+    assert names.count('<span style="display: inline-block;') == 2 and "a &lt; b</span>" in names
+
+
 class Tags(HTMLParser):
     """What is open at the end, and what the page would load."""
 
