@@ -140,10 +140,10 @@ class VerifyReport:
             f"  read {counted(self.num_samples, 'sample')}, {counted(self.num_regions, 'region')}, "
             f"{size(self.num_bytes)} in {duration(self.seconds)}; {counted(self.num_jpeg, 'JPEG image')} decoded"
         )
-        if not self.has_checksums:
+        if not self.has_checksums and self.num_samples:
             lines.append(
                 "  the file has no checksums: changed pixels, numbers and array contents cannot be detected "
-                "(DatasetWriter(checksums=True) writes them)"
+                "(DatasetWriter(checksums=True) and `cgxffcv convert --checksums` write them)"
             )
         return "\n".join(lines)
 

@@ -28,6 +28,12 @@ def test_info_and_verify_reports(tmp_path):
     assert json.loads(beton.to_json(report))["ok"] is True
 
 
+def test_verify_says_nothing_of_checksums_where_there_is_no_data_set(tmp_path):
+    (tmp_path / "page.html").write_text("<html>" * 100)
+    text = str(beton.verify(tmp_path / "page.html"))
+    assert "is it a .beton file?" in text and "checksums" not in text
+
+
 def test_verify_finds_every_changed_byte_of_values_when_there_are_checksums(tmp_path):
     write(tmp_path / "x.beton", Samples(6), num_workers=1, checksums=True)
     data = (tmp_path / "x.beton").read_bytes()

@@ -258,6 +258,18 @@ def test_labels_that_mean_other_classes_than_the_networks_are_not_counted(networ
     assert len(said(capsys, network[0], beton)) == 21  # this file has no names of classes
 
 
+@pytest.mark.parametrize("label", [-1, 10])
+def test_labels_that_no_class_has_are_not_compared(network, tmp_path, capsys, label):
+    images, labels = small_data.images_and_labels(20, 5)
+    labels[7] = label
+    beton = small_data.write(tmp_path / "set.beton", images, labels)
+    for words in ([], ["--json"]):
+        assert cli.run(["predict", str(network[0]), str(beton), *words]) == 0
+        shown = capsys.readouterr()
+        assert len(shown.out.splitlines()) == 20
+        assert "set.beton: labels from" in shown.err and "the network has classes 0 to 9: not compared" in shown.err
+
+
 def test_files_that_are_not_there(network, tmp_path, capsys):
     for name in ("none.png", "none.npy", "none.beton"):
         with pytest.raises(FileNotFoundError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
@@ -142,8 +143,8 @@ def _line(name: str, probability: np.ndarray, classes: Sequence[str], options: a
 
 
 def _predict_file(classifier: Any, path: str, options: argparse.Namespace) -> None:
-    images = correct = 0
-    labelled = False
+    wanted: list[np.ndarray] = []
+    found: list[np.ndarray] = []
     if path.lower().endswith(".beton"):
         check_same(read_names(path) or (), names_file(path), classifier.names or (), classifier.name)
     for names, pixels, labels in _parts(path, options.resize, classifier.recipe.side):
@@ -151,12 +152,23 @@ def _predict_file(classifier: Any, path: str, options: argparse.Namespace) -> No
         for name, probability in zip(names, probabilities, strict=True):
             print(_line(name, probability, classifier.classes, options))
         if labels is not None:
-            labelled = True
-            images += len(labels)
-            correct += int((probabilities.argmax(axis=1) == labels).sum())
-    if labelled and options.json:
+            wanted.append(labels)
+            found.append(probabilities.argmax(axis=1))
+    if wanted:
+        _compare(path, np.concatenate(wanted), np.concatenate(found), len(classifier.classes), options.json)
+
+
+def _compare(path: str, labels: np.ndarray, found: np.ndarray, classes: int, as_json: bool) -> None:
+    """Prints how many labels the network got right, unless they cannot be those of its classes."""
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= classes:
+        text = f"labels from {low} to {high}, but the network has classes 0 to {classes - 1}: not compared"
+        print(f"{path}: {text}", file=sys.stderr)
+        return
+    images, correct = len(labels), int((found == labels).sum())
+    if as_json:
         print(json.dumps({"file": path, "images": images, "correct": correct, "accuracy": correct / images}))
-    elif labelled:
+    else:
         print(f"{path}: {correct:,} of {images:,} labels right ({correct / images:.2%})")
 
 
