@@ -50,7 +50,7 @@ def _planes(values: Any) -> np.ndarray:
 
 def to_torch(classifier: Classifier, path: str | PathLike[str]) -> None:
     """Writes safetensors for PyTorch, whole or not at all: a tensor for each parameter and buffer under the name that
-    it has in examples/torch_network.py (`b1.conv1.weight`, `b1.norm1.running_var`), mean and std (1, 3, 1, 1), and as
+    it has in interop/torch_network.py (`b1.conv1.weight`, `b1.norm1.running_var`), mean and std (1, 3, 1, 1), and as
     JSON in the metadata `nodes` (what the layers are, in order), `side` and `classes` (names)."""
     state: dict[str, Any] = {"mean": _planes(classifier.recipe.mean), "std": _planes(classifier.recipe.std)}
     for node in classifier.network.description.nodes:

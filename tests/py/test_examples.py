@@ -104,7 +104,6 @@ ELSEWHERE = {
     "vanilla_pytorch.py": "py/test_bench_table.py",
     "torch_ddp_hook.py": "torch/test_example.py",
     "imagenet_torch.py": "torch/test_imagenet.py",
-    "torch_network.py": "torch/test_export.py",
 }
 
 

@@ -1,6 +1,7 @@
 """Networks for other programs: the safetensors file, tensor by tensor; ONNX with onnxruntime. PyTorch: tests/torch."""
 
 import sys
+from pathlib import Path
 
 import _cgxffcv
 import exported
@@ -64,6 +65,14 @@ def test_the_checkpoint_is_not_replaced(tmp_path, monkeypatch, kind):
         with pytest.raises(UserError, match="OUT is CHECKPOINT itself"):
             cli.run(["export", str(source), "--to", kind, str(out)])
     assert kept.read_bytes() == b"a checkpoint"
+
+
+def test_the_command_says_where_the_module_is(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(nn, "load", lambda *_, **__: exported.classifier("silu"))
+    (tmp_path / "best.safetensors").touch()
+    assert cli.run(["export", str(tmp_path), "--to", "torch", str(tmp_path / "x")]) == 0
+    path = capsys.readouterr().out.splitlines()[1].split(" loads it")[0]
+    assert "class Network(nn.Module)" in Path(path).read_text()
 
 
 def test_the_command(tmp_path, capsys):

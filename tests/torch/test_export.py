@@ -6,7 +6,6 @@ import _cgxffcv
 import exported
 import numpy as np
 import pytest
-from checkout import ROOT
 
 from cgxffcv.nn import export
 
@@ -20,20 +19,15 @@ pytestmark = [
 ]
 
 
-def load(path):
-    spec = importlib.util.spec_from_file_location("torch_network", ROOT / "examples" / "torch_network.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.Network(path)
-
-
 @pytest.mark.parametrize("name", exported.CASES)
 def test_same_logits(tmp_path, name):
     import torch
 
+    from cgxffcv.interop.torch_network import Network
+
     made, images = exported.classifier(name), exported.images(name)
     export.to_torch(made, tmp_path / "x.safetensors")
-    network = load(tmp_path / "x.safetensors").eval()
+    network = Network(tmp_path / "x.safetensors").eval()
     with torch.no_grad():
         logits = network(torch.from_numpy(images).permute(0, 3, 1, 2)).numpy()
     expected = made.logits(images, tta=False)

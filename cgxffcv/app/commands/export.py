@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from importlib.util import find_spec
 
 from cgxffcv.app import runs
 from cgxffcv.app.usage import Parser
@@ -11,9 +12,10 @@ from cgxffcv.errors import UserError
 
 DESCRIPTION = """\
 Writes a trained network for other frameworks. CHECKPOINT is a run's last.safetensors or best.safetensors, or its log
-folder (for the best). torch: safetensors with PyTorch's names and layouts, which the module in
-examples/torch_network.py loads; onnx: a model from uint8 images (n, side, side, 3) to logits, for onnxruntime and
-others (needs the package onnx). Both normalise the images themselves and see only their plain view."""
+folder (for the best). torch: safetensors with PyTorch's names and layouts, which cgxffcv/interop/torch_network.py
+loads, a file to copy, that needs only torch and safetensors; onnx: a model from uint8 images (n, side, side, 3) to
+logits, for onnxruntime and others (needs the package onnx). Both normalise the images themselves and see only their
+plain view."""
 
 
 def make_parser(prog: str) -> Parser:
@@ -35,4 +37,6 @@ def main(prog: str, arguments: Sequence[str]) -> int:
         raise UserError(f"{options.out}: OUT is CHECKPOINT itself, which would be lost; name another file")
     (export.to_torch if options.to == "torch" else export.to_onnx)(classifier, options.out)
     print(f"{options.out}: {classifier.network.description.name}, {len(classifier.classes)} classes")
+    if options.to == "torch":
+        print(f"{find_spec('cgxffcv.interop.torch_network').origin} loads it without cgxffcv: copy that file")
     return 0

@@ -1,8 +1,7 @@
-"""A network written by `cgxffcv export CHECKPOINT --to torch OUT.safetensors`, in PyTorch and without cgxffcv.
+"""A network written by `cgxffcv export CHECKPOINT --to torch OUT.safetensors`, in PyTorch and without cgxffcv: copy
+this file, which needs only torch and safetensors.
 
     python torch_network.py OUT.safetensors IMAGES.npy      # uint8 (n, side, side, 3): prints the class of each
-
-Needs torch and safetensors.
 """
 
 import json
