@@ -75,7 +75,8 @@ def _side(path: str) -> int:
     sides = {info.min_width, info.max_width, info.min_height, info.max_height}
     side = info.min_width or 0
     if len(sides) > 1 or not SIDES[0] <= side <= SIDES[1]:
-        seen = f"{info.min_width} x {info.min_height} to {info.max_width} x {info.max_height}"
+        least, most = f"{info.min_width} x {info.min_height}", f"{info.max_width} x {info.max_height}"
+        seen = least if least == most else f"{least} to {most}"
         raise DataError(
             f"{path}: images of {seen} pixels; expected squares of one size, with sides of {SIDES[0]} to {SIDES[1]} "
             "pixels: data.source=folder makes such squares of a folder of images"

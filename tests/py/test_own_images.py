@@ -168,7 +168,7 @@ def refusals(tmp_path):
     yield images[:1], labels[:1], "1 training images; expected at least 2"
     yield images, labels - 1, "a label is -1"
     yield images, labels * 900, "at most 1,000 classes"
-    yield wide, labels, "images of 20 x 16 to 20 x 16 pixels; expected squares of one size, with sides of 16 to 96"
+    yield wide, labels, "images of 20 x 16 pixels; expected squares of one size, with sides of 16 to 96"
     yield pictures(12, 8, 3)[0], labels, "images of 8 x 8"
     yield pictures(12, 97, 3)[0], labels, "images of 97 x 97"
 

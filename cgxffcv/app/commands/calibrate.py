@@ -14,7 +14,8 @@ from cgxffcv.wording import counted
 
 DESCRIPTION = """\
 Run it under mpirun (or cgxffcv launch -np N calibrate), with the ranks, GPUs and environment of the jobs that are to
-benefit. "auto" then chooses by what was measured, and sends data uncompressed where that takes less time."""
+benefit, while nothing else is running. "auto" then chooses by what was measured, and sends data uncompressed where that
+takes less time."""
 SHOWN = (1 << 10, 1 << 14, 1 << 18, 1 << 20, 1 << 22, 1 << 24, 1 << 26)  # elements of float32
 BUCKET = 1024
 MOST_REPEATS, MOST_ELEMENTS = 10000, 1 << 32
