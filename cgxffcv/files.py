@@ -40,11 +40,12 @@ def write(path: str | PathLike[str], pieces: str | Sequence[Any], durable: bool 
     """Writes a text, or buffers one after the other, as the file `path`: whole or not at all.
 
     A symbolic link is followed. durable: synced to the disk before it appears. OSError with the path if that fails, or
-    if something other than a file is there (a folder, FIFO, socket, device); what was there before stays.
+    if something other than a file is there (a folder, FIFO, socket, device); what was there before stays. In a text,
+    bytes of file names that are not UTF-8 are escaped.
     """
     import _cgxffcv  # here, so that what only opens files works without the core
 
-    data = [pieces.encode()] if isinstance(pieces, str) else pieces
+    data = [pieces.encode("utf-8", "backslashreplace")] if isinstance(pieces, str) else pieces
     warn_unsynced(path, _cgxffcv.write_file(path, data, durable))
 
 

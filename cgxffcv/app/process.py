@@ -7,6 +7,7 @@ a bug of ours shows a traceback. Under mpirun the first rank that fails ends all
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import sys
@@ -160,6 +161,8 @@ def _verdict(prog: str, error: BaseException) -> tuple[int, float, str]:
         text = "".join(f"{prog if rank() == 0 else name}: error: {line}\n" for line in lines)
         code = 2 if isinstance(error, ConfigError | UsageError) else 1
         return code, SAME_WORD_SECONDS if rank() else 0.0, text
+    if isinstance(error, RuntimeError) and str(error) == "can't start new thread":
+        error = OSError(errno.EAGAIN, "no more threads may be started: raise the limit (ulimit -u, or a container's)")
     if isinstance(error, _expected()):
         heard_of_it = not alone and type(error).__name__ == "CommError"
         more = f"{prog}: {_how_to_go_on}\n" if _how_to_go_on else ""

@@ -89,3 +89,8 @@ def test_how_many_workers_are_usual(monkeypatch, many_cores, limit, workers):
 
 def test_a_lack_of_memory_has_words():
     assert process._message(MemoryError()) == "there is not enough memory"
+
+
+def test_a_lack_of_threads_is_no_bug():
+    code, _, text = process._verdict("prog", RuntimeError("can't start new thread"))
+    assert code == 1 and text.startswith("prog: error: no more threads may be started: raise the limit (ulimit -u")

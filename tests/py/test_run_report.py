@@ -1,6 +1,7 @@
 """Runs read back from their logs, charts, the page about them."""
 
 import json
+import os
 import re
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
@@ -333,3 +334,10 @@ def test_a_picture_says_what_its_lines_are(tmp_path, monkeypatch):
     ]
     assert {line.get_marker() for axes in (loss, speed) for line in axes.get_lines()} == {"o"}  # points, not nothing
     assert all(float(place).is_integer() for place in speed.get_xticks())
+
+
+def test_the_page_about_a_run_whose_name_is_not_utf8(tmp_path):
+    run = tmp_path / os.fsdecode(b"\xff\xfe")
+    write_log(run)
+    assert cli.run(["report", str(run), "--no-images", "-o", str(tmp_path / "r.html")]) == 0
+    assert "\\udcff\\udcfe" in (tmp_path / "r.html").read_text()
