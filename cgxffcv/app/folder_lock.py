@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from cgxffcv import files
 from cgxffcv.errors import UserError
 
 __all__ = ["FolderLock"]
@@ -54,7 +55,7 @@ class FolderLock:
                     "this one a separate folder with --log-dir"
                 ) from None
             say(f"note: {self.folder}: no locks there ({error.strerror}); no two runs may write to it at the same time")
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError), files.naming(self._path):
             if os.path.samestat(os.fstat(file), os.stat(self._path)):
                 os.ftruncate(file, 0)
                 os.pwrite(file, _myself().encode(), 0)

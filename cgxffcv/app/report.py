@@ -27,7 +27,7 @@ def plain(value: Any) -> Any:
 
 def was_interrupted(folder: Path) -> bool:
     """True if the last record of run.jsonl there says that the run was interrupted, as reported by its rank 0."""
-    with contextlib.suppress(OSError), open(folder / runs.LOG, "rb") as file:
+    with contextlib.suppress(OSError), files.open_plain(folder / runs.LOG, "rb") as file:
         file.seek(max(file.seek(0, os.SEEK_END) - 4096, 0))
         return file.read().rstrip().rpartition(b"\n")[2].startswith(b'{"event": "interrupted"')
     return False
@@ -69,7 +69,8 @@ class RunLog:
         self._csv = files.open_plain(folder / "log.csv", mode, encoding="utf-8", newline="", buffering=1)
         self._rows = csv.DictWriter(self._csv, self.COLUMNS, extrasaction="ignore", restval="")
         if self._csv.tell() == 0:
-            self._rows.writeheader()
+            with files.naming(self._csv.name):
+                self._rows.writeheader()
         self._events = None if tensorboard is None else eventfile.EventFile(folder, tensorboard)
 
     def event(self, name: str, values: Mapping[str, Any] | None = None) -> None:

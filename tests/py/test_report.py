@@ -6,6 +6,7 @@ import fcntl
 import io
 import json
 import os
+import resource
 import struct
 import sys
 import termios
@@ -14,6 +15,7 @@ import pytest
 
 from cgxffcv import DatasetWriter, progress, wording
 from cgxffcv.app import report
+from cgxffcv.app.folder_lock import FolderLock
 from cgxffcv.fields import IntField
 
 
@@ -264,3 +266,20 @@ def test_a_stream_that_shows_nothing_ends_no_writing(tmp_path, monkeypatch, make
     monkeypatch.undo()
     if isinstance(stream, Own) and stream.error is None:
         assert ("300 samples" in stream.text) == (wanted is True or isinstance(stream, OwnTerminal))
+
+
+@pytest.mark.parametrize("make, name", [(report.RunLog, "log.csv"), (lambda at: FolderLock(at, print), ".lock")])
+def test_a_full_disk_names_the_file(tmp_path, make, name):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        with pytest.raises(OSError) as caught:
+            make(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert caught.value.filename == str(tmp_path / name)
+
+
+def test_a_fifo_in_the_place_of_a_log_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "run.jsonl")
+    assert not report.was_interrupted(tmp_path)
