@@ -9,11 +9,16 @@
 /* Large blocks use huge pages where the system grants them, so that streaming through them causes few TLB misses. */
 #define HUGE_PAGE ((size_t)2 * 1024 * 1024)
 #define HUGE_FROM (2 * HUGE_PAGE)
+#define ASKED_FROM ((size_t)1 << 30) /* smaller blocks fit in any machine: it is not asked for its memory */
 
 Status memory_alloc(size_t count, size_t size, void *out) {
     size_t bytes, rounded;
     if (__builtin_mul_overflow(count, size, &bytes) || __builtin_add_overflow(bytes, HUGE_PAGE, &rounded)) {
         FAIL(STATUS_MEMORY, "cannot allocate %zu items of %zu bytes: the product overflows", count, size);
+    }
+    if (bytes > ASKED_FROM && bytes > memory_of_machine()) {
+        FAIL(STATUS_MEMORY, "cannot allocate %zu bytes: this machine's memory has %llu", bytes,
+             (unsigned long long)memory_of_machine());
     }
     size_t alignment = bytes >= HUGE_FROM ? HUGE_PAGE : MEMORY_ALIGNMENT;
     rounded = (bytes + alignment) & ~(alignment - 1);

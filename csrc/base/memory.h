@@ -9,7 +9,8 @@
 
 #define MEMORY_ALIGNMENT 64
 
-/* `count` * `size` bytes, zeroed, 64-byte aligned, overflow checked; *out is never NULL on success. */
+/* `count` * `size` bytes, zeroed, 64-byte aligned; *out is never NULL on success. STATUS_MEMORY for more than this
+ * machine has. */
 Status memory_calloc(size_t count, size_t size, void *out);
 
 /* Like memory_calloc, with unspecified contents. */

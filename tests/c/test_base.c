@@ -140,6 +140,9 @@ static void test_cpu_limits(void) {
 static void test_memory(void) {
     void *pointer = NULL;
     CHECK(memory_alloc(SIZE_MAX / 2, 3, &pointer) == STATUS_MEMORY && pointer == NULL);
+    /* Also where the system promises more memory than it has, and would end the process that uses it. */
+    CHECK(memory_calloc(memory_of_machine() / 8 + 1, 8, &pointer) == STATUS_MEMORY && pointer == NULL);
+    CHECK(strstr(error_record()->message, "this machine's memory has") != NULL);
     CHECK_OK(memory_calloc(0, 8, &pointer));
     CHECK(pointer != NULL && (uintptr_t)pointer % MEMORY_ALIGNMENT == 0);
     memory_free(pointer);
