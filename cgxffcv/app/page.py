@@ -15,7 +15,7 @@ from cgxffcv.app import svg
 from cgxffcv.app.config import show
 from cgxffcv.app.mistakes import Mistake, Verdicts
 from cgxffcv.app.runs import RunRecord
-from cgxffcv.app.svg import COLOURS, Curve
+from cgxffcv.app.svg import COLOURS, Curve, colours
 from cgxffcv.sheet import png
 from cgxffcv.wording import counted, duration, size
 
@@ -76,7 +76,7 @@ def _rows(pairs: Sequence[tuple[str, str]]) -> str:
 
 def _cards(runs: Sequence[RunRecord]) -> str:
     cards = []
-    for run, colour in zip(runs, COLOURS * len(runs), strict=False):
+    for run, colour in zip(runs, colours(len(runs)), strict=True):
         (_, accuracy), *rest = run.summary()
         value, _, best = accuracy.partition(" ")
         cards.append(
@@ -99,7 +99,7 @@ def _legend(entries: Sequence[tuple[str, str, str]]) -> str:
 def _curves(runs: Sequence[RunRecord]) -> str:
     """Accuracy and loss in tests and training, the learning rate, the speed."""
     several = len(runs) > 1
-    coloured = list(zip(runs, COLOURS * len(runs), strict=False))
+    coloured = list(zip(runs, colours(len(runs)), strict=True))
 
     def pair(test: str, train: str, faint: str | None = None) -> list[Curve]:
         out = []

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cgxffcv.app.runs import RunRecord
-from cgxffcv.app.svg import COLOURS
+from cgxffcv.app.svg import colours
 from cgxffcv.errors import UserError
 
 __all__ = ["write"]
@@ -30,7 +30,7 @@ def write(runs: Sequence[RunRecord], path: str) -> None:
 
     figure, panels = pyplot.subplots(1, len(PANELS), figsize=(15, 4.2), layout="constrained")
     for axes, (title, main, beside) in zip(panels, PANELS, strict=True):
-        for run, colour in zip(runs, COLOURS * len(runs), strict=False):
+        for run, colour in zip(runs, colours(len(runs)), strict=True):
             _draw(axes, run.curve(main), color=colour, label=run.name)
             if beside:
                 _draw(axes, run.curve(beside), "--", color=colour, linewidth=1)
@@ -38,9 +38,9 @@ def write(runs: Sequence[RunRecord], path: str) -> None:
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(alpha=0.3)
-    panels[0].plot([], [], color="0.5", label="test")
-    panels[0].plot([], [], "--", color="0.5", linewidth=1, label="training, augmented images")
-    panels[0].legend()
+    panels[0].plot([], [], color="black", label="test")
+    panels[0].plot([], [], "--", color="black", linewidth=1, label="training, augmented images")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=8)
     figure.savefig(path, dpi=150)
     pyplot.close(figure)
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import colorsys
 import html
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["COLOURS", "Curve", "Figure", "chart", "shares", "ticks"]
+__all__ = ["COLOURS", "Curve", "Figure", "chart", "colours", "shares", "ticks"]
 
 COLOURS = ("#2f6fde", "#e0663b", "#2a9d6f", "#9055c7", "#b8900f", "#d6437e", "#3aa0c4", "#7a7a7a")
 WIDTH, HEIGHT = 560, 320
 LEFT, RIGHT, TOP, BOTTOM = 76, 18, 22, 46
 MOST_MARKS, MOST_POINTS = 40, 600
 GREY = "#99999988"
+GOLDEN = (5**0.5 - 1) / 2  # steps of this size around the circle of hues never meet
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,12 @@ class Curve:
     colour: str
     dashed: bool = False
     faint: bool = False
+
+
+def colours(count: int) -> list[str]:
+    """As many colours, no two the same: COLOURS, then others."""
+    more = (colorsys.hls_to_rgb(GOLDEN * number % 1, 0.45, 0.6) for number in range(count - len(COLOURS)))
+    return [*COLOURS[:count], *("#" + bytes(round(255 * part) for part in parts).hex() for parts in more)]
 
 
 def ticks(low: float, high: float, most: int = 6) -> list[float]:

@@ -236,6 +236,12 @@ def test_runs_have_names_that_tell_them_apart(tmp_path, monkeypatch):
     assert {runs.read_all([path])[0].name for path in (".", "run.jsonl")} == {"third"}
 
 
+def test_each_of_many_runs_has_a_colour_of_its_own(tmp_path):
+    text = page.page([runs.read(write_log(tmp_path / str(number), epochs=1)) for number in range(30)])
+    shown = re.findall(r'style="--colour:(#[0-9a-f]{6})"', text)
+    assert len(set(shown)) == 30 and shown[:8] == list(svg.COLOURS) and svg.colours(2) == list(svg.COLOURS[:2])
+
+
 def test_confusion_and_mistakes(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3)).astype(np.uint8)
     worst = [mistakes.Mistake(7, images[0], 0, 1, 0.98), mistakes.Mistake(9, images[1], 1, 0, 0.5)]
@@ -327,11 +333,9 @@ def test_a_picture_says_what_its_lines_are(tmp_path, monkeypatch):
     monkeypatch.setattr(pyplot, "close", lambda figure: None)
     picture.write([run], tmp_path / "a.png")
     accuracy, loss, speed = pyplot.gcf().axes
-    assert [text.get_text() for text in accuracy.get_legend().get_texts()] == [
-        "a",
-        "test",
-        "training, augmented images",
-    ]
+    (legend,) = pyplot.gcf().legends  # below the panels, where it covers no curve
+    assert [text.get_text() for text in legend.get_texts()] == ["a", "test", "training, augmented images"]
+    assert legend.get_window_extent().y1 < accuracy.get_window_extent().y0
     assert {line.get_marker() for axes in (loss, speed) for line in axes.get_lines()} == {"o"}  # points, not nothing
     assert all(float(place).is_integer() for place in speed.get_xticks())
 
