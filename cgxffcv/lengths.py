@@ -12,8 +12,6 @@ from typing import Any
 
 from cgxffcv.wording import size
 
-__all__ = ["check_fits", "longer", "machine_bytes", "taken"]
-
 ENTRY_BYTES = 48  # of a number as an object, in a list, and in an array
 
 
