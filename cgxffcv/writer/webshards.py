@@ -6,10 +6,12 @@ import contextlib
 import io
 import itertools
 import json
+import lzma
 import os
 import random
 import re
 import tarfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -26,6 +28,7 @@ BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 MAX_NAMES = 1 << 20  # of one pattern
 MAX_DIGITS = 18
 MAX_MEMBER_BYTES = 1 << 32
+DAMAGE = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError)
 
 
 def expand(pattern: str) -> list[str]:
@@ -52,7 +55,10 @@ def _split(name: str) -> tuple[str, str]:
 def _decode(extension: str, data: bytes) -> Any:
     last = extension.rpartition(".")[2]
     if last in TEXT:
-        return int(data)
+        try:
+            return int(data)
+        except ValueError:
+            raise ValueError(f"{extension}: expected a whole number, not {brief(data)}") from None
     if last in ("txt", "text"):
         return data.decode()
     if last in ("json", "jsn"):
@@ -69,9 +75,12 @@ def _opened(shard: str, mode: str) -> Iterator[tarfile.TarFile]:
         file = stack.enter_context(files.open_plain(shard, "rb"))
         try:
             tar = stack.enter_context(tarfile.open(fileobj=file, mode=mode))
-        except tarfile.TarError as error:
-            raise tarfile.ReadError(f"{shard}: not a tar file: {error}") from None
-        yield tar
+        except DAMAGE:  # its message has a line for each compression that was tried
+            raise tarfile.ReadError(f"{shard}: not a tar file, plain or compressed with gzip, bzip2 or xz") from None
+        try:
+            yield tar
+        except DAMAGE as error:
+            raise tarfile.ReadError(f"{shard}: damaged, or not all of it: {error}") from None
 
 
 def _image(kind: str) -> Callable[[bytes], Any]:

@@ -1,5 +1,6 @@
 """cgxffcv convert: folders, tar files and .beton files, unchanged where they can be."""
 
+import gzip
 import io
 import tarfile
 
@@ -73,8 +74,31 @@ def test_tar_files(tmp_path):
 
 def test_a_label_that_is_none_names_its_sample(tmp_path):
     write_shard(tmp_path / "a.tar", "dogs/7", picture(0), b"dog")
-    with pytest.raises(UserError, match=r"sample 'dogs/7': .*b'dog'"):
+    with pytest.raises(UserError, match=r"sample 'dogs/7': cls: expected a whole number, not b'dog'; .*a\.tar$"):
         convert(tmp_path / "a.tar", tmp_path / "a.beton")
+
+
+def test_tar_files_that_are_none_or_not_whole(tmp_path):
+    write_shard(tmp_path / "whole.tar", "7", picture(0), b"7")
+    whole = (tmp_path / "whole.tar").read_bytes()
+    packed = gzip.compress(whole)
+    for number, (data, text) in enumerate(
+        (
+            (b"hello", "not a tar file"),
+            (b"", "not a tar file"),
+            (whole[:600], "damaged, or not all of it"),
+            (packed[: len(packed) // 2], "damaged, or not all of it"),
+            (packed[:200] + b"\xff" * 100 + packed[300:], "not a tar file|damaged"),
+        )
+    ):
+        path = tmp_path / f"{number}.tar"
+        path.write_bytes(data)
+        with pytest.raises(UserError, match=text):
+            convert(path, tmp_path / "a.beton")
+        assert not (tmp_path / "a.beton").exists()
+    write_shard(tmp_path / "image.tar", "7", picture(0)[:200], b"7")
+    with pytest.raises(UserError, match="sample 0: .*: --skip-bad$"):
+        convert(tmp_path / "image.tar", tmp_path / "a.beton")
 
 
 def test_files_of_this_format(folder, tmp_path):
@@ -147,7 +171,7 @@ def test_bad_samples(folder, tmp_path, capsys):
         (["a.beton", "--mode", "raw", "y.beton"], "copied as they are"),
         (["a.tar", "--shuffle", "y.beton"], "no --shuffle"),
         (["missing.beton", "y.beton"], "missing.beton"),
-        (["missing.tar", "y.beton"], "missing.tar"),
+        (["missing.tar", "y.beton"], "^missing.tar: No such file or directory$"),
         (["y.beton"], "required"),
         (["--quality", "0", "a", "y.beton"], "from 1 to 100"),
     ],

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import tarfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +31,7 @@ from cgxffcv.writer.webshards import expand
 from cgxffcv.writer.writer import ImageFolder
 
 IMAGES = "jpg;jpeg;png"
+REMEDY = "fix or remove it, or leave such images out: --skip-bad"
 
 
 def make_parser(prog: str) -> Parser:
@@ -81,13 +83,21 @@ def _from_folder(options: argparse.Namespace, common: dict[str, Any], folder: st
     except _cgxffcv.BetonError as error:
         if error.sample is None:
             raise
-        raise UserError(
-            f"{_of_file(images.paths[error.sample], error.reason)}; fix or remove it, or leave such images out: "
-            "--skip-bad"
-        ) from error
+        raise UserError(f"{_of_file(images.paths[error.sample], error.reason)}; {REMEDY}") from error
     keep_names(options.out, classes)
     skipped = [replace(bad, reason=_of_file(images.paths[bad.index], bad.reason)) for bad in report.skipped]
     return replace(report, skipped=tuple(skipped))
+
+
+def _from_shards(options: argparse.Namespace, common: dict[str, Any], names: list[str]) -> WriteReport:
+    try:
+        report = _writer(options, common).from_webdataset(names, lambda them: them.decode().to_tuple(IMAGES, "cls"))
+    except _cgxffcv.BetonError as error:
+        raise UserError(f"{error}; {REMEDY}" if error.sample is not None else str(error)) from error
+    except (ValueError, tarfile.TarError) as error:
+        raise UserError("; ".join([str(error), *getattr(error, "__notes__", ())[:1]])) from error
+    keep_names(options.out, None)
+    return report
 
 
 def _of_file(path: str, reason: str) -> str:
@@ -106,9 +116,7 @@ def convert(options: argparse.Namespace) -> WriteReport:
     if endings <= {".tar", ".tgz", ".gz"}:
         if options.shuffle:
             raise UserError("tar files are read in their own order: no --shuffle")
-        report = _writer(options, common).from_webdataset(names, lambda them: them.decode().to_tuple(IMAGES, "cls"))
-        keep_names(options.out, None)
-        return report
+        return _from_shards(options, common, names)
     for name in names:
         if not os.path.exists(name):
             raise UserError(f"{name}: no such file or folder")
@@ -121,7 +129,10 @@ def main(prog: str, arguments: Sequence[str]) -> int:
     Path(options.out).parent.mkdir(parents=True, exist_ok=True)
     try:
         report = convert(options)
-    except (OSError, ValueError) as error:  # BetonError, too
+    except OSError as error:
+        known = error.filename and error.strerror
+        raise UserError(f"{error.filename}: {error.strerror}" if known else str(error)) from error
+    except ValueError as error:  # BetonError, too
         raise UserError(str(error)) from error
     process.say(str(report))
     for bad in report.skipped:
