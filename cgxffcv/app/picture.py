@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 from collections.abc import Sequence
 from typing import Any
 
+from cgxffcv import files
 from cgxffcv.app.runs import RunRecord
 from cgxffcv.app.svg import colours
 from cgxffcv.errors import UserError
@@ -20,7 +22,7 @@ PANELS = (
 
 
 def write(runs: Sequence[RunRecord], path: str) -> None:
-    """Writes the picture to `path`. UserError without matplotlib."""
+    """Writes the picture, a PNG, to `path`. UserError without matplotlib."""
     if importlib.util.find_spec("matplotlib") is None:
         raise UserError("--png needs matplotlib: pip install matplotlib")
     import matplotlib
@@ -41,8 +43,10 @@ def write(runs: Sequence[RunRecord], path: str) -> None:
     panels[0].plot([], [], color="black", label="test")
     panels[0].plot([], [], "--", color="black", linewidth=1, label="training, augmented images")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=8)
-    figure.savefig(path, dpi=150)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=150, format="png")  # not to the path, whose ending would choose the format
     pyplot.close(figure)
+    files.write(path, [drawn.getvalue()])
 
 
 def _draw(axes: Any, points: Sequence[tuple[float, float]], *how: str, **look: Any) -> None:

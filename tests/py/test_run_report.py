@@ -323,6 +323,16 @@ def test_a_picture_needs_matplotlib(tmp_path):
         assert cli.run(words) == 0 and (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_picture_is_a_png_whatever_its_name_and_replaces_no_folder(tmp_path):
+    pytest.importorskip("matplotlib")
+    run, out = str(write_log(tmp_path / "a")), str(tmp_path / "x.html")
+    assert cli.run(["report", run, "-o", out, "--no-images", "--png", str(tmp_path / "x.xyz")]) == 0
+    assert (tmp_path / "x.xyz").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(OSError, match="there is a folder"):
+        cli.run(["report", run, "-o", out, "--no-images", "--png", str(tmp_path / "a")])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "x.html", "x.xyz"]
+
+
 def test_a_picture_says_what_its_lines_are(tmp_path, monkeypatch):
     pyplot = pytest.importorskip("matplotlib.pyplot")
     from cgxffcv.app import picture
