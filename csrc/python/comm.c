@@ -49,6 +49,11 @@ int py_comm_parse_timeout(PyObject *object, const char *argument, double *second
         PyErr_Clear();
         PyErr_Format(PyExc_TypeError, "%s must be a number of seconds above 0, or None, not %R", argument, object);
     }
+    if (value == -1.0 && PyErr_ExceptionMatches(PyExc_OverflowError)) {
+        PyErr_Clear();
+        PyErr_Format(PyExc_ValueError, "%s must be a number of seconds above 0 that a float can hold, or None",
+                     argument);
+    }
     if (PyErr_Occurred()) return -1;
     if (!(value > 0)) {
         PyErr_Format(PyExc_ValueError, "%s=%R: a number of seconds above 0 is expected, or None", argument, object);

@@ -247,3 +247,9 @@ def test_colors_of_a_split():
                 one.split(*arguments)
         assert one.split(-1) is None and one.split(3, -1).size == 1
     os.close(fd)
+
+
+@pytest.mark.parametrize("seconds", [10**400, -(10**400)])
+def test_seconds_that_no_float_holds(seconds):
+    with pytest.raises(ValueError, match="timeout must be a number of seconds above 0 that a float can hold, or None"):
+        _cgxffcv.comm_world(seconds)
