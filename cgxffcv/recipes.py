@@ -244,7 +244,7 @@ class Recipe:
             others = f"{down} or {down + ranks}" if down else str(ranks)
             raise RecipeError(
                 f"recipe {self.name}: a step's batch of {self.batch_size} images cannot be shared evenly by {ranks} "
-                f"processes; start a number that divides it ({listed}), or use --training.batch_size={others}"
+                f"processes; start a number that divides it ({listed}), or use batch_size={others}"
             )
         return self.batch_size // ranks
 

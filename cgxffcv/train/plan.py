@@ -128,7 +128,7 @@ def _too_large(recipe: Recipe, local: int, samples: int, ranks: int) -> str:
     fits = samples // ranks * (1 if recipe.batch_scope == "process" else ranks)
     remedy = "start fewer processes or make the data set larger"
     if fits:
-        remedy = f"make the batch smaller (at most --training.batch_size={fits}) or the data set larger"
+        remedy = f"make the batch smaller (batch_size={fits} at most) or the data set larger"
     return f"a step takes {each}, but the training set has only {samples:,}; {remedy}"
 
 

@@ -105,9 +105,9 @@ def test_local_batch():
     for ranks, remedy in [
         (
             3,
-            r"that divides it \(1, 2, 4, 5, 8, 10, 16, 20, \.\.\.\), or use --training\.batch_size=1998 or 2001$",
+            r"that divides it \(1, 2, 4, 5, 8, 10, 16, 20, \.\.\.\), or use batch_size=1998 or 2001$",
         ),
-        (48, r"\(8, 10, 16, 20, 25, 40, 50, 80, \.\.\.\), or use --training\.batch_size=1968 or 2016$"),
+        (48, r"\(8, 10, 16, 20, 25, 40, 50, 80, \.\.\.\), or use batch_size=1968 or 2016$"),
         (2001, r"\(100, 125, 200, 250, 400, 500, 1000, 2000.*--training\.batch_size=2001$"),
     ]:
         with pytest.raises(
@@ -116,5 +116,5 @@ def test_local_batch():
             a94.local_batch(ranks)
         fits = [n for n in range(1, 2001) if 2000 % n == 0]
         assert all(a94.local_batch(n) * n == 2000 for n in fits)
-    with pytest.raises(recipes.RecipeError, match=r"\(1, 7\), or use --training\.batch_size=6 or 9$"):
+    with pytest.raises(recipes.RecipeError, match=r"\(1, 7\), or use batch_size=6 or 9$"):
         a94.replace(batch_size=7).local_batch(3)

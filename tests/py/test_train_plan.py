@@ -42,9 +42,9 @@ def test_resnet9_is_ffcv_in_20_epochs_with_one_batch_for_all(ranks):
 @pytest.mark.parametrize(
     "name, samples, ranks, message",
     [
-        ("resnet9", 250, 1, r"a step takes 512 images, .* only 250; make .* \(at most --training.batch_size=250\) or"),
-        ("resnet9", 250, 4, r"4 processes with 128 images each, .* only 250; .*batch_size=248\)"),
-        ("demo", 300, 2, r"2 processes with 256 images each, .* only 300; .*batch_size=150\)"),
+        ("resnet9", 250, 1, r"a step takes 512 images, .* only 250; make .* \(batch_size=250 at most\) or"),
+        ("resnet9", 250, 4, r"4 processes with 128 images each, .* only 250; .*batch_size=248 at most\)"),
+        ("demo", 300, 2, r"2 processes with 256 images each, .* only 300; .*batch_size=150 at most\)"),
         ("demo", 3, 4, "only 3; start fewer processes or make the data set larger"),
     ],
 )
