@@ -27,6 +27,8 @@ class EpochIterator(Iterator):
         if loader is None:
             raise StopIteration
         if not loader._runs(self._number):
+            if self._loader is None:  # another thread has come to its end meanwhile
+                raise StopIteration
             self._loader = None
             raise RuntimeError(
                 "this pass has ended: its Loader was closed, loaded a state, or began another pass over resident images"
@@ -46,9 +48,14 @@ class EpochIterator(Iterator):
 
     def close(self) -> None:
         """Ends the pass; its workers stop."""
-        if self._loader is not None:
-            self._loader._end(self._number)
-            self._loader = None
+        loader, self._loader = self._loader, None  # first, so that no other thread takes this for an early end
+        if loader is None:
+            return
+        try:
+            loader._end(self._number)
+        except RuntimeError:  # another thread is inside: the pass goes on
+            self._loader = loader
+            raise
 
     def __del__(self):
         # RuntimeError: another thread is inside this Loader, and its pass goes on; AttributeError: never fully made.

@@ -298,6 +298,15 @@ def test_a_thread_that_is_refused_ends_no_pass(path):
         assert refused and set(refused) == {"this Loader is in use by another thread"}
 
 
+def test_a_pass_whose_end_another_thread_has_reached_is_over(path, monkeypatch):
+    """The other thread comes to the end after this one has begun to look for a batch."""
+    runs = Loader._runs
+    with Loader(path, 8) as loader:
+        batches = iter(loader)
+        monkeypatch.setattr(Loader, "_runs", lambda self, number: batches.close() or runs(self, number))
+        assert next(batches, "over") == "over"
+
+
 def test_a_program_that_ends_within_a_pass_ends(path):
     code = f"""
 from cgxffcv.loader import Loader
