@@ -104,7 +104,7 @@ class ImageDecoder(Checked, Decoder):
     def __init__(self, jpeg_mode: str):
         self.jpeg_mode = jpeg_mode
 
-    def _check_jpeg_mode(self, jpeg_mode: str) -> str:
+    def _kept_jpeg_mode(self, jpeg_mode: str) -> str:
         if jpeg_mode not in self.modes:
             raise ValueError(f"jpeg_mode must be {' or '.join(map(repr, self.modes))}, not {jpeg_mode!r}")
         return jpeg_mode
@@ -157,14 +157,14 @@ class _CropDecoder(ImageDecoder):
         self.output_size, self.interpolation = output_size, interpolation
         super().__init__(jpeg_mode)
 
-    def _check_output_size(self, output_size: Any) -> tuple[int, int]:
+    def _kept_output_size(self, output_size: Any) -> tuple[int, int]:
         sides = _two(output_size, "output_size (height, width)")
         height, width = (whole_number(side, "a side of output_size") for side in sides)
         if not (1 <= height <= 65535 and 1 <= width <= 65535):
             raise ValueError(f"output_size must be (height, width), each in 1..65535, not {output_size!r}")
         return height, width
 
-    def _check_interpolation(self, interpolation: str) -> str:
+    def _kept_interpolation(self, interpolation: str) -> str:
         if interpolation not in FILTERS:
             raise ValueError(f"interpolation must be one of {', '.join(map(repr, FILTERS))}, not {interpolation!r}")
         return interpolation
@@ -200,7 +200,7 @@ class CenterCropRGBImageDecoder(_CropDecoder):
         self.ratio = ratio
         super().__init__(output_size, interpolation, jpeg_mode)
 
-    def _check_ratio(self, ratio: float) -> float:
+    def _kept_ratio(self, ratio: float) -> float:
         if not 0 < ratio <= 1:
             raise ValueError(f"ratio must be above 0 and at most 1, not {ratio!r}")
         return float(ratio)
@@ -233,13 +233,13 @@ class RandomResizedCropRGBImageDecoder(_CropDecoder):
         self.scale, self.ratio = scale, ratio
         super().__init__(output_size, interpolation, jpeg_mode)
 
-    def _check_scale(self, scale: Any) -> tuple[float, float]:
+    def _kept_scale(self, scale: Any) -> tuple[float, float]:
         low, high = _pair(scale, "scale")
         if high > 1:
             raise ValueError(f"scale must be within 0..1, not {scale!r}")
         return low, high
 
-    def _check_ratio(self, ratio: Any) -> tuple[float, float]:
+    def _kept_ratio(self, ratio: Any) -> tuple[float, float]:
         low, high = _pair(ratio, "ratio")
         if low == 0:
             raise ValueError(f"ratio must be above 0, not {ratio!r}")

@@ -95,16 +95,16 @@ class NormalizeImage(Transform):
             raise ValueError(f"mean and std have different numbers of channels: {mean!r} and {std!r}")
         self.type = type
 
-    def _check_mean(self, mean: Any) -> tuple[float, ...]:
+    def _kept_mean(self, mean: Any) -> tuple[float, ...]:
         return by_channel(mean, "mean")
 
-    def _check_std(self, std: Any) -> tuple[float, ...]:
+    def _kept_std(self, std: Any) -> tuple[float, ...]:
         values = by_channel(std, "std")
         if min(values) <= 0:
             raise ValueError(f"std must be above 0, not {std!r}")
         return values
 
-    def _check_type(self, given: Any) -> str:
+    def _kept_type(self, given: Any) -> str:
         name = dtype_name(given)
         if name not in FLOATS:
             raise ValueError(f"type must be one of {', '.join(FLOATS)}, not {name}")
@@ -197,7 +197,7 @@ class ToDevice(Transform):
         self.non_blocking = bool(non_blocking)
         self._gpu = None if self.device == "cpu" or is_installed() else gpu_number(self.device)
 
-    def _check_device(self, device: Any) -> str:
+    def _kept_device(self, device: Any) -> str:
         return device_name(device)
 
     def _arguments(self) -> str:
@@ -222,10 +222,13 @@ class ToDevice(Transform):
     def settled(self, tensors: bool) -> ToDevice:
         """The same for a pipeline in which torch's tensors come to it, or else arrays. Raises ValueError or UserError
         if there is no such device for them."""
-        chosen = copy.copy(self)
-        chosen._gpu = None if tensors or self.device == "cpu" else gpu_number(self.device)
+        gpu = None if tensors or self.device == "cpu" else gpu_number(self.device)
         if tensors:
             device_name(self.device)
+        if gpu == self._gpu:
+            return self  # an object of a user's class stays the one that the user has
+        chosen = copy.copy(self)
+        chosen._gpu = gpu
         return chosen
 
     def __call__(self, batch):
@@ -278,7 +281,7 @@ class Convert(Transform):
     def __init__(self, target_dtype):
         self.target_dtype = target_dtype
 
-    def _check_target_dtype(self, target_dtype: Any) -> str:
+    def _kept_target_dtype(self, target_dtype: Any) -> str:
         return dtype_name(target_dtype)
 
     def __call__(self, batch):
@@ -296,7 +299,7 @@ class View(Transform):
     def __init__(self, target_dtype):
         self.target_dtype = target_dtype
 
-    def _check_target_dtype(self, target_dtype: Any) -> str:
+    def _kept_target_dtype(self, target_dtype: Any) -> str:
         return dtype_name(target_dtype)
 
     def __call__(self, batch):

@@ -104,3 +104,33 @@ def test_a_decoder_that_would_have_to_be_compiled_is_refused(path, base):
 
     with pytest.raises(TypeError, match="pipeline 'label': generate_code of Own would not be called.*FunctionDecoder"):
         first(path, label=PipelineSpec("label", Own()))
+
+
+def test_a_users_operation_may_call_its_attributes_and_methods_as_it_likes():
+    class Own(Operation):
+        def __init__(self):
+            self.inner = np.arange(3)
+            self.array, self.size = self.inner, 7
+            self._check_size()
+
+        def _check_size(self):
+            assert self.size == 7
+
+        def __getattr__(self, name):
+            return getattr(self.inner, name)
+
+    own = Own()
+    assert own.array is own.inner and own.nbytes == own.inner.nbytes
+
+
+def test_a_derived_move_is_the_object_that_was_given(path):
+    class Own(tf.ToDevice):
+        calls = 0
+
+        def __call__(self, batch):
+            self.calls += 1
+            return super().__call__(batch)
+
+    own = Own("cpu")
+    first(path, image=[SimpleRGBImageDecoder(), own])
+    assert own.calls == 1
