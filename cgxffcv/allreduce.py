@@ -209,8 +209,8 @@ def _core_layer(name: str | None, shape: LayerShape, bits: int, bucket_size: int
     """A layer as the core takes it; a count has no known dimensions."""
     what = f"the shape of layer {name!r}" if name is not None else "a layer's shape"
     if isinstance(shape, Sequence) and not isinstance(shape, str):
-        dims = f"{what} must have at most {MAX_DIMS} dimensions, not {brief(shape)}"
-        sizes = tuple(_count(what, n, 63) for n in taken(shape, MAX_DIMS, dims))
+        dims = f"{what} must have at most {MAX_DIMS} dimensions, not "
+        sizes = tuple(_count(what, n, 63) for n in taken(shape, MAX_DIMS, lambda: dims + brief(shape)))
         size = {"shape": str(sizes), "elems": math.prod(sizes), "dims": max(1, len(sizes))}
     else:
         elems = whole_number(shape, what)
@@ -237,7 +237,7 @@ def _per_layer(argument: str, value: int | Mapping, default: int, names: list[st
 
 def _named(layers: Iterable) -> list[tuple[str | None, LayerShape]]:
     result: list[tuple[str | None, LayerShape]] = []
-    for layer in taken(layers, MAX_LAYERS, f"a plan has at most {MAX_LAYERS:,} layers, not {brief(layers)}"):
+    for layer in taken(layers, MAX_LAYERS, lambda: f"a plan has at most {MAX_LAYERS:,} layers, not {brief(layers)}"):
         named = isinstance(layer, (tuple, list)) and len(layer) == 2 and (layer[0] is None or isinstance(layer[0], str))
         result.append((layer[0], layer[1]) if named else (None, layer))
     known: set[str] = set()

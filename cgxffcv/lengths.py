@@ -7,7 +7,7 @@ import contextlib
 import itertools
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from cgxffcv.wording import size
@@ -32,7 +32,7 @@ def longer(values: Any, most: int) -> bool:
         return len(values) > most
     except OverflowError:
         return True
-    except TypeError:  # a class
+    except (TypeError, NotImplementedError):  # a class, or what has no length after all
         return False
 
 
@@ -45,9 +45,10 @@ def check_fits(values: Any, name: str, entry_bytes: int = ENTRY_BYTES) -> None:
         )
 
 
-def taken(values: Iterable[Any], most: int, message: str) -> list[Any]:
-    """All of them as a list; ValueError with the message if there are more than `most`, perhaps without end."""
+def taken(values: Iterable[Any], most: int, message: str | Callable[[], str]) -> list[Any]:
+    """All of them as a list; ValueError with the message if there are more than `most`, perhaps without end. A message
+    that shows the values is given as a function, so that they are asked for their texts only then."""
     found = None if longer(values, most) else list(itertools.islice(values, most + 1))
     if found is None or len(found) > most:
-        raise ValueError(message)
+        raise ValueError(message if isinstance(message, str) else message())
     return found

@@ -116,7 +116,7 @@ def _cells() -> dict[str, list[str]]:
 
 def _payload(function: Callable[..., Any], arguments: Sequence[Any]) -> bytes:
     remedy = "pip install cloudpickle, with which it is sent by value; or put it into a module that can be imported"
-    given = tuple(taken(arguments, MOST_ARGUMENTS, f"launch: args must be a tuple, not {brief(arguments)}"))
+    given = tuple(taken(arguments, MOST_ARGUMENTS, lambda: f"launch: args must be a tuple, not {brief(arguments)}"))
     by_value = True
     try:
         import cloudpickle  # noqa: F401

@@ -75,7 +75,8 @@ class PipelineSpec:
         transforms = () if transforms is None else transforms
         if isinstance(transforms, str) or not hasattr(transforms, "__iter__"):
             raise TypeError(f"PipelineSpec: transforms must be a list of operations, not {brief(transforms)}")
-        steps = taken(transforms, MAX_STEPS, f"a pipeline has at most {MAX_STEPS} steps, not {brief(transforms)}")
+        too_many = f"a pipeline has at most {MAX_STEPS} steps, not "
+        steps = taken(transforms, MAX_STEPS, lambda: too_many + brief(transforms))
         self.source, self.decoder, self.transforms, self.draws = source, decoder, steps, draws
 
     def __repr__(self) -> str:

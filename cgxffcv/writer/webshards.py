@@ -124,8 +124,9 @@ class Shards:
         images: tuple[int, Callable[[bytes], Any]] | None = None,
     ):
         """images: after how many stages images are decoded, and how, if a function of the user's looks at them."""
-        too_many = f"there may be at most {MAX_NAMES:,} shards, not {brief(shards)}"
-        given = [shards] if isinstance(shards, str | os.PathLike) else taken(shards, MAX_NAMES, too_many)
+        too_many = f"there may be at most {MAX_NAMES:,} shards, not "
+        one = isinstance(shards, str | os.PathLike)
+        given = [shards] if one else taken(shards, MAX_NAMES, lambda: too_many + brief(shards))
         self.shards = [name for item in given for name in expand(os.fspath(item))]
         self.stages, self.images = tuple(stages), images
 

@@ -17,6 +17,7 @@ from cgxffcv.bench import allreduce
 from cgxffcv.errors import UsageError
 from cgxffcv.fields import FloatField, IntField, JSONField, NDArrayField, RGBImageField
 from cgxffcv.nn import describe
+from cgxffcv.pipeline import PipelineSpec
 from cgxffcv.recipes import RECIPES, RecipeError
 from cgxffcv.writer.webshards import expand
 
@@ -76,6 +77,14 @@ def test_ranges_that_fit_are_samples(path):
 def test_steps_of_a_pipeline(path):
     with pytest.raises(ValueError, match="a pipeline has at most 1024 steps, not range"):
         load(path, pipelines={"label": range(2**40)})
+
+
+def test_steps_are_not_asked_for_their_texts():
+    class Mute:
+        def __repr__(self):
+            raise RuntimeError("not yet")
+
+    assert len(PipelineSpec("label", transforms=[Mute(), Mute()]).transforms) == 2
 
 
 @pytest.mark.parametrize("options", [{}, {"indices": range(2**40)}], ids=["data set", "indices"])
@@ -165,6 +174,17 @@ def test_patterns_expand_in_order():
 @pytest.mark.parametrize("values", [[1] * 9, (1,) * 9, np.zeros(9), b"123456789", memoryview(b"123456789"), 9, Long])
 def test_what_is_in_memory_is_not_asked(values):
     assert not lengths.longer(values, 3)
+
+
+def test_an_order_without_a_length(path):
+    class Sampler:
+        def __len__(self):
+            raise NotImplementedError
+
+        def __iter__(self):
+            return iter([2, 0])
+
+    assert [labels[:, 0].tolist() for _, labels in load(path, order=Sampler(), arrays="numpy")] == [[2, 0]]
 
 
 def test_how_long_others_say_they_are():
