@@ -9,13 +9,13 @@ import cgxffcv.interrupts as interrupts
 
 
 def _open_streams() -> None:
-    """Opens standard streams that this process was started without: the next file or pipe would take their numbers, and
-    mpirun's ranks would get it as their output."""
+    """Opens standard streams that this process was started without, for itself and for what it starts: the next file or
+    pipe would take their numbers, and mpirun's ranks would get it as their output."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
             setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
 
 

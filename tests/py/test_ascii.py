@@ -58,6 +58,15 @@ def test_streams_that_are_closed(tmp_path, words, code):
     assert done.returncode == code
 
 
+def test_what_is_started_has_the_streams_too():
+    """Else the next files that it opens take their numbers, as in a command itself."""
+    child = "import os; os.fstat(0), os.fstat(1), os.fstat(2)"
+    body = "import subprocess, sys; from cgxffcv import start; start._open_streams()\n"
+    body += f"sys.exit(subprocess.run([sys.executable, '-c', {child!r}]).returncode)"
+    shell = ["sh", "-c", 'exec "$0" -c "$1" <&- >&- 2>&-', sys.executable, body]
+    assert subprocess.run(shell, env=environ(), timeout=60, check=False).returncode == 0
+
+
 def test_an_output_that_is_full():
     with open("/dev/full", "wb") as full:
         done = command("-m", "cgxffcv", "doctor", stdout=full)
