@@ -82,7 +82,7 @@ def _by_launcher(launcher: _Launcher) -> ProcessInfo | None:
         launcher = launcher._replace(size="SLURM_NTASKS")
         size = _number(launcher.size)
     node = _number("NODE_RANK") if launcher.name == "Lightning" else 0
-    if node and size:  # the rank is not known
+    if node and size and rank is not None:  # its rank on this machine is known, that in the job is not
         return ProcessInfo(launcher.name, node, 0, 0, 1, False, "NODE_RANK")
     if rank and not size and not launcher.alone:
         return ProcessInfo(launcher.name, rank, 0, 0, 1, launcher.joins, launcher.rank)

@@ -82,6 +82,7 @@ ALONE = {
     },
     "half a launcher": {"RANK": "1", "OMPI_COMM_WORLD_RANK": "1", "PMI_SIZE": "3"},
     "no numbers": {"RANK": "first", "WORLD_SIZE": "many"},
+    "a node, where torchrun is to be started": {"NODE_RANK": "1", "WORLD_SIZE": "2"},
 }
 
 
