@@ -72,7 +72,7 @@ static Status refuse_words(const char *name, const char *text, const char *const
         size_t used = strlen(known);
         snprintf(known + used, sizeof known - used, "%s%s", i == 0 ? "" : ",", words[i]);
     }
-    FAIL(STATUS_ARGUMENT, "%s='%.40s': %s%s is expected", name, text, words[1] == NULL ? "" : "some of ", known);
+    FAIL(STATUS_ARGUMENT, "%s='%.40s': %s%s is expected", name, text, words[1] == NULL ? "" : "one or more of ", known);
 }
 
 Status environment_words(const char *name, const char *const *words, uint32_t *value) {

@@ -203,7 +203,7 @@ static void test_environment(void) {
         setenv(SETTING, no_words[i], 1);
         CHECK(environment_words(SETTING, words, &colours) == STATUS_ARGUMENT && colours == 9);
     }
-    CHECK(strcmp(error_record()->message, SETTING "='blue,green': some of red,blue is expected") == 0);
+    CHECK(strcmp(error_record()->message, SETTING "='blue,green': one or more of red,blue is expected") == 0);
     CHECK(environment_words(SETTING, single, &colours) == STATUS_ARGUMENT);
     CHECK(strcmp(error_record()->message, SETTING "='blue,green': red is expected") == 0);
     setenv(SETTING, "", 1);

@@ -155,7 +155,8 @@ def test_channels_as_rows_can_be_turned_off(monkeypatch):
 @pytest.mark.parametrize("wish", ["2", "forwards", "no narrow", "forward filter"])
 def test_fusions_that_do_not_exist_are_refused(wish, monkeypatch):
     monkeypatch.setenv("CGXFFCV_FUSED", wish)
-    with pytest.raises(ValueError, match=f"CGXFFCV_FUSED='{wish}': some of forward,filter,narrow,1,0 is expected"):
+    known = "one or more of forward,filter,narrow,1,0"
+    with pytest.raises(ValueError, match=f"CGXFFCV_FUSED='{wish}': {known} is expected"):
         make([Conv("stem", 8, 1, 1, 0)], "float16", seed=0).plan(2, 15)
 
 
