@@ -79,7 +79,9 @@ def _opened(shard: str, mode: str) -> Iterator[tarfile.TarFile]:
             raise tarfile.ReadError(f"{shard}: not a tar file, plain or compressed with gzip, bzip2 or xz") from None
         try:
             yield tar
-        except DAMAGE as error:
+        except (*DAMAGE, OSError) as error:
+            if getattr(error, "errno", None) is not None:  # the system's; those of gzip and bz2 have no number
+                raise
             raise tarfile.ReadError(f"{shard}: damaged, or not all of it: {error}") from None
 
 

@@ -218,8 +218,8 @@ def test_ctrl_c_while_waiting_loses_no_batch(slow):
     with Loader(slow, 12, num_workers=1, ids=True) as loader:
         iterator = iter(loader)
         timer = threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGINT))
-        timer.start()
         with pytest.raises(KeyboardInterrupt):
+            timer.start()  # within, where it may also ring early
             next(iterator)
         timer.join()
         assert next(iterator)[-1].tolist() == list(range(12))
@@ -237,8 +237,8 @@ def test_what_a_signal_raises_while_waiting_loses_no_batch(slow):
             passes = []
             for _ in range(2):
                 passes.append(iter(loader))  # not earlier: its batch could be ready before anybody waits for it
-                signal.setitimer(signal.ITIMER_REAL, 0.02)
                 with pytest.raises(TimeoutError, match="rang"):
+                    signal.setitimer(signal.ITIMER_REAL, 0.02)
                     next(passes[-1])
             for batches in passes:
                 assert next(batches)[-1].tolist() == list(range(12)) and list(batches) == []

@@ -1,5 +1,6 @@
 """Tar files of samples: which members make a sample, what they are decoded to, and what is refused."""
 
+import gzip
 import io
 import os
 import pickle
@@ -113,6 +114,18 @@ def test_what_is_no_tar_file_is_named(tmp_path):
     for read in (list, Shards.count):
         with pytest.raises(tarfile.ReadError, match="x.tar: not a tar file"):
             read(Shards(tmp_path / "x.tar"))
+
+
+def test_what_is_damaged_further_on_is_named(tmp_path):
+    with tarfile.open(tmp_path / "whole.tar", "w") as tar:
+        member = tarfile.TarInfo("a.bin")
+        member.size = 1 << 20
+        tar.addfile(member, io.BytesIO(bytes(member.size)))
+    packed = gzip.compress((tmp_path / "whole.tar").read_bytes()[: 1 << 19])
+    (tmp_path / "x.tar.gz").write_bytes(packed + b"no gzip" * 10)
+    for read in (list, Shards.count):
+        with pytest.raises(tarfile.ReadError, match="x.tar.gz: damaged, or not all of it: "):
+            read(Shards(tmp_path / "x.tar.gz"))
 
 
 def test_members_of_very_many_bytes_are_not_read(tmp_path):
