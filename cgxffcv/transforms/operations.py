@@ -149,7 +149,8 @@ class Operation(Transform):
         except TypeError as error:
             raise TypeError(f"{self.operation}: {error}") from None
         given.apply_defaults()
-        vars(self).update(self._checked(given.arguments))
+        for name, value in self._checked(given.arguments).items():
+            super().__setattr__(name, value)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in self.types and self.types.keys() <= vars(self).keys():  # checked as in __init__

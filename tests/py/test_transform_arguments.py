@@ -173,3 +173,17 @@ def test_a_users_class_may_set_its_attributes_in_any_order():
     own = Own()
     own.crop_size = 3
     assert own.values() == ((3, 3), (1.0, 2.0, 3.0)) and own.mine == [1]
+
+
+def test_a_users_class_may_have_a_property_for_an_argument():
+    class Own(tf.RandomHorizontalFlip):
+        @property
+        def flip_prob(self):
+            return self.now
+
+        @flip_prob.setter
+        def flip_prob(self, value):
+            self.now = value
+
+    own = Own(0.25)
+    assert own.now == 0.25 and own.values() == (0.25,)
