@@ -38,7 +38,7 @@ class Loader(loader.Loader):
 
     def _share(self) -> None:
         here = process_info.or_alone()
-        ranks = here.rank, max(here.size, 1)
+        ranks = (here.rank, here.size) if here.size else (0, 1)  # not known yet: everything
         if self._plan.arguments["rank"] is None and ranks != (self.rank, self.world_size):
             self._change("distributed", ranks[1] > 1)
 

@@ -33,6 +33,15 @@ def epochs_of(loader, count):
     return [ids_of(loader) for _ in range(count)]
 
 
+def test_a_rank_that_is_not_known_yet_changes_nothing(path, monkeypatch):
+    """In Lightning's processes on another node, before torch.distributed is initialised."""
+    for name, value in (("LOCAL_RANK", "0"), ("NODE_RANK", "1"), ("WORLD_SIZE", "4")):
+        monkeypatch.setenv(name, value)
+    with Loader(path, BATCH, **RANDOM) as loader:
+        plan = loader._plan
+        assert len(loader) == N // BATCH and loader._plan is plan
+
+
 def test_a_look_at_a_loader_is_no_epoch(path):
     with Plain(path, BATCH, **RANDOM) as plain, Loader(path, BATCH, **RANDOM) as loader:
         expected = epochs_of(plain, 2)
