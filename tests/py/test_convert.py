@@ -1,5 +1,6 @@
 """cgxffcv convert: folders, tar files and .beton files, unchanged where they can be."""
 
+import errno
 import gzip
 import io
 import tarfile
@@ -181,3 +182,12 @@ def test_refusals(words, text, tmp_path, monkeypatch):
     (tmp_path / "x.zip").touch()
     with pytest.raises(UserError, match=text):
         convert(*words)
+
+
+def test_a_limit_that_was_reached_is_named_without_a_number(folder, tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(errno.EMFILE, "num_workers: 8 processes: too few files")
+
+    monkeypatch.setattr("cgxffcv.app.commands.convert.convert", refuse)
+    with pytest.raises(UserError, match="^num_workers: 8 processes: too few files$"):
+        convert(folder, tmp_path / "a.beton")

@@ -130,8 +130,8 @@ def main(prog: str, arguments: Sequence[str]) -> int:
     try:
         report = convert(options)
     except OSError as error:
-        known = error.filename and error.strerror
-        raise UserError(f"{error.filename}: {error.strerror}" if known else str(error)) from error
+        what = error.strerror or str(error)  # without a number
+        raise UserError(f"{error.filename}: {what}" if error.filename else what) from error
     except ValueError as error:  # BetonError, too
         raise UserError(str(error)) from error
     process.say(str(report))
