@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Set
 from typing import Any
 
 import numpy as np
@@ -60,7 +60,8 @@ class NDArrayField(CoreField):
     def __init__(self, dtype: Any, shape: tuple[int, ...] | int):
         self.dtype = _dtype(dtype)
         dims = f"shape must have 1 to {MAX_DIMS} dimensions, not "
-        several = isinstance(shape, Iterable) and getattr(shape, "ndim", 1) != 0
+        ordered = isinstance(shape, Iterable) and not isinstance(shape, Set | Mapping)
+        several = ordered and getattr(shape, "ndim", 1) != 0
         sides = taken(shape, MAX_READ, dims + brief(shape)) if several else [shape]
         if not 1 <= len(sides) <= MAX_DIMS:
             raise ValueError(f"{dims}{len(sides)}: {shape}")

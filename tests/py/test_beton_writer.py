@@ -344,6 +344,7 @@ def test_torch_dtypes_by_name(tmp_path):
         (lambda: NDArrayField("O", (2,)), TypeError, "cannot be stored"),
         (lambda: NDArrayField(None, (2,)), TypeError, "dtype None is not known"),
         (lambda: NDArrayField("f4", None), TypeError, "a side of shape must be an integer, not None"),
+        (lambda: NDArrayField("f4", {4, 3}), TypeError, "a side of shape must be an integer, not {"),
         (lambda: NDArrayField(">f4", (2,)), TypeError, "little-endian"),
         (lambda: NDArrayField("U5", (2,)), TypeError, "cannot be stored"),
         (lambda: NDArrayField("nonsense", (2,)), TypeError, "not known"),
