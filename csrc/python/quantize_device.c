@@ -37,7 +37,7 @@ static Status make_batch(const DeviceJob *job, QuantDeviceBatch **batch) {
     uint8_t *x = device_job_elements(job), *wire = job->coded;
     TRY(memory_calloc((size_t)job->count, sizeof *runs, &runs));
     for (int i = 0; i < job->count; i++) {
-        runs[i] = (QuantDeviceRun){job->spec, x, job->layers[i], 1.0f, job->random, wire};
+        runs[i] = (QuantDeviceRun){job->spec, x, job->layers[i], job->random, wire};
         x += (size_t)job->layers[i] * quantize_item_bytes(job->spec.type);
         wire += quantize_wire_bytes(&job->spec, job->layers[i]);
     }

@@ -11,12 +11,11 @@ typedef struct QuantDeviceRun {
     QuantSpec spec;
     void *x; /* of the spec's type, aligned to it */
     int64_t elems;
-    float scale; /* elements are multiplied by it before they are quantised */
     QuantRandom random;
     void *wire; /* quantize_wire_bytes, at a multiple of QUANTIZE_PIECE_ALIGNMENT; padding is left as it is */
 } QuantDeviceRun;
 
-/* Many runs, of one type and codec, in one launch, or two if maxmin's whole pieces take a fast path of their own. */
+/* Many runs, of one type and codec, in one launch, or two if whole pieces take a fast path of their own. */
 typedef struct QuantDeviceBatch QuantDeviceBatch;
 
 /* STATUS_ARGUMENT if a spec is invalid, or types or codecs differ. */

@@ -69,7 +69,7 @@ __device__ __forceinline__ void exchange_add_pieces(const ExchangePlan *plan, co
     for (int i = row; i < row + rows; i++) {
         const uint8_t *base = exchange_row(plan, epoch, i);
         const bool far = FAR && (plan->window.far >> i & 1u) != 0;
-        quads_add<FAR, false>(base, piece.place, tile.bits, tile.shift, half, far, room, v);
+        quads_add<FAR>(base, piece.place, tile.bits, tile.shift, half, far, room, v);
     }
 }
 

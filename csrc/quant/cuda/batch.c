@@ -26,11 +26,12 @@ Status quantize_batch_finish(const QuantDeviceBatch *batch, DeviceStream *stream
 
 static int64_t quant_blocks(int64_t warps) { return (warps + QUANT_WARPS - 1) / QUANT_WARPS; }
 
-/* Whole pieces of whole buckets go a quick way (maxmin: quads.cuh), where buckets have 2^shift elements, half a group
- * at least and what a block takes at most: shift, else 0. */
+/* Whole pieces of whole buckets go a quick way (pieces.cuh), where buckets have 2^shift elements, half a group at least
+ * and what a block takes at most, or a piece if they are rotated: shift, else 0. */
 static int quant_quick_shift(const QuantSpec *spec) {
-    if (spec->codec != QUANT_MAXMIN || spec->half_metadata) return 0;
-    for (int shift = 6; spec->bucket_size >> shift != 0 && 1 << shift <= QUANT_WARPS * QUANT_PIECE; shift++) {
+    const int64_t most = spec->codec == QUANT_ROTATED ? QUANT_PIECE : QUANT_WARPS * QUANT_PIECE;
+    if (spec->half_metadata) return 0;
+    for (int shift = 6; spec->bucket_size >> shift != 0 && 1 << shift <= most; shift++) {
         if (spec->bucket_size == 1 << shift) return shift;
     }
     return 0;
@@ -55,6 +56,7 @@ static Status quant_fill_items(const QuantDeviceRun *runs, QuantDeviceBatch *bat
         if (runs[i].spec.type != batch->type || runs[i].spec.codec != batch->codec) {
             FAIL(STATUS_ARGUMENT, "the runs of a batch have one type and one codec");
         }
+        batch->draws = batch->draws || runs[i].spec.rounding == QUANT_STOCHASTIC;
         items[i].run = runs[i];
         quant_place_item(batch, &items[i]);
     }

@@ -20,6 +20,7 @@ struct QuantDeviceBatch {
     uint32_t *damaged; /* owned, page-locked: not 0 if a piece was */
     int count;
     int64_t quick_blocks, blocks;
+    bool draws; /* some run is rounded by random numbers */
     QuantType type;
     QuantCodec codec;
 };

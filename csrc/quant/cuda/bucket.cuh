@@ -87,7 +87,7 @@ template <QuantCodec CODEC>
 __device__ __forceinline__ uint32_t quant_code_of(float x, QuantGrid grid, float inverse, uint32_t levels,
                                                   bool stochastic, uint32_t word) {
     if (CODEC == QUANT_SIGN) return x < 0.0f;
-    const uint32_t marked = stochastic ? quant_marked_drawn(x, grid.min, inverse, levels, word)
+    const uint32_t marked = stochastic ? quant_marked_drawn(x, grid.min, inverse, (float)levels, word)
                                        : quant_marked_nearest(x, grid.min, inverse);
     return marked - QUANT_MARK;
 }

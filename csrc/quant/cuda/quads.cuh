@@ -1,7 +1,7 @@
 /* Whole pieces of max-min buckets of 2^shift elements, half a group at least, the way that most elements go: a piece by
  * a warp, in registers from end to end, the same bytes as bucket.cuh's. A lane has four neighbours of each of the
- * piece's groups (QUANT_QUADS), whose codes of 2, 4 or 8 bits fill whole bytes, so that it can read them by itself;
- * with ANY other widths go by way of the room.
+ * piece's groups (QUANT_QUADS). Here is what the exchange does with them, whose codes have 2, 4 or 8 bits and so fill
+ * whole bytes, and what pieces.cuh, the quantiser by itself, shares with it.
  *
  * The extremes of all groups are folded at once: step by step each lane goes on with half of what it has, until it has
  * one of 16 numbers; buckets of several groups, or pieces, are folded on from there. So every bucket size has the same
@@ -52,14 +52,42 @@ __device__ __forceinline__ void quads_store(typename QuantElement<TYPE>::Stored 
 
 /* ---- to the wire ---- */
 
+/* Extremes are kept as floats, or as pairs of 16-bit elements, the one of each first and the other of each second. */
+__device__ static __forceinline__ float quads_least(float a, float b) { return quant_min_nan(a, b); }
+__device__ static __forceinline__ __half2 quads_least(__half2 a, __half2 b) { return __hmin2_nan(a, b); }
+__device__ static __forceinline__ __nv_bfloat162 quads_least(__nv_bfloat162 a, __nv_bfloat162 b) {
+    return __hmin2_nan(a, b);
+}
+
+__device__ static __forceinline__ float quads_single(float least) { return least; }
+__device__ static __forceinline__ float quads_single(__half2 least) {
+    return quant_min_nan(__low2float(least), __high2float(least));
+}
+__device__ static __forceinline__ float quads_single(__nv_bfloat162 least) {
+    return quant_min_nan(__low2float(least), __high2float(least));
+}
+
+/* By value, as classes are chosen by their address. */
+template <typename Extreme> __device__ __forceinline__ Extreme quads_chosen(bool first, Extreme a, Extreme b) {
+    static_assert(sizeof(Extreme) == sizeof(uint32_t), "extremes are words");
+    uint32_t words[2];
+    memcpy(&words[0], &a, sizeof a);
+    memcpy(&words[1], &b, sizeof b);
+    const uint32_t chosen = first ? words[0] : words[1];
+    memcpy(static_cast<void *>(&a), &chosen, sizeof a);
+    return a;
+}
+
 /* Each lane goes on with one half of 2 * COUNT values, those with the bit with the upper one, and gives the other half
  * away to be folded. */
-template <int COUNT> __device__ __forceinline__ void quads_halve(float (&least)[2 * QUADS_GROUPS], int bit) {
+template <int COUNT, typename Extreme>
+__device__ __forceinline__ void quads_halve(Extreme (&least)[2 * QUADS_GROUPS], int bit) {
     const bool upper = (quant_lane() & bit) != 0;
 #pragma unroll
     for (int i = 0; i < COUNT; i++) {
-        const float kept = upper ? least[i + COUNT] : least[i], given = upper ? least[i] : least[i + COUNT];
-        least[i] = quant_min_nan(kept, __shfl_xor_sync(WHOLE_WARP, given, bit));
+        const Extreme kept = quads_chosen(upper, least[i + COUNT], least[i]);
+        const Extreme given = quads_chosen(upper, least[i], least[i + COUNT]);
+        least[i] = quads_least(kept, __shfl_xor_sync(WHOLE_WARP, given, bit));
     }
 }
 
@@ -71,8 +99,22 @@ __device__ static __forceinline__ int quads_own_group(void) {
 __device__ static __forceinline__ int quads_slot(int group) { return 2 * group + quant_lane() / (WARP / 2); }
 #define QUADS_SLOT (QUANT_GROUP / 2)
 
-/* Of the bucket of this lane's slot, as far as it lies in the piece: even lanes have the least, odd ones the negative
- * of the greatest; NaN where one of the elements is. Buckets have 2^shift elements, 64 at least. */
+/* Folds the least of each group, and behind them the negatives of the greatest: what the bucket of this lane's slot
+ * comes to, as far as it lies in the piece. Even lanes get the least, odd ones the negative of the greatest; NaN where
+ * one of the elements is. Buckets have 2^shift elements, 64 at least. */
+template <typename Extreme> __device__ __forceinline__ float quads_fold(Extreme (&least)[2 * QUADS_GROUPS], int shift) {
+    quads_halve<8>(least, 1);
+    quads_halve<4>(least, 2);
+    quads_halve<2>(least, 4);
+    quads_halve<1>(least, 8);
+    float own = quads_single(least[0]);
+#pragma unroll
+    for (int distance = WARP / 2, bucket = 7; distance > 1; distance /= 2, bucket++) {
+        if (shift >= bucket) own = quant_min_nan(own, __shfl_xor_sync(WHOLE_WARP, own, distance));
+    }
+    return own;
+}
+
 __device__ static __forceinline__ float quads_extremes(const QuadsHalf (&v)[2], int shift) {
     float least[2 * QUADS_GROUPS];
 #pragma unroll
@@ -81,16 +123,7 @@ __device__ static __forceinline__ float quads_extremes(const QuadsHalf (&v)[2], 
         least[j] = quant_min_nan(quant_min_nan(four[0], four[1]), quant_min_nan(four[2], four[3]));
         least[QUADS_GROUPS + j] = -quant_max_nan(quant_max_nan(four[0], four[1]), quant_max_nan(four[2], four[3]));
     }
-    quads_halve<8>(least, 1);
-    quads_halve<4>(least, 2);
-    quads_halve<2>(least, 4);
-    quads_halve<1>(least, 8);
-    float own = least[0];
-#pragma unroll
-    for (int distance = WARP / 2, bucket = 7; distance > 1; distance /= 2, bucket++) {
-        if (shift >= bucket) own = quant_min_nan(own, __shfl_xor_sync(WHOLE_WARP, own, distance));
-    }
-    return own;
+    return quads_fold(least, shift);
 }
 
 /* A bucket's grid while it is encoded; an inverse of 0 makes every code 0. */
@@ -109,15 +142,14 @@ __device__ static __forceinline__ QuadsGrid quads_grid(float own, int bits) {
     return {grid.unit, grid.min, coded ? QUANT_DIV(1.0f, coded ? grid.unit : 1.0f) : 0.0f};
 }
 
-/* The grids of a piece's slots into the room, and those of its buckets to the wire; the piece's first element is
- * number `inside` of its bucket. */
-__device__ static __forceinline__ void quads_put_grids(float own, int bits, int shift, int64_t inside,
-                                                       uint64_t metadata, QuantSink sink, QuantRoom *room) {
+/* The grids of a piece's slots into the room, and those of its buckets, which lie in it, to the wire. */
+__device__ static __forceinline__ void quads_put_grids(float own, int bits, int shift, uint64_t metadata,
+                                                       QuantSink sink, QuantRoom *room) {
     const QuadsGrid grid = quads_grid(own, bits);
     const int slot = quads_slot(quads_own_group()), at = slot * QUADS_SLOT;
     if (quant_lane() % 2 == 0) {
         reinterpret_cast<float4 *>(room->words)[slot] = make_float4(grid.unit, grid.min, grid.inverse, 0.0f);
-        const bool begins = ((inside + at) & ((1 << shift) - 1)) == 0;
+        const bool begins = (at & ((1 << shift) - 1)) == 0;
         for (int s = 0; begins && s < sink.count; s++) {
             uint8_t *to = sink.bases[s] + metadata + (uint64_t)(at >> shift) * 8;
             *reinterpret_cast<float2 *>(to) = make_float2(grid.unit, grid.min);
@@ -131,40 +163,22 @@ __device__ static __forceinline__ QuadsGrid quads_grid_at(const QuantRoom *room,
     return {grid.x, grid.y, grid.z};
 }
 
-/* How a piece is rounded: to nearest, or by random numbers, of which `random` holds the quad of the piece. */
-struct QuadsRounding {
-    bool draws;
-    QuantRandom random;
-};
-
-/* The random words of this lane's elements of a half, round by round, so that it shares the rounds' keys. */
-__device__ static __forceinline__ void quads_draw(const QuantRandom &random, int half, Philox4 (&words)[QUADS_HALF]) {
-    uint32_t low = (uint32_t)random.seed, high = (uint32_t)(random.seed >> 32);
-    FOR_HALF(j) {
-        const uint64_t quad = random.quad + (uint64_t)((half * QUADS_HALF + j) * WARP + quant_lane());
-        words[j] = philox_counter(random.call, quad, PHILOX_QUANTIZE, random.rank);
-    }
-#pragma unroll
-    for (int round = 0; round < PHILOX_ROUNDS; round++, low += PHILOX_W0, high += PHILOX_W1) {
-        FOR_HALF(j) words[j] = philox_round(words[j], low, high);
-    }
-}
-
-/* This lane's four of a group. */
-__device__ static __forceinline__ void quads_codes(const float *four, const QuadsGrid &grid, int bits, bool draws,
-                                                   const Philox4 &words, uint32_t (&codes)[4]) {
-    if (draws) {
-        const uint32_t levels = (1u << bits) - 1u;
-        FOR_QUAD(c) codes[c] = quant_marked_drawn(four[c], grid.min, grid.inverse, levels, words.word[c]);
-    } else {
-        FOR_QUAD(c) codes[c] = quant_marked_nearest(four[c], grid.min, grid.inverse);
-    }
+/* a * b + c by the multiplier, which has more time to spare than what shifts. */
+__device__ static __forceinline__ uint32_t quads_placed(uint32_t a, uint32_t b, uint32_t c) {
+#ifdef __CUDA_ARCH__
+    uint32_t sum;
+    asm("mad.lo.u32 %0, %1, %2, %3;" : "=r"(sum) : "r"(a), "r"(b), "r"(c));
+    return sum;
+#else
+    return a * b + c;
+#endif
 }
 
 /* A lane's four codes, side by side. */
 __device__ static __forceinline__ uint32_t quads_pack(const uint32_t (&codes)[4], int bits) {
-    uint32_t all = QUANT_MARK + (QUANT_MARK << bits) + (QUANT_MARK << 2 * bits) + (QUANT_MARK << 3 * bits);
-    return codes[0] + (codes[1] << bits) + (codes[2] << 2 * bits) + (codes[3] << 3 * bits) - all;
+    const uint32_t all = QUANT_MARK + (QUANT_MARK << bits) + (QUANT_MARK << 2 * bits) + (QUANT_MARK << 3 * bits);
+    const uint32_t two = quads_placed(codes[1], 1u << bits, codes[0] - all);
+    return quads_placed(codes[3], 1u << 3 * bits, quads_placed(codes[2], 1u << 2 * bits, two));
 }
 
 /* What a group's codes have lost of element c of a lane, of its half `v`. */
@@ -214,58 +228,48 @@ quads_keep_codes(QuantKeepEight keep, int shift, const uint32_t (&magnitudes)[QU
     }
 }
 
-/* The room's codes of a piece, to a multiple of QUANT_MOVE_BYTES; without ANY they are packed already. */
-template <bool ANY> __device__ __forceinline__ void quads_emit(QuantSink sink, uint64_t at, int bits, QuantRoom *room) {
-    if (ANY) {
-        quant_emit_codes<QUANT_QUADS>(sink, at, bits, QUANT_PIECE, room);
-    } else {
-        __syncwarp();
-        for (int i = quant_lane(); i < bits * QUANT_PIECE / 8 / QUANT_MOVE_BYTES; i += WARP) {
-            uint4 moved = reinterpret_cast<const uint4 *>(room->codes)[i];
-            for (int s = 0; s < sink.count; s++) reinterpret_cast<uint4 *>(sink.bases[s] + at)[i] = moved;
-        }
+/* The room's packed codes of a piece, to a multiple of QUANT_MOVE_BYTES. */
+__device__ static __forceinline__ void quads_emit(QuantSink sink, uint64_t at, int bits, QuantRoom *room) {
+    __syncwarp();
+    for (int i = quant_lane(); i < bits * QUANT_PIECE / 8 / QUANT_MOVE_BYTES; i += WARP) {
+        uint4 moved = reinterpret_cast<const uint4 *>(room->codes)[i];
+        for (int s = 0; s < sink.count; s++) reinterpret_cast<uint4 *>(sink.bases[s] + at)[i] = moved;
     }
     __syncwarp();
 }
 
 /* The codes of a piece whose grids are in the room, to `at`; what it loses is kept the one way, or the other. `v` is no
- * more afterwards. Codes have any width with ANY, else 2, 4 or 8 bits. */
-template <bool ANY>
-__device__ __forceinline__ void quads_put_codes(QuadsHalf (&v)[2], int bits, int shift, const QuadsRounding &rounding,
-                                                uint64_t at, QuantSink sink, QuantKeep keep, QuantKeepEight eight,
-                                                QuantRoom *room) {
+ * more afterwards. */
+__device__ static __forceinline__ void quads_put_codes(QuadsHalf (&v)[2], int bits, int shift, uint64_t at,
+                                                       QuantSink sink, QuantKeep keep, QuantKeepEight eight,
+                                                       QuantRoom *room) {
     uint32_t lost[QUADS_GROUPS];
-    Philox4 words[QUADS_HALF];
 #pragma unroll
     for (int j = 0; j < QUADS_GROUPS; j++) {
         QuadsHalf &half = v[j / QUADS_HALF];
         const QuadsGrid grid = quads_grid_at(room, j);
         uint32_t codes[4];
-        if (rounding.draws && j % QUADS_HALF == 0) quads_draw(rounding.random, j / QUADS_HALF, words);
-        quads_codes(half + 4 * (j % QUADS_HALF), grid, bits, rounding.draws, words[j % QUADS_HALF], codes);
+        FOR_QUAD(c) codes[c] = quant_marked_nearest(half[4 * (j % QUADS_HALF) + c], grid.min, grid.inverse);
         const uint32_t packed = grid.inverse != 0.0f ? quads_pack(codes, bits) : 0;
         quant_put_packed(room, j, bits, packed);
         if (keep.keeps()) quads_keep(keep, grid, j, bits, packed, half);
         if (eight.keeps()) lost[j] = quads_lose(eight.unscaled, grid, j, bits, packed, half);
     }
     if (eight.keeps()) quads_keep_codes(eight, shift, lost, v);
-    quads_emit<ANY>(sink, at, bits, room);
+    quads_emit(sink, at, bits, room);
 }
 
 /* A piece of buckets that lie in it, whose metadata and codes stand at `place`. */
 __device__ static __forceinline__ void quads_encode(QuadsHalf (&v)[2], int bits, int shift, QuantPlace place,
                                                     QuantSink sink, QuantKeep keep, QuantKeepEight eight,
                                                     QuantRoom *room) {
-    quads_put_grids(quads_extremes(v, shift), bits, shift, 0, place.metadata, sink, room);
-    quads_put_codes<false>(v, bits, shift, {}, place.codes, sink, keep, eight, room);
+    quads_put_grids(quads_extremes(v, shift), bits, shift, place.metadata, sink, room);
+    quads_put_codes(v, bits, shift, place.codes, sink, keep, eight, room);
 }
 
 /* ---- from the wire: others write it, so the nearer cache is passed by ---- */
 
-/* Whether a lane's quads of codes fill whole bytes. */
-__device__ static __forceinline__ bool quads_are_whole(int bits) { return bits == 2 || bits == 4 || bits == 8; }
-
-/* The codes of this lane's quads of a half, which begins at `codes`; such quads. */
+/* The codes of this lane's quads of a half, which begins at `codes`. */
 template <bool OTHERS>
 __device__ __forceinline__ void quads_fetch(const uint8_t *codes, int bits, uint32_t (&words)[QUADS_HALF]) {
     if (bits == 4) {
@@ -280,27 +284,21 @@ __device__ __forceinline__ void quads_fetch(const uint8_t *codes, int bits, uint
     }
 }
 
-/* The same by way of the room: of memory that is far away, which wants to be read in large parts, and of any quads. */
-template <bool ANY>
-__device__ __forceinline__ void quads_fetch_all(const uint8_t *codes, int bits, QuantRoom *room,
-                                                uint32_t (&words)[QUADS_HALF]) {
+/* The same by way of the room: of memory that is far away, which wants to be read in large parts. */
+__device__ static __forceinline__ void quads_fetch_far(const uint8_t *codes, int bits, QuantRoom *room,
+                                                       uint32_t (&words)[QUADS_HALF]) {
     __syncwarp();
     for (int i = quant_lane(); i < bits * QUANT_PIECE / 16 / QUANT_MOVE_BYTES; i += WARP) {
         reinterpret_cast<uint4 *>(room->codes)[i] = __ldcg(reinterpret_cast<const uint4 *>(codes) + i);
     }
     __syncwarp();
-    if (ANY) {
-        FOR_HALF(j) words[j] = quant_four_codes_at(room, (j * WARP + quant_lane()) * 4 * bits, bits);
-    } else {
-        quads_fetch<false>(room->codes, bits, words);
-    }
+    quads_fetch<false>(room->codes, bits, words);
 }
 
-/* (unit, min) of each of this lane's quads of a half, of buckets of 2^shift elements; without ANY, of whole groups. */
-template <bool ANY>
-__device__ __forceinline__ void quads_fetch_grids(const uint8_t *metadata, int shift, int half,
-                                                  float2 (&grids)[QUADS_HALF]) {
-    const int first = half * QUADS_HALF * QUANT_GROUP + (ANY ? 4 * quant_lane() : 0);
+/* (unit, min) of each of this lane's quads of a half, of buckets of 2^shift elements, at least 128. */
+__device__ static __forceinline__ void quads_fetch_grids(const uint8_t *metadata, int shift, int half,
+                                                         float2 (&grids)[QUADS_HALF]) {
+    const int first = half * QUADS_HALF * QUANT_GROUP;
     const float2 *from = reinterpret_cast<const float2 *>(metadata) + (first >> shift);
     grids[0] = __ldcg(from);
 #pragma unroll
@@ -310,9 +308,8 @@ __device__ __forceinline__ void quads_fetch_grids(const uint8_t *metadata, int s
     }
 }
 
-/* Adds one half of a piece to v, which begins as quads_begin; by way of the room with FAR, where `far` says so, and
- * with ANY, where codes have another width than 2, 4 or 8. */
-template <bool FAR, bool ANY>
+/* Adds one half of a piece to v, which begins as quads_begin; by way of the room with FAR, where `far` says so. */
+template <bool FAR>
 __device__ __forceinline__ void quads_add(const uint8_t *base, QuantPlace place, int bits, int shift, int half,
                                           bool far, QuantRoom *room, QuadsHalf &v) {
     const uint32_t mask = (1u << bits) - 1u;
@@ -320,9 +317,9 @@ __device__ __forceinline__ void quads_add(const uint8_t *base, QuantPlace place,
     const uint8_t *codes = base + place.codes + half * bits * (QUANT_PIECE / 16);
     uint32_t words[QUADS_HALF];
     float2 grids[QUADS_HALF];
-    quads_fetch_grids<ANY>(base + place.metadata, shift, half, grids);
-    if ((FAR && far) || (ANY && !quads_are_whole(bits))) {
-        quads_fetch_all<ANY>(codes, bits, room, words);
+    quads_fetch_grids(base + place.metadata, shift, half, grids);
+    if (FAR && far) {
+        quads_fetch_far(codes, bits, room, words);
     } else {
         quads_fetch<true>(codes, bits, words);
     }

@@ -1,6 +1,6 @@
 /* The kernels of tensors in device memory to the wire and back, many of them in one launch. A block of QUANT_WARPS
  * warps takes as many buckets of one run, one a warp; blocks [first_block, first_block of the next item) belong to an
- * item. Each codec compiles them in a file of its own, maxmin with others before them for whole pieces.
+ * item. Each codec compiles them in a file of its own, with others before them for whole pieces (pieces.cuh).
  *
  * Warp w of a block: bucket QUANT_WARPS (block - first_block) + w of those, piece by piece of 1,024 elements, of
  * which a lane has four of each group of 128 (warp.cuh; rotated.cuh for that codec). Buffers of an item: x (elems), of
@@ -16,10 +16,9 @@ extern "C" {
 
 template <QuantType TYPE, QuantCodec CODEC> struct QuantTensor {
     const void *x;
-    float scale;
 
     __device__ __forceinline__ void piece(int64_t first, int count, float (&v)[QUANT_ROWS]) const {
-        quant_load_piece<TYPE, quant_lie<CODEC>()>(x, first, count, scale, v);
+        quant_load_piece<TYPE, quant_lie<CODEC>()>(x, first, count, v);
     }
 };
 
@@ -37,24 +36,28 @@ template <bool QUICK> __device__ __forceinline__ const QuantItem *quant_find_ite
     return items + low;
 }
 
-/* The bucket of this warp. */
 struct QuantBucket {
     int64_t number, first, elems; /* elems <= 0: none */
     QuantPlace place;
 };
 
-__device__ static __forceinline__ QuantBucket quant_own_bucket(const QuantItem *item) {
+__device__ static __forceinline__ QuantBucket quant_bucket(const QuantItem *item, int64_t number) {
     int64_t size = item->run.spec.bucket_size;
     QuantBucket bucket = {};
-    bucket.number = item->skipped + ((int64_t)blockIdx.x - item->first_block) * QUANT_WARPS + threadIdx.x / WARP;
-    bucket.first = bucket.number * size;
+    bucket.number = number;
+    bucket.first = number * size;
     int64_t left = item->run.elems - bucket.first;
-    bucket.elems = bucket.number >= item->layout.buckets ? 0 : left < size ? left : size;
-    uint64_t number = (uint64_t)bucket.number;
-    bucket.place.metadata = number * item->layout.metadata;
-    bucket.place.spikes = item->layout.spikes_at + number * item->layout.spikes;
-    bucket.place.codes = item->layout.codes_at + number * item->layout.codes;
+    bucket.elems = number >= item->layout.buckets ? 0 : left < size ? left : size;
+    bucket.place.metadata = (uint64_t)number * item->layout.metadata;
+    bucket.place.spikes = item->layout.spikes_at + (uint64_t)number * item->layout.spikes;
+    bucket.place.codes = item->layout.codes_at + (uint64_t)number * item->layout.codes;
     return bucket;
+}
+
+/* That of this warp. */
+__device__ static __forceinline__ QuantBucket quant_own_bucket(const QuantItem *item) {
+    return quant_bucket(item,
+                        item->skipped + ((int64_t)blockIdx.x - item->first_block) * QUANT_WARPS + threadIdx.x / WARP);
 }
 
 __device__ static __forceinline__ QuantRandom quant_bucket_random(const QuantItem *item, const QuantBucket &bucket) {
@@ -63,70 +66,51 @@ __device__ static __forceinline__ QuantRandom quant_bucket_random(const QuantIte
     return random;
 }
 
-/* WHOLE: the bucket is one whole piece. */
-template <QuantType TYPE, QuantCodec CODEC, bool WHOLE>
+template <QuantType TYPE, QuantCodec CODEC>
 __device__ __forceinline__ void quant_encode_bucket(const QuantItem *item, const QuantBucket &bucket, QuantRoom *room) {
     typedef typename QuantElement<TYPE>::Stored Stored;
     const QuantSpec spec = item->run.spec;
     const QuantRandom random = quant_bucket_random(item, bucket);
-    const QuantTensor<TYPE, CODEC> tensor = {(const Stored *)item->run.x + bucket.first, item->run.scale};
+    const QuantTensor<TYPE, CODEC> tensor = {(const Stored *)item->run.x + bucket.first};
     uint8_t *base = (uint8_t *)item->run.wire;
     const QuantKeep keep = {nullptr, 1.0f};
-    const QuantSink sink = {&base, 1};
-    if constexpr (CODEC == QUANT_ROTATED && WHOLE) {
-        quant_encode_entering<1>(tensor, spec, QUANT_PIECE, random, bucket.place, sink, keep, room);
-    } else {
-        const bool draws = CODEC == QUANT_ROTATED || spec.rounding == QUANT_STOCHASTIC;
-        quant_warp_encode<TYPE, CODEC>(tensor, spec, WHOLE ? QUANT_PIECE : bucket.elems, draws ? &random : nullptr,
-                                       bucket.place, sink, keep, room);
-    }
+    const bool draws = CODEC == QUANT_ROTATED || spec.rounding == QUANT_STOCHASTIC;
+    quant_warp_encode<TYPE, CODEC>(tensor, spec, bucket.elems, draws ? &random : nullptr, bucket.place, {&base, 1},
+                                   keep, room);
 }
 
 /* Rotated values of a bucket, which leave their domain. */
 template <QuantType TYPE, int PIECES>
-__device__ __forceinline__ void quant_decode_leaving(const QuantItem *item, const QuantBucket &bucket, int64_t elems,
+__device__ __forceinline__ void quant_decode_leaving(const QuantItem *item, const QuantBucket &bucket,
                                                      QuantRoom *room) {
     const QuantSpec spec = item->run.spec;
     QuantValues<PIECES> values;
-    quant_decode_values((const uint8_t *)item->run.wire, bucket.place, spec, elems, false, values, room);
+    quant_decode_values((const uint8_t *)item->run.wire, bucket.place, spec, bucket.elems, false, values, room);
     quant_leave(values, quant_bucket_random(item, bucket), room);
-    quant_store_values<TYPE>(item->run.x, bucket.first, elems, values);
+    quant_store_values<TYPE>(item->run.x, bucket.first, bucket.elems, values);
 }
 
 /* False if the bucket cannot be what a peer wrote. */
-template <QuantType TYPE, QuantCodec CODEC, bool WHOLE>
+template <QuantType TYPE, QuantCodec CODEC>
 __device__ __forceinline__ bool quant_decode_bucket(const QuantItem *item, const QuantBucket &bucket, QuantRoom *room) {
-    const int64_t elems = WHOLE ? QUANT_PIECE : bucket.elems;
     bool sound = true;
-    if constexpr (CODEC == QUANT_ROTATED && WHOLE) {
-        quant_decode_leaving<TYPE, 1>(item, bucket, QUANT_PIECE, room);
-    } else if constexpr (CODEC == QUANT_ROTATED) {
-#define CALL(PIECES) quant_decode_leaving<TYPE, PIECES>(item, bucket, elems, room)
-        QUANT_BY_PIECES(elems, CALL)
+    if constexpr (CODEC == QUANT_ROTATED) {
+#define CALL(PIECES) quant_decode_leaving<TYPE, PIECES>(item, bucket, room)
+        QUANT_BY_PIECES(bucket.elems, CALL)
 #undef CALL
     } else {
         const QuantSpec spec = item->run.spec;
         float v[QUANT_ROWS];
-        for (int64_t first = 0; first < elems; first += QUANT_PIECE) {
-            int piece = quant_piece_count(elems, first);
-            sound = quant_warp_decode<CODEC>((const uint8_t *)item->run.wire, bucket.place, spec, elems, first, piece,
-                                             false, v, room) &&
+        for (int64_t first = 0; first < bucket.elems; first += QUANT_PIECE) {
+            int piece = quant_piece_count(bucket.elems, first);
+            sound = quant_warp_decode<CODEC>((const uint8_t *)item->run.wire, bucket.place, spec, bucket.elems, first,
+                                             piece, false, v, room) &&
                     sound;
             quant_store_piece<TYPE, quant_lie<CODEC>()>(item->run.x, bucket.first + first, piece, v);
         }
     }
     return sound;
 }
-
-/* Whole pieces, which most buckets are, go in a straight line with that number known: CALL(true); others out of line.
- * Where whole pieces go a way of their own, all are others. */
-#define QUANT_BY_ELEMS(bucket, CALL)                                                                                   \
-    if ((bucket).elems <= 0) return;                                                                                   \
-    if (CODEC != QUANT_MAXMIN && (bucket).elems == QUANT_PIECE) {                                                      \
-        CALL(CODEC != QUANT_MAXMIN); /* so that it is not compiled there */                                            \
-    } else {                                                                                                           \
-        quant_apart([=]() { CALL(false); });                                                                           \
-    }
 
 /* The search for spikes has more to keep than the others. */
 template <QuantType TYPE, QuantCodec CODEC>
@@ -136,10 +120,7 @@ static __global__ void __launch_bounds__(QUANT_WARPS *WARP, CODEC == QUANT_SPIKE
     grid_begin();
     const QuantItem *item = quant_find_item<false>(items, count);
     const QuantBucket bucket = quant_own_bucket(item);
-    QuantRoom *room = &rooms[threadIdx.x / WARP];
-#define CALL(WHOLE) quant_encode_bucket<TYPE, CODEC, (WHOLE)>(item, bucket, room)
-    QUANT_BY_ELEMS(bucket, CALL)
-#undef CALL
+    if (bucket.elems > 0) quant_encode_bucket<TYPE, CODEC>(item, bucket, &rooms[threadIdx.x / WARP]);
 }
 
 template <QuantType TYPE, QuantCodec CODEC>
@@ -149,11 +130,8 @@ static __global__ void __launch_bounds__(QUANT_WARPS *WARP, 3)
     grid_begin();
     const QuantItem *item = quant_find_item<false>(items, count);
     const QuantBucket bucket = quant_own_bucket(item);
-    QuantRoom *room = &rooms[threadIdx.x / WARP];
-#define CALL(WHOLE)                                                                                                    \
-    if (!quant_decode_bucket<TYPE, CODEC, (WHOLE)>(item, bucket, room)) *damaged = 1
-    QUANT_BY_ELEMS(bucket, CALL)
-#undef CALL
+    if (bucket.elems <= 0) return;
+    if (!quant_decode_bucket<TYPE, CODEC>(item, bucket, &rooms[threadIdx.x / WARP])) *damaged = 1;
 }
 
 /* ---- launches ---- */

@@ -135,34 +135,54 @@ __device__ static __forceinline__ float quant_marked_at(const uint32_t *table, u
     return float_of_bits(table[marked - QUANT_MARK]);
 }
 
-/* Finds how many thresholds lie below t: a curve through them guesses, one too few at most, and the threshold behind
- * the guess decides. The curve is u (first + u (second + u third)), where u, from 0 to 1, is how far t has come. */
-struct QuantThresholds {
+/* Guesses how many thresholds lie below t, one too few at most, by a curve through them: u (first + u (second + u
+ * third)), where u, from 0 to 1, is how far t has come. */
+struct QuantCurve {
     float step, first, second, third;
-    const QuantRoom *room; /* has the threshold above each code */
 
-    __device__ __forceinline__ QuantThresholds(int bits, QuantRoom *with) : room(with) {
-        const int codes = 1 << bits, lane = quant_lane();
+    __device__ __forceinline__ explicit QuantCurve(int bits) {
         step = bits == 4 ? 0.17543860f : bits == 3 ? 0.26428571f : bits == 2 ? 0.33333333f : 0.4f;
-        first = bits == 4 ? 0.54f : (float)(codes - 1);
+        first = bits == 4 ? 0.54f : (float)((1 << bits) - 1);
         second = bits == 4 ? 43.38f : 0.0f;
         third = bits == 4 ? -28.92f : 0.0f;
+    }
+
+    /* Marked; of NaN code 0. */
+    __device__ __forceinline__ float guess(float t) const {
+        const float u = __saturatef(__fmaf_rn(t, step, 0.5f));
+        const float curve = __fmaf_rn(u, __fmaf_rn(u, third, second), first);
+        return __fmaf_rz(u, curve, float_of_bits(QUANT_MARK));
+    }
+};
+
+/* The threshold above a code, infinity above the last one: it decides whether the next code is taken. */
+__device__ static __forceinline__ float quant_threshold_above(int bits, int code) {
+    return code + 1 < 1 << bits ? quant_threshold(bits, code) : float_of_bits(0x7F800000u);
+}
+
+__device__ static __forceinline__ uint32_t quant_marked_decided(float guess, float above, float t) {
+    return float_bits(QUANT_ADD(guess, above < t ? 1.0f : 0.0f));
+}
+
+/* Finds codes with the help of the room, which has the threshold above each. */
+struct QuantThresholds {
+    QuantCurve curve;
+    const QuantRoom *room;
+
+    __device__ __forceinline__ QuantThresholds(int bits, QuantRoom *with) : curve(bits), room(with) {
+        const int lane = quant_lane();
         __syncwarp();
-        if (lane < codes) {
-            const float infinity = float_of_bits(0x7F800000u);
-            with->words[QUANT_THRESHOLDS_AT + lane] =
-                float_bits(lane + 1 < codes ? quant_threshold(bits, lane) : infinity);
+        if (lane < 1 << bits) {
+            with->words[QUANT_THRESHOLDS_AT + lane] = float_bits(quant_threshold_above(bits, lane));
         }
         __syncwarp();
     }
 
     /* Marked; of NaN that of code 0. */
     __device__ __forceinline__ uint32_t code(float t) const {
-        const float u = __saturatef(__fmaf_rn(t, step, 0.5f));
-        const float curve = __fmaf_rn(u, __fmaf_rn(u, third, second), first);
-        const float guess = __fmaf_rz(u, curve, float_of_bits(QUANT_MARK));
+        const float guess = curve.guess(t);
         const float above = quant_marked_at(room->words + QUANT_THRESHOLDS_AT, float_bits(guess));
-        return float_bits(QUANT_ADD(guess, above < t ? 1.0f : 0.0f));
+        return quant_marked_decided(guess, above, t);
     }
 };
 

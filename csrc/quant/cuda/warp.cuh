@@ -209,16 +209,15 @@ __device__ static __forceinline__ uint32_t quant_greater_magnitude(uint32_t magn
     return own > magnitude ? own : magnitude;
 }
 
-/* Elements [first, first + count) of x, scaled. */
+/* Elements [first, first + count) of x. */
 template <QuantType TYPE, QuantLie LIE = QUANT_STRIPED>
-__device__ __forceinline__ void quant_load_piece(const void *x, int64_t first, int count, float scale,
-                                                 float (&v)[QUANT_ROWS]) {
+__device__ __forceinline__ void quant_load_piece(const void *x, int64_t first, int count, float (&v)[QUANT_ROWS]) {
     const auto *from = (const typename QuantElement<TYPE>::Stored *)x + first;
     FOR_GROUPS(j, count) {
         float four[4];
         quant_load_group<TYPE, LIE, false>(from, j, count, four);
 #pragma unroll
-        for (int c = 0; c < 4; c++) v[4 * j + c] = QUANT_MUL(four[c], scale);
+        for (int c = 0; c < 4; c++) v[4 * j + c] = four[c];
     }
 }
 
@@ -254,27 +253,28 @@ template <QuantType TYPE> __device__ __forceinline__ float quant_seen(const Quan
 
 /* ---- codes of elements in [min, max] of their bucket ---- */
 
-/* They never leave their range, and so truncation is an addition of 2^23 that rounds towards zero: that number's last
- * bit counts ones, and a code is returned in the last bits. */
-#define QUANT_MARK 0x4B000000u
+/* They never leave their range, and so rounding to a whole number is an addition of 1.5 * 2^23 that rounds the same
+ * way: that number's last bit counts ones, and a code is returned in the last bits. */
+#define QUANT_MARK 0x4B400000u
 
 __device__ static __forceinline__ uint32_t quant_marked_nearest(float x, float min, float inverse) {
     return float_bits(__fadd_rz(QUANT_ADD(quant_place(x, min, inverse), 0.5f), float_of_bits(QUANT_MARK)));
 }
 
-/* Of stochastic rounding by a random word, up to `levels`. */
-__device__ static __forceinline__ uint32_t quant_marked_drawn(float x, float min, float inverse, uint32_t levels,
+/* Of stochastic rounding by a random word, up to `levels`. The code after a place's whole part is taken where its
+ * random number is below the rest, which is the place less that number, rounded up: first to a float, then to a whole
+ * number. */
+__device__ static __forceinline__ uint32_t quant_marked_drawn(float x, float min, float inverse, float levels,
                                                               uint32_t word) {
-    const float place = quant_place(x, min, inverse), mark = float_of_bits(QUANT_MARK);
-    const float whole = __fadd_rz(place, mark), part = QUANT_SUB(place, QUANT_SUB(whole, mark));
-    const float code = QUANT_ADD(whole, philox_uniform(word) < part ? 1.0f : 0.0f);
-    return float_bits(fminf(code, float_of_bits(QUANT_MARK + levels)));
+    const float place = fminf(quant_place(x, min, inverse), levels);
+    return float_bits(__fadd_ru(__fmaf_ru((float)(word >> 8), -0x1p-24f, place), float_of_bits(QUANT_MARK)));
 }
 
 /* ---- to the wire ---- */
 
 /* Four codes of a byte each as 4 * BITS bits. */
 template <int BITS> __device__ __forceinline__ uint32_t quant_pack_four(uint32_t codes) {
+    if (BITS == 4) return __byte_perm(codes | codes >> 4, 0, 0x4420);
     uint32_t pairs = (codes & 0x00FF00FFu) | ((codes & 0xFF00FF00u) >> (8 - BITS));
     return (pairs & 0xFFFFu) | ((pairs >> 16) << (2 * BITS));
 }

@@ -129,6 +129,14 @@ template <typename T> T __shfl_up_sync(unsigned mask, T value, unsigned distance
     return emulator_shuffle("__shfl_up_sync", mask, value, source);
 }
 
+template <typename T> unsigned __match_any_sync(unsigned mask, T value) {
+    unsigned same = 0;
+    for (int lane = 0; lane < EMULATED_WARP; lane++) {
+        if (mask >> lane & 1u) same |= (unsigned)(__shfl_sync(mask, value, lane) == value) << lane;
+    }
+    return same;
+}
+
 /* ---- memory ------------------------------------------------------------------------------------------------------*/
 
 /* The compiler reports no store of what a call gives: so these must not be calls. */
@@ -237,15 +245,22 @@ static inline int __float2int_rn(float x) { return (int)nearbyintf(x); }
 static inline int __float2int_rz(float x) { return (int)x; }
 static inline int __float2int_rd(float x) { return (int)floorf(x); }
 static inline int __float2int_ru(float x) { return (int)ceilf(x); }
-static inline float __fadd_rz(float a, float b) {
-    double sum = (double)a + (double)b; /* exact, but for operands of very different size */
+/* Of an exact sum, but for operands of very different size. */
+static inline float emulator_round_to_zero(double sum) {
     float rounded = (float)sum;
     return std::fabs((double)rounded) > std::fabs(sum) ? nextafterf(rounded, 0.0f) : rounded;
 }
-static inline float __fmaf_rz(float a, float b, float c) {
-    double sum = (double)a * (double)b + (double)c; /* exact, but for operands of very different size */
+static inline float emulator_round_up(double sum) {
     float rounded = (float)sum;
-    return std::fabs((double)rounded) > std::fabs(sum) ? nextafterf(rounded, 0.0f) : rounded;
+    return (double)rounded < sum ? nextafterf(rounded, HUGE_VALF) : rounded;
+}
+static inline float __fadd_rz(float a, float b) { return emulator_round_to_zero((double)a + (double)b); }
+static inline float __fadd_ru(float a, float b) { return emulator_round_up((double)a + (double)b); }
+static inline float __fmaf_rz(float a, float b, float c) {
+    return emulator_round_to_zero((double)a * (double)b + (double)c);
+}
+static inline float __fmaf_ru(float a, float b, float c) {
+    return emulator_round_up((double)a * (double)b + (double)c);
 }
 static inline unsigned __float2uint_rn(float x) { return x > 0.0f ? (unsigned)nearbyintf(x) : 0u; }
 static inline unsigned __float2uint_rz(float x) { return x > 0.0f ? (unsigned)x : 0u; }
