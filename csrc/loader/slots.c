@@ -101,7 +101,8 @@ static Status alloc_memory(const Slots *slots, size_t bytes, unsigned char **out
 
 /* A GPU that fails copies nothing any more. */
 static void await_copy(Slot *slot) {
-    if (atomic_load(&slot->copying)) (void)device_event_synchronize(slot->copied);
+    if (!atomic_load(&slot->copying)) return; /* a store would take the cache line away from the other threads */
+    (void)device_event_synchronize(slot->copied);
     atomic_store(&slot->copying, false);
 }
 

@@ -28,6 +28,8 @@ typedef struct Worker {
     _Alignas(MEMORY_ALIGNMENT) Workers *workers; /* borrowed until loader_workers_destroy */
     DecoderScratch scratch;
     size_t held; /* bytes of `scratch` after its last job */
+    int64_t work_ns, idle_ns;
+    DecoderTimes times; /* of all its jobs */
     pthread_t handle;
 } Worker;
 
@@ -159,20 +161,28 @@ static bool find_job(Workers *workers, Job *job) {
 
 /* ---- workers ---- */
 
-/* Uploads a batch whose last chunk is done, if it is sound; called with the mutex held, which it releases meanwhile.
- * The chunk does not count as done until then, so nobody else touches the batch. */
-static void begin_upload(Workers *workers, const Job *job) {
+/* After a batch's last chunk: looks whether the file is still whole, and uploads the batch if it is sound. Called with
+ * the mutex held, which it releases meanwhile. The chunk does not count as done until then, so nobody else touches the
+ * batch. */
+static void complete_batch(Workers *workers, const Job *job) {
     Flight *flight = job->flight;
     const Pipeline *pipeline = workers->config.pipeline;
-    if (workers->config.uploads == NULL || flight->done + 1 < flight->chunks || flight->failed || flight->again) return;
-    if (!workers->active) return;
     const UploadsDraws draws = {pipeline->seed, job->draws.epoch, job->draws.evaluate};
-    workers->busy++;
+    const bool uploads = workers->config.uploads != NULL && workers->active && !flight->failed && !flight->again;
     pthread_mutex_unlock(&workers->mutex);
-    Status status = loader_uploads_begin(workers->config.uploads, draws, job->batch);
+    Status status = loader_source_check(pipeline->source);
+    /* the former overrides errors of samples */
+    const int64_t at = status != STATUS_OK ? -1 : (int64_t)job->batch->count;
+    if (status == STATUS_OK && uploads) status = loader_uploads_begin(workers->config.uploads, draws, job->batch);
     pthread_mutex_lock(&workers->mutex);
-    workers->busy--;
-    if (status != STATUS_OK) fail_flight(flight, (int64_t)job->batch->count);
+    if (status != STATUS_OK) fail_flight(flight, at);
+}
+
+/* Wakes those that wait on `condition`; called with the mutex held, which it releases meanwhile: they need it. */
+static void announce(Workers *workers, pthread_cond_t *condition) {
+    pthread_mutex_unlock(&workers->mutex);
+    pthread_cond_broadcast(condition);
+    pthread_mutex_lock(&workers->mutex);
 }
 
 static void worker_run_job(Worker *worker, const Job *job) {
@@ -185,11 +195,10 @@ static void worker_run_job(Worker *worker, const Job *job) {
         loader_pipeline_run(workers->config.pipeline, &worker->scratch, job->draws, job->batch, job->first, job->count);
     int64_t spent = clock_now_ns() - start;
     pthread_mutex_lock(&workers->mutex);
-    workers->busy--;
-    workers->totals.work_ns += spent;
-    workers->totals.decode_ns += worker->scratch.times.decode_ns;
-    workers->totals.resample_ns += worker->scratch.times.resample_ns;
-    workers->totals.augment_ns += worker->scratch.times.augment_ns;
+    worker->work_ns += spent;
+    worker->times.decode_ns += worker->scratch.times.decode_ns;
+    worker->times.resample_ns += worker->scratch.times.resample_ns;
+    worker->times.augment_ns += worker->scratch.times.augment_ns;
     worker->held = loader_pipeline_scratch_bytes(&worker->scratch);
     const int64_t at = worker->scratch.failed_at;
     if (status != STATUS_OK && at >= 0 && loader_workers_skip(workers, status, job->batch->ids[at])) {
@@ -197,11 +206,10 @@ static void worker_run_job(Worker *worker, const Job *job) {
     } else if (status != STATUS_OK) {
         fail_flight(job->flight, at);
     }
-    begin_upload(workers, job);
+    if (job->flight->done + 1 == job->flight->chunks) complete_batch(workers, job);
+    workers->busy--;
     job->flight->done++;
-    bool cut = finished(job->flight) && loader_source_check(workers->config.pipeline->source) != STATUS_OK;
-    if (cut) fail_flight(job->flight, -1); /* overrides errors of its samples */
-    if (finished(job->flight) || !workers->active) pthread_cond_broadcast(&workers->ready);
+    if (finished(job->flight) || !workers->active) announce(workers, &workers->ready);
 }
 
 /* Runs one item of the loop, if there is one left; called with the mutex held, which it releases meanwhile. */
@@ -246,7 +254,7 @@ static void *work(void *argument) {
         workers->sleeping++;
         pthread_cond_wait(&workers->work, &workers->mutex);
         workers->sleeping--;
-        if (in_pass) workers->totals.idle_ns += clock_now_ns() - start;
+        if (in_pass) worker->idle_ns += clock_now_ns() - start;
     }
     pthread_mutex_unlock(&workers->mutex);
     return NULL;
@@ -272,13 +280,25 @@ static Status start_workers(Workers *workers) {
 
 /* ---- the workers ---- */
 
+/* It is held for less time than it takes to put a thread to sleep: where the C library can, a thread looks for it some
+ * times before it sleeps. */
+static void init_mutex(pthread_mutex_t *mutex) {
+    pthread_mutexattr_t kind;
+    pthread_mutexattr_init(&kind);
+#ifdef PTHREAD_ADAPTIVE_MUTEX_INITIALIZER_NP
+    pthread_mutexattr_settype(&kind, PTHREAD_MUTEX_ADAPTIVE_NP);
+#endif
+    pthread_mutex_init(mutex, &kind);
+    pthread_mutexattr_destroy(&kind);
+}
+
 Status loader_workers_create(const WorkersConfig *config, Workers **out) {
     Status status = STATUS_OK;
     Workers *workers = NULL;
     pthread_condattr_t monotonic;
     TRY(memory_calloc(1, sizeof *workers, &workers));
     workers->config = *config;
-    pthread_mutex_init(&workers->mutex, NULL);
+    init_mutex(&workers->mutex);
     pthread_condattr_init(&monotonic);
     pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
     pthread_cond_init(&workers->work, NULL);
@@ -359,8 +379,8 @@ Status loader_workers_begin(Workers *workers, WorkersPass pass) {
     workers->batches = loader_split_batches(&workers->config.split, pass.samples);
     workers->opened = workers->delivered = pass.first_batch < workers->batches ? pass.first_batch : workers->batches;
     workers->active = workers->any_pass = true;
-    pthread_cond_broadcast(&workers->work);
     pthread_mutex_unlock(&workers->mutex);
+    pthread_cond_broadcast(&workers->work);
     return STATUS_OK;
 }
 
@@ -390,13 +410,13 @@ static LoaderBatch *deliver(Workers *workers, Flight *flight) {
     workers->totals.samples += batch->count;
     workers->totals.skipped += flight->planned - batch->count;
     loader_slots_hand_over(batch);
-    if (workers->sleeping > 0) pthread_cond_broadcast(&workers->work);
     return batch;
 }
 
 Status loader_workers_next(Workers *workers, LoaderPoll poll, void *context, LoaderBatch **out) {
     Status status = STATUS_OK;
     LoaderBatch *batch = NULL;
+    bool wakes = false;
     pthread_mutex_lock(&workers->mutex);
     if (!workers->active) goto done;
     if (workers->delivered == workers->batches) {
@@ -421,8 +441,10 @@ Status loader_workers_next(Workers *workers, LoaderPoll poll, void *context, Loa
         goto done;
     }
     batch = deliver(workers, flight);
+    wakes = workers->sleeping > 0;
 done:
     pthread_mutex_unlock(&workers->mutex);
+    if (wakes) pthread_cond_broadcast(&workers->work); /* they need the mutex */
     if (status == STATUS_OK) *out = batch;
     return status;
 }
@@ -469,7 +491,15 @@ void loader_workers_stats(Workers *workers, LoaderStats *stats) {
     *stats = workers->totals;
     stats->workers = workers->started;
     stats->memory_bytes = workers->pass.ids == NULL ? 0 : (size_t)workers->pass.samples * sizeof(uint64_t);
-    for (int i = 0; i < workers->started; i++) stats->memory_bytes += workers->list[i].held;
+    for (int i = 0; i < workers->started; i++) {
+        const Worker *worker = &workers->list[i];
+        stats->memory_bytes += worker->held;
+        stats->work_ns += worker->work_ns;
+        stats->idle_ns += worker->idle_ns;
+        stats->decode_ns += worker->times.decode_ns;
+        stats->resample_ns += worker->times.resample_ns;
+        stats->augment_ns += worker->times.augment_ns;
+    }
     if (workers->left_out != NULL) {
         stats->memory_bytes += (size_t)beton_reader_num_samples(workers->config.pipeline->source->reader);
     }
