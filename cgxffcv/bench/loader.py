@@ -24,7 +24,7 @@ import numpy as np
 from cgxffcv import DatasetWriter, Loader, OrderOption, __version__, cifar, files
 from cgxffcv import transforms as tf
 from cgxffcv.app.usage import Parser, add_json, fitting, whole
-from cgxffcv.bench import photos, rival
+from cgxffcv.bench import photos, rival, scaling
 from cgxffcv.errors import DataError, UserError
 from cgxffcv.fields import IntField, RGBImageField
 
@@ -186,6 +186,8 @@ def show(report: dict) -> None:
         )
     if report["photographs"]:
         photos.show(report["photographs"])
+    if report["scaling"]:
+        scaling.show(report["scaling"])
     if report["rival"]:
         titles = {"cifar": "CIFAR", **{name: cell.what for name, cell in photos.CELLS.items()}}
         rival.show(report["rival"]["results"], report["rival"]["version"], titles)
@@ -244,6 +246,11 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     top.add_argument(
         "--photo-count", type=whole(1), default=800, metavar="N", help="photographs in each file (default: 800)"
     )
+    top.add_argument(
+        "--processes",
+        action="store_true",
+        help="with --photos: also threads, as many processes of one thread, and one of these alone, in turns",
+    )
     top.add_argument("--dir", metavar="DIR", help="where the file is written (default: a temporary directory)")
     top.add_argument("--rival", choices=["ffcv"], help="also measure FFCV's loader, on the same files in the same run")
     top.add_argument(
@@ -270,16 +277,18 @@ def main(arguments: Sequence[str]) -> int:
             results.append(measure(path, images, threads, options))
             if other is not None:
                 theirs.append(other.measure(described(), path, threads, options.epochs, options.batch_size))
-        photographs = []
+        photographs, scales = [], []
         if options.photos:
-            cells = (Path(folder), options.photos, options.photo_count, options.threads, options.epochs, other)
-            photographs, more = photos.run(*cells)
+            paths = photos.write(Path(folder), options.photos, options.photo_count)
+            photographs, more = photos.run(paths, options.threads, options.epochs, other)
             theirs += more
+            if options.processes:
+                scales = scaling.run(paths, options.threads, options.epochs)
     writing = {"seconds": [round(s, 4) for s in seconds], "seconds_median": round(statistics.median(seconds), 4)}
     report = {"benchmark": "loader", "version": __version__, "machine": about, "data": what, "images": options.images}
     report |= {"batch_size": options.batch_size, "epochs": options.epochs, "writing": writing, "results": results}
     ours = [{"cell": "cifar", **row} for row in results] + photographs
     beside = other and {"name": "ffcv", "version": other.version, "results": rival.compared(ours, theirs)}
-    report |= {"photographs": photographs, "rival": beside}
+    report |= {"photographs": photographs, "scaling": scales, "rival": beside}
     give(report, show, options.json)
     return 0

@@ -1,7 +1,8 @@
 """The usual loaders of photographs: the cells of `bench loader --photos DIR`, each in a new process, in random order.
 
-Every cell reads the same pictures, those under DIR, repeated to `--photo-count`. Its limit is libjpeg-turbo decoding
-the rows and columns of the crops and nothing else, in as many threads, measured within the loader in its best epoch.
+Every cell reads the same pictures, those under DIR, repeated to `--photo-count`, and in an epoch each of them once for
+every thread, so that an epoch does not become shorter with more threads. Its limit is libjpeg-turbo decoding the rows
+and columns of the crops and nothing else, in as many threads, measured within the loader in its best epoch.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ import hashlib
 import json
 import random
 import statistics
+import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -87,21 +89,67 @@ def write(folder: Path, photos: str, count: int) -> dict[str, Path]:
     return paths
 
 
-def measure(name: str, path: str, threads: int, epochs: int) -> dict[str, Any]:
-    """Measures one cell, in this process."""
-    seconds, busy, decoding, seen = [], [], [], hashlib.sha256()
-    with Loader(path, BATCH, threads, pipelines={"image": steps(CELLS[name])}, seed=SEED, drop_last=False) as loader:
+def say(values: Mapping[str, Any]) -> None:
+    print(json.dumps(values), flush=True)
+
+
+def epoch(loader: Loader) -> dict[str, float]:
+    """What one epoch takes, in seconds: by the clock, of the processor, of all workers, of their JPEG decoders."""
+    begin, cpu, before = time.perf_counter(), time.process_time(), loader.stats()
+    for _batch in loader:
+        pass
+    seconds, cpu, after = time.perf_counter() - begin, time.process_time() - cpu, loader.stats()
+    spent = {name: after[f"{name}_seconds"] - before[f"{name}_seconds"] for name in ("work", "jpeg")}
+    return {"seconds": seconds, "cpu": cpu, **spent, "memory_peak_bytes": after["memory_peak_bytes"]}
+
+
+def serve(name: str, path: str, threads: int) -> None:
+    """Measures one cell, in this process: says what an epoch is as soon as it is warm, then, for each line of the
+    standard input, what one took."""
+    seen, count = hashlib.sha256(), 0
+    options = {"pipelines": {"image": steps(CELLS[name])}, "seed": SEED, "drop_last": False}
+    with Loader(path, BATCH, threads, **options) as loader:
         for images, _labels in loader:
             seen.update(images)
+            count += len(images)
+    with Loader(path, BATCH, threads, indices=np.tile(np.arange(count), threads), **options) as loader:
+        epoch(loader)
+        say({"images": count * threads, "checksum": seen.hexdigest()[:16]})
+        for _line in sys.stdin:
+            say(epoch(loader))
+
+
+class Server(processes.Program):
+    """A process that measures one cell, epoch by epoch."""
+
+    def __init__(self, name: str, path: Path, threads: int):
+        command = processes.interpreter("-m", "cgxffcv.bench.photos", name, str(path), str(threads))
+        super().__init__(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.what = f"the cell {name} with {threads} threads"
+
+    def begin(self) -> None:
+        """Starts an epoch."""
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+
+    def answer(self) -> dict[str, Any]:
+        """What it says next; UserError if it has ended."""
+        line = self.process.stdout.readline()
+        if not line:
+            raise UserError(f"bench loader: {self.what} failed")
+        return json.loads(line)
+
+
+def run_cell(name: str, path: Path, threads: int, epochs: int) -> dict[str, Any]:
+    """Measures one cell, in a separate process."""
+    rows = []
+    with Server(name, path, threads) as server:
+        about = server.answer()
         for _ in range(epochs):
-            begin, cpu, decoder = time.perf_counter(), time.process_time(), loader.stats()["jpeg_seconds"]
-            for _batch in loader:
-                pass
-            seconds.append(time.perf_counter() - begin)
-            busy.append(time.process_time() - cpu)
-            decoding.append(loader.stats()["jpeg_seconds"] - decoder)
-        stats = loader.stats()
-        count = stats["samples"] // (epochs + 1)
+            server.begin()
+            rows.append(server.answer())
+    count = about["images"]
+    seconds, busy, decoding = ([row[key] for row in rows] for key in ("seconds", "cpu", "jpeg"))
     return {
         "cell": name,
         "threads": threads,
@@ -111,19 +159,9 @@ def measure(name: str, path: str, threads: int, epochs: int) -> dict[str, Any]:
         "cpu_microseconds_per_image_best": round(min(busy) / count * 1e6, 1),
         "decoder_microseconds_per_image": round(min(decoding) / count * 1e6, 1),
         "limit_images_per_second": round(count * threads / min(decoding)) if min(decoding) else None,
-        "memory_peak_bytes": stats["memory_peak_bytes"],
-        "checksum": seen.hexdigest()[:16],
+        "memory_peak_bytes": rows[-1]["memory_peak_bytes"],
+        "checksum": about["checksum"],
     }
-
-
-def run_cell(name: str, path: Path, threads: int, epochs: int) -> dict[str, Any]:
-    """Measures one cell, in a separate process."""
-    command = processes.interpreter("-m", "cgxffcv.bench.photos", name, str(path), str(threads), str(epochs))
-    with processes.Program(command, stdout=-1, text=True) as program:
-        output, _ = program.process.communicate()
-    if program.process.returncode != 0:
-        raise UserError(f"bench loader: the cell {name} with {threads} threads failed")
-    return json.loads(output)
 
 
 def sort(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -131,10 +169,9 @@ def sort(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def run(
-    folder: Path, photos: str, count: int, threads: Sequence[int], epochs: int, rival: Rival | None = None
+    paths: Mapping[str, Path], threads: Sequence[int], epochs: int, rival: Rival | None = None
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """All cells, and the rival's; UserError if the numbers of threads do not give the same pixels."""
-    paths = write(folder, photos, count)
     cells = [(None, name, number) for name in CELLS for number in threads]
     if rival is not None:
         cells += [(rival, name, number) for name in FOR_RIVALS for number in threads]
@@ -162,4 +199,4 @@ def show(results: list[dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))))
+    serve(sys.argv[1], sys.argv[2], int(sys.argv[3]))

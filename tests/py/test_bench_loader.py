@@ -38,7 +38,9 @@ def test_photographs(tmp_path, capsys):
     few = ["--images", "64", "--batch-size", "64", "--epochs", "1", "--writes", "1", "--threads", "1,2"]
     arguments = [*few, "--data-root", str(tmp_path), "--photos", str(tmp_path), "--photo-count", "5", "--json"]
     assert bench.main(arguments) == 0
-    rows = json.loads(capsys.readouterr().out)["photographs"]
+    report = json.loads(capsys.readouterr().out)
+    rows = report["photographs"]
+    assert report["scaling"] == []
     assert [(row["cell"], row["threads"]) for row in rows] == [(name, n) for name in photos.CELLS for n in (1, 2)]
     for row in rows:
         assert min(row["images_per_second"], row["cpu_microseconds_per_image"]) > 0
@@ -47,7 +49,29 @@ def test_photographs(tmp_path, capsys):
     photos.show(rows)
     assert "antialiased bilinear" in capsys.readouterr().out
     with pytest.raises(UserError, match="no .jpg"):
-        photos.run(tmp_path, str(tmp_path / "none"), 5, [1], 1)
+        photos.write(tmp_path, str(tmp_path / "none"), 5)
+    with pytest.raises(UserError, match="raw256 with 2 threads failed"):
+        photos.run_cell("raw256", tmp_path / "none", 2, 1)
+
+
+@pytest.mark.skipif(not _cgxffcv.build_info()["jpeg"], reason="this build has no libjpeg-turbo")
+def test_scaling(tmp_path, capsys):
+    """Threads beside as many processes of one thread, and one of these alone."""
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
+    (tmp_path / "a.jpg").write_bytes(_cgxffcv.jpeg_encode(pixels))
+    few = ["--images", "64", "--batch-size", "64", "--epochs", "2", "--writes", "1", "--threads", "1,2"]
+    few += ["--photos", str(tmp_path), "--photo-count", "5", "--data-root", str(tmp_path), "--processes"]
+    out = tmp_path / "out.json"
+    assert bench.main([*few, "--json", str(out)]) == 0
+    rows = json.loads(out.read_text())["scaling"]
+    assert [(row["cell"], row["number"]) for row in rows] == [(name, 2) for name in photos.CELLS]
+    for row in rows:
+        low, high = row["one_images_per_second_range"]
+        assert 0 < low <= row["one_images_per_second"] <= high
+        assert min(row["threads_of_processes"], *row["work_microseconds_per_image"].values()) > 0
+        assert 0 <= row["idle_share"] < 1
+    times = rows[0]["processes_images_per_second"] / rows[0]["one_images_per_second"]
+    assert f"{rows[0]['processes_images_per_second']:>13,}{times:>7.2f}" in capsys.readouterr().out
 
 
 def test_a_wrong_result_is_not_measured(tmp_path):
