@@ -9,6 +9,7 @@
 #include "image/resize_private.h"
 
 #define ALIGN_FLOATS 16 /* a row of sums is aligned to 64 bytes */
+#define SPREAD 256      /* fractions */
 
 NAMES_DEFINE(resize_filter_name, "area", "bilinear_antialias", "nearest")
 
@@ -125,6 +126,21 @@ static Status resizer_weigh(Resizer *resizer, ResizeFilter filter) {
     return STATUS_OK;
 }
 
+static uint64_t divisor(uint64_t one, uint64_t other) {
+    while (other != 0) {
+        const uint64_t rest = one % other;
+        one = other;
+        other = rest;
+    }
+    return one;
+}
+
+/* The number of different fractions that averages along the axis can have. */
+static uint64_t fractions(const ResizeAxis *axis) {
+    const uint64_t pixel = (uint64_t)axis->unit * axis->to, offset = (uint64_t)axis->offset * axis->to;
+    return axis->from / divisor(axis->from, divisor(pixel, offset));
+}
+
 /* The largest number of output rows that can be unfinished at the same time. */
 static uint32_t count_live(const ResizeAxis *rows) {
     uint32_t most = 0;
@@ -171,6 +187,8 @@ Status resizer_begin_reduced(Resizer *resizer, ResizeFilter filter, ResizeGrid g
     resizer->columns.factor = filter == RESIZE_AREA ? 1.0 / ((double)from.width * from.height) : 1.0;
     resizer->columns.half = filter == RESIZE_AREA ? 0.5 + 1e-11 : 0.5;
     TRY(place_axes(resizer, filter, grid));
+    const uint64_t all = fractions(&resizer->rows) * fractions(&resizer->columns.axis);
+    resizer->columns.spread = all >= SPREAD || all % 2 != 0; /* with an odd number, none is one half */
     TRY(resizer_weigh(resizer, filter));
     return resizer_make_room(resizer);
 }

@@ -39,6 +39,7 @@ typedef struct ResizeColumns {
     ResizeAxis axis;
     double factor, half;
     bool exact;     /* no product and no sum is rounded */
+    bool spread;    /* exact averages have so many different fractions that few of them are close to one half */
     double *totals; /* borrowed: scratch memory for an output row */
     void *lanes;    /* borrowed: the axis in the kernels' own layout, or NULL */
 } ResizeColumns;
