@@ -216,6 +216,11 @@ static void resizer_copy_rows(const Resizer *resizer, const uint8_t *rgb, size_t
     }
 }
 
+/* Rows of a raw image come from the file's mapping, and the processor does not foresee the next one. */
+static void prefetch_row(const uint8_t *rgb, size_t pixels) {
+    for (size_t i = 0; i < pixels * RESIZE_CHANNELS; i += MEMORY_ALIGNMENT) __builtin_prefetch(rgb + i);
+}
+
 /* Adds the part of output row y that is in source rows [given, end), the first of which is at `rgb`; returns whether
  * the output row is finished. */
 static bool resizer_add_part(Resizer *resizer, uint32_t y, uint32_t end, const uint8_t *rgb, size_t stride) {
@@ -225,6 +230,7 @@ static bool resizer_add_part(Resizer *resizer, uint32_t y, uint32_t end, const u
     const bool begun = first < given, all = last <= end;
     float *sums = resizer->passing;
     if (begun || !all) sums = resizer->waiting + (y % resizer->live) * resizer->sums_floats;
+    if (until < end) prefetch_row(rgb + (size_t)(until - given) * stride, resize_axis_pixels(&resizer->columns.axis));
     resizer->kernels->rows(sums, rgb + (size_t)(from - given) * stride, stride,
                            resizer->row_weights + (size_t)y * rows->taps + (from - first), until - from,
                            (size_t)resize_axis_pixels(&resizer->columns.axis) * RESIZE_CHANNELS, begun);
