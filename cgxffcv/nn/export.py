@@ -6,6 +6,7 @@ take the same values from 0 to 255.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from os import PathLike
 from typing import Any
 
@@ -40,30 +41,109 @@ def _arrays(classifier: Classifier, node: Node) -> dict[str, np.ndarray]:
     }
 
 
-def _description(classifier: Classifier) -> list[dict[str, Any]]:
-    return [{"kind": node.kind, **vars(node)} for node in classifier.network.description.nodes]
-
-
 def _planes(values: Any) -> np.ndarray:
     return np.array(values, np.float32).reshape(1, -1, 1, 1)
+
+
+def _follow(nodes: Iterable[Node], graph: Any, x: str) -> str:
+    """Adds to a graph what the nodes compute from `x`, and returns the name of the result."""
+    outputs: dict[str | None, str] = {}
+    for node in nodes:
+        if isinstance(node, Norm):
+            x = _follow_norm(node, graph, x, outputs)
+        elif isinstance(node, Conv):
+            x = graph.activate(node, graph.conv(node, outputs[node.reads] if node.reads else x))
+        else:
+            x = graph.head(node, x)
+        outputs[node.name] = x
+    return x
+
+
+def _follow_norm(node: Norm, graph: Any, x: str, outputs: dict[str | None, str]) -> str:
+    if node.pool and node.pool_place == "before":
+        x = graph.pool(node, x)
+    x = graph.norm(node, x)
+    if node.residual and node.residual_place == "before":
+        x = graph.sum(node, x, outputs[node.residual])
+    x = graph.activate(node, x)
+    if node.residual and node.residual_place == "after":
+        x = graph.sum(node, x, outputs[node.residual])
+    return graph.pool(node, x) if node.pool and node.pool_place == "after" else x
+
+
+class _Modules:
+    """PyTorch's modules, each with what it reads: the node's name is that of the module with its values, and of its
+    other modules the beginning."""
+
+    ACTIVATIONS = {"relu": "ReLU", "gelu": "GELU", "silu": "SiLU"}
+
+    def __init__(self, channels: dict[str, int]):
+        self.channels = channels  # that each node reads
+        self.modules: dict[str, tuple[str, dict[str, Any]]] = {}
+        self.reads: dict[str, list[str]] = {}
+
+    def add(self, name: str, kind: str, *reads: str, **settings: Any) -> str:
+        parent = name.rpartition(".")[0]
+        if parent:
+            self.modules.setdefault(parent, ("Module", {}))
+        self.modules[name], self.reads[name] = (kind, settings), list(reads)
+        return name
+
+    def conv(self, node: Conv, x: str) -> str:
+        settings = {"kernel_size": node.kernel, "stride": node.stride, "padding": node.padding, "bias": node.bias}
+        channels = {"in_channels": self.channels[node.name], "out_channels": node.channels}
+        return self.add(node.name, "Conv2d", x, **channels, **settings)
+
+    def norm(self, node: Norm, x: str) -> str:
+        momentum = round(1 - node.keep, 12)  # 0.1, not 0.09999999999999998
+        settings = {"num_features": self.channels[node.name], "eps": node.eps, "momentum": momentum}
+        return self.add(node.name, "BatchNorm2d", x, **settings)
+
+    def activate(self, node: Conv | Norm, x: str) -> str:
+        kind = self.ACTIVATIONS.get(node.activation)
+        return self.add(f"{node.name}_activation", kind, x) if kind else x
+
+    def pool(self, node: Norm, x: str) -> str:
+        return self.add(f"{node.name}_pool", "MaxPool2d", x, kernel_size=node.pool)
+
+    def sum(self, node: Norm, x: str, other: str) -> str:
+        return self.add(f"{node.name}_sum", "Identity", x, other)
+
+    def head(self, node: Head, x: str) -> str:
+        kind = "AdaptiveAvgPool2d" if node.pool == "average" else "AdaptiveMaxPool2d"
+        x = self.add(f"{node.name}_flatten", "Flatten", self.add(f"{node.name}_pool", kind, x, output_size=1))
+        channels = {"in_features": self.channels[node.name], "out_features": node.classes}
+        return self.add(node.name, "Linear", x, **channels, bias=node.bias)
+
+    def steps(self) -> list[tuple[str, list[str], list[str]]]:
+        """In order: a module, the outputs whose sum it reads, and those of them that no later module reads."""
+        last = {x: name for name, reads in self.reads.items() for x in reads}
+        return [(name, reads, [x for x in reads if last[x] == name]) for name, reads in self.reads.items()]
 
 
 def to_torch(classifier: Classifier, path: str | PathLike[str]) -> None:
     """Writes safetensors for PyTorch, whole or not at all: a tensor for each parameter and buffer under the name that
     it has in interop/torch_network.py (`b1.conv1.weight`, `b1.norm1.running_var`), mean and std (1, 3, 1, 1), and as
-    JSON in the metadata `nodes` (what the layers are, in order), `side` and `classes` (names)."""
-    state: dict[str, Any] = {"mean": _planes(classifier.recipe.mean), "std": _planes(classifier.recipe.std)}
-    for node in classifier.network.description.nodes:
+    JSON in the metadata what that module is made of: `modules` (the name, class and arguments of each), `steps` (the
+    order in which they are called: a module's name, the names of those whose outputs are added and given to it, or
+    `images`, and which of these are then no longer needed) and `scale`, a factor of the last output; also `side` and
+    `classes` (names)."""
+    description, recipe = classifier.network.description, classifier.recipe
+    state: dict[str, Any] = {"mean": _planes(recipe.mean), "std": _planes(recipe.std)}
+    for node in description.nodes:
         state |= {f"{node.name}.{name}": value for name, value in _arrays(classifier, node).items()}
-    state |= {"nodes": _description(classifier), "side": classifier.recipe.side, "classes": list(classifier.classes)}
+    made = _Modules(description.channels_read())
+    _follow(description.nodes, made, "images")
+    state |= {"modules": [(name, *module) for name, module in made.modules.items()], "steps": made.steps()}
+    state |= {"scale": description.nodes[-1].scale, "side": recipe.side, "classes": list(classifier.classes)}
     checkpoint.save(path, state)
 
 
 class _Graph:
     """An ONNX graph under construction: nodes, and constants by name."""
 
-    def __init__(self, helper: Any):
-        self.helper, self.nodes, self.constants = helper, [], {}
+    def __init__(self, classifier: Classifier, helper: Any):
+        self.classifier, self.helper, self.nodes, self.constants = classifier, helper, [], {}
 
     def add(self, kind: str, *inputs: str, **attributes: Any) -> str:
         """Adds a node with one output, whose name it returns."""
@@ -75,7 +155,18 @@ class _Graph:
         self.constants[name] = np.asarray(value)
         return name
 
-    def activate(self, kind: str, x: str) -> str:
+    def values(self, node: Node) -> list[str]:
+        arrays = _arrays(self.classifier, node)
+        return [self.constant(f"{node.name}.{name}", value) for name, value in arrays.items() if value.ndim]
+
+    def conv(self, node: Conv, x: str) -> str:
+        return self.add("Conv", x, *self.values(node), strides=[node.stride] * 2, pads=[node.padding] * 4)
+
+    def norm(self, node: Norm, x: str) -> str:
+        return self.add("BatchNormalization", x, *self.values(node), epsilon=node.eps)
+
+    def activate(self, node: Conv | Norm, x: str) -> str:
+        kind = node.activation
         if kind == "relu":
             return self.add("Relu", x)
         if kind == "silu":
@@ -88,33 +179,15 @@ class _Graph:
         above = self.add("Add", self.add("Erf", self.add("Div", x, root)), one)  # exact GELU: x (1 + erf(x/sqrt 2)) / 2
         return self.add("Mul", self.add("Mul", x, half), above)
 
-    def pool(self, x: str, side: int) -> str:
-        return self.add("MaxPool", x, kernel_shape=[side, side], strides=[side, side])
+    def pool(self, node: Norm, x: str) -> str:
+        return self.add("MaxPool", x, kernel_shape=[node.pool] * 2, strides=[node.pool] * 2)
 
+    def sum(self, node: Norm, x: str, other: str) -> str:
+        return self.add("Add", x, other)
 
-def _add_norm(graph: _Graph, node: Norm, x: str, values: list[str], outputs: dict[str, str]) -> str:
-    if node.pool and node.pool_place == "before":
-        x = graph.pool(x, node.pool)
-    x = graph.add("BatchNormalization", x, *values[:4], epsilon=node.eps)
-    if node.residual is not None and node.residual_place == "before":
-        x = graph.add("Add", x, outputs[node.residual])
-    x = graph.activate(node.activation, x)
-    if node.residual is not None and node.residual_place == "after":
-        x = graph.add("Add", x, outputs[node.residual])
-    return graph.pool(x, node.pool) if node.pool and node.pool_place == "after" else x
-
-
-def _add_node(graph: _Graph, classifier: Classifier, node: Node, x: str, outputs: dict[str, str]) -> str:
-    arrays = _arrays(classifier, node)
-    values = [graph.constant(f"{node.name}.{name}", value) for name, value in arrays.items() if value.ndim]
-    if isinstance(node, Norm):
-        return _add_norm(graph, node, x, values, outputs)
-    if isinstance(node, Conv):
-        x = x if node.reads is None else outputs[node.reads]
-        padding = [node.padding] * 4
-        return graph.activate(node.activation, graph.add("Conv", x, *values, strides=[node.stride] * 2, pads=padding))
-    x = graph.add("Flatten", graph.add("GlobalAveragePool" if node.pool == "average" else "GlobalMaxPool", x))
-    return graph.add("Gemm", x, *values, transB=1, alpha=node.scale, beta=node.scale)
+    def head(self, node: Head, x: str) -> str:
+        x = self.add("Flatten", self.add("GlobalAveragePool" if node.pool == "average" else "GlobalMaxPool", x))
+        return self.add("Gemm", x, *self.values(node), transB=1, alpha=node.scale, beta=node.scale)
 
 
 def _proto(classifier: Classifier) -> Any:
@@ -123,12 +196,11 @@ def _proto(classifier: Classifier) -> Any:
         from onnx import helper, numpy_helper
     except ImportError:
         raise UserError("--to onnx needs the package onnx: pip install onnx") from None
-    graph, outputs, recipe = _Graph(helper), {}, classifier.recipe
+    graph, recipe = _Graph(classifier, helper), classifier.recipe
     x = graph.add("Transpose", graph.add("Cast", "images", to=onnx.TensorProto.FLOAT), perm=[0, 3, 1, 2])
     x = graph.add("Sub", x, graph.constant("mean", _planes(recipe.mean)))
     x = graph.add("Div", x, graph.constant("std", _planes(recipe.std)))
-    for node in classifier.network.description.nodes:
-        x = outputs[node.name] = _add_node(graph, classifier, node, x, outputs)
+    x = _follow(classifier.network.description.nodes, graph, x)
     graph.nodes.append(helper.make_node("Identity", [x], ["logits"]))
     shape = ["n", recipe.side, recipe.side, 3]
     made = helper.make_graph(

@@ -7,6 +7,7 @@ import _cgxffcv
 import exported
 import numpy as np
 import pytest
+from checkout import ROOT
 from safetensors import numpy as safetensors_numpy
 
 from cgxffcv import checkpoint, nn
@@ -16,6 +17,10 @@ from cgxffcv.errors import UserError
 from cgxffcv.nn import export
 
 pytestmark = pytest.mark.skipif(not _cgxffcv.build_info()["onednn"], reason="networks need oneDNN (see cgxffcv doctor)")
+
+
+def sizes(kernel, stride, padding, bias):
+    return {"kernel_size": kernel, "stride": stride, "padding": padding, "bias": bias}
 
 
 def test_tensors_have_the_names_and_layouts_of_torch(tmp_path):
@@ -32,7 +37,30 @@ def test_tensors_have_the_names_and_layouts_of_torch(tmp_path):
     assert tensors["b1.norm1.num_batches_tracked"].shape == () and tensors["mean"].ravel().tolist() == [100, 90, 80]
     about = checkpoint.read_header(tmp_path / "x.safetensors")
     assert about["side"] == 48 and about["classes"] == ["0", "1", "2"]
-    assert [node["name"] for node in about["nodes"]] == [node.name for node in network.description.nodes]
+    assert about["modules"][:4] == [
+        ["whiten", "Conv2d", {"in_channels": 3, "out_channels": 24} | sizes(2, 1, 0, bias=True)],
+        ["whiten_activation", "GELU", {}],
+        ["b1", "Module", {}],
+        ["b1.conv1", "Conv2d", {"in_channels": 24, "out_channels": 8} | sizes(3, 1, 1, bias=False)],
+    ]
+    assert about["steps"][:2] == [["whiten", ["images"], ["images"]], ["whiten_activation", ["whiten"], ["whiten"]]]
+    assert ["b1.norm3_sum", ["b1.norm3", "b1.norm1_activation"], ["b1.norm3", "b1.norm1_activation"]] in about["steps"]
+    assert about["steps"][-1] == ["head", ["head_flatten"], ["head_flatten"]] and about["scale"] == 1 / 24
+
+
+@pytest.mark.parametrize("name", exported.CASES)
+def test_outputs_are_kept_as_long_as_they_are_needed(tmp_path, name):
+    export.to_torch(exported.classifier(name), tmp_path / "x.safetensors")
+    kept, most = {"images"}, 0
+    for module, reads, done in checkpoint.read_header(tmp_path / "x.safetensors")["steps"]:
+        assert kept >= set(reads) >= set(done)
+        kept = (kept | {module}) - set(done)
+        most = max(most, len(kept))
+    assert kept == {"head"} and most <= 3
+
+
+def test_the_module_to_copy_is_short():
+    assert len((ROOT / "cgxffcv/interop/torch_network.py").read_text().splitlines()) <= 30
 
 
 @pytest.mark.parametrize("name", exported.CASES)
