@@ -13,9 +13,9 @@ from cgxffcv.errors import UserError
 DESCRIPTION = """\
 Writes a trained network for other frameworks. CHECKPOINT is a run's last.safetensors or best.safetensors, or its log
 folder (for the best). torch: safetensors with PyTorch's names and layouts, which cgxffcv/interop/torch_network.py
-loads, a file of 30 lines to copy that needs only torch and safetensors; onnx: a model from uint8 images (n, side, side, 3) to
-logits, for onnxruntime and others (needs the package onnx). Both normalise the images themselves and see only their
-plain view."""
+loads, a file of 30 lines to copy that needs only torch and safetensors; onnx: a model from uint8 images (n, side, side,
+3) to logits, for onnxruntime and others (needs the package onnx). Both normalise the images themselves and see only
+their plain view."""
 
 
 def make_parser(prog: str) -> Parser:
