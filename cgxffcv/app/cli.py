@@ -102,17 +102,21 @@ def parser() -> argparse.ArgumentParser:
     ):
         commands.add_parser(name, help=text)  # only for the list: `run` passes its options to the command
     _add_launch(commands)
-    for name, function, text in (
-        ("info", _info, "what is in a .beton file"),
-        ("verify", _verify, "read all of a .beton file and check it"),
+    for name, function, text, about in (
+        ("info", _info, "what is in a .beton file", "Shows what is in a .beton file: samples, fields, sizes."),
+        ("verify", _verify, "read all of a .beton file and check it", "Reads all of a .beton file and checks it."),
     ):
-        command = commands.add_parser(name, help=text, description=text)
+        command = commands.add_parser(name, help=text, description=about)
         command.add_argument("file", metavar="FILE.beton")
         command.add_argument("--json", action="store_true", help="print JSON, for programs")
         command.set_defaults(function=function)
         if name == "info":
             command.add_argument("--thumbnails", metavar="OUT.png", help="write a contact sheet of its images")
-    doctor = commands.add_parser("doctor", help="what this machine has, what is missing, and how to fix it")
+    doctor = commands.add_parser(
+        "doctor",
+        help="what this machine has, what is missing, and how to fix it",
+        description="Shows what this machine has, what of it cgxffcv can use, and how to install what is missing.",
+    )
     doctor.add_argument("--json", action="store_true", help="print JSON, for programs")
     doctor.set_defaults(function=_doctor)
     bench = commands.add_parser(

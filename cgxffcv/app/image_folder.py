@@ -75,7 +75,8 @@ class ClassFolder:
             images, rest = _images_below(root / name) if name in found else ([], [])
             if not images and classes is None:
                 raise DataError(
-                    f"{root / name}: a class without images (files that end in {', '.join(IMAGE_SUFFIXES)})"
+                    f"{root / name}: a class without images (files that end in {', '.join(IMAGE_SUFFIXES)}); put some "
+                    "into it, or, if it is no class, remove it"
                 )
             paths, labels, others = paths + images, labels + [label] * len(images), others + rest
         if not paths:

@@ -271,17 +271,18 @@ def _figure(mistake: Mistake, classes: Sequence[str]) -> str:
     return f'<figure title="{title}">{shown}<figcaption>{caption}</figcaption></figure>'
 
 
-def _judged(verdicts: Verdicts | None, problem: str | None) -> str:
+def _judged(run: RunRecord, verdicts: Verdicts | None, problem: str | None, alone: bool) -> str:
+    of = "" if alone else f", {run.name}"
     if verdicts is None:
-        return _section("Mistakes", f"<p class='dim'>Not shown: {_e(problem)}</p>") if problem else ""
+        return _section(f"Mistakes{of}", f"<p class='dim'>Not shown: {_e(problem)}</p>") if problem else ""
     figures = "".join(_figure(mistake, verdicts.classes) for mistake in verdicts.worst)
     wrong = f'<div class="wrong">{figures}</div>' if figures else "<p>There are none.</p>"
-    title = f"Confusions of {verdicts.checkpoint}: accuracy {verdicts.accuracy:.2%} on "
+    title = f"Confusions of {verdicts.checkpoint}{of}: accuracy {verdicts.accuracy:.2%} on "
     if verdicts.judged < verdicts.images:
         title += f"{verdicts.judged:,} plain images spread over the {verdicts.images:,} of the test set"
     else:
         title += "the plain images"
-    return _section(title, _confusion(verdicts)) + _section("Most confidently wrong", wrong)
+    return _section(title, _confusion(verdicts)) + _section(f"Most confidently wrong{of}", wrong)
 
 
 def page(runs: Sequence[RunRecord], verdicts: Verdicts | None = None, problem: str | None = None) -> str:
@@ -295,7 +296,7 @@ def page(runs: Sequence[RunRecord], verdicts: Verdicts | None = None, problem: s
         _curves(runs),
         _section("Where the time went", _times(runs)),
         _section("Bytes on the wire", _wire(runs)),
-        _judged(verdicts, problem),
+        _judged(runs[0], verdicts, problem, len(runs) == 1),
         _section("What differs" if len(runs) > 1 else "Configuration", _differences(runs)),
         _section("The machine", _machine(runs)),
     ]

@@ -258,6 +258,18 @@ def test_confusion_and_mistakes(tmp_path):
     assert "kind 3 taken for kind 4" in text and "<td>kind 5 taken" not in text
 
 
+def test_of_several_runs_it_is_said_whose_mistakes_are_shown(tmp_path):
+    several = [runs.read(write_log(tmp_path / name, epochs=1)) for name in ("a", "b<")]
+    verdicts = mistakes.Verdicts(("ant", "bee"), np.array([[8, 2], [1, 9]]), [], "best.safetensors", 20)
+    assert "Confusions of best.safetensors: " in page.page(several[:1], verdicts)
+    text = page.page(several[::-1], verdicts)
+    whole(text)
+    assert (
+        "Confusions of best.safetensors, b&lt;: accuracy" in text and "<h2>Most confidently wrong, b&lt;</h2>" in text
+    )
+    assert "<h2>Mistakes, b&lt;</h2>" in page.page(several[::-1], None, "why")
+
+
 def test_long_names_of_classes_are_cut_beside_the_cells_and_wrapped_below_pictures(tmp_path):
     names = ("ant", "<" + "b" * 40)
     worst = [mistakes.Mistake(7, np.zeros((8, 8, 3), np.uint8), 0, 1, 0.98)]
