@@ -56,7 +56,7 @@ def _nearest(name: str, names: dict[str, str]) -> str | None:
     by_last = {key.rpartition(".")[2]: original for key, original in reversed(names.items())}
     if name in names:
         return names[name]
-    if section and last in by_last:
+    if last in by_last:
         return by_last[last]
     family = {key.rpartition(".")[2]: names[key] for key in names if section and key.rpartition(".")[0] == section}
     for word, among in (

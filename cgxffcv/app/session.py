@@ -161,6 +161,18 @@ def _check_precision_of_cpu(config: Config) -> None:
         )
 
 
+def refuse_unread_folder(config: Config) -> None:
+    """ConfigError if a folder of the user's images is named that data.source does not read."""
+    for key in ("data.folder", "data.val_folder"):
+        if config[key] is not None and config.data.source not in ("folder", "sample"):
+            raise ConfigError(
+                [
+                    f"{key} = {config[key]} ({config.origin(key)}) is read with data.source = folder only, but that is "
+                    f"{config.data.source} ({config.origin('data.source')}): add --data.source=folder"
+                ]
+            )
+
+
 def check_files(config: Config) -> None:
     """Checks that the two .beton files exist, else says which command writes them; and that they are not the same
     file."""

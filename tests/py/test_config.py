@@ -170,6 +170,7 @@ def test_python_tags_are_never_run(file):
         (["--training.epoch=3"], "unknown option --training.epoch; did you mean --training.epochs?"),
         (["--quantisation-bits=3"], "unknown option --quantisation-bits; did you mean --quantization-bits?"),
         (["--epoch", "3"], "unknown option --epoch; did you mean --epochs?"),
+        (["--recipe", "airbench94"], "unknown option --recipe; did you mean --training.recipe?"),
         (["x.yaml"], "unexpected argument 'x.yaml'"),
         (["--batch-size", "0"], "--batch-size: training.batch_size = '0': expected a whole number from 1"),
         (["--batch-size"], "expected one argument"),

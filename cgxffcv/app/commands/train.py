@@ -26,6 +26,7 @@ def main(prog: str, arguments: Sequence[str]) -> int:
         eventfile.check_installed("log.tensorboard")
     compression = session.choose_compression(settings, process.say)
     if settings.data.source not in ("folder", "sample"):
+        session.refuse_unread_folder(settings)
         session.check_files(settings)
     checkpoint = session.checkpoint_to_resume(settings)
     threads = session.set_threads(process.say)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from cgxffcv import cifar, interrupts
-from cgxffcv.app import config, image_folder, process
+from cgxffcv.app import config, image_folder, process, session
 from cgxffcv.classes import keep_names
 from cgxffcv.errors import ConfigError
 from cgxffcv.fields import IntField, RGBImageField
@@ -48,6 +48,7 @@ def main(prog: str, arguments: Sequence[str]) -> int:
         image_folder.prepare(settings, process.say)
         process.say(f"saved in {settings.data.train_dataset} and {settings.data.val_dataset}")
         return 0
+    session.refuse_unread_folder(settings)
     if os.path.realpath(d.train_dataset) == os.path.realpath(d.val_dataset):
         raise ConfigError([f"data.train_dataset and data.val_dataset are the same file: {d.train_dataset}; name two"])
     interrupts.careful()
