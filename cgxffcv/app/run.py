@@ -67,6 +67,13 @@ def forecast(recipe: Recipe, seconds: float, images: int, on_gpu: bool = False) 
     return lines
 
 
+def _views(recipe: Recipe) -> str:
+    """What the last test of a recipe looks at, other than the images as they are."""
+    many, share = len(recipe.views), recipe.test_share
+    of = f" for the least sure {share:.0%}" if share < 1 else ""
+    return f", mean of {many} views{of}" if many > 1 and share > 0 else ""
+
+
 class Run:
     """Shows and records how a training proceeds; a context manager. Ranks other than 0 show and keep nothing.
 
@@ -290,9 +297,7 @@ class Run:
             )
             return None
         best = max(self.trainer.best_accuracy, self.tested.accuracy)
-        many = len(self.trainer.recipe.views)
-        views = f", mean of {many} views" if many > 1 else ""
-        hits = f"{self.tested.correct:,} of {counted(self.tested.images, 'image')}{views}"
+        hits = f"{self.tested.correct:,} of {counted(self.tested.images, 'image')}{_views(self.trainer.recipe)}"
         self.note(
             f"\ntest accuracy {self.tested.accuracy:.2%} ({hits}), best {best:.2%}; {duration(seconds)} from start to "
             f"end on {counted(self.ranks, 'process')}"

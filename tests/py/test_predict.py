@@ -162,7 +162,8 @@ def test_files_of_every_kind(network, tmp_path, capsys):
         name, percent = line.rpartition(": ")[2].split()
         assert name == names[number] and float(percent[:-1]) == pytest.approx(100 * expected[number].max(), abs=0.5)
     right = int((classes == labels).sum())
-    assert len(lines) == 26 and lines[-1] == f"{beton}: {right} of 20 labels right ({right / 20:.2%})"
+    assert len(lines) == 26 and lines[-1] == f"{beton}: {right} of 20 labels right ({right / 20:.2%}, mean of 6 views)"
+    assert said(capsys, network[0], beton, "--plain")[-1].endswith(", plain view)")
     assert said(capsys, network[0], tmp_path / "one.npy", "--top", "3")[0].count("%") == 3
 
 
@@ -276,3 +277,5 @@ def test_files_that_are_not_there(network, tmp_path, capsys):
             said(capsys, network[0], tmp_path / name)
     with pytest.raises(FileNotFoundError):
         said(capsys, tmp_path / "none.safetensors", tmp_path / "none.png")
+    with pytest.raises(UserError, match="a folder; name the pictures in it"):
+        said(capsys, network[0], tmp_path)

@@ -127,6 +127,18 @@ def test_tests_may_be_rarer(tmp_path, capsys):
     assert [row["test_accuracy"] for row in rows] == ["", "0.5", "0.4"]
 
 
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("resnet9", "of 50 images, mean of 2 views), best"),
+        ("airbench90", "of 50 images, mean of 6 views for the least sure 25%), best"),
+    ],
+)
+def test_the_last_test_says_what_it_looked_at(tmp_path, capsys, name, expected):
+    go(PretendTrainer(recipes.get(name)), tmp_path)
+    assert expected in capsys.readouterr().err
+
+
 def test_several_ranks_say_what_they_sent(tmp_path, capsys):
     go(PretendTrainer(ranks=2), tmp_path)
     out = capsys.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from typing import IO, Any
@@ -127,6 +128,8 @@ def _from_picture(path: str, resize: bool, side: int) -> Iterator[Part]:
 
 
 def _parts(path: str, resize: bool, side: int) -> Iterator[Part]:
+    if os.path.isdir(path):
+        raise _refuse(path, "a folder; name the pictures in it, as the shell does for FOLDER/*.jpg")
     if path.lower().endswith(".npy"):
         return _from_npy(path, side)
     return _from_beton(path, side) if path.lower().endswith(".beton") else _from_picture(path, resize, side)
@@ -155,10 +158,12 @@ def _predict_file(classifier: Any, path: str, options: argparse.Namespace) -> No
             wanted.append(labels)
             found.append(probabilities.argmax(axis=1))
     if wanted:
-        _compare(path, np.concatenate(wanted), np.concatenate(found), len(classifier.classes), options.json)
+        many = 1 if options.plain else len(classifier.recipe.views)
+        looked = f"mean of {many} views" if many > 1 else "plain view"
+        _compare(path, np.concatenate(wanted), np.concatenate(found), len(classifier.classes), looked, options.json)
 
 
-def _compare(path: str, labels: np.ndarray, found: np.ndarray, classes: int, as_json: bool) -> None:
+def _compare(path: str, labels: np.ndarray, found: np.ndarray, classes: int, looked: str, as_json: bool) -> None:
     """Prints how many labels the network got right, unless they cannot be those of its classes."""
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= classes:
@@ -169,7 +174,7 @@ def _compare(path: str, labels: np.ndarray, found: np.ndarray, classes: int, as_
     if as_json:
         print(json.dumps({"file": path, "images": images, "correct": correct, "accuracy": correct / images}))
     else:
-        print(f"{path}: {correct:,} of {images:,} labels right ({correct / images:.2%})")
+        print(f"{path}: {correct:,} of {images:,} labels right ({correct / images:.2%}, {looked})")
 
 
 def make_parser(prog: str) -> Parser:
