@@ -31,21 +31,6 @@ from cgxffcv.writer import DatasetWriter, WriteReport
 VERIFY_BYTES = 256 << 20
 
 
-def _describe(info: FieldInfo) -> str:
-    """One line: "image  480..1024 x 333..768 px, 12 JPEG, 0 raw, 7 kB to 27 kB"."""
-    parts: list[str] = []
-    if info.dtype is not None and info.shape is not None:
-        parts.append(f"{info.dtype} {info.shape}")
-    if info.kind == "image":
-        ranges = ((info.min_width, info.max_width), (info.min_height, info.max_height))
-        sides = [f"{low}" if low == high else f"{low} to {high}" for low, high in ranges]
-        parts += [f"{sides[0]} x {sides[1]} pixels (width x height)", f"{info.num_jpeg} JPEG, {info.num_raw} raw"]
-    if info.kind in ("image", "bytes", "json", "custom"):
-        low, high = size(info.min_bytes), size(info.max_bytes)
-        parts.append(f"{low} each" if info.min_bytes == info.max_bytes else f"{low} to {high}")
-    return f"{info.kind:<7}" + ", ".join(parts)
-
-
 @dataclass(frozen=True)
 class FileInfo:
     """What `info` returns; `str()` of it is a text to print, `as_dict()` is for JSON."""
@@ -74,7 +59,9 @@ class FileInfo:
             f"  checksums: {'yes' if self.has_checksums else 'no'}",
             f"  {counted(len(self.fields), 'field')}:",
         ]
-        return "\n".join(lines + [f"    {entry.name:<{width}}  {_describe(entry)}" for entry in self.fields])
+        return "\n".join(
+            lines + [f"    {entry.name:<{width}}  {entry.kind:<7}{entry.summary()}" for entry in self.fields]
+        )
 
 
 def info(path: str | os.PathLike[str], custom_fields: Mapping[str, Any] | None = None) -> FileInfo:

@@ -19,7 +19,7 @@ from cgxffcv import files
 from cgxffcv.fields.base import ARGUMENT_BYTES, LAYOUT, CoreField, Field
 from cgxffcv.sheet import as_html
 from cgxffcv.tables import Tables, beton_error, status_of
-from cgxffcv.wording import as_table, brief, counted, noted
+from cgxffcv.wording import as_table, brief, counted, noted, size
 
 DESCRIPTOR_BYTES = 17 + ARGUMENT_BYTES
 CUSTOM_TYPE = 255
@@ -46,6 +46,20 @@ class FieldInfo:
     max_height: int | None = None
     num_jpeg: int | None = None
     num_raw: int | None = None
+
+    def summary(self) -> str:
+        """What is known besides the kind: "32 x 24 to 32 pixels (width x height), 12 JPEG, 0 raw, 1 kB to 2 kB"."""
+        parts: list[str] = []
+        if self.dtype is not None and self.shape is not None:
+            parts.append(f"{self.dtype} {self.shape}")
+        if self.kind == "image":
+            ranges = ((self.min_width, self.max_width), (self.min_height, self.max_height))
+            sides = [f"{low}" if low == high else f"{low} to {high}" for low, high in ranges]
+            parts += [f"{sides[0]} x {sides[1]} pixels (width x height)", f"{self.num_jpeg} JPEG, {self.num_raw} raw"]
+        if self.kind in ("image", "bytes", "json", "custom"):
+            low, high = size(self.min_bytes), size(self.max_bytes)
+            parts.append(f"{low} each" if self.min_bytes == self.max_bytes else f"{low} to {high}")
+        return ", ".join(parts)
 
 
 def custom_fields_of(path: str, classes: Mapping[str, Any]) -> dict[str, Field]:
@@ -259,10 +273,7 @@ class Reader(Sequence[dict[str, Any]]):
 
 def shown(reader: Any) -> str:
     """What notebooks show for a Reader, or for those of several files: the fields, and images of some samples."""
-    rows = []
-    for info in reader.fields.values():
-        known = {name: value for name, value in vars(info).items() if name != "name" and value not in (None, 0)}
-        rows.append((info.name, ", ".join(f"{name} {value}" for name, value in known.items())))
+    rows = [(info.name, f"{info.kind} {info.summary()}") for info in reader.fields.values()]
     table = as_table(f"{reader.path}: {counted(reader.num_samples, 'sample')}", rows)
     return as_html(table, None if reader.closed else reader)
 

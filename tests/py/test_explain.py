@@ -93,7 +93,7 @@ def test_a_sheet_of_tiny_images_has_tiny_cells_and_is_shown_larger(path):
 def test_what_notebooks_show(path):
     with Reader(path) as reader:
         shown = reader._repr_html_()
-        assert "40 samples" in shown and "min_height 20" in shown
+        assert "40 samples" in shown and "image 31 x 20 to 26 pixels (width x height)" in shown
         coded = re.search(r"base64,([^\"]+)", shown).group(1)
         assert base64.b64decode(coded) == png(contact_sheet(reader, count=16))
     assert "base64" not in reader._repr_html_()
@@ -103,7 +103,11 @@ def test_what_notebooks_show_of_several_files(path):
     with Loader([path, path], 8, pipelines={"image": None}) as loader:
         reader = loader.reader
         shown = reader._repr_html_()
-    assert "(and 1 more): 80 samples" in shown and "min_height 20" in shown and "base64" in shown
+    assert (
+        "(and 1 more): 80 samples" in shown
+        and "image 31 x 20 to 26 pixels (width x height)" in shown
+        and "base64" in shown
+    )
     assert "base64" not in reader._repr_html_()
 
 

@@ -478,17 +478,6 @@ def test_ink_and_grey_images_are_taken(folder):
     assert any((image == np.asarray(Image.fromarray(pixels[1]).convert("L"))[..., None]).all() for image in found)
 
 
-@pytest.mark.parametrize("command", ["train", "write"])
-@pytest.mark.parametrize("options", [[], ["--data.source=local"]])
-def test_a_folder_that_would_not_be_read_is_refused(folder, tmp_path, monkeypatch, command, options):
-    """It used to be ignored, and what was trained on were files from another time."""
-    monkeypatch.chdir(tmp_path)
-    for key in ("data.folder", "data.val_folder"):
-        with pytest.raises(ConfigError, match=f"{key} = .* is read with data.source = folder only, but .*: add --data"):
-            cli.run([command, f"--{key}={folder}", *options])
-    assert not (tmp_path / "runs").exists()
-
-
 def test_folders_that_are_none(folder, tmp_path):
     with pytest.raises(ConfigError, match="needs data.folder"):
         image_folder.prepare(config.load(["--data.source=folder"], environ={}), print)

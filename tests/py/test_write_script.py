@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from checkout import ROOT, environ
 
+from cgxffcv.app import cli
 from cgxffcv.cifar import sample
+from cgxffcv.errors import ConfigError
 from cgxffcv.reader import Reader
 
 
@@ -96,3 +98,14 @@ def test_files_that_are_none(command, tmp_path):
     (tmp_path / "text.beton").write_text("hello")
     done = run("-m", "cgxffcv", command, str(tmp_path / "text.beton"))
     assert done.returncode == 1 and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["train", "write"])
+@pytest.mark.parametrize("options", [[], ["--data.source=local"]])
+def test_a_folder_that_would_not_be_read_is_refused(tmp_path, monkeypatch, command, options):
+    """It used to be ignored, and what was trained on were files from another time."""
+    monkeypatch.chdir(tmp_path)
+    for key in ("data.folder", "data.val_folder"):
+        with pytest.raises(ConfigError, match=f"{key} = .* is read with data.source = folder only, but .*: add --data"):
+            cli.run([command, f"--{key}=pictures", *options])
+    assert not (tmp_path / "runs").exists()
