@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 
 import _cgxffcv
 import numpy as np
@@ -13,6 +14,7 @@ from trainings import finish
 from cgxffcv import checkpoint, cifar, nn, recipes
 from cgxffcv.app import cli
 from cgxffcv.app.commands import predict
+from cgxffcv.app.image_folder import Squares
 from cgxffcv.checkpoint import CheckpointError
 from cgxffcv.classes import write_names
 from cgxffcv.errors import DataError, UserError
@@ -182,8 +184,9 @@ def test_json_jpeg_and_the_folder_of_a_run(network, tmp_path, capsys):
     assert found[-1]["images"] == 2 and found[-1]["accuracy"] == found[-1]["correct"] / 2
 
 
-def test_pictures_of_other_sizes(network, tmp_path, capsys):
-    pytest.importorskip("PIL.Image", reason="Pillow is not installed")
+def test_pictures_of_other_sizes(network, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    random = np.random.default_rng(6)
     inner = small_data.images_and_labels(1, 5)[0][0].repeat(4, axis=0).repeat(4, axis=1)
     wide = np.pad(inner, ((0, 0), (16, 16), (0, 0)))
     (tmp_path / "w.jpg").write_bytes(_cgxffcv.jpeg_encode(wide, 95))
@@ -192,6 +195,13 @@ def test_pictures_of_other_sizes(network, tmp_path, capsys):
         said(capsys, network[0], tmp_path / "w.jpg")
     lines = said(capsys, network[0], tmp_path / "w.jpg", tmp_path / "i.jpg", "--resize")
     assert lines[0].split(": ")[1].split()[0] == lines[1].split(": ")[1].split()[0]  # the borders are cut off
+    small, large = random.integers(0, 256, (21, 27, 3), np.uint8), random.integers(0, 256, (50, 40, 3), np.uint8)
+    for pixels in (small, large):
+        (tmp_path / "x.jpg").write_bytes(_cgxffcv.jpeg_encode(pixels, 95))
+        np.save(tmp_path / "x.npy", Squares([tmp_path / "x.jpg"], [0], 32)[0][0])  # what a training on it sees
+        lines = said(capsys, network[0], tmp_path / "x.jpg", tmp_path / "x.npy", "--resize", "--json")
+        resized, seen = (json.loads(line)["probabilities"] for line in lines)
+        assert resized == seen
 
 
 def npy(path, count, order="C"):

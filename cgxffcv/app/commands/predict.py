@@ -96,21 +96,10 @@ def _from_beton(path: str, side: int) -> Iterator[Part]:
             )
 
 
-def _scaled(pixels: np.ndarray, side: int) -> np.ndarray:
-    """The square in the middle, at the size that the network takes."""
-    try:
-        from PIL import Image
-    except ImportError:
-        raise UserError("--resize needs Pillow: pip install Pillow") from None
-    height, width = pixels.shape[:2]
-    half = min(height, width) / 2
-    box = (width / 2 - half, height / 2 - half, width / 2 + half, height / 2 + half)
-    return np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.LANCZOS, box))
-
-
 def _from_picture(path: str, resize: bool, side: int) -> Iterator[Part]:
     import _cgxffcv
 
+    from cgxffcv.app.image_folder import square
     from cgxffcv.fields import RGBImageField
 
     try:
@@ -123,7 +112,7 @@ def _from_picture(path: str, resize: bool, side: int) -> Iterator[Part]:
         if not resize:
             size = f"{width} x {height} pixels, but the network takes {side} x {side}"
             raise _refuse(path, f"{size}; --resize takes the square in the middle and scales it")
-        pixels = _scaled(pixels, side)
+        pixels = square(pixels, side)  # as the training's images were
     yield [path], pixels[None], None
 
 
@@ -186,7 +175,9 @@ def make_parser(prog: str) -> Parser:
         "--plain", action="store_true", help="classify the images as they are, without the recipe's other views"
     )
     parser.add_argument(
-        "--resize", action="store_true", help="take pictures of any size: the square in the middle, scaled"
+        "--resize",
+        action="store_true",
+        help="take pictures of any size: the square in the middle, scaled as data.source=folder does",
     )
     parser.add_argument(
         "--device", default="cpu", choices=("auto", "cpu", "gpu"), help="where to compute (default cpu)"
