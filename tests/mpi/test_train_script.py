@@ -90,6 +90,7 @@ def test_alone(alone):
     log, done = alone
     assert "configuration: what differs from the defaults and recipe airbench94" in done.stdout
     assert re.search(r"training.batch_size += 200 +\(--batch-size\)", done.stdout) and "training.lr " not in done.stdout
+    assert "cifar_train.beton: 800 training images of 10 classes, 32 x 32 pixels\n" in done.stdout
     assert "epoch   2/2" in done.stderr and "test accuracy" in done.stderr and "Traceback" not in done.stderr
     names = {"run.jsonl", "log.csv", "config.yaml", "last.safetensors", "best.safetensors"}
     assert {path.name for path in log.iterdir()} == names

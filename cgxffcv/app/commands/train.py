@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 from cgxffcv import interrupts
 from cgxffcv.app import config, eventfile, process, session
+from cgxffcv.wording import counted
 
 
 def main(prog: str, arguments: Sequence[str]) -> int:
@@ -35,6 +36,10 @@ def main(prog: str, arguments: Sequence[str]) -> int:
     recipe = session.choose_recipe(settings, process.say, facts)
     gpu = session.choose_device(settings, process.say)
     process.say(settings.summary())
+    process.say(
+        f"{settings.data.train_dataset}: {counted(facts.samples, 'training image')} of "
+        f"{counted(facts.classes, 'class')}, {facts.side} x {facts.side} pixels"
+    )
 
     from cgxffcv import comm  # after set_threads: loading the C core starts oneDNN's threads
     from cgxffcv.app.run import Run
