@@ -210,14 +210,12 @@ static int plan_clear(PyObject *self) {
 }
 
 static void plan_dealloc(PyObject *self) {
-    PyTypeObject *type = Py_TYPE(self);
     AllreduceObject *plan = (AllreduceObject *)self;
     PyObject_GC_UnTrack(self);
     plan_clear(self);
     destroy_plan(plan);
     py_allreduce_scratch_free(&plan->scratch, plan->device);
-    type->tp_free(self);
-    Py_DECREF(type);
+    py_module_free_object(self);
 }
 
 /* ---- using ---- */
@@ -574,9 +572,6 @@ static PyMethodDef functions[] = {
 };
 
 int py_allreduce_add(PyObject *module) {
-    ModuleState *state = py_module_state(module);
-    state->allreduce_type = PyType_FromModuleAndSpec(module, &plan_spec, NULL);
-    if (state->allreduce_type == NULL) return -1;
-    if (PyModule_AddObjectRef(module, "AllreducePlan", state->allreduce_type) < 0) return -1;
+    if (py_module_add_type(module, &plan_spec, &py_module_state(module)->allreduce_type) < 0) return -1;
     return PyModule_AddFunctions(module, functions);
 }

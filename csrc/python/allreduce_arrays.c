@@ -375,7 +375,6 @@ static PyObject *get_done(PyObject *object, void *unused) {
 /* What a GPU may still read or write is leaked if there is no way to know that it has finished. */
 static void run_dealloc(PyObject *object) {
     RunObject *self = (RunObject *)object;
-    PyTypeObject *type = Py_TYPE(object);
     bool done = self->put || self->plan == NULL || self->done == NULL;
     if (self->put && ask_done(self, &done) == STATUS_OK && !done) {
         Py_BEGIN_ALLOW_THREADS;
@@ -386,8 +385,7 @@ static void run_dealloc(PyObject *object) {
     device_event_destroy(self->done);
     if (done) Py_XDECREF(self->tensors);
     Py_XDECREF((PyObject *)self->plan);
-    type->tp_free(object);
-    Py_DECREF(type);
+    py_module_free_object(object);
 }
 
 static PyMethodDef run_methods[] = {
@@ -427,9 +425,6 @@ static PyMethodDef functions[] = {
 };
 
 int py_allreduce_arrays_add(PyObject *module) {
-    ModuleState *state = py_module_state(module);
-    state->allreduce_run_type = PyType_FromModuleAndSpec(module, &run_spec, NULL);
-    if (state->allreduce_run_type == NULL) return -1;
-    if (PyModule_AddObjectRef(module, "AllreduceRun", state->allreduce_run_type) < 0) return -1;
+    if (py_module_add_type(module, &run_spec, &py_module_state(module)->allreduce_run_type) < 0) return -1;
     return PyModule_AddFunctions(module, functions);
 }

@@ -262,13 +262,11 @@ static int comm_clear(PyObject *self) {
 }
 
 static void dealloc(PyObject *self) {
-    PyTypeObject *type = Py_TYPE(self);
     PyObject_GC_UnTrack(self);
     if (((CommObject *)self)->weak != NULL) PyObject_ClearWeakRefs(self);
     comm_object_destroy((CommObject *)self);
     comm_clear(self);
-    type->tp_free(self);
-    Py_DECREF(type);
+    py_module_free_object(self);
 }
 
 static PyObject *comm_object_enter(PyObject *self, PyObject *unused) {
@@ -510,9 +508,6 @@ static PyMethodDef functions[] = {
 };
 
 int py_comm_add(PyObject *module) {
-    ModuleState *state = py_module_state(module);
-    state->comm_type = PyType_FromModuleAndSpec(module, &type_spec, NULL);
-    if (state->comm_type == NULL) return -1;
-    if (PyModule_AddObjectRef(module, "Comm", state->comm_type) < 0) return -1;
+    if (py_module_add_type(module, &type_spec, &py_module_state(module)->comm_type) < 0) return -1;
     return PyModule_AddFunctions(module, functions);
 }

@@ -49,13 +49,11 @@ static PyObject *encoder_new(PyTypeObject *type, PyObject *args, PyObject *kwarg
 }
 
 static void encoder_dealloc(EncoderObject *self) {
-    PyTypeObject *type = Py_TYPE(self);
     beton_encoder_destroy(self->encoder);
     py_value_batch_fini(&self->batch);
     memory_free(self->fields);
     beton_schema_destroy(self->schema);
-    type->tp_free((PyObject *)self);
-    Py_DECREF(type);
+    py_module_free_object(self);
 }
 
 static PyObject *encoder_run_batch(EncoderObject *self, uint64_t first_index) {
@@ -111,4 +109,4 @@ static PyType_Spec spec = {.name = "_cgxffcv.Encoder",
                            .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
                            .slots = slots};
 
-int py_encoder_add(PyObject *module) { return py_module_add_type(module, &spec); }
+int py_encoder_add(PyObject *module) { return py_module_add_type(module, &spec, NULL); }

@@ -192,10 +192,8 @@ static void loader_object_destroy(LoaderObject *self) {
 }
 
 static void loader_dealloc(PyObject *object) {
-    PyTypeObject *type = Py_TYPE(object);
     loader_object_destroy((LoaderObject *)object);
-    type->tp_free(object);
-    Py_DECREF(type);
+    py_module_free_object(object);
 }
 
 static PyObject *loader_close(LoaderObject *self, PyObject *unused) {
@@ -527,8 +525,6 @@ static PyType_Spec loader_spec = {
 };
 
 int py_loader_add(PyObject *module) {
-    ModuleState *state = py_module_state(module);
     if (py_loader_batch_add(module) < 0) return -1;
-    state->loader_type = PyType_FromModuleAndSpec(module, &loader_spec, NULL);
-    return state->loader_type == NULL ? -1 : PyModule_AddObjectRef(module, "Loader", state->loader_type);
+    return py_module_add_type(module, &loader_spec, &py_module_state(module)->loader_type);
 }

@@ -19,14 +19,12 @@ typedef struct BatchObject {
 static ArrayType array_type(BetonDtype dtype) { return (ArrayType)dtype; }
 
 static void batch_dealloc(PyObject *object) {
-    PyTypeObject *type = Py_TYPE(object);
     BatchObject *self = (BatchObject *)object;
     if (self->process == getpid()) {
         loader_batch_release(self->batch);
         loader_upload_release(self->upload);
     }
-    type->tp_free(object);
-    Py_DECREF(type);
+    py_module_free_object(object);
 }
 
 static PyType_Slot batch_slots[] = {
@@ -151,9 +149,6 @@ static PyMethodDef functions[] = {
 };
 
 int py_loader_batch_add(PyObject *module) {
-    ModuleState *state = py_module_state(module);
-    state->loader_batch_type = PyType_FromModuleAndSpec(module, &batch_spec, NULL);
-    if (state->loader_batch_type == NULL) return -1;
-    if (PyModule_AddObjectRef(module, "LoaderBatch", state->loader_batch_type) < 0) return -1;
+    if (py_module_add_type(module, &batch_spec, &py_module_state(module)->loader_batch_type) < 0) return -1;
     return PyModule_AddFunctions(module, functions);
 }

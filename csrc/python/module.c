@@ -47,7 +47,7 @@ static int module_exec(PyObject *module) {
     X(comm_type)                                                                                                       \
     X(tensor_type)                                                                                                     \
     X(allreduce_type)                                                                                                  \
-    X(allreduce_run_type) X(loader_type) X(loader_batch_type) X(model_type) X(plan_type) X(trainer_type)
+    X(allreduce_run_type) X(loader_type) X(loader_batch_type) X(model_type) X(trainer_type)
 
 static int module_traverse(PyObject *module, visitproc visit, void *arg) {
     ModuleState *state = py_module_state(module);
@@ -85,12 +85,19 @@ ModuleState *py_module_state(PyObject *module) { return PyModule_GetState(module
 
 ModuleState *py_module_state_of_type(PyTypeObject *type) { return PyType_GetModuleState(type); }
 
-int py_module_add_type(PyObject *module, PyType_Spec *spec) {
+int py_module_add_type(PyObject *module, PyType_Spec *spec, PyObject **keep) {
     PyObject *type = PyType_FromModuleAndSpec(module, spec, NULL);
     if (type == NULL) return -1;
     int result = PyModule_AddType(module, (PyTypeObject *)type);
+    if (keep != NULL) *keep = Py_NewRef(type);
     Py_DECREF(type);
     return result;
+}
+
+void py_module_free_object(void *object) {
+    PyTypeObject *type = Py_TYPE((PyObject *)object);
+    type->tp_free(object);
+    Py_DECREF(type);
 }
 
 PyMODINIT_FUNC PyInit__cgxffcv(void); /* the one exported name; no header declares it */

@@ -12,7 +12,7 @@ typedef struct ModuleState {
     PyObject *beton_error, *cuda_error, *comm_error, *comm_timeout, *peer_lost, *not_built_error;
     PyObject *comm_type, *tensor_type, *allreduce_type, *allreduce_run_type;
     PyObject *loader_type, *loader_batch_type;
-    PyObject *model_type, *plan_type, *trainer_type;
+    PyObject *model_type, *trainer_type;
 } ModuleState;
 
 ModuleState *py_module_state(PyObject *module);
@@ -20,8 +20,12 @@ ModuleState *py_module_state(PyObject *module);
 /* The state of the module that defined a heap type of ours; NULL with an exception set on failure. */
 ModuleState *py_module_state_of_type(PyTypeObject *type);
 
-/* Creates a heap type from its spec, adds it to the module; 0 or -1. */
-int py_module_add_type(PyObject *module, PyType_Spec *spec);
+/* Creates a heap type from its spec and adds it to the module; `keep`, in the module's state, gets it, too, unless that
+ * is NULL. 0 or -1. */
+int py_module_add_type(PyObject *module, PyType_Spec *spec, PyObject **keep);
+
+/* The last step of freeing an object of such a type. */
+void py_module_free_object(void *object);
 
 /* A function for a table of methods, whatever its argument types; the second also says that it takes keywords. */
 #define PY_METHOD(function) (PyCFunction)(void (*)(void))(function)

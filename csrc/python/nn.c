@@ -79,11 +79,9 @@ static PyObject *model_new(PyTypeObject *type, PyObject *args, PyObject *keyword
 }
 
 static void model_dealloc(ModelObject *self) {
-    PyTypeObject *type = Py_TYPE(self);
     py_nn_mirrors_fini(self);
     nn_model_destroy(self->model);
-    type->tp_free(self);
-    Py_DECREF(type);
+    py_module_free_object(self);
 }
 
 static PyObject *model_initialise_method(ModelObject *self, PyObject *seed) {
@@ -238,8 +236,5 @@ static PyType_Spec model_spec = {
 };
 
 int py_nn_add(PyObject *module) {
-    ModuleState *state = py_module_state(module);
-    state->model_type = PyType_FromModuleAndSpec(module, &model_spec, NULL);
-    if (state->model_type == NULL) return -1;
-    return PyModule_AddType(module, (PyTypeObject *)state->model_type);
+    return py_module_add_type(module, &model_spec, &py_module_state(module)->model_type);
 }

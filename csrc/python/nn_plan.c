@@ -39,11 +39,9 @@ static PyObject *plan_new(PyTypeObject *type, PyObject *args, PyObject *keywords
 }
 
 static void plan_dealloc(PlanObject *self) {
-    PyTypeObject *type = Py_TYPE(self);
     nn_plan_destroy(self->plan);
     Py_XDECREF(self->model);
-    type->tp_free(self);
-    Py_DECREF(type);
+    py_module_free_object(self);
 }
 
 static int check_image_shape(const PlanObject *self, const ArrayView *view) {
@@ -337,9 +335,4 @@ static PyType_Spec plan_spec = {
     .slots = plan_slots,
 };
 
-int py_nn_plan_add(PyObject *module) {
-    ModuleState *state = py_module_state(module);
-    state->plan_type = PyType_FromModuleAndSpec(module, &plan_spec, NULL);
-    if (state->plan_type == NULL) return -1;
-    return PyModule_AddType(module, (PyTypeObject *)state->plan_type);
-}
+int py_nn_plan_add(PyObject *module) { return py_module_add_type(module, &plan_spec, NULL); }

@@ -129,14 +129,12 @@ static PyObject *optimizer_new(PyTypeObject *type, PyObject *args, PyObject *key
 }
 
 static void optimizer_dealloc(OptimizerObject *self) {
-    PyTypeObject *type = Py_TYPE(self);
     optim_destroy(self->optim);
     py_optimizer_gpu_destroy(self->gpu);
     pool_destroy(self->pool);
     for (int i = 0; i < self->view_count; i++) py_array_release(&self->views[i]);
     memory_free(self->views);
-    type->tp_free(self);
-    Py_DECREF(type);
+    py_module_free_object(self);
 }
 
 /* One call at a time: -1 with RuntimeError set if another is running. */
@@ -352,4 +350,4 @@ static PyType_Spec optimizer_spec = {
     .slots = optimizer_slots,
 };
 
-int py_optimizer_add(PyObject *module) { return py_module_add_type(module, &optimizer_spec); }
+int py_optimizer_add(PyObject *module) { return py_module_add_type(module, &optimizer_spec, NULL); }

@@ -51,10 +51,8 @@ done:
 }
 
 static void file_dealloc(FileObject *self) {
-    PyTypeObject *type = Py_TYPE(self);
     beton_reader_close(self->reader);
-    type->tp_free((PyObject *)self);
-    Py_DECREF(type);
+    py_module_free_object(self);
 }
 
 static PyObject *field_shape(const BetonField *field) {
@@ -421,4 +419,4 @@ static PyType_Spec spec = {.name = "_cgxffcv.BetonFile",
                            .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
                            .slots = slots};
 
-int py_reader_add(PyObject *module) { return py_module_add_type(module, &spec); }
+int py_reader_add(PyObject *module) { return py_module_add_type(module, &spec, NULL); }

@@ -94,12 +94,10 @@ static void runner_free(RunnerObject *self) {
 }
 
 static void runner_dealloc(RunnerObject *self) {
-    PyTypeObject *type = Py_TYPE(self);
     runner_free(self);
     Py_CLEAR(self->kept);
     Py_CLEAR(self->trainer);
-    type->tp_free(self);
-    Py_DECREF(type);
+    py_module_free_object(self);
 }
 
 static PyObject *close_method(RunnerObject *self, PyObject *unused) {
@@ -472,4 +470,4 @@ static PyType_Spec spec = {
     .slots = slots,
 };
 
-int py_runner_add(PyObject *module) { return py_module_add_type(module, &spec); }
+int py_runner_add(PyObject *module) { return py_module_add_type(module, &spec, NULL); }

@@ -116,7 +116,6 @@ static TensorObject *new_tensor(ModuleState *state) {
 
 static void tensor_dealloc(PyObject *object) {
     TensorObject *self = (TensorObject *)object;
-    PyTypeObject *type = Py_TYPE(object);
     if (self->buffer.obj != NULL) PyBuffer_Release(&self->buffer);
     py_dlpack_release(&self->loan);
     if (self->memory != NULL) device_event_destroy(self->ready);
@@ -126,8 +125,7 @@ static void tensor_dealloc(PyObject *object) {
         device_free(self->memory);
     }
     Py_XDECREF(self->owner);
-    type->tp_free(object);
-    Py_DECREF(type);
+    py_module_free_object(object);
 }
 
 PyObject *py_tensor_over(ModuleState *state, const PyTensor *tensor, DeviceEvent *ready, PyObject *owner) {
@@ -581,10 +579,7 @@ static PyMethodDef functions[] = {
 };
 
 int py_tensor_add(PyObject *module) {
-    ModuleState *state = py_module_state(module);
-    state->tensor_type = PyType_FromModuleAndSpec(module, &tensor_spec, NULL);
-    if (state->tensor_type == NULL) return -1;
-    if (PyModule_AddObjectRef(module, "Tensor", state->tensor_type) < 0) return -1;
+    if (py_module_add_type(module, &tensor_spec, &py_module_state(module)->tensor_type) < 0) return -1;
     if (py_tensor_streams_add(module) < 0) return -1;
     return PyModule_AddFunctions(module, functions);
 }

@@ -130,10 +130,8 @@ static PyObject *trainer_new(PyTypeObject *type, PyObject *args, PyObject *keywo
 }
 
 static void trainer_dealloc(TrainerObject *self) {
-    PyTypeObject *type = Py_TYPE(self);
     trainer_free(self);
-    type->tp_free(self);
-    Py_DECREF(type);
+    py_module_free_object(self);
 }
 
 static int parse_view(PyObject *item, void *out) {
@@ -285,8 +283,5 @@ static PyType_Spec trainer_spec = {
 };
 
 int py_trainer_add(PyObject *module) {
-    ModuleState *state = py_module_state(module);
-    state->trainer_type = PyType_FromModuleAndSpec(module, &trainer_spec, NULL);
-    if (state->trainer_type == NULL) return -1;
-    return PyModule_AddType(module, (PyTypeObject *)state->trainer_type);
+    return py_module_add_type(module, &trainer_spec, &py_module_state(module)->trainer_type);
 }

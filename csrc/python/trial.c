@@ -48,7 +48,6 @@ static int trial_traverse(PyObject *self, visitproc visit, void *arg) {
 }
 
 static void trial_dealloc(PyObject *self) {
-    PyTypeObject *type = Py_TYPE(self);
     PyObject_GC_UnTrack(self);
     TrialObject *trial = (TrialObject *)self;
     Py_BEGIN_ALLOW_THREADS;
@@ -56,8 +55,7 @@ static void trial_dealloc(PyObject *self) {
     Py_END_ALLOW_THREADS;
     if (trial->comm != NULL) py_comm_object_release(trial->comm);
     Py_XDECREF(trial->comm);
-    type->tp_free(self);
-    Py_DECREF(type);
+    py_module_free_object(self);
 }
 
 /* ---- using ---- */
@@ -160,4 +158,4 @@ static PyType_Spec trial_spec = {
     .slots = trial_slots,
 };
 
-int py_trial_add(PyObject *module) { return py_module_add_type(module, &trial_spec); }
+int py_trial_add(PyObject *module) { return py_module_add_type(module, &trial_spec, NULL); }

@@ -59,14 +59,12 @@ static PyObject *writer_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
 }
 
 static void writer_dealloc(WriterObject *self) {
-    PyTypeObject *type = Py_TYPE(self);
     beton_writer_abort(self->writer);
     beton_encoder_destroy(self->encoder);
     py_value_batch_fini(&self->batch);
     memory_free(self->fields);
     beton_schema_destroy(self->schema);
-    type->tp_free((PyObject *)self);
-    Py_DECREF(type);
+    py_module_free_object(self);
 }
 
 /* -1 with an exception set if the writer cannot be used now. */
@@ -198,4 +196,4 @@ static PyType_Spec spec = {.name = "_cgxffcv.Writer",
                            .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
                            .slots = slots};
 
-int py_writer_add(PyObject *module) { return py_module_add_type(module, &spec); }
+int py_writer_add(PyObject *module) { return py_module_add_type(module, &spec, NULL); }
