@@ -46,7 +46,7 @@ static PyObject *adapt_weigh(PyObject *plan, const Allreduce *allreduce, const A
     if (status == STATUS_OK) return Py_BuildValue("(NN)", lost, bytes);
     Py_DECREF(lost);
     Py_DECREF(bytes);
-    return py_errors_raise(py_module_state_of_type(Py_TYPE(plan)), status);
+    return py_errors_raise(py_module_state_of(plan), status);
 }
 
 PyObject *py_adapt_losses(PyObject *plan, PyObject *args) {

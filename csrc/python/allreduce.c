@@ -16,7 +16,7 @@
 static Comm *acquire_comm(PyObject *module_or_type, PyObject *object) {
     ModuleState *state = PyType_Check(module_or_type) ? py_module_state_of_type((PyTypeObject *)module_or_type)
                                                       : py_module_state(module_or_type);
-    return state == NULL ? NULL : py_comm_object_acquire(state, object, "comm");
+    return py_comm_object_acquire(state, object, "comm");
 }
 
 /* ---- making ---- */
@@ -265,8 +265,7 @@ static PyObject *plan_run(PyObject *object, PyObject *buffer) {
     if (acquire_comm((PyObject *)Py_TYPE(object), self->comm) == NULL) goto release;
     Status status = run_plan(self->allreduce, view.data);
     py_comm_object_release(self->comm);
-    result =
-        status == STATUS_OK ? Py_NewRef(Py_None) : py_errors_raise(py_module_state_of_type(Py_TYPE(object)), status);
+    result = py_errors_none(py_module_state_of(object), status);
 release:
     py_array_release(&view);
     return result;
@@ -343,9 +342,7 @@ static int set_call(PyObject *self, PyObject *value, void *unused) {
     Allreduce *allreduce = allreduce_of(self);
     if (allreduce == NULL) return -1;
     Status status = allreduce_set_call(allreduce, (uint32_t)call);
-    if (status == STATUS_OK) return 0;
-    py_errors_raise(py_module_state_of_type(Py_TYPE(self)), status);
-    return -1;
+    return py_errors_check(py_module_state_of(self), status);
 }
 
 /* Into a new array. */
@@ -363,7 +360,7 @@ static PyObject *copy_residual(AllreduceObject *self, int64_t elems) {
     Py_END_ALLOW_THREADS;
     if (status == STATUS_OK) return copy;
     Py_DECREF(copy);
-    return py_errors_raise(py_module_state_of_type(Py_TYPE(self)), status);
+    return py_errors_raise(py_module_state_of(self), status);
 }
 
 static PyObject *get_residual(PyObject *self, void *unused) {
@@ -400,7 +397,7 @@ static PyObject *plan_restore(PyObject *object, PyObject *residual) {
     }
     py_array_release(&view);
     if (allreduce == NULL) return NULL;
-    return status == STATUS_OK ? Py_NewRef(Py_None) : py_errors_raise(py_module_state_of_type(Py_TYPE(object)), status);
+    return py_errors_none(py_module_state_of(object), status);
 }
 
 static PyGetSetDef plan_getset[] = {
@@ -530,8 +527,7 @@ static PyObject *check_replicas(PyObject *module, PyObject *args) {
     }
     py_array_release(&view);
     if (comm == NULL) return NULL;
-    if (status != STATUS_OK) return py_errors_raise(py_module_state(module), status);
-    Py_RETURN_NONE;
+    return py_errors_none(py_module_state(module), status);
 }
 
 static PyObject *compare_calls(PyObject *module, PyObject *args) {

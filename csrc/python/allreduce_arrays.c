@@ -17,10 +17,6 @@ typedef struct RunObject {
     bool put;
 } RunObject;
 
-static ModuleState *plan_state(const AllreduceObject *plan) {
-    return py_module_state_of_type(Py_TYPE((PyObject *)(uintptr_t)plan));
-}
-
 /* ---- arguments ---- */
 
 static void name_device(int device, char text[32]) {
@@ -55,7 +51,7 @@ static int check_tensor(const AllreduceObject *plan, const PyTensor *tensor, Py_
 static int check_tensors(const AllreduceObject *plan, PyObject *tuple) {
     uint64_t elems = 0;
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(tuple); i++) {
-        const PyTensor *tensor = py_tensor_of(plan_state(plan), PyTuple_GET_ITEM(tuple, i), "each of tensors");
+        const PyTensor *tensor = py_tensor_of(py_module_state_of(plan), PyTuple_GET_ITEM(tuple, i), "each of tensors");
         if (tensor == NULL || check_tensor(plan, tensor, i) < 0) return -1;
         elems += (uint64_t)tensor->elems;
     }
@@ -159,7 +155,7 @@ void py_allreduce_scratch_free(AllreduceScratch *scratch, int device) {
 
 /* Enters the plan's device and its communicator; 0, or -1 with an exception set. */
 static int enter(AllreduceObject *plan, PyTensorDeviceGuard *guard) {
-    ModuleState *state = plan_state(plan);
+    ModuleState *state = py_module_state_of(plan);
     if (py_comm_object_acquire(state, plan->comm, "comm") == NULL) return -1;
     Status status = py_tensor_device_enter(plan->device, guard);
     if (status == STATUS_OK) return 0;
@@ -171,7 +167,7 @@ static int enter(AllreduceObject *plan, PyTensorDeviceGuard *guard) {
 static PyObject *leave(AllreduceObject *plan, const PyTensorDeviceGuard *guard, Status status) {
     py_tensor_device_leave(guard);
     py_comm_object_release(plan->comm);
-    return status == STATUS_OK ? Py_NewRef(Py_None) : py_errors_raise(plan_state(plan), status);
+    return py_errors_none(py_module_state_of(plan), status);
 }
 
 PyObject *py_allreduce_put(PyObject *object, PyObject *args, PyObject *kwargs) {
@@ -302,7 +298,7 @@ static PyObject *arrays_begin(PyObject *module, PyObject *args, PyObject *kwargs
 
 static PyObject *run_run(PyObject *object, PyObject *plan) {
     RunObject *self = (RunObject *)object;
-    ModuleState *state = py_module_state_of_type(Py_TYPE(object));
+    ModuleState *state = py_module_state_of(object);
     PyTensorDeviceGuard guard;
     if (!PyObject_TypeCheck(plan, (PyTypeObject *)state->allreduce_type)) {
         PyErr_Format(PyExc_TypeError, "plan must be an AllreducePlan, not %.100s", Py_TYPE(plan)->tp_name);
@@ -337,7 +333,7 @@ static PyObject *run_order(PyObject *object, PyObject *args, PyObject *kwargs) {
         status = device_stream_wait(stream, self->done);
         py_tensor_device_leave(&guard);
     }
-    return status == STATUS_OK ? Py_NewRef(Py_None) : py_errors_raise(plan_state(self->plan), status);
+    return py_errors_none(py_module_state_of(self->plan), status);
 }
 
 /* With the communicator's deadline. */
@@ -368,7 +364,7 @@ static PyObject *get_done(PyObject *object, void *unused) {
     (void)unused;
     bool done;
     Status status = ask_done((RunObject *)object, &done);
-    if (status != STATUS_OK) return py_errors_raise(py_module_state_of_type(Py_TYPE(object)), status);
+    if (status != STATUS_OK) return py_errors_raise(py_module_state_of(object), status);
     return PyBool_FromLong(done);
 }
 

@@ -86,8 +86,6 @@ static int parse_options(PyObject *timeout, PyObject *nodes, PyObject *slot_byte
     return 0;
 }
 
-static ModuleState *comm_state(PyObject *self) { return py_module_state_of_type(Py_TYPE(self)); }
-
 static PyObject *closed_error(void) {
     PyErr_SetString(PyExc_ValueError, "the communicator is closed");
     return NULL;
@@ -215,8 +213,8 @@ static PyObject *split(PyObject *self, PyObject *args, PyObject *kwargs) {
     status = comm_split(comm, (int)color, (int)key, &part);
     Py_END_ALLOW_THREADS;
     py_comm_object_release(self);
-    if (status != STATUS_OK) return py_errors_raise(comm_state(self), status);
-    return part == NULL ? Py_NewRef(Py_None) : py_comm_object_wrap(comm_state(self), part);
+    if (status != STATUS_OK) return py_errors_raise(py_module_state_of(self), status);
+    return part == NULL ? Py_NewRef(Py_None) : py_comm_object_wrap(py_module_state_of(self), part);
 }
 
 /* ---- closing ---- */
@@ -242,7 +240,7 @@ static void comm_object_destroy(CommObject *self) {
 static PyObject *close_comm(PyObject *self, PyObject *unused) {
     (void)unused;
     if (((CommObject *)self)->in_use > 0) {
-        PyErr_SetString(comm_state(self)->comm_error,
+        PyErr_SetString(py_module_state_of(self)->comm_error,
                         "close: another thread is using this communicator (abort() ends what it waits for)");
         return NULL;
     }

@@ -4,13 +4,7 @@
 #include "base/memory.h"
 #include "python/comm.h"
 
-static ModuleState *comm_state(PyObject *self) { return py_module_state_of_type(Py_TYPE(self)); }
-
-static Comm *acquire_self(PyObject *self) { return py_comm_object_acquire(comm_state(self), self, "comm"); }
-
-static PyObject *none_or_raise(PyObject *self, Status status) {
-    return status == STATUS_OK ? Py_NewRef(Py_None) : py_errors_raise(comm_state(self), status);
-}
+static Comm *acquire_self(PyObject *self) { return py_comm_object_acquire(py_module_state_of(self), self, "comm"); }
 
 /* ---- bytes ---- */
 
@@ -28,7 +22,7 @@ PyObject *py_comm_barrier(PyObject *self, PyObject *args, PyObject *kwargs) {
     if (status == STATUS_OK) status = comm_end(comm, comm_barrier(comm));
     Py_END_ALLOW_THREADS;
     py_comm_object_release(self);
-    return none_or_raise(self, status);
+    return py_errors_none(py_module_state_of(self), status);
 }
 
 /* In place, on a buffer that has the same size everywhere. */
@@ -41,7 +35,7 @@ static PyObject *broadcast_buffer(PyObject *self, Comm *comm, PyObject *object, 
     if (status == STATUS_OK) status = comm_end(comm, comm_broadcast(comm, root, view.buf, (size_t)view.len));
     Py_END_ALLOW_THREADS;
     PyBuffer_Release(&view);
-    return status == STATUS_OK ? Py_NewRef(object) : py_errors_raise(comm_state(self), status);
+    return status == STATUS_OK ? Py_NewRef(object) : py_errors_raise(py_module_state_of(self), status);
 }
 
 typedef struct Blob {
@@ -68,9 +62,9 @@ static PyObject *broadcast_bytes(PyObject *self, Comm *comm, PyObject *object, i
     status = comm_begin(comm, "broadcast of bytes", seconds);
     if (status == STATUS_OK) status = comm_end(comm, broadcast_blob(comm, root, &blob));
     Py_END_ALLOW_THREADS;
-    if (is_root) return status == STATUS_OK ? Py_NewRef(object) : py_errors_raise(comm_state(self), status);
+    if (is_root) return status == STATUS_OK ? Py_NewRef(object) : py_errors_raise(py_module_state_of(self), status);
     PyObject *result = status == STATUS_OK ? PyBytes_FromStringAndSize((const char *)blob.data, (Py_ssize_t)blob.bytes)
-                                           : py_errors_raise(comm_state(self), status);
+                                           : py_errors_raise(py_module_state_of(self), status);
     memory_free(blob.data);
     return result;
 }
@@ -149,7 +143,8 @@ PyObject *py_comm_allgather(PyObject *self, PyObject *args, PyObject *kwargs) {
     Py_END_ALLOW_THREADS;
     py_comm_object_release(self);
     PyBuffer_Release(&view);
-    PyObject *list = status == STATUS_OK ? list_of_blocks(&gathered) : py_errors_raise(comm_state(self), status);
+    PyObject *list =
+        status == STATUS_OK ? list_of_blocks(&gathered) : py_errors_raise(py_module_state_of(self), status);
     memory_free(gathered.sizes);
     memory_free(gathered.blocks);
     return list;

@@ -39,8 +39,7 @@ static PyObject *select_device(PyObject *module, PyObject *argument) {
     Py_BEGIN_ALLOW_THREADS;
     status = device_select(index > INT32_MAX ? -1 : (int)index);
     Py_END_ALLOW_THREADS;
-    if (status != STATUS_OK) return py_errors_raise(py_module_state(module), status);
-    Py_RETURN_NONE;
+    return py_errors_none(py_module_state(module), status);
 }
 
 static PyObject *free_memory(PyObject *module, PyObject *unused) {

@@ -62,7 +62,7 @@ static PyObject *encoder_run_batch(EncoderObject *self, uint64_t first_index) {
     Py_BEGIN_ALLOW_THREADS;
     status = beton_encoder_run(self->encoder, first_index, self->batch.values, self->batch.count, &chunk);
     Py_END_ALLOW_THREADS;
-    if (status != STATUS_OK) return py_errors_raise(py_module_state_of_type(Py_TYPE(self)), status);
+    if (status != STATUS_OK) return py_errors_raise(py_module_state_of(self), status);
     PyObject *packed = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)beton_chunk_packed_bytes(chunk));
     if (packed == NULL) return NULL;
     unsigned char *bytes = (unsigned char *)PyBytes_AS_STRING(packed);

@@ -143,3 +143,12 @@ PyObject *py_errors_raise(ModuleState *state, Status status) {
     Py_DECREF(exception);
     return NULL;
 }
+
+PyObject *py_errors_none(ModuleState *state, Status status) {
+    return status == STATUS_OK ? Py_NewRef(Py_None) : py_errors_raise(state, status);
+}
+
+int py_errors_check(ModuleState *state, Status status) {
+    if (status != STATUS_OK) py_errors_raise(state, status);
+    return status == STATUS_OK ? 0 : -1;
+}

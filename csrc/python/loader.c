@@ -24,11 +24,6 @@ typedef struct LoaderObject {
     pid_t process;                /* that made it: its threads do not exist in a forked child */
 } LoaderObject;
 
-static PyObject *raise_status(PyObject *self, Status status) {
-    ModuleState *state = py_module_state_of_type(Py_TYPE(self));
-    return state == NULL ? NULL : py_errors_raise(state, status);
-}
-
 /* For calls that keep the GIL. */
 static Loader *opened(LoaderObject *self) {
     if (self->process != getpid()) {
@@ -125,8 +120,7 @@ static PyObject *loader_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
     Py_DECREF(paths);
     memory_free(customs);
     if (status != STATUS_OK) {
-        ModuleState *state = py_module_state_of_type(type);
-        return state == NULL ? NULL : py_errors_raise(state, status);
+        return py_errors_raise(py_module_state_of_type(type), status);
     }
     PyObject *file = PyCapsule_New(reader, NULL, close_file);
     if (file == NULL) {
@@ -147,7 +141,7 @@ static PyObject *prepare_loader(LoaderObject *self, const LoaderConfig *config) 
     Loader *loader = NULL;
     self->busy = true;
     WITHOUT_GIL(self, status = loader_create(config, &loader));
-    if (status != STATUS_OK) return raise_status((PyObject *)self, status);
+    if (status != STATUS_OK) return py_errors_raise(py_module_state_of(self), status);
     self->loader = loader;
     self->device = config->device;
     Py_RETURN_NONE;
@@ -208,7 +202,7 @@ static PyObject *loader_close(LoaderObject *self, PyObject *unused) {
 
 /* (arrays, ids); takes over the caller's reference. */
 static PyObject *wrap_batch(const LoaderObject *self, LoaderBatch *batch) {
-    return py_loader_batch_wrap(py_module_state_of_type(Py_TYPE((PyObject *)self)), self->loader, self->device, batch);
+    return py_loader_batch_wrap(py_module_state_of(self), self->loader, self->device, batch);
 }
 
 /* ---- passes ---- */
@@ -239,8 +233,7 @@ static PyObject *loader_begin_(LoaderObject *self, PyObject *args) {
     if (loader != NULL) WITHOUT_GIL(self, status = loader_begin(loader, &pass));
     if (order != Py_None) py_array_release(&view);
     if (loader == NULL) return NULL;
-    if (status != STATUS_OK) return raise_status((PyObject *)self, status);
-    Py_RETURN_NONE;
+    return py_errors_none(py_module_state_of(self), status);
 }
 
 static Status loader_check_signals(void *context) {
@@ -259,7 +252,7 @@ static PyObject *loader_next_(LoaderObject *self, PyObject *unused) {
     PyThreadState *state = PyEval_SaveThread();
     Status status = loader_next(loader, loader_check_signals, &state, &batch);
     PyEval_RestoreThread(state);
-    PyObject *result = status != STATUS_OK ? raise_status((PyObject *)self, status)
+    PyObject *result = status != STATUS_OK ? py_errors_raise(py_module_state_of(self), status)
                        : batch == NULL     ? Py_NewRef(Py_None)
                                            : wrap_batch(self, batch);
     self->busy = false;
@@ -298,7 +291,7 @@ static PyObject *loader_gather_(LoaderObject *self, PyObject *args) {
         Py_BEGIN_ALLOW_THREADS;
         status = loader_gather(loader, view.data, (size_t)view.elems, (uint32_t)epoch.value, evaluate != 0, &batch);
         Py_END_ALLOW_THREADS;
-        result = status == STATUS_OK ? wrap_batch(self, batch) : raise_status((PyObject *)self, status);
+        result = status == STATUS_OK ? wrap_batch(self, batch) : py_errors_raise(py_module_state_of(self), status);
         self->busy = false;
     }
     py_array_release(&view);
@@ -311,7 +304,7 @@ static PyObject *loader_values(LoaderObject *self, PyObject *args) {
     if (!PyArg_ParseTuple(args, "sO:values", &field, &ids)) return NULL;
     Loader *loader = acquire(self);
     if (loader == NULL) return NULL;
-    PyObject *result = py_loader_read(py_module_state_of_type(Py_TYPE(self)), loader, field, ids);
+    PyObject *result = py_loader_read(py_module_state_of(self), loader, field, ids);
     self->busy = false;
     return result;
 }
@@ -334,7 +327,7 @@ static PyObject *loader_order_(LoaderObject *self, PyObject *args) {
     WITHOUT_GIL(self, status = loader_order(loader, (uint32_t)epoch.value, out));
     if (status == STATUS_OK) return array;
     Py_DECREF(array);
-    return raise_status((PyObject *)self, status);
+    return py_errors_raise(py_module_state_of(self), status);
 }
 
 static PyObject *loader_position_(LoaderObject *self, PyObject *unused) {

@@ -41,8 +41,8 @@ static PyType_Spec batch_spec = {
 };
 
 static BatchObject *new_holder(ModuleState *state) {
-    PyTypeObject *type = state == NULL ? NULL : (PyTypeObject *)state->loader_batch_type;
-    BatchObject *holder = type == NULL ? NULL : (BatchObject *)type->tp_alloc(type, 0);
+    PyTypeObject *type = (PyTypeObject *)state->loader_batch_type;
+    BatchObject *holder = (BatchObject *)type->tp_alloc(type, 0);
     if (holder != NULL) holder->process = getpid();
     return holder;
 }
@@ -137,7 +137,7 @@ static PyObject *batch_read(PyObject *module, PyObject *args) {
     LoaderUpload *upload = ((BatchObject *)owner)->upload;
     if (upload == NULL) Py_RETURN_NONE;
     Status status = announce_read(upload, py_tensor_unchecked(object)->device, stream);
-    return status == STATUS_OK ? Py_NewRef(Py_None) : py_errors_raise(state, status);
+    return py_errors_none(state, status);
 }
 
 static PyMethodDef functions[] = {

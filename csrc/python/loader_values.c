@@ -28,8 +28,7 @@ done:
 
 PyObject *py_loader_read(ModuleState *state, const Loader *loader, const char *field, PyObject *ids) {
     ArrayView view;
-    if (state == NULL || py_array_acquire(ids, "ids", 1u << ARRAY_I64 | 1u << ARRAY_U64, 1, false, &view) < 0)
-        return NULL;
+    if (py_array_acquire(ids, "ids", 1u << ARRAY_I64 | 1u << ARRAY_U64, 1, false, &view) < 0) return NULL;
     PyObject *result = read_values(state, loader, field, &view);
     py_array_release(&view);
     return result;

@@ -85,6 +85,10 @@ ModuleState *py_module_state(PyObject *module) { return PyModule_GetState(module
 
 ModuleState *py_module_state_of_type(PyTypeObject *type) { return PyType_GetModuleState(type); }
 
+ModuleState *py_module_state_of(const void *object) {
+    return py_module_state_of_type(Py_TYPE((PyObject *)(uintptr_t)object));
+}
+
 int py_module_add_type(PyObject *module, PyType_Spec *spec, PyObject **keep) {
     PyObject *type = PyType_FromModuleAndSpec(module, spec, NULL);
     if (type == NULL) return -1;

@@ -17,8 +17,9 @@ typedef struct ModuleState {
 
 ModuleState *py_module_state(PyObject *module);
 
-/* The state of the module that defined a heap type of ours; NULL with an exception set on failure. */
+/* The state of the module that defined a heap type of ours, or that of an object. */
 ModuleState *py_module_state_of_type(PyTypeObject *type);
+ModuleState *py_module_state_of(const void *object);
 
 /* Creates a heap type from its spec and adds it to the module; `keep`, in the module's state, gets it, too, unless that
  * is NULL. 0 or -1. */
@@ -62,5 +63,9 @@ int py_names_add(PyObject *module);
 
 /* errors.c: raises the thread's error record as the Python exception of its code; always NULL. */
 PyObject *py_errors_raise(ModuleState *state, Status status);
+
+/* The same unless the status is STATUS_OK: then None, or 0 instead of -1. */
+PyObject *py_errors_none(ModuleState *state, Status status);
+int py_errors_check(ModuleState *state, Status status);
 
 #endif

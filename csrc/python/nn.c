@@ -94,8 +94,7 @@ static PyObject *model_initialise_method(ModelObject *self, PyObject *seed) {
     if (status == STATUS_OK) status = py_nn_download(self);
     Py_END_ALLOW_THREADS;
     py_nn_leave(self);
-    if (status != STATUS_OK) return py_errors_raise(py_module_state_of_type(Py_TYPE(self)), status);
-    Py_RETURN_NONE;
+    return py_errors_none(py_module_state_of(self), status);
 }
 
 int py_nn_parse_block(PyObject *object, int *out) {

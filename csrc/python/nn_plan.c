@@ -4,10 +4,6 @@
 #include "python/nn.h"
 #include "python/spec.h"
 
-static PyObject *plan_fail(PlanObject *self, Status status) {
-    return py_errors_raise(py_module_state_of_type(Py_TYPE(self)), status);
-}
-
 static PyObject *plan_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
     static char *names[] = {"model", "batch", "height", "width", "training", "keep_all", NULL};
     PyObject *model_in;
@@ -116,7 +112,7 @@ static PyObject *plan_step_method(PlanObject *self, PyObject *args, PyObject *ke
         Status status;
         PLAN_CALL(self, status, nn_plan_step(self->plan, &images, label_view.data, (int)image_view.shape[0], &options));
         py_nn_leave(self->model);
-        result = status == STATUS_OK ? Py_NewRef(Py_None) : plan_fail(self, status);
+        result = py_errors_none(py_module_state_of(self), status);
     }
     py_array_release(&label_view);
 done:
@@ -130,7 +126,7 @@ static PyObject *plan_take_totals_method(PlanObject *self, PyObject *unused) {
     if (py_nn_enter(self->model) < 0) return NULL;
     Status status = nn_plan_take_totals(self->plan, &totals);
     py_nn_leave(self->model);
-    if (status != STATUS_OK) return plan_fail(self, status);
+    if (status != STATUS_OK) return py_errors_raise(py_module_state_of(self), status);
     return Py_BuildValue("(dLL)", totals.loss, (long long)totals.correct, (long long)totals.images);
 }
 
@@ -156,7 +152,7 @@ static PyObject *plan_evaluate_method(PlanObject *self, PyObject *args, PyObject
         PLAN_CALL(self, status, nn_plan_evaluate(self->plan, &images, count, to));
         if (status != STATUS_OK) {
             Py_CLEAR(logits);
-            plan_fail(self, status);
+            py_errors_raise(py_module_state_of(self), status);
         }
     }
     py_nn_leave(self->model);
@@ -176,7 +172,7 @@ static PyObject *plan_forward_method(PlanObject *self, PyObject *args, PyObject 
     if (status == STATUS_OK) {
         PLAN_CALL(self, status, nn_plan_forward(self->plan, &images, (int)view.shape[0]));
         py_nn_leave(self->model);
-        if (status != STATUS_OK) plan_fail(self, status);
+        if (status != STATUS_OK) py_errors_raise(py_module_state_of(self), status);
     }
     py_array_release(&view);
     return status == STATUS_OK ? Py_NewRef(Py_None) : NULL;
@@ -190,7 +186,7 @@ static PyObject *plan_backward_method(PlanObject *self, PyObject *args, PyObject
     int64_t shape[3];
     if (!PyArg_ParseTupleAndKeywords(args, keywords, "O|i", names, &gradient, &first_block)) return NULL;
     Status status = nn_plan_shape(self->plan, nn_model_desc(self->model->model)->count - 1, shape);
-    if (status != STATUS_OK) return plan_fail(self, status);
+    if (status != STATUS_OK) return py_errors_raise(py_module_state_of(self), status);
     if (py_array_acquire(gradient, "output_gradient", 1u << ARRAY_F32, 4, false, &view) < 0) return NULL;
     status = STATUS_INTERRUPTED;
     if (view.shape[1] != shape[0] || view.shape[2] != shape[1] || view.shape[3] != shape[2]) {
@@ -199,7 +195,7 @@ static PyObject *plan_backward_method(PlanObject *self, PyObject *args, PyObject
     } else if (py_nn_enter(self->model) == 0) {
         PLAN_CALL(self, status, nn_plan_backward(self->plan, view.data, (int)view.shape[0], first_block));
         py_nn_leave(self->model);
-        if (status != STATUS_OK) plan_fail(self, status);
+        if (status != STATUS_OK) py_errors_raise(py_module_state_of(self), status);
     }
     py_array_release(&view);
     return status == STATUS_OK ? Py_NewRef(Py_None) : NULL;
@@ -210,7 +206,7 @@ static PyObject *plan_read_method(PlanObject *self, PyObject *args) {
     int64_t shape[4];
     if (!PyArg_ParseTuple(args, "i|p", &node, &gradient)) return NULL;
     Status status = nn_plan_shape(self->plan, node, shape + 1);
-    if (status != STATUS_OK) return plan_fail(self, status);
+    if (status != STATUS_OK) return py_errors_raise(py_module_state_of(self), status);
     if (py_nn_enter(self->model) < 0) return NULL;
     shape[0] = nn_plan_count(self->plan);
     PyObject *array = py_array_new(ARRAY_F32, 4, shape);
@@ -221,7 +217,7 @@ static PyObject *plan_read_method(PlanObject *self, PyObject *args) {
     py_nn_leave(self->model);
     if (status == STATUS_OK) return array;
     Py_DECREF(array);
-    return plan_fail(self, status);
+    return py_errors_raise(py_module_state_of(self), status);
 }
 
 static PyObject *plan_shape_method(PlanObject *self, PyObject *node) {
@@ -229,7 +225,7 @@ static PyObject *plan_shape_method(PlanObject *self, PyObject *node) {
     uint64_t index;
     if (py_arguments_whole(node, "node", INT64_MIN, INT64_MAX, &index) < 0) return NULL;
     Status status = nn_plan_shape(self->plan, index < NN_MAX_NODES ? (int)index : NN_MAX_NODES, shape);
-    if (status != STATUS_OK) return plan_fail(self, status);
+    if (status != STATUS_OK) return py_errors_raise(py_module_state_of(self), status);
     return Py_BuildValue("(LLL)", (long long)shape[0], (long long)shape[1], (long long)shape[2]);
 }
 
@@ -238,7 +234,7 @@ static PyObject *plan_profile_begin_method(PlanObject *self, PyObject *unused) {
     if (py_nn_enter(self->model) < 0) return NULL;
     Status status = nn_plan_profile_begin(self->plan);
     py_nn_leave(self->model);
-    return status == STATUS_OK ? Py_NewRef(Py_None) : plan_fail(self, status);
+    return py_errors_none(py_module_state_of(self), status);
 }
 
 static PyObject *plan_profile_end_method(PlanObject *self, PyObject *unused) {
@@ -250,7 +246,7 @@ static PyObject *plan_profile_end_method(PlanObject *self, PyObject *unused) {
     PyObject *list = times == NULL ? PyErr_NoMemory() : NULL;
     Status status = times == NULL ? STATUS_OK : nn_plan_profile_end(self->plan, times, &count);
     py_nn_leave(self->model);
-    if (status != STATUS_OK) plan_fail(self, status);
+    if (status != STATUS_OK) py_errors_raise(py_module_state_of(self), status);
     if (times != NULL && status == STATUS_OK) list = PyList_New(count);
     for (int i = 0; list != NULL && i < count; i++) {
         PyObject *item = Py_BuildValue("(sid)", times[i].pass, times[i].node, times[i].seconds);

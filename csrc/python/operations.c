@@ -299,7 +299,7 @@ static PyObject *check_operation(PyObject *module, PyObject *args) {
     own.op.normalized = true; /* its place is not known yet: a fill in any units */
     Status status = augment_op_check(&own.op, (AugmentFormat){0});
     Py_DECREF(own.keep);
-    return status == STATUS_OK ? Py_NewRef(Py_None) : py_errors_raise(py_module_state(module), status);
+    return py_errors_none(py_module_state(module), status);
 }
 
 static PyMethodDef functions[] = {

@@ -149,8 +149,7 @@ static int optimizer_enter(OptimizerObject *self) {
 
 static PyObject *optimizer_leave(OptimizerObject *self, Status status) {
     self->busy = false;
-    if (status != STATUS_OK) return py_errors_raise(py_module_state_of_type(Py_TYPE(self)), status);
-    Py_RETURN_NONE;
+    return py_errors_none(py_module_state_of(self), status);
 }
 
 static Status run_step(OptimizerObject *self, const OptimRate *rates) {
@@ -212,7 +211,7 @@ static PyObject *optimizer_load_rates(OptimizerObject *self, PyObject *table) {
     result = optimizer_leave(self, status);
     status = STATUS_OK;
 done:
-    if (status != STATUS_OK) py_errors_raise(py_module_state_of_type(Py_TYPE(self)), status);
+    if (status != STATUS_OK) py_errors_raise(py_module_state_of(self), status);
     memory_free(rates);
     Py_DECREF(tuple);
     return result;

@@ -34,9 +34,7 @@ static const SpecTable random_table = {"quantize",
 int py_quant_spec_parse(PyObject *module, PyObject *dict, QuantSpec *spec) {
     if (py_spec_fill(&quant_table, dict, NULL, spec) < 0) return -1;
     Status status = quantize_check(spec);
-    if (status == STATUS_OK) return 0;
-    py_errors_raise(py_module_state(module), status);
-    return -1;
+    return py_errors_check(py_module_state(module), status);
 }
 
 int py_quant_random_parse(PyObject *dict, QuantRandom *random) {
@@ -96,8 +94,7 @@ static PyObject *finish_job(PyObject *module, const Job *job, int threads) {
     } else {
         status = quantize_run_job(job, 1);
     }
-    if (status != STATUS_OK) return py_errors_raise(py_module_state(module), status);
-    Py_RETURN_NONE;
+    return py_errors_none(py_module_state(module), status);
 }
 
 static int check_wire(const QuantSpec *spec, int64_t elems, const ArrayView *wire) {

@@ -21,8 +21,6 @@ _Static_assert((int)BETON_DTYPES == (int)ARRAY_TYPES && (int)BETON_BOOL == (int)
                    (int)BETON_C128 == (int)ARRAY_C128,
                "BetonDtype and ArrayType differ");
 
-static ModuleState *reader_state(FileObject *self) { return py_module_state_of_type(Py_TYPE(self)); }
-
 static PyObject *file_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     static char *names[] = {"path", "custom", NULL};
     PyObject *path, *specs = NULL;
@@ -41,7 +39,7 @@ static PyObject *file_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) 
     status = beton_reader_open(name, customs, count, &self->reader);
     Py_END_ALLOW_THREADS;
     if (status != STATUS_OK) {
-        py_errors_raise(reader_state(self), status);
+        py_errors_raise(py_module_state_of(self), status);
         Py_CLEAR(self);
     }
 done:
@@ -151,7 +149,7 @@ static Status decode_image(const BetonImage *image, bool fast, uint8_t *pixels) 
 static PyObject *image_value(FileObject *self, size_t field, uint64_t sample, bool view, bool fast) {
     BetonImage image;
     Status status = beton_reader_image(self->reader, field, sample, &image);
-    if (status != STATUS_OK) return py_errors_raise(reader_state(self), status);
+    if (status != STATUS_OK) return py_errors_raise(py_module_state_of(self), status);
     const int64_t shape[] = {image.height, image.width, 3};
     if (image.mode == BETON_IMAGE_RAW) return array_of(self, ARRAY_U8, 3, shape, &image.region, view);
     PyObject *array = NULL;
@@ -169,7 +167,7 @@ static PyObject *image_value(FileObject *self, size_t field, uint64_t sample, bo
     error_at_offset(status, (int64_t)image.region.offset);
     error_at_sample(status, (int64_t)sample);
     error_at_field(status, beton_reader_field(self->reader, field)->name);
-    return py_errors_raise(reader_state(self), error_at_path(status, beton_reader_path(self->reader)));
+    return py_errors_raise(py_module_state_of(self), error_at_path(status, beton_reader_path(self->reader)));
 }
 
 /* A copy of a region, which may have to be read from the disk. */
@@ -197,7 +195,7 @@ static PyObject *custom_value(FileObject *self, size_t index, uint64_t sample) {
     BetonRegion region = {0};
     Status status = beton_reader_column(self->reader, index, &column);
     if (status == STATUS_OK && field->has_data) status = beton_reader_region(self->reader, index, sample, &region);
-    if (status != STATUS_OK) return py_errors_raise(reader_state(self), status);
+    if (status != STATUS_OK) return py_errors_raise(py_module_state_of(self), status);
     PyObject *data = field->has_data ? region_bytes(&region) : Py_NewRef(Py_None);
     return Py_BuildValue("(y#N)", (const char *)column.data + sample * column.stride, (Py_ssize_t)field->record_bytes,
                          data);
@@ -212,17 +210,17 @@ static PyObject *reader_value(FileObject *self, size_t index, uint64_t sample, b
     switch (field->kind) {
     case BETON_INT:
         status = beton_reader_int(self->reader, index, sample, &integer);
-        return status == STATUS_OK ? PyLong_FromLongLong(integer) : py_errors_raise(reader_state(self), status);
+        return status == STATUS_OK ? PyLong_FromLongLong(integer) : py_errors_raise(py_module_state_of(self), status);
     case BETON_FLOAT:
         status = beton_reader_float(self->reader, index, sample, &number);
-        return status == STATUS_OK ? PyFloat_FromDouble(number) : py_errors_raise(reader_state(self), status);
+        return status == STATUS_OK ? PyFloat_FromDouble(number) : py_errors_raise(py_module_state_of(self), status);
     case BETON_IMAGE:
         return image_value(self, index, sample, view, fast);
     case BETON_CUSTOM:
         return custom_value(self, index, sample);
     default:
         status = beton_reader_region(self->reader, index, sample, &region);
-        if (status != STATUS_OK) return py_errors_raise(reader_state(self), status);
+        if (status != STATUS_OK) return py_errors_raise(py_module_state_of(self), status);
         return region_value(self, field, &region, view);
     }
 }
@@ -244,7 +242,7 @@ static int check_indices(FileObject *self, Py_ssize_t field, uint64_t sample) {
     }
     /* before any byte is touched: a file that is complete again later can then still be read */
     Status status = beton_reader_check_length(self->reader);
-    if (status != STATUS_OK) py_errors_raise(reader_state(self), status);
+    if (status != STATUS_OK) py_errors_raise(py_module_state_of(self), status);
     return status == STATUS_OK ? 0 : -1;
 }
 
@@ -255,7 +253,7 @@ static PyObject *reader_leave(FileObject *self, const Guard *guard, PyObject *re
     if (status == STATUS_OK) return result;
     Py_XDECREF(result);
     PyErr_Clear();
-    return py_errors_raise(reader_state(self), status);
+    return py_errors_raise(py_module_state_of(self), status);
 }
 
 static PyObject *value(FileObject *self, PyObject *args, PyObject *kwargs) {
@@ -277,7 +275,7 @@ static PyObject *value(FileObject *self, PyObject *args, PyObject *kwargs) {
 static PyObject *stored_of(FileObject *self, size_t field, uint64_t sample) {
     BetonImage image;
     Status status = beton_reader_image(self->reader, field, sample, &image);
-    if (status != STATUS_OK) return py_errors_raise(reader_state(self), status);
+    if (status != STATUS_OK) return py_errors_raise(py_module_state_of(self), status);
     return Py_BuildValue("(sIIN)", image.mode == BETON_IMAGE_RAW ? "raw" : "jpg", image.width, image.height,
                          region_bytes(&image.region));
 }
@@ -319,7 +317,7 @@ static PyObject *column(FileObject *self, PyObject *args) {
     Py_END_ALLOW_THREADS;
     if (status == STATUS_OK) return array;
     Py_DECREF(array);
-    return py_errors_raise(reader_state(self), status);
+    return py_errors_raise(py_module_state_of(self), status);
 }
 
 static PyObject *sample_span(FileObject *self, PyObject *args) {
@@ -333,7 +331,7 @@ static PyObject *sample_span(FileObject *self, PyObject *args) {
     beton_reader_enter(self->reader, &guard);
     Status status =
         beton_reader_leave(self->reader, &guard, beton_reader_sample_span(self->reader, sample.value, &span));
-    if (status != STATUS_OK) return py_errors_raise(reader_state(self), status);
+    if (status != STATUS_OK) return py_errors_raise(py_module_state_of(self), status);
     return Py_BuildValue("(KK)", (unsigned long long)span.begin, (unsigned long long)span.end);
 }
 
@@ -367,7 +365,7 @@ static PyObject *verify(FileObject *self, PyObject *args, PyObject *kwargs) {
     Py_BEGIN_ALLOW_THREADS;
     status = beton_reader_verify(self->reader, first.value, last.value, &options, &report);
     Py_END_ALLOW_THREADS;
-    if (status != STATUS_OK) return py_errors_raise(reader_state(self), status);
+    if (status != STATUS_OK) return py_errors_raise(py_module_state_of(self), status);
     PyObject *problems = report_list(&report);
     PyObject *result =
         problems == NULL

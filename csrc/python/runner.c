@@ -23,10 +23,6 @@ static int ready(const RunnerObject *self) {
     return -1;
 }
 
-static PyObject *runner_finish(RunnerObject *self, Status status) {
-    return status == STATUS_OK ? Py_NewRef(Py_None) : py_trainer_raise(self->trainer, status);
-}
-
 /* Around what runs without the GIL, after the arguments have been parsed; 0, or -1 with an exception. */
 static int runner_object_enter(RunnerObject *self) { return ready(self) < 0 ? -1 : py_trainer_enter(self->trainer); }
 static void runner_object_leave(RunnerObject *self) { py_trainer_leave(self->trainer); }
@@ -129,7 +125,7 @@ static PyObject *begin_method(RunnerObject *self, PyObject *args) {
     status = train_runner_begin_load(self->runner, set, count);
     Py_END_ALLOW_THREADS;
     runner_object_leave(self);
-    return runner_finish(self, status);
+    return py_errors_none(py_module_state_of(self), status);
 }
 
 /* Images uint8 (N, side, side, 3), labels and numbers int64 (N,). */
@@ -156,7 +152,7 @@ static PyObject *put_arrays(RunnerObject *self, TrainSet set, const ArrayView *i
     status = train_runner_put(self->runner, set, images->data, labels->data, ids->data, images->shape[0]);
     Py_END_ALLOW_THREADS;
     runner_object_leave(self);
-    return runner_finish(self, status);
+    return py_errors_none(py_module_state_of(self), status);
 }
 
 static PyObject *put_method(RunnerObject *self, PyObject *args) {
@@ -188,7 +184,7 @@ static PyObject *drop_method(RunnerObject *self, PyObject *args) {
     status = train_runner_drop(self->runner, set);
     Py_END_ALLOW_THREADS;
     runner_object_leave(self);
-    return runner_finish(self, status);
+    return py_errors_none(py_module_state_of(self), status);
 }
 
 static PyObject *whiten_method(RunnerObject *self, PyObject *args) {
@@ -203,7 +199,7 @@ static PyObject *whiten_method(RunnerObject *self, PyObject *args) {
     status = train_runner_whiten(self->runner, set, count, epsilon);
     Py_END_ALLOW_THREADS;
     runner_object_leave(self);
-    return runner_finish(self, status);
+    return py_errors_none(py_module_state_of(self), status);
 }
 
 /* ---- runs ---- */
@@ -293,7 +289,7 @@ static PyObject *run_method(RunnerObject *self, PyObject *args) {
     TrainerStep *steps = NULL;
     Status status = STATUS_OK;
     if (!PyArg_ParseTuple(args, "OO&OO", &source, py_arguments_number, &epoch, &records, &losses)) return NULL;
-    if (acquire_run(py_module_state_of_type(Py_TYPE(self)), source, records, losses, &arrays) < 0) return NULL;
+    if (acquire_run(py_module_state_of(self), source, records, losses, &arrays) < 0) return NULL;
     int64_t count = count_steps(self->trainer, &arrays);
     if (count >= 0 && (steps = PyMem_Calloc((size_t)count + 1, sizeof *steps)) == NULL) PyErr_NoMemory();
     if (steps != NULL && runner_object_enter(self) == 0) {
@@ -303,7 +299,7 @@ static PyObject *run_method(RunnerObject *self, PyObject *args) {
         Py_END_ALLOW_THREADS;
         runner_object_leave(self);
         write_records(steps, done, arrays.records.data);
-        result = runner_finish(self, status);
+        result = py_errors_none(py_module_state_of(self), status);
     }
     release_run(&arrays);
     PyMem_Free(steps);
@@ -339,7 +335,7 @@ static PyObject *evaluate_method(RunnerObject *self, PyObject *args) {
     if (chosen) py_array_release(&positions);
     if (status == STATUS_OK) return out;
     Py_XDECREF(out);
-    return py_trainer_raise(self->trainer, status);
+    return py_errors_raise(py_module_state_of(self), status);
 }
 
 static PyObject *evaluate_fed_method(RunnerObject *self, PyObject *args) {
@@ -350,7 +346,7 @@ static PyObject *evaluate_fed_method(RunnerObject *self, PyObject *args) {
     if (!PyArg_ParseTuple(args, "OLO", &loader_in, &count, &views_in)) return NULL;
     int view_count = py_trainer_parse_views(views_in, views);
     if (view_count < 0) return NULL;
-    Loader *loader = py_loader_object_acquire(py_module_state_of_type(Py_TYPE(self)), loader_in);
+    Loader *loader = py_loader_object_acquire(py_module_state_of(self), loader_in);
     if (loader == NULL) return NULL;
     const int64_t shape[2] = {count < 0 ? 0 : count, self->trainer->classes};
     logits = py_array_new(ARRAY_F32, 2, shape);
@@ -368,7 +364,7 @@ static PyObject *evaluate_fed_method(RunnerObject *self, PyObject *args) {
     if (made && status == STATUS_OK) return Py_BuildValue("NN", logits, labels);
     Py_XDECREF(logits);
     Py_XDECREF(labels);
-    return made ? py_trainer_raise(self->trainer, status) : NULL;
+    return made ? py_errors_raise(py_module_state_of(self), status) : NULL;
 }
 
 static PyObject *look_method(RunnerObject *self, PyObject *args) {
@@ -377,7 +373,7 @@ static PyObject *look_method(RunnerObject *self, PyObject *args) {
     SourceArgument from;
     Status status = STATUS_OK;
     if (!PyArg_ParseTuple(args, "OO&", &source, py_arguments_number, &epoch)) return NULL;
-    if (acquire_source(py_module_state_of_type(Py_TYPE(self)), source, &from) < 0) return NULL;
+    if (acquire_source(py_module_state_of(self), source, &from) < 0) return NULL;
     int64_t batch = self->trainer->batch, given = from.loader != NULL ? batch : from.positions.elems;
     const int64_t shape[4] = {given > batch ? batch + 1 : given, self->trainer->side, self->trainer->side, 3};
     images = py_array_new(ARRAY_U8, 4, shape);
@@ -395,13 +391,13 @@ static PyObject *look_method(RunnerObject *self, PyObject *args) {
     if (made && status == STATUS_OK) return Py_BuildValue("NN", images, labels);
     Py_XDECREF(images);
     Py_XDECREF(labels);
-    return made ? py_trainer_raise(self->trainer, status) : NULL;
+    return made ? py_errors_raise(py_module_state_of(self), status) : NULL;
 }
 
 static PyObject *restart_method(RunnerObject *self, PyObject *seed_in) {
     uint64_t seed;
     if (py_arguments_whole(seed_in, "seed", 0, UINT64_MAX, &seed) < 0 || ready(self) < 0) return NULL;
-    return runner_finish(self, train_runner_restart(self->runner, seed));
+    return py_errors_none(py_module_state_of(self), train_runner_restart(self->runner, seed));
 }
 
 static PyObject *seconds_method(RunnerObject *self, PyObject *unused) {
@@ -409,7 +405,7 @@ static PyObject *seconds_method(RunnerObject *self, PyObject *unused) {
     double seconds = 0;
     if (ready(self) < 0) return NULL;
     Status status = train_runner_take_seconds(self->runner, &seconds);
-    return status == STATUS_OK ? PyFloat_FromDouble(seconds) : py_trainer_raise(self->trainer, status);
+    return status == STATUS_OK ? PyFloat_FromDouble(seconds) : py_errors_raise(py_module_state_of(self), status);
 }
 
 static PyObject *graphs_method(RunnerObject *self, PyObject *unused) {

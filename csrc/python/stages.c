@@ -21,10 +21,6 @@ static int stage_of(const char *name, AllreduceStage *out) {
     return -1;
 }
 
-static PyObject *stage_raise(PyObject *plan, Status status) {
-    return py_errors_raise(py_module_state_of_type(Py_TYPE(plan)), status);
-}
-
 static PyObject *sizes_of(const Allreduce *allreduce, AllreduceStage stage, const AllreduceMessages *messages) {
     PyObject *sizes = PyTuple_New(messages->members);
     for (int m = 0; sizes != NULL && m < messages->members; m++) {
@@ -47,7 +43,8 @@ PyObject *py_stages_messages(PyObject *plan, PyObject *args) {
     Allreduce *allreduce = py_allreduce_acquire(plan, &types);
     if (allreduce == NULL) return NULL;
     Status status = allreduce_stage_messages(allreduce, stage, &messages);
-    PyObject *sizes = status == STATUS_OK ? sizes_of(allreduce, stage, &messages) : stage_raise(plan, status);
+    PyObject *sizes =
+        status == STATUS_OK ? sizes_of(allreduce, stage, &messages) : py_errors_raise(py_module_state_of(plan), status);
     py_allreduce_release(plan);
     if (sizes == NULL) return NULL;
     return Py_BuildValue("(iNKK)", messages.me, sizes, (unsigned long long)messages.from_each,
@@ -70,7 +67,7 @@ static PyObject *step_end(Step *step, Status status, bool failed) {
     if (step->has_result) py_array_release(&step->result);
     py_allreduce_release(step->plan);
     if (failed) return NULL;
-    return status == STATUS_OK ? Py_NewRef(Py_None) : stage_raise(step->plan, status);
+    return py_errors_none(py_module_state_of(step->plan), status);
 }
 
 /* 0, or -1 with an exception set. */
@@ -183,7 +180,7 @@ PyObject *py_stages_space(PyObject *plan, PyObject *unused) {
     if (allreduce == NULL) return NULL;
     Status status = allreduce_external_space(allreduce, &space);
     py_allreduce_release(plan);
-    if (status != STATUS_OK) return stage_raise(plan, status);
+    if (status != STATUS_OK) return py_errors_raise(py_module_state_of(plan), status);
     return Py_BuildValue("(Kii)", (unsigned long long)space.region_bytes, space.rows, space.outgoing);
 }
 
@@ -191,7 +188,7 @@ PyObject *py_stages_space(PyObject *plan, PyObject *unused) {
 static const PyTensor *tensor_on(PyObject *plan, PyObject *object, const char *argument, AllreduceType type,
                                  uint64_t elems) {
     const AllreduceObject *self = (const AllreduceObject *)plan;
-    const PyTensor *tensor = py_tensor_of(py_module_state_of_type(Py_TYPE(plan)), object, argument);
+    const PyTensor *tensor = py_tensor_of(py_module_state_of(plan), object, argument);
     if (tensor == NULL) return NULL;
     bool fits = tensor->device == self->device && tensor->contiguous && tensor->writable && tensor->type == type;
     if (fits && (uint64_t)tensor->elems == elems) return tensor;
@@ -228,7 +225,7 @@ PyObject *py_stages_bind(PyObject *plan, PyObject *args) {
         Py_END_ALLOW_THREADS;
     }
     if (status == STATUS_OK) Py_XSETREF(self->message_tensors, PyTuple_Pack(2, window, outgoing));
-    result = status == STATUS_OK ? Py_NewRef(Py_None) : stage_raise(plan, status);
+    result = py_errors_none(py_module_state_of(plan), status);
 done:
     py_allreduce_release(plan);
     return result;
@@ -274,7 +271,7 @@ PyObject *py_stages_step(PyObject *plan, PyObject *args) {
         Py_BEGIN_ALLOW_THREADS;
         status = step_on_device(self, allreduce, step, tensor->data, stream);
         Py_END_ALLOW_THREADS;
-        result = status == STATUS_OK ? Py_NewRef(Py_None) : stage_raise(plan, status);
+        result = py_errors_none(py_module_state_of(plan), status);
     }
     py_allreduce_release(plan);
     return result;

@@ -67,10 +67,7 @@ static int check_device(ModuleState *state, const PyTensor *tensor, uint64_t byt
     for (int i = 0; i < 2; i++) {
         int found = -1;
         Status status = device_locate(ends[i], &found);
-        if (status != STATUS_OK) {
-            py_errors_raise(state, status);
-            return -1;
-        }
+        if (py_errors_check(state, status) < 0) return -1;
         if (found == tensor->device) continue;
         if (found < 0) {
             PyErr_Format(PyExc_ValueError, "an array claims to be on GPU %d at %p, where no GPU has memory",
@@ -218,7 +215,7 @@ static int fill_extent(PyObject *item, void *out) {
 
 static PyObject *tensor_reshape(PyObject *object, PyObject *shape) {
     TensorObject *self = (TensorObject *)object;
-    ModuleState *state = py_module_state_of_type(Py_TYPE(object));
+    ModuleState *state = py_module_state_of(object);
     PyTensor now = self->tensor;
     now.ndim = py_arguments_fill(shape, "dimensions", 0, ARRAY_MAX_DIMS, fill_extent, now.shape, sizeof *now.shape);
     now.device = -1; /* where the memory is has been checked, but not whether the shape fits */
@@ -245,7 +242,7 @@ static PyObject *tensor_view(PyObject *object, PyObject *dtype) {
                      allreduce_type_name(type));
         return NULL;
     }
-    return py_tensor_over(py_module_state_of_type(Py_TYPE(object)), &now, self->ready, object);
+    return py_tensor_over(py_module_state_of(object), &now, self->ready, object);
 }
 
 /* The device is whichever GPU the address is on. */
@@ -266,10 +263,7 @@ static int fill_from_address(ModuleState *state, TensorObject *self, PyObject *s
     }
     Status status = device_locate(tensor->data, &tensor->device);
     if (status == STATUS_OK && tensor->device < 0 && tensor->data == NULL) status = device_current(&tensor->device);
-    if (status != STATUS_OK) {
-        py_errors_raise(state, status);
-        return -1;
-    }
+    if (py_errors_check(state, status) < 0) return -1;
     if (tensor->device < 0) {
         PyErr_Format(PyExc_ValueError, "an array claims to be on a GPU at %p, where no GPU has memory", tensor->data);
         return -1;
@@ -338,7 +332,7 @@ static PyObject *tensor_copy(PyObject *object, PyObject *args, PyObject *kwargs)
         PyErr_SetString(PyExc_ValueError, "an array that is not in C order cannot be copied");
         return NULL;
     }
-    ModuleState *state = py_module_state_of_type(Py_TYPE(object));
+    ModuleState *state = py_module_state_of(object);
     TensorObject *copy = new_tensor(state);
     if (copy == NULL) return NULL;
     copy->tensor = *from;
@@ -370,7 +364,7 @@ static PyObject *tensor_made_on(PyObject *object, PyObject *number) {
         status = device_event_record(self->ready, stream);
         py_tensor_device_leave(&guard);
     }
-    return status == STATUS_OK ? Py_NewRef(Py_None) : py_errors_raise(py_module_state_of_type(Py_TYPE(object)), status);
+    return py_errors_none(py_module_state_of(object), status);
 }
 
 /* Whether an argument asks for version 1 or later. */
@@ -392,9 +386,7 @@ static int let_stream_wait(TensorObject *self, DeviceStream *stream) {
         status = device_stream_wait(stream, self->ready);
         py_tensor_device_leave(&guard);
     }
-    if (status == STATUS_OK) return 0;
-    py_errors_raise(py_module_state_of_type(Py_TYPE((PyObject *)self)), status);
-    return -1;
+    return py_errors_check(py_module_state_of(self), status);
 }
 
 /* The consumer's stream: -1 if none has to wait, None for the default stream. */

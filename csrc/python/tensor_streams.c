@@ -50,7 +50,7 @@ static PyObject *device_order(PyObject *module, PyObject *args) {
         return NULL;
     }
     Status status = order_streams((int)device.value, later, earlier);
-    return status == STATUS_OK ? Py_NewRef(Py_None) : py_errors_raise(py_module_state(module), status);
+    return py_errors_none(py_module_state(module), status);
 }
 
 static PyMethodDef functions[] = {

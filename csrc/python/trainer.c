@@ -46,10 +46,6 @@ int py_trainer_enter(TrainerObject *self) {
 
 void py_trainer_leave(TrainerObject *self) { self->model_object->busy = false; }
 
-PyObject *py_trainer_raise(TrainerObject *self, Status status) {
-    return py_errors_raise(py_module_state_of_type(Py_TYPE(self)), status);
-}
-
 /* --- construction ----------------------------------------------------------------------------------------------- */
 
 static Status trainer_check_signals(void *context) {
@@ -64,7 +60,7 @@ static int make_allreduce(TrainerObject *self, PyObject *comm_object, const Trai
                           TrainerConfig *config) {
     AllreduceOptions options = reduction->options;
     int first_blocks[TRAINER_MAX_PHASES];
-    ModuleState *state = py_module_state_of_type(Py_TYPE(self));
+    ModuleState *state = py_module_state_of(self);
     options.op = config->reduction == LOSS_SUM ? ALLREDUCE_SUM : ALLREDUCE_AVERAGE;
     for (int i = 0; i < config->phase_count; i++) first_blocks[i] = config->phases[i].first_block;
     Comm *comm = py_comm_object_acquire(state, comm_object, "comm");
@@ -75,10 +71,7 @@ static int make_allreduce(TrainerObject *self, PyObject *comm_object, const Trai
     status = trainer_allreduce_create(comm, self->model, &options, reduction->layers, reduction->layer_count,
                                       first_blocks, config->phase_count, &self->allreduce);
     Py_END_ALLOW_THREADS;
-    if (status != STATUS_OK) {
-        py_errors_raise(state, status);
-        return -1;
-    }
+    if (py_errors_check(state, status) < 0) return -1;
     config->allreduce = self->allreduce;
     return 0;
 }
@@ -95,7 +88,7 @@ static int reduce_by(TrainerObject *self, PyObject *comm, PyObject *dict, Traine
 static int trainer_fill(TrainerObject *self, PyObject *args, PyObject *keywords) {
     PyObject *model, *comm, *reduction;
     TrainerSettings settings;
-    ModuleState *state = py_module_state_of_type(Py_TYPE(self));
+    ModuleState *state = py_module_state_of(self);
     if (!PyArg_ParseTuple(args, "OOO:Trainer", &model, &comm, &reduction)) return -1;
     if (py_trainer_parse_settings(keywords, &settings) < 0) return -1;
     TrainerConfig *config = &settings.config;
@@ -114,9 +107,7 @@ static int trainer_fill(TrainerObject *self, PyObject *args, PyObject *keywords)
     self->classes = desc->nodes[desc->count - 1].out_channels;
     if (comm != Py_None && reduce_by(self, comm, reduction, config) < 0) return -1;
     Status status = trainer_create(config, self->model, &self->trainer);
-    if (status == STATUS_OK) return 0;
-    py_errors_raise(state, status);
-    return -1;
+    return py_errors_check(state, status);
 }
 
 static PyObject *trainer_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
@@ -158,7 +149,7 @@ static PyObject *trainer_hash_method(TrainerObject *self, PyObject *unused) {
     status = trainer_hash(self->trainer, &hash);
     Py_END_ALLOW_THREADS;
     py_trainer_leave(self);
-    if (status != STATUS_OK) return py_trainer_raise(self, status);
+    if (status != STATUS_OK) return py_errors_raise(py_module_state_of(self), status);
     return PyLong_FromUnsignedLongLong(hash);
 }
 
@@ -214,9 +205,7 @@ static int set_step(TrainerObject *self, PyObject *value, void *unused) {
     if (py_arguments_whole(value == NULL ? Py_None : value, "step", 0, INT64_MAX, &step) < 0) return -1;
     if (py_trainer_ready(self) < 0) return -1;
     Status status = trainer_set_step(self->trainer, (int64_t)step);
-    if (status == STATUS_OK) return 0;
-    py_trainer_raise(self, status);
-    return -1;
+    return py_errors_check(py_module_state_of(self), status);
 }
 
 static PyObject *get_optimizer_flops(TrainerObject *self, void *unused) {

@@ -33,9 +33,6 @@ int py_trainer_ready(const TrainerObject *self);
 int py_trainer_enter(TrainerObject *self);
 void py_trainer_leave(TrainerObject *self);
 
-/* Raises the thread's error record; always NULL. */
-PyObject *py_trainer_raise(TrainerObject *self, Status status);
-
 /* Reads a sequence of (dy, dx, mirror, weight); the count, or -1 with an exception. */
 int py_trainer_parse_views(PyObject *sequence, TrainerView views[TRAINER_MAX_VIEWS]);
 

@@ -47,7 +47,7 @@ static PyObject *copy_of(TrainerObject *self, const Buffer *buffer) {
     Py_END_ALLOW_THREADS;
     if (status == STATUS_OK) return out;
     Py_DECREF(out);
-    return py_trainer_raise(self, status);
+    return py_errors_raise(py_module_state_of(self), status);
 }
 
 /* The residual of error feedback, which the allreduce keeps; None without. */
@@ -59,7 +59,7 @@ static PyObject *copy_of_residual(TrainerObject *self) {
     Status status = allreduce_residual_copy(self->allreduce, py_array_data(out));
     if (status == STATUS_OK) return out;
     Py_DECREF(out);
-    return py_trainer_raise(self, status);
+    return py_errors_raise(py_module_state_of(self), status);
 }
 
 PyObject *py_trainer_read(TrainerObject *self, PyObject *name_in) {
@@ -82,7 +82,7 @@ static PyObject *fill_residual(TrainerObject *self, const ArrayView *view) {
         return NULL;
     }
     Status status = allreduce_restore(self->allreduce, view->data, view->elems);
-    return status == STATUS_OK ? Py_NewRef(Py_None) : py_trainer_raise(self, status);
+    return py_errors_none(py_module_state_of(self), status);
 }
 
 static PyObject *state_fill(TrainerObject *self, const char *name, const ArrayView *view) {
@@ -100,7 +100,7 @@ static PyObject *state_fill(TrainerObject *self, const char *name, const ArrayVi
     else
         memcpy(buffer.data, view->data, buffer.elems * sizeof(float));
     Py_END_ALLOW_THREADS;
-    return status == STATUS_OK ? Py_NewRef(Py_None) : py_trainer_raise(self, status);
+    return py_errors_none(py_module_state_of(self), status);
 }
 
 PyObject *py_trainer_write(TrainerObject *self, PyObject *args) {

@@ -23,9 +23,7 @@ static int make_trial(ModuleState *state, TrialObject *self, PyObject *comm_obje
     Py_BEGIN_ALLOW_THREADS;
     status = allreduce_trial_create(comm, (AllreduceSite)site, elems, options, &self->trial);
     Py_END_ALLOW_THREADS;
-    if (status == STATUS_OK) return 0;
-    py_errors_raise(state, status);
-    return -1;
+    return py_errors_check(state, status);
 }
 
 static PyObject *trial_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
@@ -86,12 +84,12 @@ static Status time_step(AllreduceTrial *trial, const ArrayView *view, Work *work
 static PyObject *take_step(PyObject *object, Status (*step)(AllreduceTrial *, const ArrayView *, Work *),
                            const ArrayView *view, Work *work) {
     TrialObject *self = (TrialObject *)object;
-    ModuleState *state = py_module_state_of_type(Py_TYPE(object));
+    ModuleState *state = py_module_state_of(object);
     Status status;
     Py_BEGIN_ALLOW_THREADS;
     status = step(self->trial, view, work);
     Py_END_ALLOW_THREADS;
-    return status == STATUS_OK ? Py_NewRef(Py_None) : py_errors_raise(state, status);
+    return py_errors_none(state, status);
 }
 
 static PyObject *with_array(PyObject *self, PyObject *array, bool writable,

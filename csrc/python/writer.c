@@ -18,8 +18,6 @@ typedef struct WriterObject {
     bool busy; /* a call of another thread is in progress, without the GIL */
 } WriterObject;
 
-static ModuleState *writer_state(WriterObject *self) { return py_module_state_of_type(Py_TYPE(self)); }
-
 typedef struct WriterSettings {
     BetonWriterOptions options;
     uint64_t seed;
@@ -36,15 +34,13 @@ static const SpecTable settings_table = {"Writer",
                                           SPEC_MEMBER(WriterSettings, seed), SPEC_MEMBER(WriterSettings, skip_bad)}};
 
 static int writer_fill(WriterObject *self, const char *path, PyObject *specs, const WriterSettings *settings) {
-    ModuleState *state = writer_state(self);
+    ModuleState *state = py_module_state_of(self);
     if (py_beton_schema_of(state, specs, &self->schema, &self->fields, &self->batch.num_fields) < 0) return -1;
     self->batch.fields = self->fields;
     Status status = beton_encoder_create(self->schema, settings->seed, settings->options.threads, settings->skip_bad,
                                          &self->encoder);
     if (status == STATUS_OK) status = beton_writer_create(path, self->schema, &settings->options, &self->writer);
-    if (status == STATUS_OK) return 0;
-    py_errors_raise(state, status);
-    return -1;
+    return py_errors_check(state, status);
 }
 
 static PyObject *writer_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
@@ -89,7 +85,7 @@ static PyObject *writer_run_batch(WriterObject *self, uint64_t first_index) {
     status = beton_encoder_run(self->encoder, first_index, self->batch.values, self->batch.count, &chunk);
     if (status == STATUS_OK) status = beton_writer_append(self->writer, chunk);
     Py_END_ALLOW_THREADS;
-    if (status != STATUS_OK) return py_errors_raise(writer_state(self), status);
+    if (status != STATUS_OK) return py_errors_raise(py_module_state_of(self), status);
     size_t count;
     const BetonSkip *skips = beton_chunk_skips(chunk, &count);
     return py_beton_skips_list(skips, count);
@@ -134,8 +130,7 @@ static PyObject *append_packed(WriterObject *self, PyObject *object) {
     Py_END_ALLOW_THREADS;
     PyBuffer_Release(&packed);
     self->busy = false;
-    if (status != STATUS_OK) return py_errors_raise(writer_state(self), status);
-    Py_RETURN_NONE;
+    return py_errors_none(py_module_state_of(self), status);
 }
 
 static PyObject *commit(WriterObject *self, PyObject *unused) {
@@ -149,7 +144,7 @@ static PyObject *commit(WriterObject *self, PyObject *unused) {
     status = beton_writer_commit(writer, &result);
     Py_END_ALLOW_THREADS;
     self->busy = false;
-    if (status != STATUS_OK) return py_errors_raise(writer_state(self), status);
+    if (status != STATUS_OK) return py_errors_raise(py_module_state_of(self), status);
     return Py_BuildValue("(KKKi)", (unsigned long long)result.num_samples, (unsigned long long)result.num_bytes,
                          (unsigned long long)result.page_size, result.unsynced);
 }
