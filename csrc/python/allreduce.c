@@ -12,13 +12,6 @@
 
 #define MAX_LAYERS (1 << 24)
 
-/* A communicator acquired for a call that runs without the interpreter lock. */
-static Comm *acquire_comm(PyObject *module_or_type, PyObject *object) {
-    ModuleState *state = PyType_Check(module_or_type) ? py_module_state_of_type((PyTypeObject *)module_or_type)
-                                                      : py_module_state(module_or_type);
-    return py_comm_object_acquire(state, object, "comm");
-}
-
 /* ---- making ---- */
 
 static const SpecTable layer_table = {"layer",
@@ -117,7 +110,7 @@ static Allreduce *make_plan(PyTypeObject *type, PyObject *comm_object, PyObject 
     Py_ssize_t count = PyTuple_GET_SIZE(tuple);
     ModuleState *state = py_module_state_of_type(type);
     PyObject *keep = PyList_New(0); /* the layers' names */
-    Comm *comm = keep == NULL ? NULL : acquire_comm((PyObject *)type, comm_object);
+    Comm *comm = keep == NULL ? NULL : py_comm_object_acquire(state, comm_object, "comm");
     if (comm == NULL) {
         Py_XDECREF(keep);
         return NULL;
@@ -232,7 +225,8 @@ static Allreduce *allreduce_of(PyObject *self) {
 
 Allreduce *py_allreduce_acquire(PyObject *plan, unsigned *types) {
     AllreduceObject *self = (AllreduceObject *)plan;
-    if (allreduce_of(plan) == NULL || acquire_comm((PyObject *)Py_TYPE(plan), self->comm) == NULL) return NULL;
+    if (allreduce_of(plan) == NULL || py_comm_object_acquire(py_module_state_of(plan), self->comm, "comm") == NULL)
+        return NULL;
     *types = type_mask(self->type);
     return self->allreduce;
 }
@@ -262,7 +256,7 @@ static PyObject *plan_run(PyObject *object, PyObject *buffer) {
                      (long long)allreduce_elems(self->allreduce), (long long)view.elems);
         goto release;
     }
-    if (acquire_comm((PyObject *)Py_TYPE(object), self->comm) == NULL) goto release;
+    if (py_comm_object_acquire(py_module_state_of(object), self->comm, "comm") == NULL) goto release;
     Status status = run_plan(self->allreduce, view.data);
     py_comm_object_release(self->comm);
     result = py_errors_none(py_module_state_of(object), status);
@@ -275,7 +269,7 @@ static PyObject *plan_explain(PyObject *object, PyObject *unused) {
     (void)unused;
     AllreduceObject *self = (AllreduceObject *)object;
     char text[4096];
-    if (acquire_comm((PyObject *)Py_TYPE(object), self->comm) == NULL) return NULL;
+    if (py_comm_object_acquire(py_module_state_of(object), self->comm, "comm") == NULL) return NULL;
     size_t length = allreduce_explain(self->allreduce, text, sizeof text);
     PyObject *result = NULL;
     if (length < sizeof text) {
@@ -502,7 +496,7 @@ static PyObject *plan_measure(PyObject *module, PyObject *args) {
     int site = py_spec_name(site_name, "site", allreduce_site_name);
     Py_ssize_t count =
         site < 0 ? -1 : py_arguments_fill(sizes, "sizes", 1, TRIAL_MOST_SIZES, fill_size, elems, sizeof *elems);
-    Comm *comm = count < 0 ? NULL : acquire_comm(module, comm_object);
+    Comm *comm = count < 0 ? NULL : py_comm_object_acquire(py_module_state(module), comm_object, "comm");
     if (comm == NULL) return NULL;
     Status status;
     Py_BEGIN_ALLOW_THREADS;
@@ -517,7 +511,7 @@ static PyObject *check_replicas(PyObject *module, PyObject *args) {
     ArrayView view;
     if (!PyArg_ParseTuple(args, "OO:allreduce_check_replicas", &comm_object, &array)) return NULL;
     if (py_array_acquire(array, "array", ARRAY_UNALIGNED, -1, false, &view) < 0) return NULL;
-    Comm *comm = acquire_comm(module, comm_object);
+    Comm *comm = py_comm_object_acquire(py_module_state(module), comm_object, "comm");
     Status status = STATUS_OK;
     if (comm != NULL) {
         Py_BEGIN_ALLOW_THREADS;
@@ -540,7 +534,7 @@ static PyObject *compare_calls(PyObject *module, PyObject *args) {
         py_comm_parse_timeout(timeout, "timeout", &seconds) < 0) {
         return NULL;
     }
-    Comm *comm = acquire_comm(module, comm_object);
+    Comm *comm = py_comm_object_acquire(py_module_state(module), comm_object, "comm");
     if (comm == NULL) return NULL;
     AllreduceCall call = {.number = number.value, .made = made.value};
     Status status;

@@ -23,14 +23,6 @@ static CommObject *open_objects;
 
 /* ---- called by waits ---- */
 
-static Status comm_check_signals(void *context) {
-    (void)context;
-    PyGILState_STATE gil = PyGILState_Ensure();
-    int failed = PyErr_CheckSignals();
-    PyGILState_Release(gil);
-    return failed < 0 ? error_fail(STATUS_INTERRUPTED, "interrupted by a signal") : STATUS_OK;
-}
-
 static Status warn(void *context, int rank, const char *message) {
     (void)context;
     PyGILState_STATE gil = PyGILState_Ensure();
@@ -74,7 +66,7 @@ static int parse_count(PyObject *object, const char *name, long least, long most
 
 static int parse_options(PyObject *timeout, PyObject *nodes, PyObject *slot_bytes, PyObject *stall, CommOptions *out) {
     long node_count, slot;
-    *out = (CommOptions){.hooks = {.check = comm_check_signals, .warn = warn}};
+    *out = (CommOptions){.hooks = {.check = py_errors_check_signals, .warn = warn}};
     if (py_comm_parse_timeout(timeout, "timeout", &out->timeout_s) < 0 ||
         py_comm_parse_timeout(stall, "stall", &out->stall_s) < 0) {
         return -1;

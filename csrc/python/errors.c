@@ -144,6 +144,14 @@ PyObject *py_errors_raise(ModuleState *state, Status status) {
     return NULL;
 }
 
+Status py_errors_check_signals(void *context) {
+    (void)context;
+    PyGILState_STATE gil = PyGILState_Ensure();
+    int failed = PyErr_CheckSignals();
+    PyGILState_Release(gil);
+    return failed < 0 ? error_fail(STATUS_INTERRUPTED, "interrupted by a signal") : STATUS_OK;
+}
+
 PyObject *py_errors_none(ModuleState *state, Status status) {
     return status == STATUS_OK ? Py_NewRef(Py_None) : py_errors_raise(state, status);
 }

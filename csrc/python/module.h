@@ -68,4 +68,7 @@ PyObject *py_errors_raise(ModuleState *state, Status status);
 PyObject *py_errors_none(ModuleState *state, Status status);
 int py_errors_check(ModuleState *state, Status status);
 
+/* Called by waits of the core, without the GIL: STATUS_INTERRUPTED if a signal's handler has raised an exception. */
+Status py_errors_check_signals(void *context);
+
 #endif

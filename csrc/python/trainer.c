@@ -48,14 +48,6 @@ void py_trainer_leave(TrainerObject *self) { self->model_object->busy = false; }
 
 /* --- construction ----------------------------------------------------------------------------------------------- */
 
-static Status trainer_check_signals(void *context) {
-    (void)context;
-    PyGILState_STATE gil = PyGILState_Ensure();
-    int failed = PyErr_CheckSignals();
-    PyGILState_Release(gil);
-    return failed < 0 ? error_fail(STATUS_INTERRUPTED, "interrupted by a signal") : STATUS_OK;
-}
-
 static int make_allreduce(TrainerObject *self, PyObject *comm_object, const TrainerReduction *reduction,
                           TrainerConfig *config) {
     AllreduceOptions options = reduction->options;
@@ -92,7 +84,7 @@ static int trainer_fill(TrainerObject *self, PyObject *args, PyObject *keywords)
     if (!PyArg_ParseTuple(args, "OOO:Trainer", &model, &comm, &reduction)) return -1;
     if (py_trainer_parse_settings(keywords, &settings) < 0) return -1;
     TrainerConfig *config = &settings.config;
-    config->check = trainer_check_signals;
+    config->check = py_errors_check_signals;
     memcpy(self->mean, settings.mean, sizeof self->mean);
     memcpy(self->std, settings.std, sizeof self->std);
     self->side = config->side;
