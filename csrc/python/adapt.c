@@ -5,6 +5,7 @@
 #include "base/memory.h"
 #include "python/arguments.h"
 #include "python/array.h"
+#include "python/results.h"
 #include "python/stages.h"
 
 /* Whole numbers from 1 to QUANTIZE_MAX_BITS; their count, or -1 with an exception set. */
@@ -78,12 +79,7 @@ give:
 static PyObject *tuple_of(const int *choice, int64_t layers) {
     PyObject *tuple = PyTuple_New((Py_ssize_t)layers);
     for (int64_t i = 0; tuple != NULL && i < layers; i++) {
-        PyObject *number = PyLong_FromLong(choice[i]);
-        if (number == NULL) {
-            Py_CLEAR(tuple);
-        } else {
-            PyTuple_SET_ITEM(tuple, (Py_ssize_t)i, number);
-        }
+        tuple = py_results_put(tuple, (Py_ssize_t)i, PyLong_FromLong(choice[i]));
     }
     return tuple;
 }

@@ -3,15 +3,12 @@
 #include <stdbool.h>
 #include <string.h>
 
+#include "python/results.h"
+
 static PyObject *copy(PyObject *sequence, Py_ssize_t count) {
     PyObject *tuple = PyTuple_New(count);
     for (Py_ssize_t i = 0; tuple != NULL && i < count; i++) {
-        PyObject *item = PySequence_GetItem(sequence, i);
-        if (item == NULL) {
-            Py_CLEAR(tuple);
-        } else {
-            PyTuple_SET_ITEM(tuple, i, item);
-        }
+        tuple = py_results_put(tuple, i, PySequence_GetItem(sequence, i));
     }
     return tuple;
 }

@@ -8,6 +8,7 @@
 #include "base/checked.h"
 #include "base/memory.h"
 #include "python/arguments.h"
+#include "python/results.h"
 #include "python/spec.h"
 
 #define MAX_FIELDS UINT16_MAX /* more than any file has */
@@ -370,15 +371,10 @@ void py_value_batch_fini(ValueBatch *batch) {
 }
 
 PyObject *py_beton_skips_list(const BetonSkip *skips, size_t count) {
-    PyObject *list = PyList_New((Py_ssize_t)count);
+    PyObject *list = PyList_New(0);
     for (size_t i = 0; list != NULL && i < count; i++) {
-        PyObject *reason = PyUnicode_DecodeFSDefault(skips[i].reason);
-        PyObject *item =
-            reason == NULL ? NULL : Py_BuildValue("(KsN)", (unsigned long long)skips[i].index, skips[i].field, reason);
-        if (item == NULL)
-            Py_CLEAR(list);
-        else
-            PyList_SET_ITEM(list, (Py_ssize_t)i, item);
+        list = py_results_append(list, Py_BuildValue("(KsO&)", (unsigned long long)skips[i].index, skips[i].field,
+                                                     PyUnicode_DecodeFSDefault, skips[i].reason));
     }
     return list;
 }

@@ -3,6 +3,7 @@
 
 #include "base/memory.h"
 #include "python/comm.h"
+#include "python/results.h"
 
 static Comm *acquire_self(PyObject *self) { return py_comm_object_acquire(py_module_state_of(self), self, "comm"); }
 
@@ -111,15 +112,10 @@ static Status gather_bytes(Comm *comm, const void *mine, uint64_t bytes, Gathere
 }
 
 static PyObject *list_of_blocks(const Gathered *gathered) {
-    PyObject *list = PyList_New(gathered->ranks);
+    PyObject *list = PyList_New(0);
     for (int rank = 0; list != NULL && rank < gathered->ranks; rank++) {
-        PyObject *item = PyBytes_FromStringAndSize((const char *)gathered->blocks + (size_t)rank * gathered->most,
-                                                   (Py_ssize_t)gathered->sizes[rank]);
-        if (item == NULL) {
-            Py_CLEAR(list);
-        } else {
-            PyList_SET_ITEM(list, rank, item);
-        }
+        const char *block = (const char *)gathered->blocks + (size_t)rank * gathered->most;
+        list = py_results_append(list, PyBytes_FromStringAndSize(block, (Py_ssize_t)gathered->sizes[rank]));
     }
     return list;
 }

@@ -1,6 +1,8 @@
 /* Exports the dict of the CUDA array interface; cgxffcv.tensors imports those of others. */
 #include "python/cuda_array.h"
 
+#include "python/results.h"
+
 #define LEGACY_STREAM 1 /* the interface's number of the default stream */
 
 /* As in NumPy's typestr, which has no bfloat16. */
@@ -18,7 +20,7 @@ const char *py_cuda_array_refusal(const PyTensor *tensor) {
 
 PyObject *py_cuda_array_describe(const PyTensor *tensor, bool ordered) {
     const size_t bytes = allreduce_type_bytes(tensor->type);
-    PyObject *shape = py_tensor_shape(tensor), *result = NULL;
+    PyObject *shape = py_results_shape(tensor->shape, tensor->ndim), *result = NULL;
     PyObject *stream = ordered ? PyLong_FromLong(LEGACY_STREAM) : Py_NewRef(Py_None);
     PyObject *type = PyUnicode_FromFormat("%c%c%zu", bytes == 1 ? '|' : '<', kinds[tensor->type], bytes);
     PyObject *address = PyLong_FromVoidPtr(tensor->elems == 0 ? NULL : tensor->data);

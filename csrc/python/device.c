@@ -1,28 +1,23 @@
 /* The GPUs of this process. */
 #include "device/device.h"
 #include "python/arguments.h"
+#include "python/results.h"
 
 static PyObject *devices(PyObject *module, PyObject *unused) {
     (void)unused;
     PyObject *list = PyList_New(0);
-    if (list == NULL) return NULL;
-    for (int i = 0; i < device_count(); i++) {
+    for (int i = 0; list != NULL && i < device_count(); i++) {
         DeviceInfo info;
         Status status = device_describe(i, &info);
         if (status != STATUS_OK) {
             Py_DECREF(list);
             return py_errors_raise(py_module_state(module), status);
         }
-        PyObject *item = Py_BuildValue("{ss ss s(ii) si sn si si}", "name", info.name, "bus", info.bus,
-                                       "compute_capability", info.major, info.minor, "multiprocessors",
-                                       info.multiprocessors, "memory_bytes", (Py_ssize_t)info.memory_bytes,
-                                       "driver_version", info.driver_version, "runtime_version", info.runtime_version);
-        int result = item == NULL ? -1 : PyList_Append(list, item);
-        Py_XDECREF(item);
-        if (result < 0) {
-            Py_DECREF(list);
-            return NULL;
-        }
+        list = py_results_append(list, Py_BuildValue("{ss ss s(ii) si sn si si}", "name", info.name, "bus", info.bus,
+                                                     "compute_capability", info.major, info.minor, "multiprocessors",
+                                                     info.multiprocessors, "memory_bytes",
+                                                     (Py_ssize_t)info.memory_bytes, "driver_version",
+                                                     info.driver_version, "runtime_version", info.runtime_version));
     }
     return list;
 }

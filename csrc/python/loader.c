@@ -13,6 +13,7 @@
 #include "python/loader_files.h"
 #include "python/loader_spec.h"
 #include "python/loader_values.h"
+#include "python/results.h"
 
 typedef struct LoaderObject {
     PyObject_HEAD PyObject *file; /* owned: the capsule of `reader`, which several loaders share; NULL after close() */
@@ -411,9 +412,7 @@ static PyObject *loader_moves(LoaderObject *self, PyObject *unused) {
     for (size_t i = 0; list != NULL && i < loader_outputs(loader); i++) {
         const char *why;
         LoaderMoved moved = loader_moved(loader, i, &why);
-        PyObject *pair = Py_BuildValue("iz", (int)moved, why);
-        if (pair == NULL || PyList_Append(list, pair) < 0) Py_CLEAR(list);
-        Py_XDECREF(pair);
+        list = py_results_append(list, Py_BuildValue("iz", (int)moved, why));
     }
     return list;
 }
@@ -483,12 +482,8 @@ static PyObject *get_firsts(LoaderObject *self, void *unused) {
     const size_t count = beton_reader_num_files(self->reader);
     PyObject *firsts = PyTuple_New((Py_ssize_t)count);
     for (size_t i = 0; firsts != NULL && i < count; i++) {
-        PyObject *first = PyLong_FromUnsignedLongLong(beton_reader_first_sample(self->reader, i));
-        if (first == NULL) {
-            Py_CLEAR(firsts);
-        } else {
-            PyTuple_SET_ITEM(firsts, (Py_ssize_t)i, first);
-        }
+        const uint64_t first = beton_reader_first_sample(self->reader, i);
+        firsts = py_results_put(firsts, (Py_ssize_t)i, PyLong_FromUnsignedLongLong(first));
     }
     return firsts;
 }

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "python/array.h"
+#include "python/results.h"
 #include "python/tensor.h"
 
 /* Holds one of the two. */
@@ -81,11 +82,7 @@ static PyObject *wrap_outputs(ModuleState *state, const Loader *loader, int devi
         PyObject *array = loader_moved(loader, i, &why) == LOADER_STAYS
                               ? wrap_output(described, batch->count, batch->arrays[i], here)
                               : wrap_moved(state, described, device, batch, i, there);
-        if (array == NULL) {
-            Py_CLEAR(arrays);
-        } else {
-            PyTuple_SET_ITEM(arrays, (Py_ssize_t)i, array);
-        }
+        arrays = py_results_put(arrays, (Py_ssize_t)i, array);
     }
     return arrays;
 }

@@ -2,6 +2,7 @@
 
 #include "base/memory.h"
 #include "python/arguments.h"
+#include "python/results.h"
 
 Status py_loader_open(PyObject *paths, const BetonCustom *customs, size_t custom_count, BetonReader **out) {
     const size_t count = (size_t)PyTuple_GET_SIZE(paths);
@@ -20,11 +21,7 @@ PyObject *py_loader_paths(PyObject *given) {
     PyObject *paths = list == NULL ? NULL : PyTuple_New(PyTuple_GET_SIZE(list));
     for (Py_ssize_t i = 0; paths != NULL && i < PyTuple_GET_SIZE(list); i++) {
         PyObject *path = NULL;
-        if (!PyUnicode_FSConverter(PyTuple_GET_ITEM(list, i), &path)) {
-            Py_CLEAR(paths);
-        } else {
-            PyTuple_SET_ITEM(paths, i, path);
-        }
+        paths = py_results_put(paths, i, PyUnicode_FSConverter(PyTuple_GET_ITEM(list, i), &path) ? path : NULL);
     }
     Py_XDECREF(list);
     return paths;

@@ -4,7 +4,7 @@
 #include "augment/augment.h"
 #include "beton/writer.h"
 #include "nn/model.h"
-#include "python/module.h"
+#include "python/results.h"
 
 static const struct {
     const char *attribute;
@@ -28,11 +28,7 @@ static PyObject *tuple_of(NamesOf names) {
     int count = 0;
     while (names(count) != NULL) count++;
     PyObject *tuple = PyTuple_New(count);
-    for (int i = 0; tuple != NULL && i < count; i++) {
-        PyObject *name = PyUnicode_FromString(names(i));
-        if (name == NULL) Py_CLEAR(tuple);
-        if (name != NULL) PyTuple_SET_ITEM(tuple, i, name);
-    }
+    for (int i = 0; tuple != NULL && i < count; i++) tuple = py_results_put(tuple, i, PyUnicode_FromString(names(i)));
     return tuple;
 }
 

@@ -3,6 +3,7 @@
 
 #include "python/arguments.h"
 #include "python/array.h"
+#include "python/results.h"
 #include "python/spec.h"
 
 ModelObject *py_nn_take_model(ModuleState *state, PyObject *object) {
@@ -112,18 +113,8 @@ static PyObject *model_gradient_elems_method(ModelObject *self, PyObject *first_
     return PyLong_FromSize_t(nn_model_gradient_elems(self->model, block));
 }
 
-PyObject *py_nn_layer_shape(const NnLayer *layer) {
-    PyObject *shape = PyTuple_New(layer->ndim);
-    for (int i = 0; shape != NULL && i < layer->ndim; i++) {
-        PyObject *size = PyLong_FromLongLong(layer->shape[i]);
-        if (size == NULL) Py_CLEAR(shape);
-        if (size != NULL) PyTuple_SET_ITEM(shape, i, size);
-    }
-    return shape;
-}
-
 static PyObject *model_layer_tuple(const NnLayer *layer) {
-    PyObject *shape = py_nn_layer_shape(layer);
+    PyObject *shape = py_results_shape(layer->shape, layer->ndim);
     if (shape == NULL) return NULL;
     return Py_BuildValue("(ssiiNNnn)", layer->name, nn_layer_kind_name((int)layer->kind), layer->node, layer->block,
                          PyBool_FromLong(layer->trained), shape, (Py_ssize_t)layer->offset, (Py_ssize_t)layer->elems);
@@ -132,49 +123,29 @@ static PyObject *model_layer_tuple(const NnLayer *layer) {
 static PyObject *get_layers(ModelObject *self, void *closure) {
     int count;
     const NnLayer *layers = nn_model_layers(self->model, &count);
-    PyObject *list = PyList_New(count);
+    PyObject *list = PyList_New(0);
     (void)closure;
-    for (int i = 0; list != NULL && i < count; i++) {
-        PyObject *layer = model_layer_tuple(&layers[i]);
-        if (layer == NULL) Py_CLEAR(list);
-        if (layer != NULL) PyList_SET_ITEM(list, i, layer);
-    }
+    for (int i = 0; list != NULL && i < count; i++) list = py_results_append(list, model_layer_tuple(&layers[i]));
     return list;
 }
 
 static PyObject *get_statistics(ModelObject *self, void *closure) {
     int count;
     const NnStatistic *statistics = nn_model_statistics(self->model, &count);
-    PyObject *list = PyList_New(count);
+    PyObject *list = PyList_New(0);
     (void)closure;
     for (int i = 0; list != NULL && i < count; i++) {
         const NnStatistic *s = &statistics[i];
-        PyObject *item = Py_BuildValue("(siinnn)", s->name, s->node, s->block, (Py_ssize_t)s->mean_offset,
-                                       (Py_ssize_t)s->variance_offset, (Py_ssize_t)s->channels);
-        if (item == NULL) Py_CLEAR(list);
-        if (item != NULL) PyList_SET_ITEM(list, i, item);
+        list = py_results_append(list, Py_BuildValue("(siinnn)", s->name, s->node, s->block, (Py_ssize_t)s->mean_offset,
+                                                     (Py_ssize_t)s->variance_offset, (Py_ssize_t)s->channels));
     }
     return list;
 }
 
-static PyObject *wrap_buffer(ModelObject *self, ModelBuffer buffer) {
+static PyObject *get_buffer(ModelObject *self, void *which) {
+    const ModelBuffer buffer = *(const ModelBuffer *)which;
     int64_t shape = (int64_t)py_nn_buffer_elems(self, buffer);
     return py_array_wrap(ARRAY_F32, 1, &shape, NULL, py_nn_buffer_data(self, buffer), (PyObject *)self, true);
-}
-
-static PyObject *get_parameters(ModelObject *self, void *closure) {
-    (void)closure;
-    return wrap_buffer(self, MODEL_PARAMETERS);
-}
-
-static PyObject *get_gradients(ModelObject *self, void *closure) {
-    (void)closure;
-    return wrap_buffer(self, MODEL_GRADIENTS);
-}
-
-static PyObject *get_running(ModelObject *self, void *closure) {
-    (void)closure;
-    return wrap_buffer(self, MODEL_RUNNING);
 }
 
 static PyObject *get_precision(ModelObject *self, void *closure) {
@@ -203,14 +174,16 @@ static PyMethodDef model_methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
+static ModelBuffer buffers[] = {MODEL_PARAMETERS, MODEL_GRADIENTS, MODEL_RUNNING};
+
 static PyGetSetDef model_getset[] = {
     {"layers", (getter)get_layers, NULL,
      "List of (name, kind, node, block, trained, shape, offset, elems) in the order of the buffers.", NULL},
     {"statistics", (getter)get_statistics, NULL,
      "List of (name, node, block, mean offset, variance offset, channels) of `running`.", NULL},
-    {"parameters", (getter)get_parameters, NULL, "All parameters: float32, one dimension, a view.", NULL},
-    {"gradients", (getter)get_gradients, NULL, "Gradients of the trained parameters: float32, a view.", NULL},
-    {"running", (getter)get_running, NULL, "Running means and variances: float32, a view.", NULL},
+    {"parameters", (getter)get_buffer, NULL, "All parameters: float32, one dimension, a view.", &buffers[0]},
+    {"gradients", (getter)get_buffer, NULL, "Gradients of the trained parameters: float32, a view.", &buffers[1]},
+    {"running", (getter)get_buffer, NULL, "Running means and variances: float32, a view.", &buffers[2]},
     {"precision", (getter)get_precision, NULL, "\"float32\", \"bfloat16\" or \"float16\".", NULL},
     {"backend", (getter)get_backend, NULL, "\"cpu\" or \"cuda\".", NULL},
     {"threads", (getter)get_threads, NULL, "Threads that a step uses.", NULL},

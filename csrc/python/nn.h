@@ -30,9 +30,6 @@ typedef struct PlanObject {
 /* The C object of an argument that must be a _cgxffcv.Model; NULL with TypeError set if it is not. Borrowed. */
 ModelObject *py_nn_take_model(ModuleState *state, PyObject *object);
 
-/* The sizes of a layer as a tuple; NULL with an exception. */
-PyObject *py_nn_layer_shape(const NnLayer *layer);
-
 /* A block's number, clamped to the numbers that a model can have; 0, or -1 with an exception. */
 int py_nn_parse_block(PyObject *object, int *out);
 

@@ -2,6 +2,7 @@
 #include "python/arguments.h"
 #include "python/array.h"
 #include "python/nn.h"
+#include "python/results.h"
 #include "python/spec.h"
 
 static PyObject *plan_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
@@ -247,11 +248,9 @@ static PyObject *plan_profile_end_method(PlanObject *self, PyObject *unused) {
     Status status = times == NULL ? STATUS_OK : nn_plan_profile_end(self->plan, times, &count);
     py_nn_leave(self->model);
     if (status != STATUS_OK) py_errors_raise(py_module_state_of(self), status);
-    if (times != NULL && status == STATUS_OK) list = PyList_New(count);
+    if (times != NULL && status == STATUS_OK) list = PyList_New(0);
     for (int i = 0; list != NULL && i < count; i++) {
-        PyObject *item = Py_BuildValue("(sid)", times[i].pass, times[i].node, times[i].seconds);
-        if (item == NULL) Py_CLEAR(list);
-        if (item != NULL) PyList_SET_ITEM(list, i, item);
+        list = py_results_append(list, Py_BuildValue("(sid)", times[i].pass, times[i].node, times[i].seconds));
     }
     PyMem_Free(times);
     return list;
@@ -268,11 +267,10 @@ static PyObject *get_algorithms(PlanObject *self, void *closure) {
     NnPassAlgorithm *algorithms = PyMem_Calloc(NN_MAX_PASSES, sizeof *algorithms);
     if (algorithms == NULL) return PyErr_NoMemory();
     nn_plan_algorithms(self->plan, algorithms, &count);
-    PyObject *list = PyList_New(count);
+    PyObject *list = PyList_New(0);
     for (int i = 0; list != NULL && i < count; i++) {
-        PyObject *item = Py_BuildValue("(sis)", algorithms[i].pass, algorithms[i].node, algorithms[i].algorithm.text);
-        if (item == NULL) Py_CLEAR(list);
-        if (item != NULL) PyList_SET_ITEM(list, i, item);
+        const NnPassAlgorithm *a = &algorithms[i];
+        list = py_results_append(list, Py_BuildValue("(sis)", a->pass, a->node, a->algorithm.text));
     }
     PyMem_Free(algorithms);
     return list;

@@ -6,6 +6,7 @@
 
 #include "python/arguments.h"
 #include "python/array.h"
+#include "python/results.h"
 #include "python/spec.h"
 
 /* ---- values ---- */
@@ -261,9 +262,7 @@ static PyObject *parameter_tuple(const AugmentParameter *p) {
 static PyObject *parameters_tuple(const AugmentEntry *entry) {
     PyObject *list = PyList_New(0);
     for (const AugmentParameter *p = entry->parameters; list != NULL && p->name != NULL; p++) {
-        PyObject *item = parameter_tuple(p);
-        if (item == NULL || PyList_Append(list, item) < 0) Py_CLEAR(list);
-        Py_XDECREF(item);
+        list = py_results_append(list, parameter_tuple(p));
     }
     return list;
 }
@@ -279,10 +278,8 @@ static PyObject *image_operations(PyObject *module, PyObject *unused) {
     for (int kind = 0; list != NULL && kind < AUGMENT_KINDS; kind++) {
         const AugmentEntry *entry = augment_entry((AugmentKind)kind);
         if (entry->doc == NULL) continue;
-        PyObject *item = Py_BuildValue("(ssIsN)", entry->name, phases[entry->phase], (unsigned)entry->number,
-                                       entry->doc, parameters_tuple(entry));
-        if (item == NULL || PyList_Append(list, item) < 0) Py_CLEAR(list);
-        Py_XDECREF(item);
+        list = py_results_append(list, Py_BuildValue("(ssIsN)", entry->name, phases[entry->phase],
+                                                     (unsigned)entry->number, entry->doc, parameters_tuple(entry)));
     }
     return list;
 }

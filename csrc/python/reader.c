@@ -9,6 +9,7 @@
 #include "python/arguments.h"
 #include "python/array.h"
 #include "python/beton_values.h"
+#include "python/results.h"
 
 typedef struct FileObject {
     PyObject_HEAD;
@@ -56,11 +57,7 @@ static void file_dealloc(FileObject *self) {
 static PyObject *field_shape(const BetonField *field) {
     PyObject *shape = PyTuple_New(field->ndim);
     for (int i = 0; shape != NULL && i < field->ndim; i++) {
-        PyObject *side = PyLong_FromUnsignedLongLong(field->shape[i]);
-        if (side == NULL)
-            Py_CLEAR(shape);
-        else
-            PyTuple_SET_ITEM(shape, i, side);
+        shape = py_results_put(shape, i, PyLong_FromUnsignedLongLong(field->shape[i]));
     }
     return shape;
 }
@@ -89,13 +86,9 @@ static PyObject *describe_field(const BetonField *field) {
 static PyObject *get_fields(FileObject *self, void *unused) {
     (void)unused;
     size_t count = beton_reader_num_fields(self->reader);
-    PyObject *list = PyList_New((Py_ssize_t)count);
+    PyObject *list = PyList_New(0);
     for (size_t i = 0; list != NULL && i < count; i++) {
-        PyObject *item = describe_field(beton_reader_field(self->reader, i));
-        if (item == NULL)
-            Py_CLEAR(list);
-        else
-            PyList_SET_ITEM(list, (Py_ssize_t)i, item);
+        list = py_results_append(list, describe_field(beton_reader_field(self->reader, i)));
     }
     return list;
 }
@@ -336,15 +329,11 @@ static PyObject *sample_span(FileObject *self, PyObject *args) {
 }
 
 static PyObject *report_list(const BetonVerifyReport *report) {
-    PyObject *list = PyList_New((Py_ssize_t)report->kept);
+    PyObject *list = PyList_New(0);
     for (size_t i = 0; list != NULL && i < report->kept; i++) {
         const BetonProblem *problem = &report->problems[i];
-        PyObject *item = Py_BuildValue("(KsLs)", (unsigned long long)problem->sample, problem->field,
-                                       (long long)problem->offset, problem->reason);
-        if (item == NULL)
-            Py_CLEAR(list);
-        else
-            PyList_SET_ITEM(list, (Py_ssize_t)i, item);
+        list = py_results_append(list, Py_BuildValue("(KsLs)", (unsigned long long)problem->sample, problem->field,
+                                                     (long long)problem->offset, problem->reason));
     }
     return list;
 }

@@ -5,6 +5,7 @@
 #include "python/allreduce.h"
 #include "python/arguments.h"
 #include "python/comm.h"
+#include "python/results.h"
 
 #define BYTES (1u << ARRAY_U8)
 
@@ -24,12 +25,7 @@ static int stage_of(const char *name, AllreduceStage *out) {
 static PyObject *sizes_of(const Allreduce *allreduce, AllreduceStage stage, const AllreduceMessages *messages) {
     PyObject *sizes = PyTuple_New(messages->members);
     for (int m = 0; sizes != NULL && m < messages->members; m++) {
-        PyObject *size = PyLong_FromUnsignedLongLong(allreduce_stage_bytes(allreduce, stage, m));
-        if (size == NULL) {
-            Py_CLEAR(sizes);
-        } else {
-            PyTuple_SET_ITEM(sizes, m, size);
-        }
+        sizes = py_results_put(sizes, m, PyLong_FromUnsignedLongLong(allreduce_stage_bytes(allreduce, stage, m)));
     }
     return sizes;
 }

@@ -9,6 +9,7 @@
 #include "python/arguments.h"
 #include "python/cuda_array.h"
 #include "python/dlpack.h"
+#include "python/results.h"
 #include "python/spec.h"
 
 /* An array, and what holds its memory: one of the members after it. */
@@ -471,22 +472,10 @@ const PyTensor *py_tensor_of(ModuleState *state, PyObject *object, const char *a
     return NULL;
 }
 
-PyObject *py_tensor_shape(const PyTensor *tensor) {
-    PyObject *shape = PyTuple_New(tensor->ndim);
-    for (int i = 0; shape != NULL && i < tensor->ndim; i++) {
-        PyObject *size = PyLong_FromLongLong(tensor->shape[i]);
-        if (size == NULL) {
-            Py_CLEAR(shape);
-        } else {
-            PyTuple_SET_ITEM(shape, i, size);
-        }
-    }
-    return shape;
-}
-
 static PyObject *get_shape(PyObject *self, void *unused) {
     (void)unused;
-    return py_tensor_shape(py_tensor_unchecked(self));
+    const PyTensor *tensor = py_tensor_unchecked(self);
+    return py_results_shape(tensor->shape, tensor->ndim);
 }
 
 static PyObject *get_dtype(PyObject *self, void *unused) {

@@ -34,10 +34,6 @@ PyObject *py_tensor_owner(PyObject *object);
 int py_tensor_type_of(ArrayType type);
 
 size_t py_tensor_bytes(const PyTensor *tensor);
-
-/* A new tuple; NULL with an exception set. */
-PyObject *py_tensor_shape(const PyTensor *tensor);
-
 /* The NumPy type that represents elements of that type. */
 ArrayType py_tensor_array_type(AllreduceType type);
 

@@ -1,4 +1,5 @@
 /* What a run records of its plans: how each convolution is computed, and by which library. */
+#include "python/results.h"
 #include "python/trainer.h"
 
 static PyObject *algorithm_tuple(const TrainerObject *self, const NnPlan *plan, int side, const NnPassAlgorithm *pass) {
@@ -11,21 +12,20 @@ static PyObject *algorithm_tuple(const TrainerObject *self, const NnPlan *plan, 
                          milliseconds, (Py_ssize_t)a->workspace_bytes);
 }
 
-/* Appends the plan's; 0, or -1 with an exception. */
-static int append_plan(const TrainerObject *self, const NnPlan *plan, int side, NnPassAlgorithm *room, PyObject *list) {
-    int count = 0, result = 0;
+/* Appends the plan's. */
+static PyObject *append_plan(const TrainerObject *self, const NnPlan *plan, int side, NnPassAlgorithm *room,
+                             PyObject *list) {
+    int count = 0;
     nn_plan_algorithms(plan, room, &count);
-    for (int i = 0; i < count && result == 0; i++) {
-        PyObject *item = algorithm_tuple(self, plan, side, &room[i]);
-        result = item == NULL ? -1 : PyList_Append(list, item);
-        Py_XDECREF(item);
+    for (int i = 0; list != NULL && i < count; i++) {
+        list = py_results_append(list, algorithm_tuple(self, plan, side, &room[i]));
     }
-    return result;
+    return list;
 }
 
 PyObject *py_trainer_algorithms(TrainerObject *self, PyObject *unused) {
     const NnPlan *plan;
-    int side, result = 0;
+    int side;
     (void)unused;
     NnPassAlgorithm *room = PyMem_Calloc(NN_MAX_PASSES, sizeof *room);
     if (room == NULL) return PyErr_NoMemory();
@@ -34,13 +34,11 @@ PyObject *py_trainer_algorithms(TrainerObject *self, PyObject *unused) {
         return NULL;
     }
     PyObject *list = PyList_New(0);
-    if (list == NULL) result = -1;
-    for (int i = 0; result == 0 && (plan = trainer_plan_at(self->trainer, i, &side)) != NULL; i++) {
-        result = append_plan(self, plan, side, room, list);
+    for (int i = 0; list != NULL && (plan = trainer_plan_at(self->trainer, i, &side)) != NULL; i++) {
+        list = append_plan(self, plan, side, room, list);
     }
     py_trainer_leave(self);
     PyMem_Free(room);
-    if (result < 0) Py_CLEAR(list);
     return list;
 }
 

@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "python/array.h"
+#include "python/results.h"
 #include "python/trainer.h"
 
 typedef struct Buffer {
@@ -117,15 +118,8 @@ PyObject *py_trainer_write(TrainerObject *self, PyObject *args) {
     return result;
 }
 
-/* Appends an item, whose reference it takes over, to the list, which it releases on failure. */
-static PyObject *list_append(PyObject *list, PyObject *item) {
-    if (item == NULL || PyList_Append(list, item) < 0) Py_CLEAR(list);
-    Py_XDECREF(item);
-    return list;
-}
-
 static PyObject *trainer_layer_tuple(const NnLayer *layer) {
-    PyObject *shape = py_nn_layer_shape(layer);
+    PyObject *shape = py_results_shape(layer->shape, layer->ndim);
     if (shape == NULL) return NULL;
     return Py_BuildValue("siiNNn", layer->name, (int)layer->kind, layer->block, PyBool_FromLong(layer->trained), shape,
                          (Py_ssize_t)layer->offset);
@@ -137,7 +131,7 @@ PyObject *py_trainer_layers(TrainerObject *self, PyObject *unused) {
     if (py_trainer_enter(self) < 0) return NULL;
     const NnLayer *layers = nn_model_layers(self->model, &count);
     PyObject *out = PyList_New(0);
-    for (int i = 0; out != NULL && i < count; i++) out = list_append(out, trainer_layer_tuple(&layers[i]));
+    for (int i = 0; out != NULL && i < count; i++) out = py_results_append(out, trainer_layer_tuple(&layers[i]));
     py_trainer_leave(self);
     return out;
 }
@@ -149,8 +143,9 @@ PyObject *py_trainer_norms(TrainerObject *self, PyObject *unused) {
     const NnStatistic *norms = nn_model_statistics(self->model, &count);
     PyObject *out = PyList_New(0);
     for (int i = 0; out != NULL && i < count; i++) {
-        out = list_append(out, Py_BuildValue("snnn", norms[i].name, (Py_ssize_t)norms[i].channels,
-                                             (Py_ssize_t)norms[i].mean_offset, (Py_ssize_t)norms[i].variance_offset));
+        out = py_results_append(out,
+                                Py_BuildValue("snnn", norms[i].name, (Py_ssize_t)norms[i].channels,
+                                              (Py_ssize_t)norms[i].mean_offset, (Py_ssize_t)norms[i].variance_offset));
     }
     py_trainer_leave(self);
     return out;
