@@ -43,13 +43,14 @@ static Loader *opened(LoaderObject *self) {
     return self->loader;
 }
 
+static int refuse_busy(const LoaderObject *self) {
+    if (self->busy) PyErr_SetString(PyExc_RuntimeError, "this Loader is in use by another thread");
+    return self->busy ? -1 : 0;
+}
+
 /* Acquires the loader for one call that releases the GIL; the caller resets `busy`. */
 static Loader *acquire(LoaderObject *self) {
-    if (opened(self) == NULL) return NULL;
-    if (self->busy) {
-        PyErr_SetString(PyExc_RuntimeError, "this Loader is in use by another thread");
-        return NULL;
-    }
+    if (opened(self) == NULL || refuse_busy(self) < 0) return NULL;
     self->busy = true;
     return self->loader;
 }
@@ -62,18 +63,10 @@ Loader *py_loader_object_acquire(ModuleState *state, PyObject *object) {
 
 void py_loader_object_release(PyObject *object) { ((LoaderObject *)object)->busy = false; }
 
-/* For calls that may run Python code, which must not close the file meanwhile. */
-static int hold_reader(LoaderObject *self) {
-    if (self->reader == NULL) {
-        PyErr_SetString(PyExc_ValueError, "this Loader has been closed");
-        return -1;
-    }
-    if (self->busy) {
-        PyErr_SetString(PyExc_RuntimeError, "this Loader is in use by another thread");
-        return -1;
-    }
-    self->busy = true;
-    return 0;
+/* Its file, whether prepared or not; NULL with an exception set after close(). */
+static const BetonReader *reader_of(const LoaderObject *self) {
+    if (self->reader == NULL) PyErr_SetString(PyExc_ValueError, "this Loader has been closed");
+    return self->reader;
 }
 
 /* Runs a statement without the GIL while the loader is acquired. */
@@ -193,10 +186,7 @@ static void loader_dealloc(PyObject *object) {
 
 static PyObject *loader_close(LoaderObject *self, PyObject *unused) {
     (void)unused;
-    if (self->busy) {
-        PyErr_SetString(PyExc_RuntimeError, "this Loader is in use by another thread");
-        return NULL;
-    }
+    if (refuse_busy(self) < 0) return NULL;
     loader_object_destroy(self);
     Py_RETURN_NONE;
 }
@@ -356,8 +346,9 @@ static PyObject *loader_batches_(LoaderObject *self, PyObject *args) {
 
 /* A dict of what `of` returns for each field, without those for which it returns NULL. */
 static PyObject *fields_dict(LoaderObject *self, const char *(*of)(const BetonField *)) {
-    if (hold_reader(self) < 0) return NULL;
-    const BetonReader *reader = self->reader;
+    const BetonReader *reader = reader_of(self);
+    if (reader == NULL || refuse_busy(self) < 0) return NULL;
+    self->busy = true; /* what follows may run Python code, which must not close the file meanwhile */
     PyObject *fields = PyDict_New();
     for (size_t i = 0; fields != NULL && i < beton_reader_num_fields(reader); i++) {
         const BetonField *field = beton_reader_field(reader, i);
@@ -466,23 +457,18 @@ static PyObject *get_samples(LoaderObject *self, void *unused) {
 
 static PyObject *get_in_file(LoaderObject *self, void *unused) {
     (void)unused;
-    if (self->reader == NULL) {
-        PyErr_SetString(PyExc_ValueError, "this Loader has been closed");
-        return NULL;
-    }
-    return PyLong_FromUnsignedLongLong(beton_reader_num_samples(self->reader));
+    const BetonReader *reader = reader_of(self);
+    return reader == NULL ? NULL : PyLong_FromUnsignedLongLong(beton_reader_num_samples(reader));
 }
 
 static PyObject *get_firsts(LoaderObject *self, void *unused) {
     (void)unused;
-    if (self->reader == NULL) {
-        PyErr_SetString(PyExc_ValueError, "this Loader has been closed");
-        return NULL;
-    }
-    const size_t count = beton_reader_num_files(self->reader);
+    const BetonReader *reader = reader_of(self);
+    if (reader == NULL) return NULL;
+    const size_t count = beton_reader_num_files(reader);
     PyObject *firsts = PyTuple_New((Py_ssize_t)count);
     for (size_t i = 0; firsts != NULL && i < count; i++) {
-        const uint64_t first = beton_reader_first_sample(self->reader, i);
+        const uint64_t first = beton_reader_first_sample(reader, i);
         firsts = py_results_put(firsts, (Py_ssize_t)i, PyLong_FromUnsignedLongLong(first));
     }
     return firsts;

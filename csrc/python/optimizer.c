@@ -147,9 +147,10 @@ static int optimizer_enter(OptimizerObject *self) {
     return 0;
 }
 
-static PyObject *optimizer_leave(OptimizerObject *self, Status status) {
+/* The end of a call; 0, or -1 with the exception of its status. */
+static int optimizer_leave(OptimizerObject *self, Status status) {
     self->busy = false;
-    return py_errors_none(py_module_state_of(self), status);
+    return py_errors_check(py_module_state_of(self), status);
 }
 
 static Status run_step(OptimizerObject *self, const OptimRate *rates) {
@@ -166,7 +167,7 @@ static PyObject *optimizer_step(OptimizerObject *self, PyObject *rates_in) {
     Py_BEGIN_ALLOW_THREADS;
     status = run_step(self, rates);
     Py_END_ALLOW_THREADS;
-    return optimizer_leave(self, status);
+    return optimizer_leave(self, status) < 0 ? NULL : Py_NewRef(Py_None);
 }
 
 static Status run_finite(OptimizerObject *self, const OptimRate *rates, bool *out) {
@@ -186,10 +187,7 @@ static PyObject *optimizer_finite(OptimizerObject *self, PyObject *args, PyObjec
     Py_BEGIN_ALLOW_THREADS;
     status = run_finite(self, rates_in == Py_None ? NULL : rates, &finite);
     Py_END_ALLOW_THREADS;
-    PyObject *none = optimizer_leave(self, status);
-    if (none == NULL) return NULL;
-    Py_DECREF(none);
-    return PyBool_FromLong(finite);
+    return optimizer_leave(self, status) < 0 ? NULL : PyBool_FromLong(finite);
 }
 
 static PyObject *optimizer_load_rates(OptimizerObject *self, PyObject *table) {
@@ -208,7 +206,7 @@ static PyObject *optimizer_load_rates(OptimizerObject *self, PyObject *table) {
     status = optim_load_rates(self->optim, rates, steps);
     Py_END_ALLOW_THREADS;
     if (self->gpu != NULL) py_optimizer_gpu_forget_graph(self->gpu);
-    result = optimizer_leave(self, status);
+    if (optimizer_leave(self, status) == 0) result = Py_NewRef(Py_None);
     status = STATUS_OK;
 done:
     if (status != STATUS_OK) py_errors_raise(py_module_state_of(self), status);
@@ -250,10 +248,7 @@ static PyObject *optimizer_step_scheduled(OptimizerObject *self, PyObject *args,
     Py_BEGIN_ALLOW_THREADS;
     status = run_scheduled(self, step, enabled, &flag);
     Py_END_ALLOW_THREADS;
-    PyObject *none = optimizer_leave(self, status);
-    if (none == NULL) return NULL;
-    Py_DECREF(none);
-    return PyBool_FromLong(flag != 0);
+    return optimizer_leave(self, status) < 0 ? NULL : PyBool_FromLong(flag != 0);
 }
 
 static PyObject *optimizer_pull(OptimizerObject *self, PyObject *args) {
@@ -276,7 +271,7 @@ static PyObject *optimizer_pull(OptimizerObject *self, PyObject *args) {
         status = self->gpu == NULL ? optim_lerp(self->optim, slow.data, value.data, elems, keep)
                                    : py_optimizer_gpu_lerp(self->gpu, self->optim, slow.data, value.data, elems, keep);
         Py_END_ALLOW_THREADS;
-        result = optimizer_leave(self, status);
+        if (optimizer_leave(self, status) == 0) result = Py_NewRef(Py_None);
     }
     py_array_release(&value);
     py_array_release(&slow);
@@ -299,9 +294,7 @@ static PyObject *optimizer_momentum(OptimizerObject *self, void *unused) {
     Py_BEGIN_ALLOW_THREADS;
     status = py_optimizer_gpu_read(self->gpu, data, (size_t)elems, to);
     Py_END_ALLOW_THREADS;
-    PyObject *none = optimizer_leave(self, status);
-    if (none == NULL) Py_CLEAR(copy);
-    Py_XDECREF(none);
+    if (optimizer_leave(self, status) < 0) Py_CLEAR(copy);
     return copy;
 }
 
