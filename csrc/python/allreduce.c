@@ -265,8 +265,7 @@ release:
     return result;
 }
 
-static PyObject *plan_explain(PyObject *object, PyObject *unused) {
-    (void)unused;
+static PyObject *plan_explain(PyObject *object, PyObject *Py_UNUSED(unused)) {
     AllreduceObject *self = (AllreduceObject *)object;
     char text[4096];
     if (py_comm_object_acquire(py_module_state_of(object), self->comm, "comm") == NULL) return NULL;
@@ -284,53 +283,45 @@ static PyObject *plan_explain(PyObject *object, PyObject *unused) {
     return result;
 }
 
-static PyObject *get_elems(PyObject *self, void *unused) {
-    (void)unused;
+static PyObject *get_elems(PyObject *self, void *Py_UNUSED(unused)) {
     const Allreduce *allreduce = allreduce_of(self);
     return allreduce == NULL ? NULL : PyLong_FromLongLong(allreduce_elems(allreduce));
 }
 
-static PyObject *get_recordable(PyObject *self, void *unused) {
-    (void)unused;
+static PyObject *get_recordable(PyObject *self, void *Py_UNUSED(unused)) {
     const Allreduce *allreduce = allreduce_of(self);
     return allreduce == NULL ? NULL : PyBool_FromLong(allreduce_recordable(allreduce));
 }
 
-static PyObject *get_feeds_back(PyObject *self, void *unused) {
-    (void)unused;
+static PyObject *get_feeds_back(PyObject *self, void *Py_UNUSED(unused)) {
     const Allreduce *allreduce = allreduce_of(self);
     return allreduce == NULL ? NULL : PyBool_FromLong(allreduce_feeds_back(allreduce));
 }
 
-static PyObject *get_wire_bytes(PyObject *self, void *unused) {
-    (void)unused;
+static PyObject *get_wire_bytes(PyObject *self, void *Py_UNUSED(unused)) {
     const Allreduce *allreduce = allreduce_of(self);
     if (allreduce == NULL) return NULL;
     return PyLong_FromUnsignedLongLong(allreduce_bytes(allreduce, allreduce_elems(allreduce)).wire);
 }
 
-static PyObject *get_plain_bytes(PyObject *self, void *unused) {
-    (void)unused;
+static PyObject *get_plain_bytes(PyObject *self, void *Py_UNUSED(unused)) {
     const Allreduce *allreduce = allreduce_of(self);
     if (allreduce == NULL) return NULL;
     return PyLong_FromUnsignedLongLong(allreduce_bytes(allreduce, allreduce_elems(allreduce)).plain);
 }
 
-static PyObject *get_algorithm(PyObject *self, void *unused) {
-    (void)unused;
+static PyObject *get_algorithm(PyObject *self, void *Py_UNUSED(unused)) {
     const Allreduce *allreduce = allreduce_of(self);
     return allreduce == NULL ? NULL
                              : PyUnicode_FromString(allreduce_algorithm_name((int)allreduce_algorithm(allreduce)));
 }
 
-static PyObject *get_call(PyObject *self, void *unused) {
-    (void)unused;
+static PyObject *get_call(PyObject *self, void *Py_UNUSED(unused)) {
     const Allreduce *allreduce = allreduce_of(self);
     return allreduce == NULL ? NULL : PyLong_FromUnsignedLong(allreduce_call(allreduce));
 }
 
-static int set_call(PyObject *self, PyObject *value, void *unused) {
-    (void)unused;
+static int set_call(PyObject *self, PyObject *value, void *Py_UNUSED(unused)) {
     uint64_t call;
     if (py_arguments_whole(value == NULL ? Py_None : value, "call", 0, UINT32_MAX, &call) < 0) return -1;
     Allreduce *allreduce = allreduce_of(self);
@@ -357,8 +348,7 @@ static PyObject *copy_residual(AllreduceObject *self, int64_t elems) {
     return py_errors_raise(py_module_state_of(self), status);
 }
 
-static PyObject *get_residual(PyObject *self, void *unused) {
-    (void)unused;
+static PyObject *get_residual(PyObject *self, void *Py_UNUSED(unused)) {
     const Allreduce *allreduce = allreduce_of(self);
     if (allreduce == NULL) return NULL;
     if (!allreduce_feeds_back(allreduce)) Py_RETURN_NONE;

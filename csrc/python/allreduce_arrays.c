@@ -342,8 +342,7 @@ static Status wait_for_done(const RunObject *self) {
     return allreduce_wait(self->plan->allreduce, NULL, self->done);
 }
 
-static PyObject *run_wait(PyObject *object, PyObject *unused) {
-    (void)unused;
+static PyObject *run_wait(PyObject *object, PyObject *Py_UNUSED(unused)) {
     RunObject *self = (RunObject *)object;
     PyTensorDeviceGuard guard;
     if (self->plan == NULL || self->done == NULL) Py_RETURN_NONE;
@@ -360,8 +359,7 @@ static Status ask_done(const RunObject *self, bool *done) {
     return self->put && self->done != NULL ? device_query(NULL, self->done, done) : STATUS_OK;
 }
 
-static PyObject *get_done(PyObject *object, void *unused) {
-    (void)unused;
+static PyObject *get_done(PyObject *object, void *Py_UNUSED(unused)) {
     bool done;
     Status status = ask_done((RunObject *)object, &done);
     if (status != STATUS_OK) return py_errors_raise(py_module_state_of(object), status);

@@ -126,7 +126,4 @@ int py_array_acquire(PyObject *object, const char *argument, unsigned mask, int 
 
 void py_array_release(ArrayView *view) { PyBuffer_Release(&view->buffer); }
 
-int py_array_add(PyObject *module) {
-    (void)module;
-    return PyArray_ImportNumPyAPI();
-}
+int py_array_add(PyObject *Py_UNUSED(module)) { return PyArray_ImportNumPyAPI(); }

@@ -10,9 +10,7 @@
 
 #define FOLDERS_MAX 256
 
-static PyObject *build_info(PyObject *module, PyObject *unused) {
-    (void)module;
-    (void)unused;
+static PyObject *build_info(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unused)) {
     const CpuFeatures *cpu = cpu_features();
     return Py_BuildValue("{sN sN sN sN sN ss s{sN sN sN sN} ss si}", "cuda", PyBool_FromLong(CGXFFCV_WITH_CUDA), "mpi",
                          PyBool_FromLong(CGXFFCV_WITH_MPI), "nccl", PyBool_FromLong(CGXFFCV_WITH_NCCL), "onednn",
@@ -22,8 +20,7 @@ static PyObject *build_info(PyObject *module, PyObject *unused) {
                          "amx_bf16", PyBool_FromLong(cpu->amx_bf16), "compiler", __VERSION__, "cpus", cpu_count());
 }
 
-static PyObject *nccl_version(PyObject *module, PyObject *unused) {
-    (void)module, (void)unused;
+static PyObject *nccl_version(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unused)) {
     int version;
     Py_BEGIN_ALLOW_THREADS; /* it may load a large library */
     version = comm_nccl_version();
@@ -31,8 +28,7 @@ static PyObject *nccl_version(PyObject *module, PyObject *unused) {
     return PyLong_FromLong(version);
 }
 
-static PyObject *cudnn_version(PyObject *module, PyObject *unused) {
-    (void)module, (void)unused;
+static PyObject *cudnn_version(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unused)) {
     int version;
     Py_BEGIN_ALLOW_THREADS;
     version = nn_cudnn_version();

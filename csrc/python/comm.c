@@ -23,8 +23,7 @@ static CommObject *open_objects;
 
 /* ---- called by waits ---- */
 
-static Status warn(void *context, int rank, const char *message) {
-    (void)context;
+static Status warn(void *Py_UNUSED(context), int rank, const char *message) {
     PyGILState_STATE gil = PyGILState_Ensure();
     int failed = PyErr_WarnEx(PyExc_RuntimeWarning, message, 1);
     PyGILState_Release(gil);
@@ -229,8 +228,7 @@ static void comm_object_destroy(CommObject *self) {
     Py_END_ALLOW_THREADS;
 }
 
-static PyObject *close_comm(PyObject *self, PyObject *unused) {
-    (void)unused;
+static PyObject *close_comm(PyObject *self, PyObject *Py_UNUSED(unused)) {
     if (((CommObject *)self)->in_use > 0) {
         PyErr_SetString(py_module_state_of(self)->comm_error,
                         "close: another thread is using this communicator (abort() ends what it waits for)");
@@ -259,8 +257,7 @@ static void dealloc(PyObject *self) {
     py_module_free_object(self);
 }
 
-static PyObject *comm_object_enter(PyObject *self, PyObject *unused) {
-    (void)unused;
+static PyObject *comm_object_enter(PyObject *self, PyObject *Py_UNUSED(unused)) {
     return open_comm(self) == NULL ? NULL : Py_NewRef(self);
 }
 
@@ -318,8 +315,7 @@ static PyObject *abort_comm(PyObject *self, PyObject *args, PyObject *kwargs) {
     Py_RETURN_NONE;
 }
 
-static PyObject *abort_all(PyObject *module, PyObject *args) {
-    (void)module;
+static PyObject *abort_all(PyObject *Py_UNUSED(module), PyObject *args) {
     const char *message;
     if (!PyArg_ParseTuple(args, "s:comm_abort_all", &message)) return NULL;
     Py_BEGIN_ALLOW_THREADS;
@@ -329,8 +325,7 @@ static PyObject *abort_all(PyObject *module, PyObject *args) {
 }
 
 /* At exit: closes what is open and idle, aborts what another thread still uses. */
-static PyObject *finalize(PyObject *module, PyObject *unused) {
-    (void)module, (void)unused;
+static PyObject *finalize(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unused)) {
     for (CommObject *object = open_objects; object != NULL;) {
         if (object->in_use > 0) {
             comm_abort(object->comm, "the process ends");
@@ -364,19 +359,16 @@ DEFINE_INT_GETTER(local_size, comm_local_size)
 DEFINE_INT_GETTER(slot_bytes, comm_slot_bytes)
 DEFINE_INT_GETTER(slots, comm_slots)
 
-static PyObject *get_timeout(PyObject *self, void *unused) {
-    (void)unused;
+static PyObject *get_timeout(PyObject *self, void *Py_UNUSED(unused)) {
     Comm *comm = open_comm(self);
     return comm == NULL ? NULL : PyFloat_FromDouble(comm_timeout(comm));
 }
 
-static PyObject *comm_get_closed(PyObject *self, void *unused) {
-    (void)unused;
+static PyObject *comm_get_closed(PyObject *self, void *Py_UNUSED(unused)) {
     return PyBool_FromLong(((CommObject *)self)->comm == NULL);
 }
 
-static PyObject *get_broken(PyObject *self, void *unused) {
-    (void)unused;
+static PyObject *get_broken(PyObject *self, void *Py_UNUSED(unused)) {
     Comm *comm = open_comm(self);
     const ErrorRecord *cause;
     if (comm == NULL) return NULL;

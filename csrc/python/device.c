@@ -3,8 +3,7 @@
 #include "python/arguments.h"
 #include "python/results.h"
 
-static PyObject *devices(PyObject *module, PyObject *unused) {
-    (void)unused;
+static PyObject *devices(PyObject *module, PyObject *Py_UNUSED(unused)) {
     PyObject *list = PyList_New(0);
     for (int i = 0; list != NULL && i < device_count(); i++) {
         DeviceInfo info;
@@ -22,8 +21,7 @@ static PyObject *devices(PyObject *module, PyObject *unused) {
     return list;
 }
 
-static PyObject *why_no_device(PyObject *module, PyObject *unused) {
-    (void)module, (void)unused;
+static PyObject *why_no_device(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unused)) {
     return PyUnicode_FromString(device_why());
 }
 
@@ -37,10 +35,9 @@ static PyObject *select_device(PyObject *module, PyObject *argument) {
     return py_errors_none(py_module_state(module), status);
 }
 
-static PyObject *free_memory(PyObject *module, PyObject *unused) {
+static PyObject *free_memory(PyObject *module, PyObject *Py_UNUSED(unused)) {
     size_t bytes = 0;
     Status status;
-    (void)unused;
     Py_BEGIN_ALLOW_THREADS;
     status = device_free_memory(&bytes);
     Py_END_ALLOW_THREADS;

@@ -144,8 +144,7 @@ PyObject *py_errors_raise(ModuleState *state, Status status) {
     return NULL;
 }
 
-Status py_errors_check_signals(void *context) {
-    (void)context;
+Status py_errors_check_signals(void *Py_UNUSED(context)) {
     PyGILState_STATE gil = PyGILState_Ensure();
     int failed = PyErr_CheckSignals();
     PyGILState_Release(gil);

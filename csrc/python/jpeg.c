@@ -189,16 +189,14 @@ static PyObject *resize(PyObject *module, PyObject *args, PyObject *kwargs) {
     return array;
 }
 
-static PyObject *max_pixels(PyObject *module, PyObject *unused) {
+static PyObject *max_pixels(PyObject *module, PyObject *Py_UNUSED(unused)) {
     uint64_t limit = 0;
-    (void)unused;
     Status status = jpeg_limit_get(&limit);
     if (status != STATUS_OK) return py_errors_raise(py_module_state(module), status);
     return PyLong_FromUnsignedLongLong(limit);
 }
 
-static PyObject *set_max_pixels(PyObject *module, PyObject *object) {
-    (void)module;
+static PyObject *set_max_pixels(PyObject *Py_UNUSED(module), PyObject *object) {
     uint64_t limit;
     if (py_arguments_whole(object, "a limit of pixels (0: none)", 0, UINT64_MAX, &limit) < 0) return NULL;
     jpeg_limit_set(limit);

@@ -124,8 +124,7 @@ static PyObject *loader_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
     return new_of_file(type, file);
 }
 
-static PyObject *loader_again(LoaderObject *self, PyObject *unused) {
-    (void)unused;
+static PyObject *loader_again(LoaderObject *self, PyObject *Py_UNUSED(unused)) {
     if (opened(self) == NULL) return NULL;
     return new_of_file(Py_TYPE(self), Py_NewRef(self->file));
 }
@@ -184,8 +183,7 @@ static void loader_dealloc(PyObject *object) {
     py_module_free_object(object);
 }
 
-static PyObject *loader_close(LoaderObject *self, PyObject *unused) {
-    (void)unused;
+static PyObject *loader_close(LoaderObject *self, PyObject *Py_UNUSED(unused)) {
     if (refuse_busy(self) < 0) return NULL;
     loader_object_destroy(self);
     Py_RETURN_NONE;
@@ -235,10 +233,9 @@ static Status loader_check_signals(void *context) {
     return raised < 0 ? STATUS_INTERRUPTED : STATUS_OK;
 }
 
-static PyObject *loader_next_(LoaderObject *self, PyObject *unused) {
+static PyObject *loader_next_(LoaderObject *self, PyObject *Py_UNUSED(unused)) {
     LoaderBatch *batch = NULL;
     Loader *loader = acquire(self);
-    (void)unused;
     if (loader == NULL) return NULL;
     PyThreadState *state = PyEval_SaveThread();
     Status status = loader_next(loader, loader_check_signals, &state, &batch);
@@ -250,8 +247,7 @@ static PyObject *loader_next_(LoaderObject *self, PyObject *unused) {
     return result;
 }
 
-static PyObject *loader_stop_(LoaderObject *self, PyObject *unused) {
-    (void)unused;
+static PyObject *loader_stop_(LoaderObject *self, PyObject *Py_UNUSED(unused)) {
     Loader *loader = acquire(self);
     if (loader == NULL) return NULL;
     WITHOUT_GIL(self, loader_stop(loader));
@@ -321,8 +317,7 @@ static PyObject *loader_order_(LoaderObject *self, PyObject *args) {
     return py_errors_raise(py_module_state_of(self), status);
 }
 
-static PyObject *loader_position_(LoaderObject *self, PyObject *unused) {
-    (void)unused;
+static PyObject *loader_position_(LoaderObject *self, PyObject *Py_UNUSED(unused)) {
     Loader *loader = opened(self);
     if (loader == NULL) return NULL;
     LoaderPosition position = loader_position(loader);
@@ -330,8 +325,7 @@ static PyObject *loader_position_(LoaderObject *self, PyObject *unused) {
     return Py_BuildValue("IK", position.epoch, (unsigned long long)position.batch);
 }
 
-static PyObject *loader_active_(LoaderObject *self, PyObject *unused) {
-    (void)unused;
+static PyObject *loader_active_(LoaderObject *self, PyObject *Py_UNUSED(unused)) {
     Loader *loader = opened(self);
     return loader == NULL ? NULL : PyBool_FromLong(loader_active(loader));
 }
@@ -367,19 +361,12 @@ static const char *dtype_of(const BetonField *field) {
     return field->kind == BETON_ARRAY || field->kind == BETON_TENSOR ? beton_dtype_name((int)field->dtype) : NULL;
 }
 
-static PyObject *loader_fields(LoaderObject *self, PyObject *unused) {
-    (void)unused;
-    return fields_dict(self, kind_of);
-}
+static PyObject *loader_fields(LoaderObject *self, PyObject *Py_UNUSED(unused)) { return fields_dict(self, kind_of); }
 
-static PyObject *loader_dtypes(LoaderObject *self, PyObject *unused) {
-    (void)unused;
-    return fields_dict(self, dtype_of);
-}
+static PyObject *loader_dtypes(LoaderObject *self, PyObject *Py_UNUSED(unused)) { return fields_dict(self, dtype_of); }
 
-static PyObject *loader_stats_(LoaderObject *self, PyObject *unused) {
+static PyObject *loader_stats_(LoaderObject *self, PyObject *Py_UNUSED(unused)) {
     LoaderStats s;
-    (void)unused;
     Loader *loader = opened(self);
     if (loader == NULL) return NULL;
     loader_stats(loader, &s);
@@ -396,8 +383,7 @@ static PyObject *loader_stats_(LoaderObject *self, PyObject *unused) {
                          (Py_ssize_t)s.uploads_held, "device_bytes", (Py_ssize_t)s.device_bytes);
 }
 
-static PyObject *loader_moves(LoaderObject *self, PyObject *unused) {
-    (void)unused;
+static PyObject *loader_moves(LoaderObject *self, PyObject *Py_UNUSED(unused)) {
     Loader *loader = opened(self);
     PyObject *list = loader == NULL ? NULL : PyList_New(0);
     for (size_t i = 0; list != NULL && i < loader_outputs(loader); i++) {
@@ -443,26 +429,22 @@ static PyMethodDef loader_methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
-static PyObject *loader_get_closed(LoaderObject *self, void *unused) {
-    (void)unused;
+static PyObject *loader_get_closed(LoaderObject *self, void *Py_UNUSED(unused)) {
     return PyBool_FromLong(self->reader == NULL);
 }
 
-static PyObject *get_samples(LoaderObject *self, void *unused) {
-    (void)unused;
+static PyObject *get_samples(LoaderObject *self, void *Py_UNUSED(unused)) {
     Loader *loader = opened(self);
     if (loader == NULL) return NULL;
     return PyLong_FromUnsignedLongLong(loader_samples(loader));
 }
 
-static PyObject *get_in_file(LoaderObject *self, void *unused) {
-    (void)unused;
+static PyObject *get_in_file(LoaderObject *self, void *Py_UNUSED(unused)) {
     const BetonReader *reader = reader_of(self);
     return reader == NULL ? NULL : PyLong_FromUnsignedLongLong(beton_reader_num_samples(reader));
 }
 
-static PyObject *get_firsts(LoaderObject *self, void *unused) {
-    (void)unused;
+static PyObject *get_firsts(LoaderObject *self, void *Py_UNUSED(unused)) {
     const BetonReader *reader = reader_of(self);
     if (reader == NULL) return NULL;
     const size_t count = beton_reader_num_files(reader);

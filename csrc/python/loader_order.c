@@ -8,11 +8,10 @@
 
 #define SAMPLES (1u << ARRAY_I64 | 1u << ARRAY_U64)
 
-static PyObject *shuffled(PyObject *module, PyObject *args) {
+static PyObject *shuffled(PyObject *Py_UNUSED(module), PyObject *args) {
     PyObject *samples, *result;
     ArgumentsNumber seed = {"seed", UINT64_MAX, 0}, epoch = {"epoch", UINT32_MAX, 0};
     ArrayView view;
-    (void)module;
     if (!PyArg_ParseTuple(args, "OO&O&:shuffled", &samples, py_arguments_number, &seed, py_arguments_number, &epoch)) {
         return NULL;
     }
@@ -40,13 +39,12 @@ static size_t gather_share(const LoaderSplit *split, const uint64_t *order, uint
     return count;
 }
 
-static PyObject *share(PyObject *module, PyObject *args) {
+static PyObject *share(PyObject *Py_UNUSED(module), PyObject *args) {
     PyObject *order, *result;
     ArgumentsNumber batch_size = {"batch_size", UINT64_MAX, 0}, world_size = {"world_size", UINT64_MAX, 0},
                     rank = {"rank", UINT64_MAX, 0};
     int drop_last;
     ArrayView view;
-    (void)module;
     if (!PyArg_ParseTuple(args, "OO&O&O&p:share", &order, py_arguments_number, &batch_size, py_arguments_number,
                           &world_size, py_arguments_number, &rank, &drop_last)) {
         return NULL;

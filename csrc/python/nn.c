@@ -120,20 +120,18 @@ static PyObject *model_layer_tuple(const NnLayer *layer) {
                          PyBool_FromLong(layer->trained), shape, (Py_ssize_t)layer->offset, (Py_ssize_t)layer->elems);
 }
 
-static PyObject *get_layers(ModelObject *self, void *closure) {
+static PyObject *get_layers(ModelObject *self, void *Py_UNUSED(closure)) {
     int count;
     const NnLayer *layers = nn_model_layers(self->model, &count);
     PyObject *list = PyList_New(0);
-    (void)closure;
     for (int i = 0; list != NULL && i < count; i++) list = py_results_append(list, model_layer_tuple(&layers[i]));
     return list;
 }
 
-static PyObject *get_statistics(ModelObject *self, void *closure) {
+static PyObject *get_statistics(ModelObject *self, void *Py_UNUSED(closure)) {
     int count;
     const NnStatistic *statistics = nn_model_statistics(self->model, &count);
     PyObject *list = PyList_New(0);
-    (void)closure;
     for (int i = 0; list != NULL && i < count; i++) {
         const NnStatistic *s = &statistics[i];
         list = py_results_append(list, Py_BuildValue("(siinnn)", s->name, s->node, s->block, (Py_ssize_t)s->mean_offset,
@@ -148,18 +146,15 @@ static PyObject *get_buffer(ModelObject *self, void *which) {
     return py_array_wrap(ARRAY_F32, 1, &shape, NULL, py_nn_buffer_data(self, buffer), (PyObject *)self, true);
 }
 
-static PyObject *get_precision(ModelObject *self, void *closure) {
-    (void)closure;
+static PyObject *get_precision(ModelObject *self, void *Py_UNUSED(closure)) {
     return PyUnicode_FromString(nn_precision_name((int)nn_model_precision(self->model)));
 }
 
-static PyObject *get_backend(ModelObject *self, void *closure) {
-    (void)closure;
+static PyObject *get_backend(ModelObject *self, void *Py_UNUSED(closure)) {
     return PyUnicode_FromString(nn_model_backend(self->model));
 }
 
-static PyObject *get_threads(ModelObject *self, void *closure) {
-    (void)closure;
+static PyObject *get_threads(ModelObject *self, void *Py_UNUSED(closure)) {
     return PyLong_FromLong(pool_threads(nn_model_pool(self->model)));
 }
 

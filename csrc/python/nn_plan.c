@@ -121,9 +121,8 @@ done:
     return result;
 }
 
-static PyObject *plan_take_totals_method(PlanObject *self, PyObject *unused) {
+static PyObject *plan_take_totals_method(PlanObject *self, PyObject *Py_UNUSED(unused)) {
     NnStepTotals totals;
-    (void)unused;
     if (py_nn_enter(self->model) < 0) return NULL;
     Status status = nn_plan_take_totals(self->plan, &totals);
     py_nn_leave(self->model);
@@ -230,18 +229,16 @@ static PyObject *plan_shape_method(PlanObject *self, PyObject *node) {
     return Py_BuildValue("(LLL)", (long long)shape[0], (long long)shape[1], (long long)shape[2]);
 }
 
-static PyObject *plan_profile_begin_method(PlanObject *self, PyObject *unused) {
-    (void)unused;
+static PyObject *plan_profile_begin_method(PlanObject *self, PyObject *Py_UNUSED(unused)) {
     if (py_nn_enter(self->model) < 0) return NULL;
     Status status = nn_plan_profile_begin(self->plan);
     py_nn_leave(self->model);
     return py_errors_none(py_module_state_of(self), status);
 }
 
-static PyObject *plan_profile_end_method(PlanObject *self, PyObject *unused) {
+static PyObject *plan_profile_end_method(PlanObject *self, PyObject *Py_UNUSED(unused)) {
     static const size_t room = NN_MAX_PASSES;
     int count = 0;
-    (void)unused;
     if (py_nn_enter(self->model) < 0) return NULL;
     NnPassTime *times = PyMem_Calloc(room, sizeof *times);
     PyObject *list = times == NULL ? PyErr_NoMemory() : NULL;
@@ -256,14 +253,12 @@ static PyObject *plan_profile_end_method(PlanObject *self, PyObject *unused) {
     return list;
 }
 
-static PyObject *get_bytes(PlanObject *self, void *closure) {
-    (void)closure;
+static PyObject *get_bytes(PlanObject *self, void *Py_UNUSED(closure)) {
     return PyLong_FromSize_t(nn_plan_arena_bytes(self->plan));
 }
 
-static PyObject *get_algorithms(PlanObject *self, void *closure) {
+static PyObject *get_algorithms(PlanObject *self, void *Py_UNUSED(closure)) {
     int count = 0;
-    (void)closure;
     NnPassAlgorithm *algorithms = PyMem_Calloc(NN_MAX_PASSES, sizeof *algorithms);
     if (algorithms == NULL) return PyErr_NoMemory();
     nn_plan_algorithms(self->plan, algorithms, &count);

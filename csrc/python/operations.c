@@ -267,14 +267,13 @@ static PyObject *parameters_tuple(const AugmentEntry *entry) {
     return list;
 }
 
-static PyObject *image_operations(PyObject *module, PyObject *unused) {
+static PyObject *image_operations(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unused)) {
     static const char *const phases[] = {
         [AUGMENT_MOVE] = "move",         [AUGMENT_FILL] = "fill",         [AUGMENT_COLOUR] = "colour",
         [AUGMENT_POSITIONAL] = "placed", [AUGMENT_LOCAL] = "local",       [AUGMENT_WARP] = "warp",
         [AUGMENT_BOX] = "around",        [AUGMENT_HISTOGRAM] = "counted", [AUGMENT_MIX] = "mix",
         [AUGMENT_VALUE] = "value",       [AUGMENT_LABEL] = "label"};
     PyObject *list = PyList_New(0);
-    (void)module, (void)unused;
     for (int kind = 0; list != NULL && kind < AUGMENT_KINDS; kind++) {
         const AugmentEntry *entry = augment_entry((AugmentKind)kind);
         if (entry->doc == NULL) continue;

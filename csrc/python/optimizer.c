@@ -278,8 +278,7 @@ static PyObject *optimizer_pull(OptimizerObject *self, PyObject *args) {
     return result;
 }
 
-static PyObject *optimizer_momentum(OptimizerObject *self, void *unused) {
-    (void)unused;
+static PyObject *optimizer_momentum(OptimizerObject *self, void *Py_UNUSED(unused)) {
     int64_t elems;
     float *data = optim_momentum(self->optim, &elems);
     if (self->gpu == NULL) return py_array_wrap(ARRAY_F32, 1, &elems, NULL, data, (PyObject *)self, true);
@@ -298,8 +297,7 @@ static PyObject *optimizer_momentum(OptimizerObject *self, void *unused) {
     return copy;
 }
 
-static PyObject *optimizer_flops(OptimizerObject *self, void *unused) {
-    (void)unused;
+static PyObject *optimizer_flops(OptimizerObject *self, void *Py_UNUSED(unused)) {
     return PyFloat_FromDouble(optim_step_flops(self->optim));
 }
 

@@ -185,9 +185,8 @@ release_wire:
     return result;
 }
 
-static PyObject *kernels(PyObject *module, PyObject *args) {
+static PyObject *kernels(PyObject *Py_UNUSED(module), PyObject *args) {
     const char *name = NULL;
-    (void)module;
     if (!PyArg_ParseTuple(args, "|z:quantize_kernels", &name)) return NULL;
     if (PyTuple_GET_SIZE(args) == 1 && !quantize_select_kernels(name)) {
         return PyErr_Format(PyExc_ValueError, "this processor has no %s kernels", name);

@@ -83,8 +83,7 @@ static PyObject *describe_field(const BetonField *field) {
     return result;
 }
 
-static PyObject *get_fields(FileObject *self, void *unused) {
-    (void)unused;
+static PyObject *get_fields(FileObject *self, void *Py_UNUSED(unused)) {
     size_t count = beton_reader_num_fields(self->reader);
     PyObject *list = PyList_New(0);
     for (size_t i = 0; list != NULL && i < count; i++) {
@@ -93,24 +92,20 @@ static PyObject *get_fields(FileObject *self, void *unused) {
     return list;
 }
 
-static PyObject *get_num_samples(FileObject *self, void *unused) {
-    (void)unused;
+static PyObject *get_num_samples(FileObject *self, void *Py_UNUSED(unused)) {
     return PyLong_FromUnsignedLongLong(beton_reader_num_samples(self->reader));
 }
 
-static PyObject *get_page_size(FileObject *self, void *unused) {
-    (void)unused;
+static PyObject *get_page_size(FileObject *self, void *Py_UNUSED(unused)) {
     return PyLong_FromUnsignedLongLong(beton_reader_page_size(self->reader));
 }
 
-static PyObject *get_data_span(FileObject *self, void *unused) {
-    (void)unused;
+static PyObject *get_data_span(FileObject *self, void *Py_UNUSED(unused)) {
     BetonSpan span = beton_reader_data_span(self->reader);
     return Py_BuildValue("(KK)", (unsigned long long)span.begin, (unsigned long long)span.end);
 }
 
-static PyObject *get_has_checksums(FileObject *self, void *unused) {
-    (void)unused;
+static PyObject *get_has_checksums(FileObject *self, void *Py_UNUSED(unused)) {
     return PyBool_FromLong(beton_reader_has_checksums(self->reader));
 }
 

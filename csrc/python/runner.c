@@ -96,8 +96,7 @@ static void runner_dealloc(RunnerObject *self) {
     py_module_free_object(self);
 }
 
-static PyObject *close_method(RunnerObject *self, PyObject *unused) {
-    (void)unused;
+static PyObject *close_method(RunnerObject *self, PyObject *Py_UNUSED(unused)) {
     if (self->runner != NULL && ready(self) < 0) return NULL;
     runner_free(self);
     Py_RETURN_NONE;
@@ -400,16 +399,14 @@ static PyObject *restart_method(RunnerObject *self, PyObject *seed_in) {
     return py_errors_none(py_module_state_of(self), train_runner_restart(self->runner, seed));
 }
 
-static PyObject *seconds_method(RunnerObject *self, PyObject *unused) {
-    (void)unused;
+static PyObject *seconds_method(RunnerObject *self, PyObject *Py_UNUSED(unused)) {
     double seconds = 0;
     if (ready(self) < 0) return NULL;
     Status status = train_runner_take_seconds(self->runner, &seconds);
     return status == STATUS_OK ? PyFloat_FromDouble(seconds) : py_errors_raise(py_module_state_of(self), status);
 }
 
-static PyObject *graphs_method(RunnerObject *self, PyObject *unused) {
-    (void)unused;
+static PyObject *graphs_method(RunnerObject *self, PyObject *Py_UNUSED(unused)) {
     return ready(self) < 0 ? NULL : PyLong_FromLong(train_runner_graphs(self->runner));
 }
 

@@ -168,8 +168,7 @@ PyObject *py_stages_finish(PyObject *plan, PyObject *args) {
 
 /* ---- the same on a GPU ---- */
 
-PyObject *py_stages_space(PyObject *plan, PyObject *unused) {
-    (void)unused;
+PyObject *py_stages_space(PyObject *plan, PyObject *Py_UNUSED(unused)) {
     unsigned types;
     AllreduceSpace space;
     Allreduce *allreduce = py_allreduce_acquire(plan, &types);

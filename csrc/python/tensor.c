@@ -398,8 +398,7 @@ static int wait_on_stream(TensorObject *self, PyObject *object) {
     return given && number == UINT64_MAX ? 0 : let_stream_wait(self, (DeviceStream *)(uintptr_t)number);
 }
 
-static PyObject *tensor_dlpack_device(PyObject *object, PyObject *unused) {
-    (void)unused;
+static PyObject *tensor_dlpack_device(PyObject *object, PyObject *Py_UNUSED(unused)) {
     int device = py_tensor_unchecked(object)->device;
     return Py_BuildValue("(ii)", device < 0 ? DLPACK_CPU : DLPACK_CUDA, device < 0 ? 0 : device);
 }
@@ -438,8 +437,7 @@ static PyObject *tensor_dlpack(PyObject *object, PyObject *args, PyObject *kwarg
 }
 
 /* Names the default stream, which exists as long as the device: that of the copy may be gone. */
-static PyObject *get_cuda_array(PyObject *object, void *unused) {
-    (void)unused;
+static PyObject *get_cuda_array(PyObject *object, void *Py_UNUSED(unused)) {
     TensorObject *self = (TensorObject *)object;
     const char *why = py_cuda_array_refusal(&self->tensor);
     if (why != NULL) {
@@ -450,8 +448,7 @@ static PyObject *get_cuda_array(PyObject *object, void *unused) {
     return py_cuda_array_describe(&self->tensor, self->ready != NULL);
 }
 
-static PyObject *tensor_numpy(PyObject *object, PyObject *unused) {
-    (void)unused;
+static PyObject *tensor_numpy(PyObject *object, PyObject *Py_UNUSED(unused)) {
     const PyTensor *tensor = py_tensor_unchecked(object);
     if (tensor->device >= 0 || !tensor->contiguous) {
         PyErr_SetString(PyExc_ValueError, tensor->contiguous ? "it is on a GPU: copy(-1) brings it into host memory"
@@ -472,29 +469,24 @@ const PyTensor *py_tensor_of(ModuleState *state, PyObject *object, const char *a
     return NULL;
 }
 
-static PyObject *get_shape(PyObject *self, void *unused) {
-    (void)unused;
+static PyObject *get_shape(PyObject *self, void *Py_UNUSED(unused)) {
     const PyTensor *tensor = py_tensor_unchecked(self);
     return py_results_shape(tensor->shape, tensor->ndim);
 }
 
-static PyObject *get_dtype(PyObject *self, void *unused) {
-    (void)unused;
+static PyObject *get_dtype(PyObject *self, void *Py_UNUSED(unused)) {
     return PyUnicode_FromString(allreduce_type_name((int)py_tensor_unchecked(self)->type));
 }
 
-static PyObject *get_device(PyObject *self, void *unused) {
-    (void)unused;
+static PyObject *get_device(PyObject *self, void *Py_UNUSED(unused)) {
     return PyLong_FromLong(py_tensor_unchecked(self)->device);
 }
 
-static PyObject *get_writable(PyObject *self, void *unused) {
-    (void)unused;
+static PyObject *get_writable(PyObject *self, void *Py_UNUSED(unused)) {
     return PyBool_FromLong(py_tensor_unchecked(self)->writable);
 }
 
-static PyObject *get_contiguous(PyObject *self, void *unused) {
-    (void)unused;
+static PyObject *get_contiguous(PyObject *self, void *Py_UNUSED(unused)) {
     return PyBool_FromLong(py_tensor_unchecked(self)->contiguous);
 }
 

@@ -132,8 +132,7 @@ int py_trainer_parse_views(PyObject *sequence, TrainerView views[TRAINER_MAX_VIE
 
 /* --- questions ---------------------------------------------------------------------------------------------------- */
 
-static PyObject *trainer_hash_method(TrainerObject *self, PyObject *unused) {
-    (void)unused;
+static PyObject *trainer_hash_method(TrainerObject *self, PyObject *Py_UNUSED(unused)) {
     uint64_t hash = 0;
     Status status;
     if (py_trainer_enter(self) < 0) return NULL;
@@ -158,8 +157,7 @@ static PyObject *trainer_rate_method(TrainerObject *self, PyObject *args) {
     return Py_BuildValue("fNN", (double)rate.rate, PyBool_FromLong(rate.active), PyBool_FromLong(rate.project));
 }
 
-static PyObject *trainer_explain_method(TrainerObject *self, PyObject *unused) {
-    (void)unused;
+static PyObject *trainer_explain_method(TrainerObject *self, PyObject *Py_UNUSED(unused)) {
     char text[8192];
     if (py_trainer_ready(self) < 0) return NULL;
     if (self->allreduce == NULL) return PyUnicode_FromString("one rank: gradients are not exchanged");
@@ -175,8 +173,7 @@ static PyObject *trainer_wire_method(TrainerObject *self, PyObject *argument) {
     return Py_BuildValue("KK", (unsigned long long)bytes.wire, (unsigned long long)bytes.plain);
 }
 
-static PyObject *trainer_close_method(TrainerObject *self, PyObject *unused) {
-    (void)unused;
+static PyObject *trainer_close_method(TrainerObject *self, PyObject *Py_UNUSED(unused)) {
     if (self->trainer != NULL && py_trainer_ready(self) < 0) return NULL;
     if (self->runners > 0) {
         PyErr_SetString(PyExc_ValueError, "this trainer is in use: close its Runner first");
@@ -186,13 +183,11 @@ static PyObject *trainer_close_method(TrainerObject *self, PyObject *unused) {
     Py_RETURN_NONE;
 }
 
-static PyObject *get_step(TrainerObject *self, void *unused) {
-    (void)unused;
+static PyObject *get_step(TrainerObject *self, void *Py_UNUSED(unused)) {
     return py_trainer_ready(self) < 0 ? NULL : PyLong_FromLongLong(trainer_steps_done(self->trainer));
 }
 
-static int set_step(TrainerObject *self, PyObject *value, void *unused) {
-    (void)unused;
+static int set_step(TrainerObject *self, PyObject *value, void *Py_UNUSED(unused)) {
     uint64_t step;
     if (py_arguments_whole(value == NULL ? Py_None : value, "step", 0, INT64_MAX, &step) < 0) return -1;
     if (py_trainer_ready(self) < 0) return -1;
@@ -200,8 +195,7 @@ static int set_step(TrainerObject *self, PyObject *value, void *unused) {
     return py_errors_check(py_module_state_of(self), status);
 }
 
-static PyObject *get_optimizer_flops(TrainerObject *self, void *unused) {
-    (void)unused;
+static PyObject *get_optimizer_flops(TrainerObject *self, void *Py_UNUSED(unused)) {
     return py_trainer_ready(self) < 0 ? NULL : PyFloat_FromDouble(trainer_optimizer_flops(self->trainer));
 }
 

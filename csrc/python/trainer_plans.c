@@ -23,10 +23,9 @@ static PyObject *append_plan(const TrainerObject *self, const NnPlan *plan, int 
     return list;
 }
 
-PyObject *py_trainer_algorithms(TrainerObject *self, PyObject *unused) {
+PyObject *py_trainer_algorithms(TrainerObject *self, PyObject *Py_UNUSED(unused)) {
     const NnPlan *plan;
     int side;
-    (void)unused;
     NnPassAlgorithm *room = PyMem_Calloc(NN_MAX_PASSES, sizeof *room);
     if (room == NULL) return PyErr_NoMemory();
     if (py_trainer_enter(self) < 0) {
@@ -42,10 +41,9 @@ PyObject *py_trainer_algorithms(TrainerObject *self, PyObject *unused) {
     return list;
 }
 
-PyObject *py_trainer_library(TrainerObject *self, PyObject *unused) {
+PyObject *py_trainer_library(TrainerObject *self, PyObject *Py_UNUSED(unused)) {
     NnPlanLibrary library;
     int side;
-    (void)unused;
     if (py_trainer_ready(self) < 0) return NULL;
     const NnPlan *plan = trainer_plan_at(self->trainer, 0, &side);
     if (plan == NULL) Py_RETURN_NONE;

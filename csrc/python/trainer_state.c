@@ -125,8 +125,7 @@ static PyObject *trainer_layer_tuple(const NnLayer *layer) {
                          (Py_ssize_t)layer->offset);
 }
 
-PyObject *py_trainer_layers(TrainerObject *self, PyObject *unused) {
-    (void)unused;
+PyObject *py_trainer_layers(TrainerObject *self, PyObject *Py_UNUSED(unused)) {
     int count;
     if (py_trainer_enter(self) < 0) return NULL;
     const NnLayer *layers = nn_model_layers(self->model, &count);
@@ -136,8 +135,7 @@ PyObject *py_trainer_layers(TrainerObject *self, PyObject *unused) {
     return out;
 }
 
-PyObject *py_trainer_norms(TrainerObject *self, PyObject *unused) {
-    (void)unused;
+PyObject *py_trainer_norms(TrainerObject *self, PyObject *Py_UNUSED(unused)) {
     int count;
     if (py_trainer_enter(self) < 0) return NULL;
     const NnStatistic *norms = nn_model_statistics(self->model, &count);

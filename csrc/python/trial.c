@@ -66,18 +66,15 @@ typedef struct Work {
 } Work;
 
 /* One step without the GIL: fills, reads or times. */
-static Status fill_step(AllreduceTrial *trial, const ArrayView *view, Work *work) {
-    (void)work;
+static Status fill_step(AllreduceTrial *trial, const ArrayView *view, Work *Py_UNUSED(work)) {
     return allreduce_trial_fill(trial, view->data, (size_t)(view->elems * view->item_bytes));
 }
 
-static Status read_step(AllreduceTrial *trial, const ArrayView *view, Work *work) {
-    (void)work;
+static Status read_step(AllreduceTrial *trial, const ArrayView *view, Work *Py_UNUSED(work)) {
     return allreduce_trial_read(trial, view->data, (size_t)(view->elems * view->item_bytes));
 }
 
-static Status time_step(AllreduceTrial *trial, const ArrayView *view, Work *work) {
-    (void)view;
+static Status time_step(AllreduceTrial *trial, const ArrayView *Py_UNUSED(view), Work *work) {
     return allreduce_trial_time(trial, work->elems, work->runs, work->record, &work->seconds);
 }
 
@@ -118,8 +115,7 @@ static PyObject *trial_time(PyObject *self, PyObject *args) {
     return PyFloat_FromDouble(work.seconds);
 }
 
-static PyObject *trial_plan(PyObject *self, PyObject *unused) {
-    (void)unused;
+static PyObject *trial_plan(PyObject *self, PyObject *Py_UNUSED(unused)) {
     const Allreduce *allreduce = allreduce_trial_of(((TrialObject *)self)->trial);
     char text[4096];
     if (allreduce == NULL) Py_RETURN_NONE;

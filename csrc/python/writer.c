@@ -133,8 +133,7 @@ static PyObject *append_packed(WriterObject *self, PyObject *object) {
     return py_errors_none(py_module_state_of(self), status);
 }
 
-static PyObject *commit(WriterObject *self, PyObject *unused) {
-    (void)unused;
+static PyObject *commit(WriterObject *self, PyObject *Py_UNUSED(unused)) {
     BetonWriterResult result;
     Status status;
     if (writer_enter(self) < 0) return NULL;
@@ -149,8 +148,7 @@ static PyObject *commit(WriterObject *self, PyObject *unused) {
                          (unsigned long long)result.page_size, result.unsynced);
 }
 
-static PyObject *abort_file(WriterObject *self, PyObject *unused) {
-    (void)unused;
+static PyObject *abort_file(WriterObject *self, PyObject *Py_UNUSED(unused)) {
     if (self->busy) {
         PyErr_SetString(PyExc_RuntimeError, "another thread is using this writer");
         return NULL;
