@@ -283,43 +283,19 @@ static PyObject *plan_explain(PyObject *object, PyObject *Py_UNUSED(unused)) {
     return result;
 }
 
-static PyObject *get_elems(PyObject *self, void *Py_UNUSED(unused)) {
-    const Allreduce *allreduce = allreduce_of(self);
-    return allreduce == NULL ? NULL : PyLong_FromLongLong(allreduce_elems(allreduce));
-}
+#define DEFINE_GETTER(name, value)                                                                                     \
+    static PyObject *get_##name(PyObject *self, void *Py_UNUSED(unused)) {                                             \
+        const Allreduce *allreduce = allreduce_of(self);                                                               \
+        return allreduce == NULL ? NULL : (value);                                                                     \
+    }
 
-static PyObject *get_recordable(PyObject *self, void *Py_UNUSED(unused)) {
-    const Allreduce *allreduce = allreduce_of(self);
-    return allreduce == NULL ? NULL : PyBool_FromLong(allreduce_recordable(allreduce));
-}
-
-static PyObject *get_feeds_back(PyObject *self, void *Py_UNUSED(unused)) {
-    const Allreduce *allreduce = allreduce_of(self);
-    return allreduce == NULL ? NULL : PyBool_FromLong(allreduce_feeds_back(allreduce));
-}
-
-static PyObject *get_wire_bytes(PyObject *self, void *Py_UNUSED(unused)) {
-    const Allreduce *allreduce = allreduce_of(self);
-    if (allreduce == NULL) return NULL;
-    return PyLong_FromUnsignedLongLong(allreduce_bytes(allreduce, allreduce_elems(allreduce)).wire);
-}
-
-static PyObject *get_plain_bytes(PyObject *self, void *Py_UNUSED(unused)) {
-    const Allreduce *allreduce = allreduce_of(self);
-    if (allreduce == NULL) return NULL;
-    return PyLong_FromUnsignedLongLong(allreduce_bytes(allreduce, allreduce_elems(allreduce)).plain);
-}
-
-static PyObject *get_algorithm(PyObject *self, void *Py_UNUSED(unused)) {
-    const Allreduce *allreduce = allreduce_of(self);
-    return allreduce == NULL ? NULL
-                             : PyUnicode_FromString(allreduce_algorithm_name((int)allreduce_algorithm(allreduce)));
-}
-
-static PyObject *get_call(PyObject *self, void *Py_UNUSED(unused)) {
-    const Allreduce *allreduce = allreduce_of(self);
-    return allreduce == NULL ? NULL : PyLong_FromUnsignedLong(allreduce_call(allreduce));
-}
+DEFINE_GETTER(elems, PyLong_FromLongLong(allreduce_elems(allreduce)))
+DEFINE_GETTER(recordable, PyBool_FromLong(allreduce_recordable(allreduce)))
+DEFINE_GETTER(feeds_back, PyBool_FromLong(allreduce_feeds_back(allreduce)))
+DEFINE_GETTER(wire_bytes, PyLong_FromUnsignedLongLong(allreduce_bytes(allreduce, allreduce_elems(allreduce)).wire))
+DEFINE_GETTER(plain_bytes, PyLong_FromUnsignedLongLong(allreduce_bytes(allreduce, allreduce_elems(allreduce)).plain))
+DEFINE_GETTER(algorithm, PyUnicode_FromString(allreduce_algorithm_name((int)allreduce_algorithm(allreduce))))
+DEFINE_GETTER(call, PyLong_FromUnsignedLong(allreduce_call(allreduce)))
 
 static int set_call(PyObject *self, PyObject *value, void *Py_UNUSED(unused)) {
     uint64_t call;

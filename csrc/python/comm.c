@@ -344,8 +344,7 @@ static PyObject *finalize(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unuse
 /* ---- properties ---- */
 
 #define DEFINE_INT_GETTER(name, call)                                                                                  \
-    static PyObject *get_##name(PyObject *self, void *unused) {                                                        \
-        (void)unused;                                                                                                  \
+    static PyObject *get_##name(PyObject *self, void *Py_UNUSED(unused)) {                                             \
         Comm *comm = open_comm(self);                                                                                  \
         return comm == NULL ? NULL : PyLong_FromSsize_t((Py_ssize_t)call(comm));                                       \
     }
