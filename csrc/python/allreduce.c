@@ -94,10 +94,8 @@ static Status plan_create(Comm *comm, const AllreduceLayer *layers, int count, c
         .layers = layers, .layer_count = count, .on_device = site.device >= 0, .compares = site.compares};
     Py_BEGIN_ALLOW_THREADS;
     status = py_tensor_device_enter(site.device, &guard);
-    if (status == STATUS_OK) {
-        status = allreduce_create(comm, &buffer, options, out);
-        py_tensor_device_leave(&guard);
-    }
+    if (status == STATUS_OK) status = allreduce_create(comm, &buffer, options, out);
+    py_tensor_device_leave(&guard);
     Py_END_ALLOW_THREADS;
     return status;
 }
@@ -314,10 +312,8 @@ static PyObject *copy_residual(AllreduceObject *self, int64_t elems) {
     if (copy == NULL) return NULL;
     Py_BEGIN_ALLOW_THREADS;
     status = py_tensor_device_enter(self->device, &guard);
-    if (status == STATUS_OK) {
-        status = allreduce_residual_copy(self->allreduce, py_array_data(copy));
-        py_tensor_device_leave(&guard);
-    }
+    if (status == STATUS_OK) status = allreduce_residual_copy(self->allreduce, py_array_data(copy));
+    py_tensor_device_leave(&guard);
     Py_END_ALLOW_THREADS;
     if (status == STATUS_OK) return copy;
     Py_DECREF(copy);
@@ -349,10 +345,8 @@ static PyObject *plan_restore(PyObject *object, PyObject *residual) {
         Py_BEGIN_ALLOW_THREADS;
         PyTensorDeviceGuard guard;
         status = py_tensor_device_enter(self->device, &guard);
-        if (status == STATUS_OK) {
-            status = allreduce_restore(allreduce, view.data, view.elems);
-            py_tensor_device_leave(&guard);
-        }
+        if (status == STATUS_OK) status = allreduce_restore(allreduce, view.data, view.elems);
+        py_tensor_device_leave(&guard);
         Py_END_ALLOW_THREADS;
     }
     py_array_release(&view);

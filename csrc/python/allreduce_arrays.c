@@ -287,10 +287,8 @@ static PyObject *arrays_begin(PyObject *module, PyObject *args, PyObject *kwargs
     self->tensors = tensors;
     if (device < 0) return (PyObject *)self;
     Status status = py_tensor_device_enter(device, &guard);
-    if (status == STATUS_OK) {
-        status = mark(self, stream);
-        py_tensor_device_leave(&guard);
-    }
+    if (status == STATUS_OK) status = mark(self, stream);
+    py_tensor_device_leave(&guard);
     if (status == STATUS_OK) return (PyObject *)self;
     Py_DECREF(self);
     return py_errors_raise(state, status);
@@ -329,10 +327,8 @@ static PyObject *run_order(PyObject *object, PyObject *args, PyObject *kwargs) {
     if (py_tensor_parse_stream(number, &stream) < 0) return NULL;
     if (!self->put || self->done == NULL) Py_RETURN_NONE;
     Status status = py_tensor_device_enter(self->plan->device, &guard);
-    if (status == STATUS_OK) {
-        status = device_stream_wait(stream, self->done);
-        py_tensor_device_leave(&guard);
-    }
+    if (status == STATUS_OK) status = device_stream_wait(stream, self->done);
+    py_tensor_device_leave(&guard);
     return py_errors_none(py_module_state_of(self->plan), status);
 }
 

@@ -361,10 +361,8 @@ static PyObject *tensor_made_on(PyObject *object, PyObject *number) {
     if (py_tensor_parse_stream(number, &stream) < 0) return NULL;
     if (self->ready == NULL) Py_RETURN_NONE;
     Status status = py_tensor_device_enter(self->tensor.device, &guard);
-    if (status == STATUS_OK) {
-        status = device_event_record(self->ready, stream);
-        py_tensor_device_leave(&guard);
-    }
+    if (status == STATUS_OK) status = device_event_record(self->ready, stream);
+    py_tensor_device_leave(&guard);
     return py_errors_none(py_module_state_of(object), status);
 }
 
@@ -383,10 +381,8 @@ static int let_stream_wait(TensorObject *self, DeviceStream *stream) {
     if (self->ready == NULL) return 0;
     PyTensorDeviceGuard guard;
     Status status = py_tensor_device_enter(self->tensor.device, &guard);
-    if (status == STATUS_OK) {
-        status = device_stream_wait(stream, self->ready);
-        py_tensor_device_leave(&guard);
-    }
+    if (status == STATUS_OK) status = device_stream_wait(stream, self->ready);
+    py_tensor_device_leave(&guard);
     return py_errors_check(py_module_state_of(self), status);
 }
 

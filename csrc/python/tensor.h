@@ -42,7 +42,7 @@ ArrayType py_tensor_array_type(AllreduceType type);
 int py_tensor_measure(ModuleState *state, PyTensor *tensor, const int64_t *strides, int64_t unit);
 
 /* Switches the calling thread to another GPU until it leaves; device -1 changes nothing. Leaving keeps the error
- * record. */
+ * record; after entering has failed, it does nothing. */
 typedef struct PyTensorDeviceGuard {
     int before; /* -1: nothing to go back to */
 } PyTensorDeviceGuard;
