@@ -3,19 +3,17 @@
 
 #include <stdio.h>
 
+#pragma GCC diagnostic ignored "-Wunused-parameter" /* a stub uses no arguments */
+
 Status comm_device_create(Comm *comm, CommDevice **out, char *why) {
-    (void)comm;
     snprintf(why, COMM_WHY_BYTES, "this build has no NCCL");
     *out = NULL;
     return STATUS_OK;
 }
 
-void comm_device_destroy(CommDevice *device) { (void)device; }
+void comm_device_destroy(CommDevice *device) {}
 
-const char *comm_device_name(const CommDevice *device) {
-    (void)device;
-    return "";
-}
+const char *comm_device_name(const CommDevice *device) { return ""; }
 
 static Status nccl_absent(void) {
     FAIL(STATUS_NOT_BUILT, "this build has no NCCL: apt install libnccl-dev, then rebuild with CGXFFCV_NCCL=1");
@@ -23,13 +21,9 @@ static Status nccl_absent(void) {
 
 Status comm_device_allreduce(CommDevice *device, const CommPiece *pieces, int count, CommType type, bool average,
                              DeviceStream *stream) {
-    (void)device, (void)pieces, (void)count, (void)type, (void)average, (void)stream;
     return nccl_absent();
 }
 
-Status comm_device_wait(CommDevice *device, DeviceStream *stream, DeviceEvent *event) {
-    (void)device, (void)stream, (void)event;
-    return nccl_absent();
-}
+Status comm_device_wait(CommDevice *device, DeviceStream *stream, DeviceEvent *event) { return nccl_absent(); }
 
 int comm_nccl_version(void) { return 0; }
