@@ -32,10 +32,12 @@ static bool on_device(AllreduceSite site) { return site == TRIAL_DEVICE || site 
 
 NAMES_DEFINE(allreduce_site_name, "host", "device", "mpi", "nccl")
 
+static size_t buffer_bytes(const AllreduceTrial *trial) { return (size_t)trial->elems * trial->item_bytes; }
+
 /* ---- making ---- */
 
 static Status make_buffer(AllreduceTrial *trial) {
-    size_t bytes = allreduce_trial_bytes(trial);
+    size_t bytes = buffer_bytes(trial);
     if (!on_device(trial->site)) return memory_alloc(bytes, 1, &trial->data);
     TRY(device_stream_create(&trial->stream));
     TRY(device_event_create(&trial->begin));
@@ -116,8 +118,6 @@ void allreduce_trial_destroy(AllreduceTrial *trial) {
 
 /* ---- the buffer ---- */
 
-size_t allreduce_trial_bytes(const AllreduceTrial *trial) { return (size_t)trial->elems * trial->item_bytes; }
-
 static Status copy(const AllreduceTrial *trial, void *to, const void *from, size_t bytes) {
     if (trial->stream != NULL) return device_copy(to, from, bytes, trial->stream);
     memcpy(to, from, bytes);
@@ -125,7 +125,7 @@ static Status copy(const AllreduceTrial *trial, void *to, const void *from, size
 }
 
 Status allreduce_trial_fill(AllreduceTrial *trial, const void *block, size_t bytes) {
-    size_t all = allreduce_trial_bytes(trial);
+    size_t all = buffer_bytes(trial);
     for (size_t at = 0; bytes > 0 && at < all; at += bytes) {
         size_t part = all - at < bytes ? all - at : bytes;
         TRY(copy(trial, (char *)trial->data + at, block, part));
@@ -134,7 +134,7 @@ Status allreduce_trial_fill(AllreduceTrial *trial, const void *block, size_t byt
 }
 
 Status allreduce_trial_read(AllreduceTrial *trial, void *out, size_t bytes) {
-    if (bytes > allreduce_trial_bytes(trial)) FAIL(STATUS_ARGUMENT, "the buffer does not hold %zu bytes", bytes);
+    if (bytes > buffer_bytes(trial)) FAIL(STATUS_ARGUMENT, "the buffer does not hold %zu bytes", bytes);
     if (bytes > 0) TRY(copy(trial, out, trial->data, bytes));
     return trial->stream == NULL ? STATUS_OK : device_stream_synchronize(trial->stream);
 }

@@ -25,7 +25,6 @@ void allreduce_trial_destroy(AllreduceTrial *trial);
 /* Fills the buffer by repeating a block; reads its first `bytes` into `out`. */
 Status allreduce_trial_fill(AllreduceTrial *trial, const void *block, size_t bytes);
 Status allreduce_trial_read(AllreduceTrial *trial, void *out, size_t bytes);
-size_t allreduce_trial_bytes(const AllreduceTrial *trial);
 
 /* Sums the first `elems` elements (with an Allreduce: all) `runs` times, one after the other; *seconds is the time of
  * one run on the slowest rank. On a GPU it is the time between two events, of runs captured in graphs if `record` asks

@@ -266,9 +266,4 @@ Status comm_mpi_allreduce(Comm *comm, float *data, int64_t elems) {
 
 int comm_slots(const Comm *comm) { return comm->segment.slots; }
 
-void comm_segment(const Comm *comm, void **base, size_t *bytes) {
-    *base = comm->segment.base + comm->segment.slots_offset;
-    *bytes = comm->segment.bytes - comm->segment.slots_offset;
-}
-
 double comm_timeout(const Comm *comm) { return comm->timeout_s; }

@@ -101,9 +101,6 @@ bool comm_shares_memory(const Comm *comm, int rank);
 size_t comm_slot_bytes(const Comm *comm);
 int comm_slots(const Comm *comm); /* slots that this rank owns, at least 4 */
 
-/* The memory that holds the slots of all ranks of this host, for registration with a device. */
-void comm_segment(const Comm *comm, void **base, size_t *bytes);
-
 double comm_timeout(const Comm *comm);
 
 /* Opens an operation: its name appears in every failure (at most 31 bytes, borrowed until comm_end), its deadline is
@@ -117,7 +114,7 @@ Status comm_end(Comm *comm, Status status);
 
 /* A slot to fill. */
 typedef struct CommSlot {
-    void *data;      /* 64-byte aligned, borrowed until published or returned */
+    void *data;      /* 64-byte aligned, borrowed until published */
     size_t capacity; /* comm_slot_bytes */
     int index;       /* private */
 } CommSlot;
@@ -134,11 +131,10 @@ typedef struct CommSlice {
 /* Takes a free slot of this rank's pool. *got says whether there was one. */
 Status comm_try_acquire(Comm *comm, CommSlot *slot, bool *got);
 Status comm_acquire(Comm *comm, CommSlot *slot);
-/* Returns an acquired slot unpublished. */
-void comm_slot_return(Comm *comm, CommSlot *slot);
 
-/* Hands the first `bytes` bytes (may be 0) of an acquired slot to the given ranks (each at most once), under a tag of
- * the caller's choice. The producer may still read the bytes until its next acquire. Never blocks. */
+/* Hands the first `bytes` bytes (may be 0) of an acquired slot to the given ranks (each at most once; none: the slot is
+ * free again), under a tag of the caller's choice. The producer may still read the bytes until its next acquire. Never
+ * blocks. */
 Status comm_publish(Comm *comm, const CommSlot *slot, size_t bytes, uint64_t tag, int lane, const int *ranks,
                     int count);
 Status comm_publish_to(Comm *comm, const CommSlot *slot, size_t bytes, uint64_t tag, int lane, int rank);

@@ -98,8 +98,6 @@ Status comm_join_disconnected(CommSegment *segment, int rank, int size, const in
 void comm_join_free(Comm *comm);
 
 /* wait.c */
-/* Checks for abort, the deadline and, every 100 ms, dead and stopped ranks and signals. */
-Status comm_wait_check(Comm *comm);
 /* Records what an unsuccessful try asked for. */
 static inline void comm_wait_want(Comm *comm, int from, int channel) {
     comm->places[from].wanted |= (uint8_t)(1u << channel);

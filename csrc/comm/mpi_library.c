@@ -299,7 +299,8 @@ Status comm_mpi_open(const CommMpi **out) {
     return status;
 }
 
-const CommMpi *comm_mpi_find_open(void) {
+/* The open library, whether the call above or other code in this process has opened it; NULL if there is none. */
+static const CommMpi *find_open(void) {
     if (atomic_load(&current) != NULL) return atomic_load(&current);
     void *library = find_in_process();
     if (library == NULL) return NULL;
@@ -311,7 +312,7 @@ const CommMpi *comm_mpi_find_open(void) {
 
 int comm_net_running_size(void) {
     int initialised = 0, finalized = 0, size = 0;
-    const CommMpi *open = comm_mpi_find_open();
+    const CommMpi *open = find_open();
     if (open == NULL) return 0;
     open->Initialized(&initialised);
     open->Finalized(&finalized);

@@ -67,7 +67,4 @@ typedef struct CommMpi {
  * NOT_BUILT if there is none, TRANSPORT if it cannot be used. */
 Status comm_mpi_open(const CommMpi **out);
 
-/* The open library, whether the call above or other code in this process has opened it; NULL if there is none. */
-const CommMpi *comm_mpi_find_open(void);
-
 #endif

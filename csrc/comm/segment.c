@@ -119,6 +119,10 @@ done:
     return status;
 }
 
+static void wake_all(const CommSegment *s) {
+    for (int seat = 0; seat < s->seats; seat++) comm_segment_wake(s, seat);
+}
+
 static Status take_seat(CommSegment *s, int seat) {
     Seat *mine = comm_segment_seat(s, seat);
     s->seat = seat;
@@ -131,7 +135,7 @@ static Status take_seat(CommSegment *s, int seat) {
     if (!atomic_compare_exchange_strong(&mine->state, &empty, SEAT_TAKEN)) {
         FAIL(STATUS_ARGUMENT, "rank %d of this shared segment is already taken", seat);
     }
-    comm_segment_wake_all(s);
+    wake_all(s);
     return STATUS_OK;
 }
 
@@ -187,7 +191,7 @@ void comm_segment_close(CommSegment *s, bool keep_mapping) {
     if (s->base == NULL) return;
     if (atomic_load(&comm_segment_seat(s, s->seat)->pid) == (int)getpid()) {
         atomic_store(&comm_segment_seat(s, s->seat)->state, SEAT_LEFT);
-        comm_segment_wake_all(s);
+        wake_all(s);
     }
     if (s->mapped && !keep_mapping) munmap(s->base, s->bytes);
     s->base = NULL;
@@ -201,10 +205,6 @@ void comm_segment_wake(const CommSegment *s, int seat) {
     Seat *to = comm_segment_seat(s, seat);
     atomic_fetch_add(&to->doorbell, 1);
     if (atomic_load(&to->sleeping) != 0) futex(&to->doorbell, FUTEX_WAKE, 1, NULL);
-}
-
-void comm_segment_wake_all(const CommSegment *s) {
-    for (int seat = 0; seat < s->seats; seat++) comm_segment_wake(s, seat);
 }
 
 bool comm_segment_sleep(const CommSegment *s, uint32_t seen, int64_t ns) {
@@ -231,7 +231,7 @@ bool comm_segment_abort(const CommSegment *s, const AbortRecord *record) {
     header->abort.operation[sizeof record->operation - 1] = '\0';
     header->abort.message[sizeof record->message - 1] = '\0';
     atomic_store(&header->abort_state, ABORT_SET);
-    comm_segment_wake_all(s);
+    wake_all(s);
     return true;
 }
 

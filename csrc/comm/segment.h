@@ -133,7 +133,6 @@ static inline uint32_t comm_segment_doorbell(const CommSegment *s) {
 
 /* Rings that seat's doorbell: something has changed for it. */
 void comm_segment_wake(const CommSegment *segment, int seat);
-void comm_segment_wake_all(const CommSegment *segment);
 
 /* Sleeps until this seat's doorbell differs from `seen`, at most `ns`; false if a signal cut it short. */
 bool comm_segment_sleep(const CommSegment *segment, uint32_t seen, int64_t ns);

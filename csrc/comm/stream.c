@@ -58,13 +58,6 @@ Status comm_acquire(Comm *comm, CommSlot *slot) {
     }
 }
 
-void comm_slot_return(Comm *comm, CommSlot *slot) {
-    assert(comm->slot_state[slot->index] == SLOT_ACQUIRED);
-    comm->slot_state[slot->index] = SLOT_FREE;
-    comm->free_slots[comm->free_count++] = slot->index;
-    *slot = (CommSlot){.index = -1};
-}
-
 /* ---- producer ---- */
 
 static void enqueue(Comm *comm, int to, int index, size_t bytes, uint64_t tag, int lane) {

@@ -282,7 +282,8 @@ static Status check_hooks(Comm *comm) {
     return status;
 }
 
-Status comm_wait_check(Comm *comm) {
+/* Checks for abort, the deadline and, every 100 ms, dead and stopped ranks and signals. */
+static Status check_all(Comm *comm) {
     TRY(check_abort(comm));
     int64_t now = clock_now_ns();
     if (now >= comm->deadline_ns) return timed_out(comm);
@@ -359,14 +360,14 @@ static Status rest(Comm *comm, int64_t since_ns) {
 }
 
 static Status wait_for_change(Comm *comm) {
-    TRY(comm_wait_check(comm));
+    TRY(check_all(comm));
     if (comm->net == NULL && spin(comm)) return STATUS_OK;
     int64_t since_ns = clock_now_ns();
     while (!rung(comm)) {
         if (comm->net != NULL) TRY(comm_net_progress(comm->net));
         if (rung(comm)) break;
         TRY(check_left(comm));
-        TRY(comm_wait_check(comm));
+        TRY(check_all(comm));
         TRY(rest(comm, since_ns));
     }
     return STATUS_OK;
@@ -387,5 +388,5 @@ Status comm_wait(Comm *comm) {
 
 Status comm_progress(Comm *comm) {
     if (comm->net != NULL) TRY(comm_net_progress(comm->net));
-    return comm_wait_check(comm);
+    return check_all(comm);
 }

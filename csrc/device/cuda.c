@@ -100,7 +100,6 @@ Status device_describe(int index, DeviceInfo *out) {
     info.major = properties.major;
     info.minor = properties.minor;
     info.multiprocessors = properties.multiProcessorCount;
-    info.l2_bytes = (size_t)properties.l2CacheSize;
     info.shared_bytes = properties.sharedMemPerBlockOptin;
     TRY_CUDA(cudaDriverGetVersion(&info.driver_version));
     TRY_CUDA(cudaRuntimeGetVersion(&info.runtime_version));

@@ -27,7 +27,7 @@ typedef struct DeviceInfo {
     int major, minor; /* compute capability */
     int multiprocessors;
     size_t memory_bytes;
-    size_t l2_bytes, shared_bytes;       /* shared memory that one block may opt in to */
+    size_t shared_bytes;                 /* shared memory that one block may opt in to */
     int driver_version, runtime_version; /* 13000 is 13.0 */
 } DeviceInfo;
 

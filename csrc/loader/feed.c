@@ -20,7 +20,7 @@ struct LoaderFeed {
     DeviceStream *stream; /* owned */
     Slot slots[SLOTS];
     int last;           /* the slot of the last batch */
-    LoaderBatch *batch; /* owned reference, or NULL */
+    LoaderBatch *batch; /* owned, or NULL */
 };
 
 static size_t feed_image_bytes(const LoaderFeed *feed) {

@@ -224,8 +224,6 @@ uint64_t loader_batches_of(const Loader *loader, uint64_t samples) {
     return loader_split_batches(&loader->split, samples);
 }
 
-uint64_t loader_batches(const Loader *loader) { return loader_batches_of(loader, loader->order.count); }
-
 Status loader_order(const Loader *loader, uint32_t epoch, uint64_t *out) {
     return loader_traversal_make(&loader->order, epoch, false, out);
 }

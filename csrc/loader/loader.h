@@ -172,11 +172,9 @@ typedef struct LoaderArray {
 size_t loader_outputs(const Loader *loader);
 const LoaderArray *loader_array(const Loader *loader, size_t output);
 
-/* Samples in use, and batches of a complete epoch on this rank (the same on every rank). */
-uint64_t loader_samples(const Loader *loader);
-uint64_t loader_batches(const Loader *loader);
+uint64_t loader_samples(const Loader *loader); /* in use */
 
-/* The number of batches in a pass over `samples` samples in total. */
+/* The number of batches in a pass over `samples` samples in total, on this rank (the same on every rank). */
 uint64_t loader_batches_of(const Loader *loader, uint64_t samples);
 
 /* Writes the samples of the whole epoch (all ranks) in order: loader_samples numbers into `out`. */
@@ -233,15 +231,14 @@ typedef struct LoaderBatch {
 /* Called about 20 times per second while a caller waits; a failure ends the wait and is passed on. May be NULL. */
 typedef Status (*LoaderPoll)(void *context);
 
-/* Waits for the next batch of the pass, in order; NULL at its end, or when no pass is in progress. The caller owns one
- * reference to it. A failing sample ends the pass: the error names sample, field and operation, and comes after all
- * earlier batches. */
+/* Waits for the next batch of the pass, in order; NULL at its end, or when no pass is in progress. It is the
+ * caller's until its release. A failing sample ends the pass: the error names sample, field and operation, and comes
+ * after all earlier batches. */
 Status loader_next(Loader *loader, LoaderPoll poll, void *context, LoaderBatch **out);
 
 /* Ends the pass; afterwards no worker touches it. */
 void loader_stop(Loader *loader);
 
-void loader_batch_retain(LoaderBatch *batch);
 void loader_batch_release(LoaderBatch *batch); /* NULL does nothing */
 
 /* Makes one batch of any samples now; the current pass, if any, waits meanwhile. */

@@ -1,5 +1,5 @@
 /* Batch buffers: one allocation each, arrays and ids at 64-byte boundaries. A buffer returns to the free list when any
- * thread drops its last reference. Knows nothing of the contents. */
+ * thread releases its batch. Knows nothing of the contents. */
 #include "loader/slots.h"
 
 #include <pthread.h>
@@ -14,7 +14,6 @@
 typedef struct Slot {
     LoaderBatch batch; /* first: a batch's pointer is also its slot's */
     Slots *pool;       /* counted in pool->references */
-    atomic_size_t references;
     size_t capacity, bytes;
     bool held;
     DeviceEvent *copied;   /* owned; NULL before the first copy to a GPU */
@@ -206,7 +205,6 @@ Status loader_slots_take(Slots *slots, size_t samples, LoaderBatch **out) {
     }
     slots->references++;
     pthread_mutex_unlock(&slots->mutex);
-    atomic_store(&slot->references, 1);
     slot->batch =
         (LoaderBatch){.count = samples, .ids = slot->ids, .arrays = slot->arrays, .array_count = slots->arrays};
     *out = &slot->batch;
@@ -239,12 +237,9 @@ void loader_slots_hand_over(LoaderBatch *batch) {
     pthread_mutex_unlock(&slot->pool->mutex);
 }
 
-void loader_batch_retain(LoaderBatch *batch) { atomic_fetch_add(&((Slot *)(void *)batch)->references, 1); }
-
 void loader_batch_release(LoaderBatch *batch) {
     if (batch == NULL) return;
     Slot *slot = (Slot *)(void *)batch;
-    if (atomic_fetch_sub(&slot->references, 1) != 1) return;
     Slots *slots = slot->pool;
     loader_upload_release(slot->batch.upload);
     slot->batch.upload = NULL;

@@ -1,4 +1,4 @@
-/* Private to loader/: the memory of batches, reference-counted. */
+/* Private to loader/: the memory of batches. */
 #ifndef CGXFFCV_LOADER_SLOTS_H
 #define CGXFFCV_LOADER_SLOTS_H
 

@@ -14,7 +14,7 @@
 
 /* A batch in flight: flights[index % ahead]. */
 typedef struct Flight {
-    LoaderBatch *batch; /* owned reference; NULL if opening it failed */
+    LoaderBatch *batch; /* owned; NULL if opening it failed */
     size_t chunks, taken, done;
     size_t planned; /* samples that it would have if none were damaged */
     bool again;     /* damaged samples have been found, to be left out */

@@ -11,8 +11,8 @@
 
 /* Holds one of the two. */
 typedef struct BatchObject {
-    PyObject_HEAD LoaderBatch *batch; /* owned reference */
-    LoaderUpload *upload;             /* likewise */
+    PyObject_HEAD LoaderBatch *batch; /* owned */
+    LoaderUpload *upload;             /* owned reference */
     pid_t process;                    /* that made it; a forked child must not touch its locks */
 } BatchObject;
 

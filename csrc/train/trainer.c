@@ -7,7 +7,8 @@
 #include "train/fingerprint.h"
 #include "train/step_stream.h"
 
-Status trainer_alloc(const Trainer *trainer, size_t elems, float **out) {
+/* Zeroed memory of the model's backend. */
+static Status trainer_alloc(const Trainer *trainer, size_t elems, float **out) {
     Status status = STATUS_OK;
     float *memory = NULL;
     if (trainer->stream == NULL) return memory_calloc(elems + 1, sizeof(float), out);

@@ -38,8 +38,7 @@ struct Trainer {
     bool taken;            /* a runner uses it */
 };
 
-/* Zeroed memory of the model's backend, and copies within it (on the model's stream). */
-Status trainer_alloc(const Trainer *trainer, size_t elems, float **out);
+/* Memory of the model's backend, and copies within it (on the model's stream). */
 void trainer_free(const Trainer *trainer, float *memory);
 Status trainer_copy(const Trainer *trainer, float *to, const float *from, size_t elems);
 

@@ -7,7 +7,7 @@
 #include "allreduce/allreduce.h"
 #include "base/memory.h"
 #include "check.h"
-#include "comm/comm.h"
+#include "comm/internal.h"
 
 #define RANKS_MAX 5
 #define ELEMS 20011
@@ -129,13 +129,12 @@ static Status send_odd(Comm *comm, int *wrong) {
     AllreduceOptions options = allreduce_defaults();
     AllreduceLayer layer = {.name = "odd", .elems = 3, .dims = 1};
     float buffer[3];
-    void *slots;
-    size_t bytes;
     int found = 0;
     options.op = ALLREDUCE_SUM;
     options.algorithm = ALLREDUCE_ONE_SHOT;
     memcpy(buffer, odd, sizeof odd);
-    comm_segment(comm, &slots, &bytes);
+    char *slots = (char *)comm->segment.base + comm->segment.slots_offset;
+    const size_t bytes = comm->segment.bytes - comm->segment.slots_offset;
     if (comm_rank(comm) == 0) memset(slots, 0xAB, bytes);
     TRY(comm_barrier(comm));
     TRY(create(comm, &layer, 1, &options, &allreduce));

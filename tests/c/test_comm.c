@@ -120,7 +120,7 @@ static Status exhaust(Comm *comm, Status *one_more) {
     CommSlot slots[SEGMENT_SLOTS_MAX + 1];
     for (int i = 0; i < comm_slots(comm); i++) TRY(comm_acquire(comm, &slots[i]));
     *one_more = comm_acquire(comm, &slots[comm_slots(comm)]);
-    for (int i = 0; i < comm_slots(comm); i++) comm_slot_return(comm, &slots[i]);
+    for (int i = 0; i < comm_slots(comm); i++) TRY(comm_publish(comm, &slots[i], 0, 0, 0, NULL, 0));
     return STATUS_OK;
 }
 
@@ -138,7 +138,7 @@ static void rules_body(Comm *comm) {
     RANK_CHECK(comm_publish_to(comm, &wrong, 8, 0, 0, 0) == STATUS_ARGUMENT);
     RANK_CHECK(comm_publish_to(comm, &slot, slot.capacity + 1, 0, 0, 0) == STATUS_ARGUMENT);
     RANK_CHECK(comm_publish_to(comm, &slot, 8, 0, 0, comm_size(comm)) == STATUS_ARGUMENT);
-    comm_slot_return(comm, &slot);
+    RANK_CHECK_OK(comm_publish(comm, &slot, 0, 0, 0, NULL, 0));
     RANK_CHECK_OK(comm_barrier(comm)); /* nested: under the outer name */
     RANK_CHECK_OK(comm_end(comm, STATUS_OK));
     RANK_CHECK(!comm_broken(comm, NULL));
@@ -538,10 +538,9 @@ static void test_world(void) {
     Comm *comm = NULL;
     CHECK_OK(comm_create_world(&(CommOptions){.ranks = 1}, &comm));
     CHECK(comm_size(comm) == 1 && comm_timeout(comm) == COMM_DEFAULT_TIMEOUT_S && comm_nodes(comm) == 1);
-    void *base;
-    size_t bytes;
-    comm_segment(comm, &base, &bytes);
-    CHECK(bytes >= (size_t)comm_slots(comm) * comm_slot_bytes(comm) && (uintptr_t)base % 4096 == 0);
+    const size_t bytes = comm->segment.bytes - comm->segment.slots_offset;
+    CHECK(bytes >= (size_t)comm_slots(comm) * comm_slot_bytes(comm));
+    CHECK((uintptr_t)(comm->segment.base + comm->segment.slots_offset) % 4096 == 0);
     collectives_body(comm);
     stress_body(comm);
     comm_destroy(comm);

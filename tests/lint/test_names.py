@@ -21,11 +21,7 @@ NOUNS = {
 # Names that nothing in csrc/ uses, and why they are there.
 FOR_OTHERS = {
     "PY_SSIZE_T_CLEAN": "Python.h reads it",
-    "comm_segment": "tests damage what lies in it",
-    "comm_slot_return": "tests hold all slots and give them back",
     "jpeg_decoder_leave_to_library": "tests compare with it",
-    "loader_batches": "tests count by it",
-    "loader_batch_retain": "tests hold a batch twice",
 }
 # Macros and types of csrc/ that nothing in it reads, and who does.
 READ_ELSEWHERE = {

@@ -68,9 +68,7 @@ static Status produce(const Stress *s, int *k) {
         if (p.to[rank]) ranks[count++] = rank;
     }
     fill(&p, slot.data);
-    if (count == 0) {
-        comm_slot_return(comm, &slot);
-    } else if (count == 1) {
+    if (count == 1) {
         TRY(comm_publish_to(comm, &slot, p.bytes, p.tag, p.lane, ranks[0]));
     } else {
         TRY(comm_publish(comm, &slot, p.bytes, p.tag, p.lane, ranks, count));
