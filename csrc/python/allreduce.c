@@ -419,13 +419,6 @@ static PyType_Slot plan_slots[] = {
     {0, NULL},
 };
 
-static PyType_Spec plan_spec = {
-    .name = "_cgxffcv.AllreducePlan",
-    .basicsize = sizeof(AllreduceObject),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
-    .slots = plan_slots,
-};
-
 /* ---- functions ---- */
 
 static PyObject *costs_dict(const AllreduceCosts *costs) {
@@ -522,6 +515,8 @@ static PyMethodDef functions[] = {
 };
 
 int py_allreduce_add(PyObject *module) {
-    if (py_module_add_type(module, &plan_spec, &py_module_state(module)->allreduce_type) < 0) return -1;
+    if (py_module_add_type(module, "_cgxffcv.AllreducePlan", sizeof(AllreduceObject), Py_TPFLAGS_HAVE_GC, plan_slots,
+                           &py_module_state(module)->allreduce_type) < 0)
+        return -1;
     return PyModule_AddFunctions(module, functions);
 }

@@ -400,13 +400,6 @@ static PyType_Slot run_slots[] = {
     {0, NULL},
 };
 
-static PyType_Spec run_spec = {
-    .name = "_cgxffcv.AllreduceRun",
-    .basicsize = sizeof(RunObject),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
-    .slots = run_slots,
-};
-
 static PyMethodDef functions[] = {
     {"allreduce_begin", PY_KEYWORDS(arrays_begin),
      "allreduce_begin(tensors, stream=0)\n--\n\n"
@@ -415,6 +408,8 @@ static PyMethodDef functions[] = {
 };
 
 int py_allreduce_arrays_add(PyObject *module) {
-    if (py_module_add_type(module, &run_spec, &py_module_state(module)->allreduce_run_type) < 0) return -1;
+    if (py_module_add_type(module, "_cgxffcv.AllreduceRun", sizeof(RunObject), Py_TPFLAGS_DISALLOW_INSTANTIATION,
+                           run_slots, &py_module_state(module)->allreduce_run_type) < 0)
+        return -1;
     return PyModule_AddFunctions(module, functions);
 }

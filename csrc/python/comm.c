@@ -467,13 +467,6 @@ static PyType_Slot type_slots[] = {
     {0, NULL},
 };
 
-static PyType_Spec type_spec = {
-    .name = "cgxffcv.comm.Comm",
-    .basicsize = sizeof(CommObject),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
-    .slots = type_slots,
-};
-
 static PyMethodDef functions[] = {
     {"comm_world", PY_KEYWORDS(comm_world),
      "comm_world(timeout=None, nodes=None, *, slot_bytes=None, stall=None, ranks=0)\n--\n\n"
@@ -489,6 +482,9 @@ static PyMethodDef functions[] = {
 };
 
 int py_comm_add(PyObject *module) {
-    if (py_module_add_type(module, &type_spec, &py_module_state(module)->comm_type) < 0) return -1;
+    if (py_module_add_type(module, "cgxffcv.comm.Comm", sizeof(CommObject),
+                           Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION, type_slots,
+                           &py_module_state(module)->comm_type) < 0)
+        return -1;
     return PyModule_AddFunctions(module, functions);
 }

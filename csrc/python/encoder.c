@@ -104,9 +104,6 @@ static PyType_Slot slots[] = {
     {0, NULL},
 };
 
-static PyType_Spec spec = {.name = "_cgxffcv.Encoder",
-                           .basicsize = sizeof(EncoderObject),
-                           .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
-                           .slots = slots};
-
-int py_encoder_add(PyObject *module) { return py_module_add_type(module, &spec, NULL); }
+int py_encoder_add(PyObject *module) {
+    return py_module_add_type(module, "_cgxffcv.Encoder", sizeof(EncoderObject), 0, slots, NULL);
+}

@@ -473,14 +473,8 @@ static PyType_Slot loader_slots[] = {
     {0, NULL},
 };
 
-static PyType_Spec loader_spec = {
-    .name = "_cgxffcv.Loader",
-    .basicsize = sizeof(LoaderObject),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
-    .slots = loader_slots,
-};
-
 int py_loader_add(PyObject *module) {
     if (py_loader_batch_add(module) < 0) return -1;
-    return py_module_add_type(module, &loader_spec, &py_module_state(module)->loader_type);
+    return py_module_add_type(module, "_cgxffcv.Loader", sizeof(LoaderObject), 0, loader_slots,
+                              &py_module_state(module)->loader_type);
 }

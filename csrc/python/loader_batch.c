@@ -34,13 +34,6 @@ static PyType_Slot batch_slots[] = {
     {0, NULL},
 };
 
-static PyType_Spec batch_spec = {
-    .name = "_cgxffcv.LoaderBatch",
-    .basicsize = sizeof(BatchObject),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
-    .slots = batch_slots,
-};
-
 static BatchObject *new_holder(ModuleState *state) {
     PyTypeObject *type = (PyTypeObject *)state->loader_batch_type;
     BatchObject *holder = (BatchObject *)type->tp_alloc(type, 0);
@@ -146,6 +139,8 @@ static PyMethodDef functions[] = {
 };
 
 int py_loader_batch_add(PyObject *module) {
-    if (py_module_add_type(module, &batch_spec, &py_module_state(module)->loader_batch_type) < 0) return -1;
+    if (py_module_add_type(module, "_cgxffcv.LoaderBatch", sizeof(BatchObject), Py_TPFLAGS_DISALLOW_INSTANTIATION,
+                           batch_slots, &py_module_state(module)->loader_batch_type) < 0)
+        return -1;
     return PyModule_AddFunctions(module, functions);
 }

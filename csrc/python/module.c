@@ -67,7 +67,7 @@ static int module_clear(PyObject *module) {
 
 static void module_free(void *module) { module_clear(module); }
 
-static PyModuleDef_Slot slots[] = {
+static PyModuleDef_Slot module_slots[] = {
     {Py_mod_exec, module_exec},
 #if PY_VERSION_HEX >= 0x030C0000
     {Py_mod_multiple_interpreters, Py_MOD_MULTIPLE_INTERPRETERS_NOT_SUPPORTED},
@@ -76,8 +76,8 @@ static PyModuleDef_Slot slots[] = {
 };
 
 static PyModuleDef definition = {
-    PyModuleDef_HEAD_INIT,         .m_name = "_cgxffcv",  .m_doc = "The C core of cgxffcv. Import cgxffcv instead.",
-    .m_size = sizeof(ModuleState), .m_slots = slots,      .m_traverse = module_traverse,
+    PyModuleDef_HEAD_INIT,         .m_name = "_cgxffcv",    .m_doc = "The C core of cgxffcv. Import cgxffcv instead.",
+    .m_size = sizeof(ModuleState), .m_slots = module_slots, .m_traverse = module_traverse,
     .m_clear = module_clear,       .m_free = module_free,
 };
 
@@ -89,8 +89,13 @@ ModuleState *py_module_state_of(const void *object) {
     return py_module_state_of_type(Py_TYPE((PyObject *)(uintptr_t)object));
 }
 
-int py_module_add_type(PyObject *module, PyType_Spec *spec, PyObject **keep) {
-    PyObject *type = PyType_FromModuleAndSpec(module, spec, NULL);
+int py_module_add_type(PyObject *module, const char *name, size_t object_bytes, unsigned long flags, PyType_Slot *slots,
+                       PyObject **keep) {
+    PyType_Spec spec = {.name = name,
+                        .basicsize = (int)object_bytes,
+                        .flags = (unsigned)(Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE | flags),
+                        .slots = slots};
+    PyObject *type = PyType_FromModuleAndSpec(module, &spec, NULL);
     if (type == NULL) return -1;
     int result = PyModule_AddType(module, (PyTypeObject *)type);
     if (keep != NULL) *keep = Py_NewRef(type);

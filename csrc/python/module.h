@@ -21,9 +21,10 @@ ModuleState *py_module_state(PyObject *module);
 ModuleState *py_module_state_of_type(PyTypeObject *type);
 ModuleState *py_module_state_of(const void *object);
 
-/* Creates a heap type from its spec and adds it to the module; `keep`, in the module's state, gets it, too, unless that
- * is NULL. 0 or -1. */
-int py_module_add_type(PyObject *module, PyType_Spec *spec, PyObject **keep);
+/* Creates a heap type and adds it to the module; `flags` are those that not all types here have. `keep`, in the
+ * module's state, gets it, too, unless that is NULL. 0 or -1. */
+int py_module_add_type(PyObject *module, const char *name, size_t object_bytes, unsigned long flags, PyType_Slot *slots,
+                       PyObject **keep);
 
 /* The last step of freeing an object of such a type. */
 void py_module_free_object(void *object);

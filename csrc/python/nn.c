@@ -195,13 +195,7 @@ static PyType_Slot model_slots[] = {
     {0, NULL},
 };
 
-static PyType_Spec model_spec = {
-    .name = "_cgxffcv.Model",
-    .basicsize = sizeof(ModelObject),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
-    .slots = model_slots,
-};
-
 int py_nn_add(PyObject *module) {
-    return py_module_add_type(module, &model_spec, &py_module_state(module)->model_type);
+    return py_module_add_type(module, "_cgxffcv.Model", sizeof(ModelObject), 0, model_slots,
+                              &py_module_state(module)->model_type);
 }

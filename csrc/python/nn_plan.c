@@ -317,11 +317,6 @@ static PyType_Slot plan_slots[] = {
     {0, NULL},
 };
 
-static PyType_Spec plan_spec = {
-    .name = "_cgxffcv.Plan",
-    .basicsize = sizeof(PlanObject),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
-    .slots = plan_slots,
-};
-
-int py_nn_plan_add(PyObject *module) { return py_module_add_type(module, &plan_spec, NULL); }
+int py_nn_plan_add(PyObject *module) {
+    return py_module_add_type(module, "_cgxffcv.Plan", sizeof(PlanObject), 0, plan_slots, NULL);
+}

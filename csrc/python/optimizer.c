@@ -333,11 +333,6 @@ static PyType_Slot optimizer_slots[] = {
     {0, NULL},
 };
 
-static PyType_Spec optimizer_spec = {
-    .name = "_cgxffcv.Optimizer",
-    .basicsize = sizeof(OptimizerObject),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
-    .slots = optimizer_slots,
-};
-
-int py_optimizer_add(PyObject *module) { return py_module_add_type(module, &optimizer_spec, NULL); }
+int py_optimizer_add(PyObject *module) {
+    return py_module_add_type(module, "_cgxffcv.Optimizer", sizeof(OptimizerObject), 0, optimizer_slots, NULL);
+}

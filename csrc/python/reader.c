@@ -396,9 +396,6 @@ static PyType_Slot slots[] = {
     {0, NULL},
 };
 
-static PyType_Spec spec = {.name = "_cgxffcv.BetonFile",
-                           .basicsize = sizeof(FileObject),
-                           .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
-                           .slots = slots};
-
-int py_reader_add(PyObject *module) { return py_module_add_type(module, &spec, NULL); }
+int py_reader_add(PyObject *module) {
+    return py_module_add_type(module, "_cgxffcv.BetonFile", sizeof(FileObject), 0, slots, NULL);
+}

@@ -456,11 +456,6 @@ static PyType_Slot slots[] = {
     {0, NULL},
 };
 
-static PyType_Spec spec = {
-    .name = "_cgxffcv.Runner",
-    .basicsize = sizeof(RunnerObject),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
-    .slots = slots,
-};
-
-int py_runner_add(PyObject *module) { return py_module_add_type(module, &spec, NULL); }
+int py_runner_add(PyObject *module) {
+    return py_module_add_type(module, "_cgxffcv.Runner", sizeof(RunnerObject), 0, slots, NULL);
+}

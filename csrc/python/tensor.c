@@ -528,13 +528,6 @@ static PyType_Slot tensor_slots[] = {
     {0, NULL},
 };
 
-static PyType_Spec tensor_spec = {
-    .name = "_cgxffcv.Tensor",
-    .basicsize = sizeof(TensorObject),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
-    .slots = tensor_slots,
-};
-
 static PyMethodDef functions[] = {
     {"tensor_of_buffer", tensor_of_buffer, METH_VARARGS,
      "tensor_of_buffer(object, dtype=None)\n--\n\n"
@@ -548,7 +541,9 @@ static PyMethodDef functions[] = {
 };
 
 int py_tensor_add(PyObject *module) {
-    if (py_module_add_type(module, &tensor_spec, &py_module_state(module)->tensor_type) < 0) return -1;
+    if (py_module_add_type(module, "_cgxffcv.Tensor", sizeof(TensorObject), Py_TPFLAGS_DISALLOW_INSTANTIATION,
+                           tensor_slots, &py_module_state(module)->tensor_type) < 0)
+        return -1;
     if (py_tensor_streams_add(module) < 0) return -1;
     return PyModule_AddFunctions(module, functions);
 }

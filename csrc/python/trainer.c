@@ -250,13 +250,7 @@ static PyType_Slot trainer_slots[] = {
     {0, NULL},
 };
 
-static PyType_Spec trainer_spec = {
-    .name = "_cgxffcv.Trainer",
-    .basicsize = sizeof(TrainerObject),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
-    .slots = trainer_slots,
-};
-
 int py_trainer_add(PyObject *module) {
-    return py_module_add_type(module, &trainer_spec, &py_module_state(module)->trainer_type);
+    return py_module_add_type(module, "_cgxffcv.Trainer", sizeof(TrainerObject), 0, trainer_slots,
+                              &py_module_state(module)->trainer_type);
 }

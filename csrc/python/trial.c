@@ -145,11 +145,7 @@ static PyType_Slot trial_slots[] = {
     {0, NULL},
 };
 
-static PyType_Spec trial_spec = {
-    .name = "_cgxffcv.AllreduceTrial",
-    .basicsize = sizeof(TrialObject),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
-    .slots = trial_slots,
-};
-
-int py_trial_add(PyObject *module) { return py_module_add_type(module, &trial_spec, NULL); }
+int py_trial_add(PyObject *module) {
+    return py_module_add_type(module, "_cgxffcv.AllreduceTrial", sizeof(TrialObject), Py_TPFLAGS_HAVE_GC, trial_slots,
+                              NULL);
+}

@@ -184,9 +184,6 @@ static PyType_Slot slots[] = {
     {0, NULL},
 };
 
-static PyType_Spec spec = {.name = "_cgxffcv.Writer",
-                           .basicsize = sizeof(WriterObject),
-                           .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
-                           .slots = slots};
-
-int py_writer_add(PyObject *module) { return py_module_add_type(module, &spec, NULL); }
+int py_writer_add(PyObject *module) {
+    return py_module_add_type(module, "_cgxffcv.Writer", sizeof(WriterObject), 0, slots, NULL);
+}
