@@ -111,6 +111,11 @@ typedef struct Job {
     float *logits;                /* evaluation */
 } Job;
 
+/* Whether this step runs the pass: false for those of frozen blocks. */
+static inline bool nn_pass_enabled(const Job *job, const Pass *pass) {
+    return job->options == NULL || pass->block >= job->options->first_block;
+}
+
 typedef struct Context Context; /* a backend's memory and library objects for one program */
 
 typedef struct OpsTable {

@@ -25,6 +25,7 @@ typedef struct Matrix {
 typedef struct Stage {
     int64_t (*count)(const Muon *muon, const Matrix *matrix);
     void (*run)(const Muon *muon, Matrix *matrix, int64_t item, int thread);
+    GemmSquare (*square)(const Matrix *matrix); /* what those of square_count and square compute */
 } Stage;
 
 struct Muon {
@@ -112,24 +113,13 @@ static GemmUpdate next_job(const Matrix *x) {
 }
 
 static int64_t square_count(const Muon *muon, const Matrix *x) {
-    GemmSquare job = square_job(x);
+    GemmSquare job = muon->stage->square(x);
     return optim_gemm_square_items(muon->kernels, &job);
 }
 
 static void square(const Muon *muon, Matrix *x, int64_t item, int thread) {
     (void)thread;
-    GemmSquare job = square_job(x);
-    optim_gemm_square(muon->kernels, &job, item);
-}
-
-static int64_t poly_count(const Muon *muon, const Matrix *x) {
-    GemmSquare job = poly_job(x);
-    return optim_gemm_square_items(muon->kernels, &job);
-}
-
-static void poly(const Muon *muon, Matrix *x, int64_t item, int thread) {
-    (void)thread;
-    GemmSquare job = poly_job(x);
+    GemmSquare job = muon->stage->square(x);
     optim_gemm_square(muon->kernels, &job, item);
 }
 
@@ -154,8 +144,10 @@ static void update_chunk(const Muon *muon, Matrix *x, int64_t item, int thread) 
     }
 }
 
-static const Stage momentum_stage = {chunk_count, momentum_chunk}, update_stage = {chunk_count, update_chunk};
-static const Stage iteration_stages[] = {{square_count, square}, {poly_count, poly}, {next_count, next}};
+static const Stage momentum_stage = {chunk_count, momentum_chunk, NULL};
+static const Stage update_stage = {chunk_count, update_chunk, NULL};
+static const Stage iteration_stages[] = {
+    {square_count, square, square_job}, {square_count, square, poly_job}, {next_count, next, NULL}};
 
 static Status run_item(void *context, size_t item, int thread) {
     const Muon *muon = context;

@@ -181,7 +181,7 @@ static Status run_in_host_memory(HostEngine *host, void *buffer) {
 
 /* The previous run may still be copying its result to the device, on another stream. */
 static Status run_in_device_memory(HostEngine *host, void *data, DeviceStream *stream) {
-    size_t bytes = (size_t)host->extent->elems * host_item_bytes(host);
+    size_t bytes = (size_t)host->extent->elems * allreduce_type_bytes(host->map->type);
     TRY(device_stream_wait(stream, host->copied));
     TRY(device_copy(host->copy, data, bytes, stream));
     TRY(device_stream_synchronize(stream));

@@ -37,7 +37,10 @@ typedef struct HostEngine {
     AllreduceHeader *headers; /* owned, [ranks]: what each is about to do */
 } HostEngine;
 
-static inline size_t host_item_bytes(const HostEngine *host) { return allreduce_type_bytes(host->map->type); }
+/* A slice's elements in the whole flat buffer. */
+static inline uint8_t *host_elements(const HostEngine *host, uint8_t *buffer, const WireSlice *slice) {
+    return buffer + slice->first * (int64_t)allreduce_type_bytes(host->map->type);
+}
 
 /* ---- slice.c ---- */
 

@@ -17,10 +17,6 @@ typedef struct Walk {
 
 static const WireSlice *slice_at(const Walk *walk, int64_t step) { return wire_slice(walk->host->map, step); }
 
-static uint8_t *one_shot_elements(const Walk *walk, const WireSlice *slice) {
-    return walk->buffer + slice->first * (int64_t)host_item_bytes(walk->host);
-}
-
 static Status publish_some(Walk *walk, bool *moved) {
     HostEngine *host = walk->host;
     if (walk->published >= walk->steps || walk->published > walk->added + AHEAD) return STATUS_OK;
@@ -29,7 +25,7 @@ static Status publish_some(Walk *walk, bool *moved) {
     TRY(comm_try_acquire(host->setup->comm, &slot, &got));
     if (!got) return STATUS_OK;
     const WireSlice *slice = slice_at(walk, walk->published);
-    TRY(allreduce_encode_term(host, slice, (Summands){one_shot_elements(walk, slice), host->map->type, true},
+    TRY(allreduce_encode_term(host, slice, (Summands){host_elements(host, walk->buffer, slice), host->map->type, true},
                               host->extent->feedback, slot.data));
     TRY(comm_publish(host->setup->comm, &slot, slice->bytes, allreduce_tag(host, walk->published), LANE,
                      host->members[0], comm_size(host->setup->comm)));
@@ -49,13 +45,13 @@ static Status add_some(Walk *walk, bool *moved) {
     TRY(comm_try_receive(host->setup->comm, walk->rank, LANE, &got, &here));
     if (!here) return STATUS_OK;
     TRY(allreduce_check_slice(host, &got, slice, walk->added));
-    void *sum = wire_sums_in_place(host->map) ? (void *)one_shot_elements(walk, slice) : host->sum;
+    void *sum = wire_sums_in_place(host->map) ? (void *)host_elements(host, walk->buffer, slice) : host->sum;
     const void *before = walk->rank == 0 ? NULL : sum;
     if (walk->rank < comm_size(host->setup->comm) - 1) {
         TRY(allreduce_add_term(host, slice, got.data, (Summands){before, host->map->wide_type, false}, sum));
         walk->rank++;
     } else {
-        TRY(allreduce_add_last(host, slice, got.data, before, one_shot_elements(walk, slice)));
+        TRY(allreduce_add_last(host, slice, got.data, before, host_elements(host, walk->buffer, slice)));
         walk->rank = 0;
         walk->added++;
     }

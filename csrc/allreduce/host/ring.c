@@ -17,13 +17,9 @@ static const WireChunk *chunk_at(const Ring *ring, int index) {
     return wire_chunk(ring->host->map, (index + 2 * ring->size) % ring->size);
 }
 
-static uint8_t *ring_elements(const Ring *ring, const WireSlice *slice) {
-    return ring->buffer + slice->first * (int64_t)host_item_bytes(ring->host);
-}
-
 /* Where the partial sum of a slice is: in the buffer if possible, else in one of two alternating chunks. */
 static void *partial(const Ring *ring, const WireChunk *chunk, const WireSlice *slice, int hop) {
-    if (ring->host->partial[0] == NULL) return ring_elements(ring, slice);
+    if (ring->host->partial[0] == NULL) return host_elements(ring->host, ring->buffer, slice);
     return ring->host->partial[hop % 2] + (slice->first_value - chunk->first_value);
 }
 
@@ -40,7 +36,7 @@ static Status send_partial(const Ring *ring, int hop, int64_t step) {
     const WireSlice *slice = wire_slice(host->map, chunk->slice + step);
     CommSlot slot;
     TRY(comm_acquire(host->setup->comm, &slot));
-    Summands from = {ring_elements(ring, slice), host->map->type, true};
+    Summands from = {host_elements(ring->host, ring->buffer, slice), host->map->type, true};
     if (hop > 0) from = (Summands){partial(ring, chunk, slice, hop - 1), host->map->wide_type, false};
     TRY(allreduce_encode_term(host, slice, from, host->extent->feedback, slot.data));
     return publish(ring, &slot, slice, chunk->slice + step, LANE_TERMS);
@@ -61,7 +57,8 @@ static Status take_partial(const Ring *ring, int hop, int64_t step) {
     TRY(receive(ring, LANE_TERMS, slice, chunk->slice + step, &got));
     TRY(allreduce_add_term(host, slice, got.data, (Summands){0}, host->sum));
     comm_release(host->setup->comm, &got);
-    return allreduce_add_own(host, slice, (Summands){ring_elements(ring, slice), host->map->type, true}, false,
+    return allreduce_add_own(host, slice,
+                             (Summands){host_elements(ring->host, ring->buffer, slice), host->map->type, true}, false,
                              host->sum, partial(ring, chunk, slice, hop));
 }
 
@@ -88,7 +85,7 @@ static Status send_result(const Ring *ring, int hop, int64_t step) {
     }
     TRY(allreduce_encode_result(host, slice, sum, host->extent->feedback, slot.data));
     TRY(publish(ring, &slot, slice, chunk->slice + step, LANE_RESULTS));
-    return allreduce_decode_result(host, slice, slot.data, ring_elements(ring, slice));
+    return allreduce_decode_result(host, slice, slot.data, host_elements(ring->host, ring->buffer, slice));
 }
 
 static Status take_result(const Ring *ring, int hop, int64_t step) {
@@ -99,7 +96,7 @@ static Status take_result(const Ring *ring, int hop, int64_t step) {
     CommSlice got;
     TRY(receive(ring, LANE_RESULTS, slice, chunk->slice + step, &got));
     memcpy(kept(ring, chunk, slice, hop), got.data, slice->bytes);
-    TRY(allreduce_decode_result(host, slice, got.data, ring_elements(ring, slice)));
+    TRY(allreduce_decode_result(host, slice, got.data, host_elements(ring->host, ring->buffer, slice)));
     comm_release(host->setup->comm, &got);
     return STATUS_OK;
 }

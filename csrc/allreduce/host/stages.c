@@ -181,7 +181,7 @@ static Status stage_reduce(void *state, const AllreduceExtent *extent, Allreduce
 /* Adds one-shot's terms of all ranks for a slice, in rank order. */
 static Status add_terms(const Stage *stage, const WireSlice *slice, const uint8_t *messages) {
     HostEngine *host = stage->host;
-    uint8_t *to = stage->buffer + slice->first * (int64_t)host_item_bytes(host);
+    uint8_t *to = host_elements(host, stage->buffer, slice);
     void *sum = wire_sums_in_place(host->map) ? (void *)to : host->sum;
     int last = stage->messages.members - 1;
     for (int m = 0; m <= last; m++) {
@@ -234,7 +234,7 @@ static Status stage_finish(void *state, const AllreduceExtent *extent, void *buf
         for (int64_t s = 0; s < chunk->slices; s++) {
             const WireSlice *slice = wire_slice(host->map, chunk->slice + s);
             uint64_t at = slice->at - wire_slice(host->map, chunk->slice)->at;
-            uint8_t *to = stage.buffer + slice->first * (int64_t)host_item_bytes(host);
+            uint8_t *to = host_elements(host, stage.buffer, slice);
             TRY(allreduce_decode_result(host, slice, result + at, to));
         }
     }

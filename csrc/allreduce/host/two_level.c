@@ -59,8 +59,7 @@ static Status take_passed(Pass *pass, bool *moved) {
             if (!here) return STATUS_OK;
             const WireSlice *slice = slice_at(pass, member, pass->taken);
             TRY(allreduce_check_slice(host, &got, slice, pass->shard[member].slice + pass->taken));
-            TRY(allreduce_decode_result(host, slice, got.data,
-                                        pass->buffer + slice->first * (int64_t)host_item_bytes(host)));
+            TRY(allreduce_decode_result(host, slice, got.data, host_elements(host, pass->buffer, slice)));
             comm_release(host->setup->comm, &got);
             *moved = true;
         }

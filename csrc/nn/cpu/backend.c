@@ -130,7 +130,7 @@ static const Pass *last_conv(const Walk *walk) {
     for (int j = 0; j < walk->phase->ranged_count; j++) {
         const Pass *pass = &walk->context->program->passes[walk->phase->ranged + j];
         bool conv = pass->kind == PASS_CONV_FORWARD || pass->kind == PASS_CONV_DATA || pass->kind == PASS_CONV_FILTER;
-        if (conv && pass->op > 0 && nn_cpu_context_enabled(walk->job, pass)) last = pass;
+        if (conv && pass->op > 0 && nn_pass_enabled(walk->job, pass)) last = pass;
     }
     return last;
 }
@@ -158,7 +158,7 @@ static Status walk_chunk(void *argument, size_t item, int thread) {
         group.next_count = group.ends ? 0 : images * (i + 2) / groups - images * (i + 1) / groups;
         for (int j = 0; j < walk->phase->ranged_count; j++) {
             const Pass *pass = &walk->context->program->passes[walk->phase->ranged + j];
-            if (nn_cpu_context_enabled(walk->job, pass)) TRY(run_ranged(&group, pass));
+            if (nn_pass_enabled(walk->job, pass)) TRY(run_ranged(&group, pass));
         }
     }
     return STATUS_OK;
@@ -169,12 +169,12 @@ static Status cpu_run(Context *context, const Job *job, const Phase *phase) {
     Walk walk = {context, job, phase, context->rooms[phase - program->phases]};
     bool any = false;
     for (int i = 0; i < phase->ranged_count; i++)
-        any = any || nn_cpu_context_enabled(job, &program->passes[phase->ranged + i]);
+        any = any || nn_pass_enabled(job, &program->passes[phase->ranged + i]);
     if (any) TRY(pool_run(nn_model_pool(context->model), (size_t)nn_cpu_context_chunks(job->count), walk_chunk, &walk));
     for (int i = 0; i < phase->closing_count; i++) {
         const Pass *pass = &program->passes[phase->closing + i];
         int64_t start = thread_ns();
-        if (nn_cpu_context_enabled(job, pass)) TRY(closing_pass(pass)(context, job, pass->op));
+        if (nn_pass_enabled(job, pass)) TRY(closing_pass(pass)(context, job, pass->op));
         if (context->pass_ns != NULL) context->pass_ns[phase->closing + i] += thread_ns() - start;
     }
     return STATUS_OK;

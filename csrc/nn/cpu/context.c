@@ -82,14 +82,10 @@ int nn_cpu_context_group_sizes(const Context *context, PassKind kind, int op, in
 static void mark_tensors(const Program *program, const Phase *phase, const Job *job, bool *used) {
     for (int j = 0; j < phase->ranged_count; j++) {
         const Pass *pass = &program->passes[phase->ranged + j];
-        if (job != NULL && !nn_cpu_context_enabled(job, pass)) continue;
+        if (job != NULL && !nn_pass_enabled(job, pass)) continue;
         int tensors[PASS_MAX_TENSORS], count = nn_program_tensors_of(program, pass, tensors);
         for (int i = 0; i < count; i++) used[tensors[i]] = true;
     }
-}
-
-bool nn_cpu_context_enabled(const Job *job, const Pass *pass) {
-    return job->options == NULL || pass->block >= job->options->first_block;
 }
 
 void nn_cpu_context_ahead(const Group *group, ConvAhead *ahead) {

@@ -78,9 +78,6 @@ int nn_cpu_context_group_sizes(const Context *context, PassKind kind, int op, in
 
 #define CONTEXT_MAX_TENSORS (8 * NN_MAX_NODES) /* program.c makes at most this many */
 
-/* Whether this step runs the pass: false for those of frozen blocks. */
-bool nn_cpu_context_enabled(const Job *job, const Pass *pass);
-
 /* Lists the held tensors that the phase accesses in the next group. */
 void nn_cpu_context_ahead(const Group *group, ConvAhead *ahead);
 

@@ -92,15 +92,10 @@ static Status cuda_begin(Context *context, const Job *job) {
                               context->filters, context->stream);
 }
 
-/* Whether this step runs the pass: false for those of frozen blocks. */
-static bool enabled(const Job *job, const Pass *pass) {
-    return job->options == NULL || pass->block >= job->options->first_block;
-}
-
 static Status run_pass(Context *context, const Job *job, int index) {
     const Pass *pass = &context->program->passes[index];
     CudaPass function = pass_of(pass);
-    if (function == NULL || !enabled(job, pass)) return STATUS_OK;
+    if (function == NULL || !nn_pass_enabled(job, pass)) return STATUS_OK;
     if (context->marks != NULL) TRY(device_event_record(context->marks[0], context->stream));
     TRY(function(context, job, pass->op));
     if (context->marks == NULL) return STATUS_OK;
