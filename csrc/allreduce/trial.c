@@ -168,11 +168,7 @@ static Status record(AllreduceTrial *trial, int64_t elems, int runs) {
     device_graph_destroy(trial->graph);
     trial->graph = NULL;
     TRY(device_capture_begin(trial->stream));
-    Status status = put_all(trial, elems, runs);
-    ErrorRecord cause = *error_record();
-    Status ended = device_capture_end(trial->stream, &trial->graph);
-    if (status != STATUS_OK) return error_adopt(&cause);
-    TRY(ended);
+    TRY(device_capture_end(trial->stream, put_all(trial, elems, runs), &trial->graph));
     trial->graph_runs = runs;
     trial->graph_elems = elems;
     TRY(device_graph_launch(trial->graph, trial->stream));

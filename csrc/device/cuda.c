@@ -332,9 +332,14 @@ Status device_capture_begin(DeviceStream *stream) {
     return STATUS_OK;
 }
 
-Status device_capture_end(DeviceStream *stream, DeviceGraph **out) {
+Status device_capture_end(DeviceStream *stream, Status recorded, DeviceGraph **out) {
     cudaGraph_t graph = NULL;
     cudaGraphExec_t ready = NULL;
+    if (recorded != STATUS_OK) {
+        bool whole = cudaStreamEndCapture((cudaStream_t)stream, &graph) == cudaSuccess;
+        (void)(whole ? cudaGraphDestroy(graph) : cudaGetLastError());
+        return recorded;
+    }
     TRY_CUDA(cudaStreamEndCapture((cudaStream_t)stream, &graph));
     cudaError_t error = cudaGraphInstantiate(&ready, graph, 0);
     (void)cudaGraphDestroy(graph);

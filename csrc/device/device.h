@@ -108,10 +108,10 @@ void device_relax_capture(void);
 Status device_event_elapsed(DeviceEvent *begin, DeviceEvent *end, float *out_ms);
 
 /* Records what this thread puts on the stream (and on streams that wait for its events) instead of running it. Between
- * begin and end nothing may be allocated or waited for. After a failure in between, end fails as well, and the stream
- * is usable again. */
+ * begin and end nothing may be allocated or waited for. `recorded` is how what came in between went: after a failure
+ * end fails as well, with that one if it is given, and the stream is usable again. */
 Status device_capture_begin(DeviceStream *stream);
-Status device_capture_end(DeviceStream *stream, DeviceGraph **out);
+Status device_capture_end(DeviceStream *stream, Status recorded, DeviceGraph **out);
 Status device_graph_launch(DeviceGraph *graph, DeviceStream *stream);
 void device_graph_destroy(DeviceGraph *graph);
 

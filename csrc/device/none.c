@@ -70,7 +70,7 @@ Status device_event_elapsed(DeviceEvent *begin, DeviceEvent *end, float *out_ms)
 
 Status device_capture_begin(DeviceStream *stream) { return device_absent(); }
 
-Status device_capture_end(DeviceStream *stream, DeviceGraph **out) { return device_absent(); }
+Status device_capture_end(DeviceStream *stream, Status recorded, DeviceGraph **out) { return device_absent(); }
 
 Status device_graph_launch(DeviceGraph *graph, DeviceStream *stream) { return device_absent(); }
 

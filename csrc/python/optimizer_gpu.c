@@ -113,11 +113,7 @@ static Status record(OptimizerGpu *gpu, Optim *optim, const bool *enabled) {
     TRY(device_capture_begin(gpu->stream));
     Status status = optim_check_scheduled(optim, gpu->step, gpu->flag);
     if (status == STATUS_OK) status = optim_step_scheduled(optim, gpu->step, gpu->flag, enabled);
-    if (status == STATUS_OK) return device_capture_end(gpu->stream, &gpu->graph);
-    ErrorRecord cause = *error_record();
-    DeviceGraph *part = NULL;
-    if (device_capture_end(gpu->stream, &part) == STATUS_OK) device_graph_destroy(part);
-    return error_adopt(&cause);
+    return device_capture_end(gpu->stream, status, &gpu->graph);
 }
 
 Status py_optimizer_gpu_replay(OptimizerGpu *gpu, Optim *optim, int32_t step, const bool *enabled, int groups,

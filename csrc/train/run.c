@@ -45,11 +45,7 @@ static Status record_steps(TrainRunner *r, const StepSource *source, StepBatch b
         if (source->recordable) status = source->next(source->context, &batch);
         if (status == STATUS_OK) status = train_step_put(r->trainer, phase, &batch, true);
     }
-    if (status == STATUS_OK) return device_capture_end(r->stream, out);
-    ErrorRecord cause = *error_record();
-    DeviceGraph *part = NULL;
-    if (device_capture_end(r->stream, &part) == STATUS_OK) device_graph_destroy(part);
-    return error_adopt(&cause);
+    return device_capture_end(r->stream, status, out);
 }
 
 /* A step that counts as skipped from the start, without other ranks, changes nothing; but after it plans exist,

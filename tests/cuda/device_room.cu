@@ -119,7 +119,7 @@ static void test_graph(Fixture *f) {
     CHECK_OK(count_up(f));
     CHECK_OK(device_capture_begin(f->stream));
     CHECK_OK(record(f));
-    CHECK_OK(device_capture_end(f->stream, &graph));
+    CHECK_OK(device_capture_end(f->stream, STATUS_OK, &graph));
     CHECK_OK(fetch(f, f->device));
     CHECK(all_are(f->host, COUNT, 1, 0)); /* recorded, not run */
     for (int i = 0; graph != NULL && i < 3; i++) CHECK_OK(device_graph_launch(graph, f->stream));
@@ -139,12 +139,14 @@ static void test_spoiled_graph(Fixture *f) {
     CHECK_OK(device_capture_begin(f->stream));
     CHECK_OK(LAUNCH(add, 1, THREADS, 0, f->stream, f->device, COUNT, 1));
     CHECK(device_stream_synchronize(f->stream) == STATUS_CUDA);
-    CHECK(device_capture_end(f->stream, &graph) == STATUS_CUDA);
+    CHECK(device_capture_end(f->stream, STATUS_OK, &graph) == STATUS_CUDA);
     CHECK(graph == NULL);
     CHECK_OK(device_capture_begin(f->stream));
     CHECK(device_alloc(64, &memory) != STATUS_OK);
-    CHECK(device_capture_end(f->stream, &graph) == STATUS_CUDA);
-    CHECK(device_capture_end(f->stream, &graph) == STATUS_CUDA);
+    CHECK(device_capture_end(f->stream, STATUS_OK, &graph) == STATUS_CUDA);
+    CHECK(device_capture_end(f->stream, STATUS_OK, &graph) == STATUS_CUDA);
+    CHECK_OK(device_capture_begin(f->stream));
+    CHECK(device_capture_end(f->stream, STATUS_PEER_LOST, &graph) == STATUS_PEER_LOST && graph == NULL);
     CHECK_OK(LAUNCH(add, 2, THREADS, 0, f->stream, f->device, COUNT, 2));
     CHECK_OK(fetch(f, f->device));
     CHECK(all_are(f->host, COUNT, 1, 2));

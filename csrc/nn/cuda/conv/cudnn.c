@@ -138,9 +138,9 @@ static Status record_once(CudaConvs *convs, const Candidate *candidate, Descript
     DeviceGraph *graph = NULL;
     TRY(device_capture_begin(convs->stream));
     Status status = execute(convs->library, convs->stream, candidate->plan, pack);
-    Status ended = device_capture_end(convs->stream, &graph);
-    if (ended == STATUS_OK) device_graph_destroy(graph);
-    return status == STATUS_OK ? ended : status;
+    TRY(device_capture_end(convs->stream, status, &graph));
+    device_graph_destroy(graph);
+    return STATUS_OK;
 }
 
 /* Runs the candidate until its time is known, or known to be far above `best` (0: none yet). A failure is the
