@@ -73,7 +73,7 @@ static Status pack_part(void *argument, size_t item, int thread) {
     if (op == 0) return data || part > 0 ? STATUS_OK : nn_cpu_stem_op_pack(context, op);
     Conv *conv = data ? context->states[op].data : context->states[op].forward;
     if (conv == NULL) return STATUS_OK;
-    conv_pack(conv, nn_model_parameter_data(context->model) + o->weight, part, PACK_PARTS);
+    conv->table->pack(conv, nn_model_parameter_data(context->model) + o->weight, part, PACK_PARTS);
     return STATUS_OK;
 }
 

@@ -51,10 +51,17 @@ typedef struct Conv Conv;
 
 typedef struct ConvTable {
     void (*destroy)(Conv *conv);
+    /* Forward and data: converts slice `part` of `parts` of filters (out, kernel, kernel, in) to the form that `run`
+     * reads. All slices must be packed before the next `run`. */
     void (*pack)(Conv *conv, const float *filters, int part, int parts);
+    /* input -> output, or output gradient -> input gradient. */
     Status (*run)(Conv *conv, const ConvCall *call, const void *from, void *to);
+    /* Adds up the filter gradient of the images of several calls; `partial`, whose layout is internal, is complete
+     * after the call that ends the sum. */
     Status (*run_filter)(Conv *conv, const ConvCall *call, const void *input, const void *output_gradient,
                          float *partial);
+    /* gradient (out, kernel, kernel, in) = sum of `count` partials, partial_elems apart; only slice `part` of `parts`.
+     */
     void (*unpack)(const Conv *conv, const float *partials, int count, float *gradient, int part, int parts);
 } ConvTable;
 
@@ -69,30 +76,6 @@ struct Conv {
 /* Uses the requested method if it supports the shape, or the fastest for AUTO. A failure says what is missing. */
 Status nn_cpu_conv_create(const ConvNeed *need, Conv **out);
 void nn_cpu_conv_destroy(Conv *conv);
-
-/* Forward and data: converts slice `part` of `parts` of filters (out, kernel, kernel, in) to the form that conv_run
- * reads. All slices must be packed before the next conv_run. */
-static inline void conv_pack(Conv *conv, const float *filters, int part, int parts) {
-    conv->table->pack(conv, filters, part, parts);
-}
-
-/* input -> output, or output gradient -> input gradient. */
-static inline Status conv_run(Conv *conv, const ConvCall *call, const void *from, void *to) {
-    return conv->table->run(conv, call, from, to);
-}
-
-/* Adds up the filter gradient of the images of several calls; `partial`, whose layout is internal, is complete after
- * the call that ends the sum. */
-static inline Status conv_run_filter(Conv *conv, const ConvCall *call, const void *input, const void *output_gradient,
-                                     float *partial) {
-    return conv->table->run_filter(conv, call, input, output_gradient, partial);
-}
-
-/* gradient (out, kernel, kernel, in) = sum of `count` partials, partial_elems apart; only slice `part` of `parts`. */
-static inline void conv_unpack(const Conv *conv, const float *partials, int count, float *gradient, int part,
-                               int parts) {
-    conv->table->unpack(conv, partials, count, gradient, part, parts);
-}
 
 /* The range *begin .. *end of slice `part` of `parts`. */
 static inline void conv_slice(size_t elems, int part, int parts, size_t *begin, size_t *end) {

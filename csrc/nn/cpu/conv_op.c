@@ -61,15 +61,16 @@ static ConvCall call_of(const Group *group, PassKind kind, int op) {
 Status nn_cpu_pass_conv_forward(const Group *group, int op) {
     const Op *o = &group->context->program->ops[op];
     ConvCall call = call_of(group, PASS_CONV_FORWARD, op);
-    return conv_run(group->context->states[op].forward, &call, nn_cpu_group_tensor(group, o->input),
-                    nn_cpu_group_tensor(group, o->output));
+    Conv *conv = group->context->states[op].forward;
+    return conv->table->run(conv, &call, nn_cpu_group_tensor(group, o->input), nn_cpu_group_tensor(group, o->output));
 }
 
 Status nn_cpu_pass_conv_data(const Group *group, int op) {
     const Op *o = &group->context->program->ops[op];
     ConvCall call = call_of(group, PASS_CONV_DATA, op);
-    return conv_run(group->context->states[op].data, &call, nn_cpu_group_tensor(group, o->output_gradient),
-                    nn_cpu_group_tensor(group, o->input_gradient));
+    Conv *conv = group->context->states[op].data;
+    return conv->table->run(conv, &call, nn_cpu_group_tensor(group, o->output_gradient),
+                            nn_cpu_group_tensor(group, o->input_gradient));
 }
 
 Status nn_cpu_pass_conv_filter(const Group *group, int op) {
@@ -77,8 +78,8 @@ Status nn_cpu_pass_conv_filter(const Group *group, int op) {
     const OpState *state = &group->context->states[op];
     ConvCall call = call_of(group, PASS_CONV_FILTER, op);
     float *partial = group->context->shared_partials + (size_t)group->chunk * state->partial_elems;
-    return conv_run_filter(state->filter, &call, nn_cpu_group_tensor(group, o->input),
-                           nn_cpu_group_tensor(group, o->output_gradient), partial);
+    return state->filter->table->run_filter(state->filter, &call, nn_cpu_group_tensor(group, o->input),
+                                            nn_cpu_group_tensor(group, o->output_gradient), partial);
 }
 
 typedef struct Unpack {
@@ -90,9 +91,10 @@ typedef struct Unpack {
 
 static Status unpack_part(void *argument, size_t item, int thread) {
     const Unpack *unpack = argument;
+    const Conv *conv = unpack->state->filter;
     (void)thread;
-    conv_unpack(unpack->state->filter, unpack->context->shared_partials, unpack->chunks, unpack->gradient, (int)item,
-                UNPACK_PARTS);
+    conv->table->unpack(conv, unpack->context->shared_partials, unpack->chunks, unpack->gradient, (int)item,
+                        UNPACK_PARTS);
     return STATUS_OK;
 }
 
