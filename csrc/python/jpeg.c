@@ -5,15 +5,10 @@
 #include "python/arguments.h"
 #include "python/array.h"
 
-/* The whole of `object` as bytes; 0 or -1. */
-static int acquire_stream(PyObject *object, Py_buffer *buffer) {
-    return PyObject_GetBuffer(object, buffer, PyBUF_SIMPLE);
-}
-
 static PyObject *header(PyObject *module, PyObject *object) {
     Py_buffer stream;
     JpegInfo info;
-    if (acquire_stream(object, &stream) < 0) return NULL;
+    if (PyObject_GetBuffer(object, &stream, PyBUF_SIMPLE) < 0) return NULL;
     Status status = jpeg_parse_header(stream.buf, (size_t)stream.len, &info);
     PyBuffer_Release(&stream);
     if (status != STATUS_OK) return py_errors_raise(py_module_state(module), status);
@@ -97,7 +92,7 @@ static PyObject *jpeg_decode_array(PyObject *module, PyObject *args, PyObject *k
         return NULL;
     }
     if (shrink.value < 1) return PyErr_Format(PyExc_ValueError, "shrink must be 1, 2, 4 or 8, not 0");
-    if (acquire_stream(object, &stream) < 0) return NULL;
+    if (PyObject_GetBuffer(object, &stream, PyBUF_SIMPLE) < 0) return NULL;
     PyObject *array = decode_stream(module, &stream, region, fast != 0, (uint32_t)shrink.value);
     PyBuffer_Release(&stream);
     return array;

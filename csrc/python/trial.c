@@ -58,61 +58,35 @@ static void trial_dealloc(PyObject *self) {
 
 /* ---- using ---- */
 
-typedef struct Work {
-    int64_t elems;
-    int runs;
-    bool record;
-    double seconds; /* the result */
-} Work;
-
-/* One step without the GIL: fills, reads or times. */
-static Status fill_step(AllreduceTrial *trial, const ArrayView *view, Work *Py_UNUSED(work)) {
-    return allreduce_trial_fill(trial, view->data, (size_t)(view->elems * view->item_bytes));
-}
-
-static Status read_step(AllreduceTrial *trial, const ArrayView *view, Work *Py_UNUSED(work)) {
-    return allreduce_trial_read(trial, view->data, (size_t)(view->elems * view->item_bytes));
-}
-
-static Status time_step(AllreduceTrial *trial, const ArrayView *Py_UNUSED(view), Work *work) {
-    return allreduce_trial_time(trial, work->elems, work->runs, work->record, &work->seconds);
-}
-
-static PyObject *take_step(PyObject *object, Status (*step)(AllreduceTrial *, const ArrayView *, Work *),
-                           const ArrayView *view, Work *work) {
-    TrialObject *self = (TrialObject *)object;
-    ModuleState *state = py_module_state_of(object);
-    Status status;
-    Py_BEGIN_ALLOW_THREADS;
-    status = step(self->trial, view, work);
-    Py_END_ALLOW_THREADS;
-    return py_errors_none(state, status);
-}
-
-static PyObject *with_array(PyObject *self, PyObject *array, bool writable,
-                            Status (*step)(AllreduceTrial *, const ArrayView *, Work *)) {
+/* Fills the buffer from the array, or reads it into the array. */
+static PyObject *move_array(PyObject *self, PyObject *array, bool reads) {
+    AllreduceTrial *trial = ((TrialObject *)self)->trial;
     ArrayView view;
-    if (py_array_acquire(array, "array", ARRAY_UNALIGNED, -1, writable, &view) < 0) return NULL;
-    PyObject *result = take_step(self, step, &view, NULL);
+    Status status;
+    if (py_array_acquire(array, "array", ARRAY_UNALIGNED, -1, reads, &view) < 0) return NULL;
+    size_t bytes = (size_t)(view.elems * view.item_bytes);
+    Py_BEGIN_ALLOW_THREADS;
+    status = reads ? allreduce_trial_read(trial, view.data, bytes) : allreduce_trial_fill(trial, view.data, bytes);
+    Py_END_ALLOW_THREADS;
     py_array_release(&view);
-    return result;
+    return py_errors_none(py_module_state_of(self), status);
 }
 
-static PyObject *trial_fill(PyObject *self, PyObject *block) { return with_array(self, block, false, fill_step); }
+static PyObject *trial_fill(PyObject *self, PyObject *block) { return move_array(self, block, false); }
 
-static PyObject *trial_read(PyObject *self, PyObject *out) { return with_array(self, out, true, read_step); }
+static PyObject *trial_read(PyObject *self, PyObject *out) { return move_array(self, out, true); }
 
 static PyObject *trial_time(PyObject *self, PyObject *args) {
-    Work work = {0};
+    AllreduceTrial *trial = ((TrialObject *)self)->trial;
     long long elems;
-    int record;
-    if (!PyArg_ParseTuple(args, "Lip:time", &elems, &work.runs, &record)) return NULL;
-    work.elems = elems;
-    work.record = record != 0;
-    PyObject *done = take_step(self, time_step, NULL, &work);
-    if (done == NULL) return NULL;
-    Py_DECREF(done);
-    return PyFloat_FromDouble(work.seconds);
+    int runs, record;
+    double seconds = 0;
+    Status status;
+    if (!PyArg_ParseTuple(args, "Lip:time", &elems, &runs, &record)) return NULL;
+    Py_BEGIN_ALLOW_THREADS;
+    status = allreduce_trial_time(trial, elems, runs, record != 0, &seconds);
+    Py_END_ALLOW_THREADS;
+    return status == STATUS_OK ? PyFloat_FromDouble(seconds) : py_errors_raise(py_module_state_of(self), status);
 }
 
 static PyObject *trial_plan(PyObject *self, PyObject *Py_UNUSED(unused)) {
