@@ -24,9 +24,8 @@ static int parse_widths(PyObject *object, int widths[QUANTIZE_MAX_BITS]) {
 
 static int check_elems(const char *argument, int64_t elems, int64_t expected) {
     if (elems == expected) return 0;
-    PyErr_Format(PyExc_ValueError, "%s must have the plan's %lld elements, not %lld", argument, (long long)expected,
-                 (long long)elems);
-    return -1;
+    return PY_REFUSE(PyExc_ValueError, "%s must have the plan's %lld elements, not %lld", argument, (long long)expected,
+                     (long long)elems);
 }
 
 /* (losses and energy, bytes) of a plan that has been taken. */
@@ -87,8 +86,7 @@ static PyObject *tuple_of(const int *choice, int64_t layers) {
 static PyObject *adapt_choose(PyObject *module, const ArrayView *lost, const ArrayView *bytes, double budget) {
     int *choice = NULL;
     if (lost->shape[0] != bytes->shape[0] || lost->shape[1] != bytes->shape[1]) {
-        PyErr_SetString(PyExc_ValueError, "lost and bytes must have the same shape: layers by widths");
-        return NULL;
+        return PyErr_Format(PyExc_ValueError, "lost and bytes must have the same shape: layers by widths");
     }
     if (lost->shape[0] > ALLREDUCE_MAX_ADAPTED || lost->shape[1] > QUANTIZE_MAX_BITS) {
         return PyErr_Format(PyExc_ValueError, "at most %d layers of %d widths, not %lld of %lld", ALLREDUCE_MAX_ADAPTED,

@@ -23,10 +23,7 @@ int py_allreduce_parse_costs(PyObject *object, AllreduceCosts *out) {
     PyObject *name, *line;
     Py_ssize_t at = 0;
     if (object == Py_None) return 0;
-    if (!PyDict_Check(object)) {
-        PyErr_SetString(PyExc_TypeError, "costs must come from cgxffcv.costs");
-        return -1;
-    }
+    if (!PyDict_Check(object)) return PY_REFUSE(PyExc_TypeError, "costs must come from cgxffcv.costs");
     PyObject *copy = PyDict_Copy(object);
     while (copy != NULL && PyDict_Next(copy, &at, &name, &line)) {
         AllreduceLine parsed;
@@ -245,8 +242,7 @@ static PyObject *plan_run(PyObject *object, PyObject *buffer) {
     PyObject *result = NULL;
     if (allreduce_of(object) == NULL) return NULL;
     if (self->device >= 0) {
-        PyErr_SetString(PyExc_ValueError, "the plan is made for arrays on a GPU: put() takes them");
-        return NULL;
+        return PyErr_Format(PyExc_ValueError, "the plan is made for arrays on a GPU: put() takes them");
     }
     if (py_array_acquire(buffer, "buffer", type_mask(self->type), -1, true, &view) < 0) return NULL;
     if (view.elems != allreduce_elems(self->allreduce)) {

@@ -31,9 +31,8 @@ static int refuse_device(const AllreduceObject *plan, const PyTensor *tensor, Py
     char theirs[32], ours[32];
     name_device(tensor->device, theirs);
     name_device(plan->device, ours);
-    PyErr_Format(PyExc_ValueError, "tensors: number %zd is %s, but the plan is made for arrays %s", number, theirs,
-                 ours);
-    return -1;
+    return PY_REFUSE(PyExc_ValueError, "tensors: number %zd is %s, but the plan is made for arrays %s", number, theirs,
+                     ours);
 }
 
 static int check_tensor(const AllreduceObject *plan, const PyTensor *tensor, Py_ssize_t number) {
@@ -43,8 +42,7 @@ static int check_tensor(const AllreduceObject *plan, const PyTensor *tensor, Py_
                                                    : NULL;
     if (why == NULL && tensor->device != plan->device) return refuse_device(plan, tensor, number);
     if (why == NULL) return 0;
-    PyErr_Format(PyExc_ValueError, "tensors: number %zd %s", number, why);
-    return -1;
+    return PY_REFUSE(PyExc_ValueError, "tensors: number %zd %s", number, why);
 }
 
 /* Checks that they fit the plan; 0, or -1 with an exception set. */
@@ -55,14 +53,10 @@ static int check_tensors(const AllreduceObject *plan, PyObject *tuple) {
         if (tensor == NULL || check_tensor(plan, tensor, i) < 0) return -1;
         elems += (uint64_t)tensor->elems;
     }
-    if (plan->allreduce == NULL) {
-        PyErr_SetString(PyExc_ValueError, "the communicator is closed");
-        return -1;
-    }
+    if (plan->allreduce == NULL) return PY_REFUSE(PyExc_ValueError, "the communicator is closed");
     if (elems == (uint64_t)allreduce_elems(plan->allreduce)) return 0;
-    PyErr_Format(PyExc_ValueError, "tensors must have the plan's %lld elements, not %llu",
-                 (long long)allreduce_elems(plan->allreduce), (unsigned long long)elems);
-    return -1;
+    return PY_REFUSE(PyExc_ValueError, "tensors must have the plan's %lld elements, not %llu",
+                     (long long)allreduce_elems(plan->allreduce), (unsigned long long)elems);
 }
 
 /* ---- a run; without the GIL, on the plan's device ---- */
@@ -214,8 +208,7 @@ PyObject *py_allreduce_enqueue_on_lane(PyObject *object, PyObject *args) {
         return NULL;
     }
     if (plan->device < 0) {
-        PyErr_SetString(PyExc_ValueError, "the plan is made for arrays in host memory: put() takes them");
-        return NULL;
+        return PyErr_Format(PyExc_ValueError, "the plan is made for arrays in host memory: put() takes them");
     }
     if ((tuple = PyTuple_Pack(1, tensor)) == NULL) return NULL;
     if (check_tensors(plan, tuple) == 0 && enter(plan, &guard) == 0) {
@@ -258,10 +251,7 @@ static int device_of(ModuleState *state, PyObject *tuple, int *device) {
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(tuple); i++) {
         const PyTensor *tensor = py_tensor_of(state, PyTuple_GET_ITEM(tuple, i), "each of tensors");
         if (tensor == NULL) return -1;
-        if (i > 0 && tensor->device != *device) {
-            PyErr_SetString(PyExc_ValueError, "tensors must all be on one device");
-            return -1;
-        }
+        if (i > 0 && tensor->device != *device) return PY_REFUSE(PyExc_ValueError, "tensors must all be on one device");
         *device = tensor->device;
     }
     return 0;
@@ -299,13 +289,9 @@ static PyObject *run_run(PyObject *object, PyObject *plan) {
     ModuleState *state = py_module_state_of(object);
     PyTensorDeviceGuard guard;
     if (!PyObject_TypeCheck(plan, (PyTypeObject *)state->allreduce_type)) {
-        PyErr_Format(PyExc_TypeError, "plan must be an AllreducePlan, not %.100s", Py_TYPE(plan)->tp_name);
-        return NULL;
+        return PyErr_Format(PyExc_TypeError, "plan must be an AllreducePlan, not %.100s", Py_TYPE(plan)->tp_name);
     }
-    if (self->plan != NULL) {
-        PyErr_SetString(PyExc_RuntimeError, "a run can be run only once");
-        return NULL;
-    }
+    if (self->plan != NULL) return PyErr_Format(PyExc_RuntimeError, "a run can be run only once");
     if (check_tensors((AllreduceObject *)plan, self->tensors) < 0) return NULL;
     if (enter((AllreduceObject *)plan, &guard) < 0) return NULL;
     self->plan = (AllreduceObject *)Py_NewRef(plan);

@@ -50,9 +50,8 @@ PyObject *py_arguments_collect(PyObject *iterable, const char *argument, Py_ssiz
 int py_arguments_unpack(PyObject *item, const char *format, ...) {
     if (!PyTuple_Check(item)) {
         const char *what = strchr(format, ';');
-        PyErr_Format(PyExc_TypeError, "%s, not %.100s", what == NULL ? "a tuple is expected" : what + 1,
-                     Py_TYPE(item)->tp_name);
-        return -1;
+        return PY_REFUSE(PyExc_TypeError, "%s, not %.100s", what == NULL ? "a tuple is expected" : what + 1,
+                         Py_TYPE(item)->tp_name);
     }
     va_list to;
     va_start(to, format);
@@ -99,8 +98,7 @@ static void write_limit(bool negative, uint64_t size, char text[24]) {
 int py_arguments_whole(PyObject *object, const char *argument, int64_t least, uint64_t most, uint64_t *out) {
     int overflow = 0;
     if (!PyIndex_Check(object)) {
-        PyErr_Format(PyExc_TypeError, "%s must be a whole number, not %.100s", argument, Py_TYPE(object)->tp_name);
-        return -1;
+        return PY_REFUSE(PyExc_TypeError, "%s must be a whole number, not %.100s", argument, Py_TYPE(object)->tp_name);
     }
     PyObject *number = PyNumber_Index(object);
     if (number == NULL) return -1;

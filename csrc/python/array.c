@@ -74,9 +74,8 @@ static int refuse_type(const char *argument, const Py_buffer *buffer, unsigned m
         PyOS_snprintf(wanted + used, sizeof wanted - used, "%s%s", used == 0 ? "" : " or ", types[i].name);
     }
     int found = py_array_type_of(buffer);
-    PyErr_Format(PyExc_TypeError, "%s must be an array of %s, not of %s", argument, wanted,
-                 found < 0 ? (buffer->format == NULL ? "bytes" : buffer->format) : types[found].name);
-    return -1;
+    return PY_REFUSE(PyExc_TypeError, "%s must be an array of %s, not of %s", argument, wanted,
+                     found < 0 ? (buffer->format == NULL ? "bytes" : buffer->format) : types[found].name);
 }
 
 static int check_view(const char *argument, unsigned mask, int ndim, ArrayView *view) {
@@ -84,16 +83,14 @@ static int check_view(const char *argument, unsigned mask, int ndim, ArrayView *
     unsigned wanted = mask & ~ARRAY_UNALIGNED;
     if (type < 0 || (wanted != 0 && (wanted & (1u << type)) == 0)) return refuse_type(argument, &view->buffer, wanted);
     if (view->buffer.ndim > ARRAY_MAX_DIMS || (ndim >= 0 && view->buffer.ndim != ndim)) {
-        PyErr_Format(PyExc_ValueError, "%s must have %d dimensions, not %d", argument, ndim, view->buffer.ndim);
-        return -1;
+        return PY_REFUSE(PyExc_ValueError, "%s must have %d dimensions, not %d", argument, ndim, view->buffer.ndim);
     }
     size_t alignment = types[type].item_bytes > sizeof(double) ? sizeof(double) : types[type].item_bytes;
     if ((mask & ARRAY_UNALIGNED) == 0 && (uintptr_t)view->buffer.buf % alignment != 0) {
-        PyErr_Format(PyExc_ValueError,
-                     "%s is not aligned in memory: its address must be a multiple of %zu (copy() makes "
-                     "an array that is)",
-                     argument, alignment);
-        return -1;
+        return PY_REFUSE(PyExc_ValueError,
+                         "%s is not aligned in memory: its address must be a multiple of %zu (copy() makes "
+                         "an array that is)",
+                         argument, alignment);
     }
     view->data = view->buffer.buf;
     view->type = (ArrayType)type;
@@ -114,10 +111,9 @@ int py_array_acquire(PyObject *object, const char *argument, unsigned mask, int 
             !PyErr_ExceptionMatches(PyExc_BufferError)) {
             return -1;
         }
-        PyErr_Format(PyExc_TypeError,
-                     "%s must be a C-contiguous%s array (numpy.ascontiguousarray makes one), not %.100s", argument,
-                     writable ? ", writable" : "", Py_TYPE(object)->tp_name);
-        return -1;
+        return PY_REFUSE(PyExc_TypeError,
+                         "%s must be a C-contiguous%s array (numpy.ascontiguousarray makes one), not %.100s", argument,
+                         writable ? ", writable" : "", Py_TYPE(object)->tp_name);
     }
     if (check_view(argument, mask, ndim, out) == 0) return 0;
     PyBuffer_Release(&out->buffer);

@@ -143,14 +143,12 @@ static bool is_byte_format(const char *format) {
 static int values_pixels_of(const Py_buffer *buffer, BetonValue *value) {
     const Py_ssize_t *shape = buffer->shape, *strides = buffer->strides;
     if (shape[2] != 3 || shape[0] < 1 || shape[1] < 1 || shape[0] > UINT16_MAX || shape[1] > UINT16_MAX) {
-        PyErr_Format(PyExc_ValueError,
-                     "an image must have shape (height, width, 3) with sides of 1 to 65535, not (%zd, %zd, %zd)",
-                     shape[0], shape[1], shape[2]);
-        return -1;
+        return PY_REFUSE(PyExc_ValueError,
+                         "an image must have shape (height, width, 3) with sides of 1 to 65535, not (%zd, %zd, %zd)",
+                         shape[0], shape[1], shape[2]);
     }
     if (strides[2] != 1 || strides[1] != 3 || (shape[0] > 1 && strides[0] < shape[1] * 3)) {
-        PyErr_SetString(PyExc_ValueError, "an image's rows must be contiguous; numpy.ascontiguousarray makes them so");
-        return -1;
+        return PY_REFUSE(PyExc_ValueError, "an image's rows must be contiguous; numpy.ascontiguousarray makes them so");
     }
     *value = (BetonValue){.source = BETON_SOURCE_PIXELS,
                           .data = buffer->buf,
@@ -168,9 +166,9 @@ static int image_of(ValueBatch *batch, PyObject *object, BetonValue *value) {
         *value = (BetonValue){.source = BETON_SOURCE_JPEG, .data = buffer->buf, .size = (uint64_t)buffer->len};
         return 0;
     }
-    PyErr_Format(PyExc_TypeError, "an image must be uint8 of shape (height, width, 3), not of format '%s' with %d axes",
-                 buffer->format == NULL ? "B" : buffer->format, buffer->ndim);
-    return -1;
+    return PY_REFUSE(PyExc_TypeError,
+                     "an image must be uint8 of shape (height, width, 3), not of format '%s' with %d axes",
+                     buffer->format == NULL ? "B" : buffer->format, buffer->ndim);
 }
 
 static int take_bytes(ValueBatch *batch, PyObject *object, BetonValue *value) {
@@ -191,9 +189,8 @@ static int custom_of(ValueBatch *batch, const BetonFieldSpec *spec, PyObject *ob
     const Py_buffer *buffer = hold_buffer(batch, record, PyBUF_SIMPLE);
     if (buffer == NULL) return -1;
     if (buffer->len != (Py_ssize_t)spec->custom.record_bytes) {
-        PyErr_Format(PyExc_ValueError, "a record of %zd bytes, but the field's records have %u", buffer->len,
-                     spec->custom.record_bytes);
-        return -1;
+        return PY_REFUSE(PyExc_ValueError, "a record of %zd bytes, but the field's records have %u", buffer->len,
+                         spec->custom.record_bytes);
     }
     value->source = BETON_SOURCE_BYTES;
     value->record = buffer->buf;
@@ -257,8 +254,7 @@ static int refused_row(ValueBatch *batch, PyObject *row, BetonValue *values) {
 static int take_row(ValueBatch *batch, PyObject *row, BetonValue *values) {
     if (PyList_Check(row)) return refused_row(batch, row, values);
     if (!PyTuple_Check(row) || (size_t)PyTuple_GET_SIZE(row) != batch->num_fields) {
-        PyErr_Format(PyExc_ValueError, "a row must be a tuple of %zu values", batch->num_fields);
-        return -1;
+        return PY_REFUSE(PyExc_ValueError, "a row must be a tuple of %zu values", batch->num_fields);
     }
     for (size_t i = 0; i < batch->num_fields; i++) {
         if (take_value(batch, &batch->fields[i], PyTuple_GET_ITEM(row, (Py_ssize_t)i), &values[i]) == 0) continue;
@@ -268,10 +264,7 @@ static int take_row(ValueBatch *batch, PyObject *row, BetonValue *values) {
 }
 
 int py_value_batch_from_rows(ValueBatch *batch, PyObject *rows) {
-    if (!PyList_Check(rows)) {
-        PyErr_SetString(PyExc_TypeError, "rows must be a list");
-        return -1;
-    }
+    if (!PyList_Check(rows)) return PY_REFUSE(PyExc_TypeError, "rows must be a list");
     PyObject *tuple = py_arguments_tuple(rows, "rows", 0, PY_SSIZE_T_MAX);
     if (tuple == NULL) return -1;
     size_t count = (size_t)PyTuple_GET_SIZE(tuple);
@@ -287,10 +280,9 @@ static int check_column(const BetonFieldSpec *spec, const Py_buffer *buffer, Py_
     bool image = spec->kind == BETON_IMAGE;
     int axes = image ? 4 : spec->kind == BETON_INT || spec->kind == BETON_FLOAT ? 1 : spec->ndim + 1;
     if (buffer->ndim != axes || buffer->shape[0] < end) {
-        PyErr_Format(PyExc_ValueError,
-                     "field '%s': an array of %d axes and at least %zd rows was expected, not one of %d axes",
-                     spec->name, axes, end, buffer->ndim);
-        return -1;
+        return PY_REFUSE(PyExc_ValueError,
+                         "field '%s': an array of %d axes and at least %zd rows was expected, not one of %d axes",
+                         spec->name, axes, end, buffer->ndim);
     }
     Py_ssize_t wanted = 8;
     if (image)
@@ -298,9 +290,8 @@ static int check_column(const BetonFieldSpec *spec, const Py_buffer *buffer, Py_
     else if (axes > 1)
         wanted = (Py_ssize_t)beton_dtype_bytes(spec->dtype);
     if (buffer->itemsize != wanted) {
-        PyErr_Format(PyExc_TypeError, "field '%s': elements of %zd bytes where %zd were expected", spec->name,
-                     buffer->itemsize, wanted);
-        return -1;
+        return PY_REFUSE(PyExc_TypeError, "field '%s': elements of %zd bytes where %zd were expected", spec->name,
+                         buffer->itemsize, wanted);
     }
     return 0;
 }
@@ -309,8 +300,7 @@ static int check_column(const BetonFieldSpec *spec, const Py_buffer *buffer, Py_
 static int hold_column(ValueBatch *batch, size_t field, PyObject *object, Py_ssize_t end) {
     const BetonFieldSpec *spec = &batch->fields[field];
     if (spec->kind == BETON_BYTES || spec->kind == BETON_JSON || spec->kind == BETON_CUSTOM) {
-        PyErr_Format(PyExc_TypeError, "field '%s' cannot be given as one array", spec->name);
-        return -1;
+        return PY_REFUSE(PyExc_TypeError, "field '%s' cannot be given as one array", spec->name);
     }
     const Py_buffer *buffer = hold_buffer(batch, object, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT);
     return buffer == NULL ? -1 : check_column(spec, buffer, end);
@@ -343,8 +333,8 @@ static int take_column(ValueBatch *batch, size_t field, Py_ssize_t begin, Py_ssi
 
 int py_value_batch_from_arrays(ValueBatch *batch, PyObject *columns, Py_ssize_t begin, Py_ssize_t end) {
     if (!PyTuple_Check(columns) || (size_t)PyTuple_GET_SIZE(columns) != batch->num_fields || begin < 0 || end < begin) {
-        PyErr_Format(PyExc_ValueError, "a tuple of %zu arrays and a range of rows were expected", batch->num_fields);
-        return -1;
+        return PY_REFUSE(PyExc_ValueError, "a tuple of %zu arrays and a range of rows were expected",
+                         batch->num_fields);
     }
     for (size_t i = 0; i < batch->num_fields; i++) {
         if (hold_column(batch, i, PyTuple_GET_ITEM(columns, (Py_ssize_t)i), end) < 0) return -1;

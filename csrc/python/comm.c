@@ -47,8 +47,7 @@ int py_comm_parse_timeout(PyObject *object, const char *argument, double *second
     }
     if (PyErr_Occurred()) return -1;
     if (!(value > 0)) {
-        PyErr_Format(PyExc_ValueError, "%s=%R: a number of seconds above 0 is expected, or None", argument, object);
-        return -1;
+        return PY_REFUSE(PyExc_ValueError, "%s=%R: a number of seconds above 0 is expected, or None", argument, object);
     }
     *seconds = value;
     return 0;
@@ -77,15 +76,10 @@ static int parse_options(PyObject *timeout, PyObject *nodes, PyObject *slot_byte
     return 0;
 }
 
-static PyObject *closed_error(void) {
-    PyErr_SetString(PyExc_ValueError, "the communicator is closed");
-    return NULL;
-}
-
 /* For the short calls that keep the GIL. */
 static Comm *open_comm(PyObject *self) {
     Comm *comm = ((CommObject *)self)->comm;
-    if (comm == NULL) closed_error();
+    if (comm == NULL) PyErr_SetString(PyExc_ValueError, "the communicator is closed");
     return comm;
 }
 
@@ -230,9 +224,8 @@ static void comm_object_destroy(CommObject *self) {
 
 static PyObject *close_comm(PyObject *self, PyObject *Py_UNUSED(unused)) {
     if (((CommObject *)self)->in_use > 0) {
-        PyErr_SetString(py_module_state_of(self)->comm_error,
-                        "close: another thread is using this communicator (abort() ends what it waits for)");
-        return NULL;
+        return PyErr_Format(py_module_state_of(self)->comm_error,
+                            "close: another thread is using this communicator (abort() ends what it waits for)");
     }
     comm_object_destroy((CommObject *)self);
     Py_RETURN_NONE;
@@ -293,8 +286,7 @@ static PyObject *comm_object_exit(PyObject *self, PyObject *args) {
     PyObject *type, *value, *traceback;
     if (!PyArg_ParseTuple(args, "OOO:__exit__", &type, &value, &traceback)) return NULL;
     if (type != Py_None && !PyExceptionClass_Check(type)) {
-        PyErr_Format(PyExc_TypeError, "__exit__: an exception's type or None is expected, not %R", type);
-        return NULL;
+        return PyErr_Format(PyExc_TypeError, "__exit__: an exception's type or None is expected, not %R", type);
     }
     if (((CommObject *)self)->comm != NULL) {
         (void)acquire_comm(self); /* so that the value's own methods cannot close it meanwhile */
@@ -381,8 +373,7 @@ static PyObject *node_of(PyObject *self, PyObject *argument) {
     if (comm == NULL) return NULL;
     int64_t rank = (int64_t)number;
     if (rank < 0 || rank >= comm_size(comm)) {
-        PyErr_Format(PyExc_IndexError, "no rank %lld among %d", (long long)rank, comm_size(comm));
-        return NULL;
+        return PyErr_Format(PyExc_IndexError, "no rank %lld among %d", (long long)rank, comm_size(comm));
     }
     return PyLong_FromLong(comm_node_of(comm, (int)rank));
 }

@@ -56,23 +56,21 @@ static int read_type(const DlpackTensor *from, PyTensor *out) {
         out->type = (AllreduceType)i;
         return 0;
     }
-    PyErr_Format(PyExc_TypeError, "a DLPack array of %d lanes of %d bits of kind %d is not of a type that is summed",
-                 from->lanes, from->bits, from->kind);
-    return -1;
+    return PY_REFUSE(PyExc_TypeError,
+                     "a DLPack array of %d lanes of %d bits of kind %d is not of a type that is summed", from->lanes,
+                     from->bits, from->kind);
 }
 
 static int read_device(const DlpackTensor *from, PyTensor *out) {
     bool cuda = from->device_type == DLPACK_CUDA || from->device_type == CUDA_MANAGED;
     if (!cuda && from->device_type != DLPACK_CPU && from->device_type != CUDA_HOST) {
-        PyErr_Format(PyExc_TypeError,
-                     "a DLPack array on a device of type %d cannot be accessed: only host memory and CUDA memory "
-                     "can",
-                     from->device_type);
-        return -1;
+        return PY_REFUSE(PyExc_TypeError,
+                         "a DLPack array on a device of type %d cannot be accessed: only host memory and CUDA memory "
+                         "can",
+                         from->device_type);
     }
     if (cuda && from->device_id < 0) {
-        PyErr_Format(PyExc_ValueError, "a DLPack array claims to be on GPU %d", from->device_id);
-        return -1;
+        return PY_REFUSE(PyExc_ValueError, "a DLPack array claims to be on GPU %d", from->device_id);
     }
     out->device = cuda ? from->device_id : -1;
     return 0;
@@ -81,16 +79,14 @@ static int read_device(const DlpackTensor *from, PyTensor *out) {
 static int read_tensor(ModuleState *state, const DlpackTensor *from, PyTensor *out) {
     if (read_type(from, out) < 0 || read_device(from, out) < 0) return -1;
     if (from->ndim < 0 || from->ndim > ARRAY_MAX_DIMS || (from->ndim > 0 && from->shape == NULL)) {
-        PyErr_Format(PyExc_ValueError, "a DLPack array has %d dimensions%s; 0 to %d are possible", from->ndim,
-                     from->shape == NULL ? " and no shape" : "", ARRAY_MAX_DIMS);
-        return -1;
+        return PY_REFUSE(PyExc_ValueError, "a DLPack array has %d dimensions%s; 0 to %d are possible", from->ndim,
+                         from->shape == NULL ? " and no shape" : "", ARRAY_MAX_DIMS);
     }
     out->ndim = from->ndim;
     for (int i = 0; i < out->ndim; i++) out->shape[i] = from->shape[i];
     uintptr_t address = (uintptr_t)from->data;
     if (from->byte_offset > UINTPTR_MAX - address) {
-        PyErr_SetString(PyExc_ValueError, "a DLPack array begins beyond the end of memory");
-        return -1;
+        return PY_REFUSE(PyExc_ValueError, "a DLPack array begins beyond the end of memory");
     }
     out->data = from->data == NULL ? NULL : (char *)from->data + from->byte_offset;
     return py_tensor_measure(state, out, from->strides, (int64_t)allreduce_type_bytes(out->type));
@@ -98,9 +94,8 @@ static int read_tensor(ModuleState *state, const DlpackTensor *from, PyTensor *o
 
 static int read_versioned(ModuleState *state, const DlpackVersioned *from, PyTensor *out) {
     if (from->major != VERSION_MAJOR) {
-        PyErr_Format(PyExc_BufferError, "DLPack %u.%u has a different layout than version %d", from->major, from->minor,
-                     VERSION_MAJOR);
-        return -1;
+        return PY_REFUSE(PyExc_BufferError, "DLPack %u.%u has a different layout than version %d", from->major,
+                         from->minor, VERSION_MAJOR);
     }
     out->writable = (from->flags & READ_ONLY) == 0;
     return read_tensor(state, &from->tensor, out);
@@ -109,9 +104,8 @@ static int read_versioned(ModuleState *state, const DlpackVersioned *from, PyTen
 int py_dlpack_import(ModuleState *state, PyObject *capsule, PyTensor *out, DlpackLoan *loan) {
     bool versioned = PyCapsule_IsValid(capsule, capsule_names[1]);
     if (!versioned && !PyCapsule_IsValid(capsule, capsule_names[0])) {
-        PyErr_Format(PyExc_TypeError, "__dlpack__ must return an unused DLPack capsule, not %.100s",
-                     Py_TYPE(capsule)->tp_name);
-        return -1;
+        return PY_REFUSE(PyExc_TypeError, "__dlpack__ must return an unused DLPack capsule, not %.100s",
+                         Py_TYPE(capsule)->tp_name);
     }
     void *managed = PyCapsule_GetPointer(capsule, capsule_names[versioned]);
     if (managed == NULL || PyCapsule_SetName(capsule, used_names[versioned]) < 0) return -1;

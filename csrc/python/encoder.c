@@ -78,10 +78,7 @@ static PyObject *encoder_encode(EncoderObject *self, PyObject *args) {
     ArgumentsNumber first = {"first_index", UINT64_MAX, 0};
     PyObject *rows, *result = NULL;
     if (!PyArg_ParseTuple(args, "O&O:encode", py_arguments_number, &first, &rows)) return NULL;
-    if (self->busy) {
-        PyErr_SetString(PyExc_RuntimeError, "another thread is using this encoder");
-        return NULL;
-    }
+    if (self->busy) return PyErr_Format(PyExc_RuntimeError, "another thread is using this encoder");
     self->busy = true;
     if (py_value_batch_from_rows(&self->batch, rows) == 0) result = encoder_run_batch(self, first.value);
     py_value_batch_clear(&self->batch);

@@ -121,8 +121,7 @@ static PyObject *batch_read(PyObject *module, PyObject *args) {
     }
     PyObject *owner = py_tensor_owner(object);
     if (owner == NULL || !Py_IS_TYPE(owner, (PyTypeObject *)state->loader_batch_type)) {
-        PyErr_SetString(PyExc_ValueError, "the tensor does not belong to a loader's batch");
-        return NULL;
+        return PyErr_Format(PyExc_ValueError, "the tensor does not belong to a loader's batch");
     }
     LoaderUpload *upload = ((BatchObject *)owner)->upload;
     if (upload == NULL) Py_RETURN_NONE;

@@ -16,8 +16,7 @@ static int parse_channels(PyObject *value, void *out) {
     AugmentChannels *channels = out;
     const Py_ssize_t given = PyTuple_Check(value) ? PyTuple_GET_SIZE(value) : 0;
     if (given < 1 || given > AUGMENT_MAX_CHANNELS) {
-        PyErr_SetString(PyExc_TypeError, "mean and std must be tuples of one to four numbers");
-        return -1;
+        return PY_REFUSE(PyExc_TypeError, "mean and std must be tuples of one to four numbers");
     }
     for (Py_ssize_t c = 0; c < given; c++) {
         channels->value[c] = PyFloat_AsDouble(PyTuple_GET_ITEM(value, c));
@@ -166,8 +165,7 @@ static int parse_before(PyObject *value, void *out) {
     int result = py_operations_parse(tuple, column->keep, "one pipeline", AUGMENT_MAX_OPS, ops, &output->front);
     Py_DECREF(tuple);
     if (result == 0 && output->front > column->image.op_count) {
-        PyErr_SetString(PyExc_ValueError, "there are more operations before a move than in total");
-        return -1;
+        return PY_REFUSE(PyExc_ValueError, "there are more operations before a move than in total");
     }
     return result;
 }

@@ -69,6 +69,9 @@ PyObject *py_errors_raise(ModuleState *state, Status status);
 PyObject *py_errors_none(ModuleState *state, Status status);
 int py_errors_check(ModuleState *state, Status status);
 
+/* Sets an exception as PyErr_Format does; -1. A macro, so that the compiler knows that nothing follows. */
+#define PY_REFUSE(...) (PyErr_Format(__VA_ARGS__), -1)
+
 /* Called by waits of the core, without the GIL: STATUS_INTERRUPTED if a signal's handler has raised an exception. */
 Status py_errors_check_signals(void *context);
 

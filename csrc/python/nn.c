@@ -13,10 +13,7 @@ ModelObject *py_nn_take_model(ModuleState *state, PyObject *object) {
 }
 
 int py_nn_enter(ModelObject *model) {
-    if (model->busy) {
-        PyErr_SetString(PyExc_RuntimeError, "this model is in use by another thread");
-        return -1;
-    }
+    if (model->busy) return PY_REFUSE(PyExc_RuntimeError, "this model is in use by another thread");
     model->busy = true;
     return 0;
 }

@@ -46,12 +46,12 @@ static int check_image_shape(const PlanObject *self, const ArrayView *view) {
     bool planar = s[1] == self->channels && s[2] == self->options.height && s[3] == self->options.width;
     bool dense = s[3] == self->channels && s[1] == self->options.height && s[2] == self->options.width;
     if (planar || dense) return planar && !dense;
-    PyErr_Format(PyExc_ValueError,
-                 "images have the shape (%lld, %lld, %lld, %lld), but this plan takes (n, %d, %d, %d) or (n, %d, %d, "
-                 "%d)",
-                 (long long)s[0], (long long)s[1], (long long)s[2], (long long)s[3], self->options.height,
-                 self->options.width, self->channels, self->channels, self->options.height, self->options.width);
-    return -1;
+    return PY_REFUSE(
+        PyExc_ValueError,
+        "images have the shape (%lld, %lld, %lld, %lld), but this plan takes (n, %d, %d, %d) or (n, %d, %d, "
+        "%d)",
+        (long long)s[0], (long long)s[1], (long long)s[2], (long long)s[3], self->options.height, self->options.width,
+        self->channels, self->channels, self->options.height, self->options.width);
 }
 
 /* Fills `images` from the arguments; `view` must be released after use. */

@@ -55,8 +55,7 @@ static int parse_fill(const AugmentParameter *p, PyObject *value, AugmentFill *o
     if (PyUnicode_Check(value) && p->type == AUGMENT_BORDER) {
         out->reflect = PyUnicode_CompareWithASCIIString(value, "reflect") == 0;
         if (out->reflect) return 0;
-        PyErr_Format(PyExc_ValueError, "%s must be one to four numbers or 'reflect', not %R", p->name, value);
-        return -1;
+        return PY_REFUSE(PyExc_ValueError, "%s must be one to four numbers or 'reflect', not %R", p->name, value);
     }
     const Py_ssize_t given = PyTuple_Check(value) ? PyTuple_GET_SIZE(value) : 0;
     if (given < 1 || given > AUGMENT_MAX_CHANNELS) return wrong(p, "one to four numbers", value);
@@ -86,8 +85,7 @@ static int parse_samples(const AugmentParameter *p, PyObject *value, PyObject *k
     *out = (AugmentSamples){view.data, (size_t)view.elems};
     for (size_t i = 1; i < out->count; i++) {
         if (out->ids[i - 1] < out->ids[i]) continue;
-        PyErr_Format(PyExc_ValueError, "%s must be strictly increasing", p->name);
-        return -1;
+        return PY_REFUSE(PyExc_ValueError, "%s must be strictly increasing", p->name);
     }
     return 0;
 }
@@ -100,8 +98,7 @@ static int parse_plane(const AugmentParameter *p, PyObject *value, PyObject *kee
     const bool fits = shape[0] <= UINT16_MAX && shape[1] <= UINT16_MAX && (!image || shape[2] == AUGMENT_CHANNELS);
     if (fits) *out = (AugmentPlane){view.data, {(int32_t)shape[0], (int32_t)shape[1]}};
     if (fits) return 0;
-    PyErr_Format(PyExc_ValueError, "%s must have shape (height, width%s)", p->name, image ? ", 3" : "");
-    return -1;
+    return PY_REFUSE(PyExc_ValueError, "%s must have shape (height, width%s)", p->name, image ? ", 3" : "");
 }
 
 static int parse_value(const AugmentParameter *p, PyObject *value, PyObject *keep, AugmentOp *op) {
@@ -143,8 +140,7 @@ static int parse_name(PyObject *value, void *out) {
     if (name == NULL) return -1;
     *op = (AugmentOp){.kind = augment_find(name)};
     if (op->kind != AUGMENT_KINDS) return 0;
-    PyErr_Format(PyExc_ValueError, "unknown image operation '%s'", name);
-    return -1;
+    return PY_REFUSE(PyExc_ValueError, "unknown image operation '%s'", name);
 }
 
 typedef struct Operation {
@@ -159,15 +155,14 @@ static int parse_values(PyObject *values, void *out) {
     AugmentOp *op = out;
     const char *name = augment_entry(op->kind)->name;
     if (!PyTuple_Check(values)) {
-        PyErr_Format(PyExc_TypeError, "the values of %s must be a tuple, not %.100s", name, Py_TYPE(values)->tp_name);
-        return -1;
+        return PY_REFUSE(PyExc_TypeError, "the values of %s must be a tuple, not %.100s", name,
+                         Py_TYPE(values)->tp_name);
     }
     Py_ssize_t count = 0;
     const AugmentParameter *parameters = augment_entry(op->kind)->parameters;
     while (parameters[count].name != NULL) count++;
     if (PyTuple_GET_SIZE(values) != count) {
-        PyErr_Format(PyExc_TypeError, "%s has %zd parameters, not %zd", name, count, PyTuple_GET_SIZE(values));
-        return -1;
+        return PY_REFUSE(PyExc_TypeError, "%s has %zd parameters, not %zd", name, count, PyTuple_GET_SIZE(values));
     }
     for (Py_ssize_t i = 0; i < count; i++) {
         if (parse_value(&parameters[i], PyTuple_GET_ITEM(values, i), own->keep, op) < 0) return -1;
@@ -197,16 +192,14 @@ static int add_op(Operations *list, const Operation *own, AugmentKind kind) {
     const AugmentEntry *entry = augment_entry(kind);
     unsigned occurrence = 0;
     if (list->count == list->room) {
-        PyErr_Format(PyExc_ValueError,
-                     "at most %d image operations are allowed in %s (a round of RandAugment counts as four)",
-                     list->room, list->where);
-        return -1;
+        return PY_REFUSE(PyExc_ValueError,
+                         "at most %d image operations are allowed in %s (a round of RandAugment counts as four)",
+                         list->room, list->where);
     }
     for (int i = 0; i < list->count; i++) occurrence += list->ops[i].kind == kind;
     if (occurrence >= AUGMENT_MAX_OCCURRENCES) {
-        PyErr_Format(PyExc_ValueError, "%s can occur at most %d times in %s", entry->name, AUGMENT_MAX_OCCURRENCES,
-                     list->where);
-        return -1;
+        return PY_REFUSE(PyExc_ValueError, "%s can occur at most %d times in %s", entry->name, AUGMENT_MAX_OCCURRENCES,
+                         list->where);
     }
     AugmentOp *op = &list->ops[list->count++];
     *op = own->op;

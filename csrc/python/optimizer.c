@@ -64,9 +64,8 @@ static int take_tensor(OptimizerObject *self, PyObject *item, OptimTensor *tenso
     if (py_array_acquire(gradient, "gradient", 1u << ARRAY_F32, -1, false, g) < 0) return -1;
     self->view_count++;
     if (v->elems != g->elems) {
-        PyErr_Format(PyExc_ValueError, "value has %lld elements, but its gradient has %lld", (long long)v->elems,
-                     (long long)g->elems);
-        return -1;
+        return PY_REFUSE(PyExc_ValueError, "value has %lld elements, but its gradient has %lld", (long long)v->elems,
+                         (long long)g->elems);
     }
     tensor->value = v->data;
     tensor->gradient = g->data;
@@ -116,8 +115,7 @@ static PyObject *optimizer_new(PyTypeObject *type, PyObject *args, PyObject *key
     if (!PyArg_ParseTupleAndKeywords(args, keywords, "OO|is", names, &groups, &tensors, &threads, &device)) return NULL;
     bool gpu = strcmp(device, "gpu") == 0;
     if (!gpu && strcmp(device, "cpu") != 0) {
-        PyErr_Format(PyExc_ValueError, "device must be 'cpu' or 'gpu', not '%s'", device);
-        return NULL;
+        return PyErr_Format(PyExc_ValueError, "device must be 'cpu' or 'gpu', not '%s'", device);
     }
     OptimizerObject *self = (OptimizerObject *)type->tp_alloc(type, 0);
     if (self == NULL) return NULL;
@@ -139,10 +137,7 @@ static void optimizer_dealloc(OptimizerObject *self) {
 
 /* One call at a time: -1 with RuntimeError set if another is running. */
 static int optimizer_enter(OptimizerObject *self) {
-    if (self->busy) {
-        PyErr_SetString(PyExc_RuntimeError, "this optimizer is in use by another thread");
-        return -1;
-    }
+    if (self->busy) return PY_REFUSE(PyExc_RuntimeError, "this optimizer is in use by another thread");
     self->busy = true;
     return 0;
 }

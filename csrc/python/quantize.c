@@ -100,9 +100,8 @@ static PyObject *finish_job(PyObject *module, const Job *job, int threads) {
 static int check_wire(const QuantSpec *spec, int64_t elems, const ArrayView *wire) {
     uint64_t expected = quantize_wire_bytes(spec, elems);
     if ((uint64_t)wire->elems == expected) return 0;
-    PyErr_Format(PyExc_ValueError, "wire must have %llu bytes for %lld elements, not %lld",
-                 (unsigned long long)expected, (long long)elems, (long long)wire->elems);
-    return -1;
+    return PY_REFUSE(PyExc_ValueError, "wire must have %llu bytes for %lld elements, not %lld",
+                     (unsigned long long)expected, (long long)elems, (long long)wire->elems);
 }
 
 static PyObject *quantize_array(PyObject *module, PyObject *args) {
@@ -120,8 +119,8 @@ static PyObject *quantize_array(PyObject *module, PyObject *args) {
         return NULL;
     }
     if (type != spec.type && (type != QUANT_F32 || spec.half_metadata)) {
-        PyErr_SetString(PyExc_ValueError, "only float32 sums without 16-bit metadata may differ from the spec's type");
-        return NULL;
+        return PyErr_Format(PyExc_ValueError,
+                            "only float32 sums without 16-bit metadata may differ from the spec's type");
     }
     if (py_array_acquire(array, "array", py_quant_type_mask(type), -1, false, &x) < 0) return NULL;
     if (py_array_acquire(wire_array, "wire", 1u << ARRAY_U8, 1, true, &wire) < 0) {
@@ -139,14 +138,13 @@ static PyObject *quantize_array(PyObject *module, PyObject *args) {
 
 static int check_accumulate(const QuantSpec *spec, const ArrayView *accumulate, const ArrayView *out) {
     if (quantize_has_domain(spec)) {
-        PyErr_Format(PyExc_ValueError, "accumulate cannot be used with the codec %s, whose sums are not of elements",
-                     quantize_codec_name((int)spec->codec));
-        return -1;
+        return PY_REFUSE(PyExc_ValueError,
+                         "accumulate cannot be used with the codec %s, whose sums are not of elements",
+                         quantize_codec_name((int)spec->codec));
     }
     if (accumulate->elems == out->elems) return 0;
-    PyErr_Format(PyExc_ValueError, "accumulate must have as many elements as out (%lld), not %lld",
-                 (long long)out->elems, (long long)accumulate->elems);
-    return -1;
+    return PY_REFUSE(PyExc_ValueError, "accumulate must have as many elements as out (%lld), not %lld",
+                     (long long)out->elems, (long long)accumulate->elems);
 }
 
 static PyObject *dequantize_array(PyObject *module, PyObject *args) {

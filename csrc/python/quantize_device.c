@@ -98,11 +98,10 @@ static int check_sizes(const DeviceJob *job) {
         bytes += quantize_wire_bytes(&job->spec, job->layers[i]);
     }
     if (job->x.elems == elems && job->out.elems == elems && (uint64_t)job->wire.elems == bytes) return 0;
-    PyErr_Format(PyExc_ValueError,
-                 "the layers have %lld elements and %llu bytes, but array, out and wire have %lld, %lld and %lld",
-                 (long long)elems, (unsigned long long)bytes, (long long)job->x.elems, (long long)job->out.elems,
-                 (long long)job->wire.elems);
-    return -1;
+    return PY_REFUSE(PyExc_ValueError,
+                     "the layers have %lld elements and %llu bytes, but array, out and wire have %lld, %lld and %lld",
+                     (long long)elems, (unsigned long long)bytes, (long long)job->x.elems, (long long)job->out.elems,
+                     (long long)job->wire.elems);
 }
 
 static PyObject *device_job_run(PyObject *module, DeviceJob *job) {

@@ -219,14 +219,12 @@ static PyObject *reader_value(FileObject *self, size_t index, uint64_t sample, b
 /* 0, or -1 with an exception set. */
 static int check_indices(FileObject *self, Py_ssize_t field, uint64_t sample) {
     if (field < 0 || (size_t)field >= beton_reader_num_fields(self->reader)) {
-        PyErr_Format(PyExc_IndexError, "there is no field %zd: the file has %zu", field,
-                     beton_reader_num_fields(self->reader));
-        return -1;
+        return PY_REFUSE(PyExc_IndexError, "there is no field %zd: the file has %zu", field,
+                         beton_reader_num_fields(self->reader));
     }
     if (sample >= beton_reader_num_samples(self->reader)) {
-        PyErr_Format(PyExc_IndexError, "there is no sample %llu: the file has %llu", (unsigned long long)sample,
-                     (unsigned long long)beton_reader_num_samples(self->reader));
-        return -1;
+        return PY_REFUSE(PyExc_IndexError, "there is no sample %llu: the file has %llu", (unsigned long long)sample,
+                         (unsigned long long)beton_reader_num_samples(self->reader));
     }
     /* before any byte is touched: a file that is complete again later can then still be read */
     Status status = beton_reader_check_length(self->reader);

@@ -19,8 +19,7 @@ typedef struct RunnerObject {
 /* 0 if it can be used now; otherwise -1 with an exception. */
 static int ready(const RunnerObject *self) {
     if (self->runner != NULL) return py_trainer_ready(self->trainer);
-    PyErr_SetString(PyExc_ValueError, "this runner is closed");
-    return -1;
+    return PY_REFUSE(PyExc_ValueError, "this runner is closed");
 }
 
 /* Around what runs without the GIL, after the arguments have been parsed; 0, or -1 with an exception. */
@@ -52,8 +51,7 @@ static PyObject *runner_new(PyTypeObject *type, PyObject *args, PyObject *keywor
     TrainRunnerConfig config = {0};
     Status status;
     if (keywords != NULL && PyDict_GET_SIZE(keywords) > 0) {
-        PyErr_SetString(PyExc_TypeError, "Runner takes no keyword arguments");
-        return NULL;
+        return PyErr_Format(PyExc_TypeError, "Runner takes no keyword arguments");
     }
     PyObject *keep = PyList_New(0);
     RunnerObject *self = NULL;
@@ -109,8 +107,7 @@ static int parse_set(int which, TrainSet *out) {
         *out = (TrainSet)which;
         return 0;
     }
-    PyErr_Format(PyExc_ValueError, "set %d is neither 0 (training), 1 (test) nor 2 (sample)", which);
-    return -1;
+    return PY_REFUSE(PyExc_ValueError, "set %d is neither 0 (training), 1 (test) nor 2 (sample)", which);
 }
 
 static PyObject *begin_method(RunnerObject *self, PyObject *args) {
@@ -132,15 +129,13 @@ static int check_part(const TrainerObject *self, const ArrayView *images, const 
                       const ArrayView *ids) {
     const int64_t *shape = images->shape;
     if (shape[1] != self->side || shape[2] != self->side || shape[3] != 3) {
-        PyErr_Format(PyExc_ValueError, "images must have the shape (N, %d, %d, 3), not (%lld, %lld, %lld, %lld)",
-                     self->side, self->side, (long long)shape[0], (long long)shape[1], (long long)shape[2],
-                     (long long)shape[3]);
-        return -1;
+        return PY_REFUSE(PyExc_ValueError, "images must have the shape (N, %d, %d, 3), not (%lld, %lld, %lld, %lld)",
+                         self->side, self->side, (long long)shape[0], (long long)shape[1], (long long)shape[2],
+                         (long long)shape[3]);
     }
     if (labels->elems == shape[0] && ids->elems == shape[0]) return 0;
-    PyErr_Format(PyExc_ValueError, "there are %lld images, but %lld labels and %lld numbers", (long long)shape[0],
-                 (long long)labels->elems, (long long)ids->elems);
-    return -1;
+    return PY_REFUSE(PyExc_ValueError, "there are %lld images, but %lld labels and %lld numbers", (long long)shape[0],
+                     (long long)labels->elems, (long long)ids->elems);
 }
 
 static PyObject *put_arrays(RunnerObject *self, TrainSet set, const ArrayView *images, const ArrayView *labels,
@@ -271,10 +266,10 @@ static int64_t count_steps(const TrainerObject *self, const RunArrays *arrays) {
     int64_t given = arrays->from.loader != NULL ? images : arrays->from.positions.elems;
     bool fits = arrays->records.shape[1] == RECORD_FIELDS && steps <= INT32_MAX && given == images && images >= 0;
     if (fits && (!arrays->with_losses || arrays->losses.elems == images)) return steps;
-    PyErr_Format(PyExc_ValueError,
-                 "records must have the shape (steps, %d), order and losses steps x %d entries, not (%lld, %lld), %lld",
-                 RECORD_FIELDS, self->batch, (long long)steps, (long long)arrays->records.shape[1], (long long)given);
-    return -1;
+    return PY_REFUSE(
+        PyExc_ValueError,
+        "records must have the shape (steps, %d), order and losses steps x %d entries, not (%lld, %lld), %lld",
+        RECORD_FIELDS, self->batch, (long long)steps, (long long)arrays->records.shape[1], (long long)given);
 }
 
 #define EPOCH                                                                                                          \

@@ -15,8 +15,7 @@ static int refuse_name(PyObject *value, const char *argument, NamesOf names) {
         size_t used = strlen(allowed);
         PyOS_snprintf(allowed + used, sizeof allowed - used, "%s'%s'", i == 0 ? "" : ", ", name);
     }
-    PyErr_Format(PyExc_ValueError, "%s must be one of %s, not %.200R", argument, allowed, value);
-    return -1;
+    return PY_REFUSE(PyExc_ValueError, "%s must be one of %s, not %.200R", argument, allowed, value);
 }
 
 int py_spec_name(PyObject *value, const char *argument, NamesOf names) {
@@ -94,9 +93,8 @@ static int fill_chars(const SpecMember *member, PyObject *value, void *to) {
         strcpy(to, text);
         return 0;
     }
-    PyErr_Format(PyExc_ValueError, "%s must not be longer than %zu bytes: %.200R has %zu", member->key,
-                 member->bytes - 1, value, strlen(text));
-    return -1;
+    return PY_REFUSE(PyExc_ValueError, "%s must not be longer than %zu bytes: %.200R has %zu", member->key,
+                     member->bytes - 1, value, strlen(text));
 }
 
 static int fill_text(const char *argument, PyObject *value, PyObject *keep, void *to) {
@@ -211,8 +209,7 @@ static int fill_all(const SpecTable *table, PyObject *dict, PyObject *const *val
 
 int py_spec_fill(const SpecTable *table, PyObject *dict, PyObject *keep, void *out) {
     if (dict != NULL && !PyDict_Check(dict)) {
-        PyErr_Format(PyExc_TypeError, "%s must be a dict, not %.100s", table->what, Py_TYPE(dict)->tp_name);
-        return -1;
+        return PY_REFUSE(PyExc_TypeError, "%s must be a dict, not %.100s", table->what, Py_TYPE(dict)->tp_name);
     }
     PyObject *values[SPEC_MAX_MEMBERS] = {NULL}, *held = dict == NULL ? PyDict_New() : Py_NewRef(dict);
     if (held == NULL) return -1;
@@ -226,10 +223,7 @@ int py_spec_fill(const SpecTable *table, PyObject *dict, PyObject *keep, void *o
 
 int py_spec_kind(PyObject *dict, const char *what, const char *key, NamesOf names) {
     PyObject *value = PyDict_Check(dict) ? PyDict_GetItemString(dict, key) : NULL;
-    if (value == NULL) {
-        PyErr_Format(PyExc_TypeError, "%s must be a dict with a %s, not %.200R", what, key, dict);
-        return -1;
-    }
+    if (value == NULL) return PY_REFUSE(PyExc_TypeError, "%s must be a dict with a %s, not %.200R", what, key, dict);
     Py_INCREF(value); /* formatting it may run Python code */
     int number = py_spec_name(value, key, names);
     Py_DECREF(value);

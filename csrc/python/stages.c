@@ -18,8 +18,7 @@ static int stage_of(const char *name, AllreduceStage *out) {
             return 0;
         }
     }
-    PyErr_Format(PyExc_ValueError, "stage must be inside or across, not '%s'", name);
-    return -1;
+    return PY_REFUSE(PyExc_ValueError, "stage must be inside or across, not '%s'", name);
 }
 
 static PyObject *sizes_of(const Allreduce *allreduce, AllreduceStage stage, const AllreduceMessages *messages) {
@@ -72,9 +71,8 @@ static int take_bytes(PyObject *object, const char *argument, uint64_t bytes, bo
     if (py_array_acquire(object, argument, BYTES, -1, writable, view) < 0) return -1;
     *taken = true;
     if ((uint64_t)view->elems == bytes) return 0;
-    PyErr_Format(PyExc_ValueError, "%s must have %llu bytes, not %lld", argument, (unsigned long long)bytes,
-                 (long long)view->elems);
-    return -1;
+    return PY_REFUSE(PyExc_ValueError, "%s must have %llu bytes, not %lld", argument, (unsigned long long)bytes,
+                     (long long)view->elems);
 }
 
 /* Acquires plan and buffer. 0, or -1 with an exception set and nothing to end. */
@@ -243,8 +241,7 @@ static int parse_step(const char *name, AllreduceStep *out) {
             return 0;
         }
     }
-    PyErr_Format(PyExc_ValueError, "step must be push, reduce or gather, not '%s'", name);
-    return -1;
+    return PY_REFUSE(PyExc_ValueError, "step must be push, reduce or gather, not '%s'", name);
 }
 
 PyObject *py_stages_step(PyObject *plan, PyObject *args) {

@@ -60,9 +60,8 @@ static bool in_c_order(const PyTensor *tensor, const int64_t *strides, int64_t u
 static int check_device(ModuleState *state, const PyTensor *tensor, uint64_t bytes) {
     if (tensor->device < 0 || tensor->elems == 0) return 0;
     if ((uintptr_t)tensor->data % allreduce_type_bytes(tensor->type) != 0) {
-        PyErr_Format(PyExc_ValueError, "an array of %s on a GPU must begin at a multiple of its elements' size",
-                     allreduce_type_name((int)tensor->type));
-        return -1;
+        return PY_REFUSE(PyExc_ValueError, "an array of %s on a GPU must begin at a multiple of its elements' size",
+                         allreduce_type_name((int)tensor->type));
     }
     const char *ends[2] = {tensor->data, (const char *)tensor->data + (tensor->contiguous ? bytes - 1 : 0)};
     for (int i = 0; i < 2; i++) {
@@ -86,17 +85,15 @@ int py_tensor_measure(ModuleState *state, PyTensor *tensor, const int64_t *strid
     uint64_t elems, bytes, end;
     for (int i = 0; i < tensor->ndim; i++) {
         if (tensor->shape[i] >= 0) continue;
-        PyErr_Format(PyExc_ValueError, "an array has %lld elements in dimension %d", (long long)tensor->shape[i], i);
-        return -1;
+        return PY_REFUSE(PyExc_ValueError, "an array has %lld elements in dimension %d", (long long)tensor->shape[i],
+                         i);
     }
     if (!count_bytes(tensor, &elems, &bytes) || !checked_add((uintptr_t)tensor->data, bytes, &end)) {
-        PyErr_SetString(PyExc_ValueError, "an array has more elements than fit in memory");
-        return -1;
+        return PY_REFUSE(PyExc_ValueError, "an array has more elements than fit in memory");
     }
     if (elems > 0 && tensor->data == NULL) {
-        PyErr_Format(PyExc_ValueError, "an array of %llu elements claims to be at address 0",
-                     (unsigned long long)elems);
-        return -1;
+        return PY_REFUSE(PyExc_ValueError, "an array of %llu elements claims to be at address 0",
+                         (unsigned long long)elems);
     }
     tensor->elems = (int64_t)elems;
     tensor->contiguous = in_c_order(tensor, strides, unit);
@@ -153,18 +150,16 @@ static int type_of_elements(const Py_buffer *buffer, PyObject *wanted, Allreduce
         *out = (AllreduceType)type;
         return 0;
     }
-    PyErr_Format(PyExc_TypeError, "an array with elements of format '%s' is not %s%s",
-                 buffer->format == NULL ? "B" : buffer->format, named < 0 ? "of a type that is summed" : "one of ",
-                 named < 0 ? "" : allreduce_type_name(named));
-    return -1;
+    return PY_REFUSE(PyExc_TypeError, "an array with elements of format '%s' is not %s%s",
+                     buffer->format == NULL ? "B" : buffer->format, named < 0 ? "of a type that is summed" : "one of ",
+                     named < 0 ? "" : allreduce_type_name(named));
 }
 
 int py_tensor_type_of(ArrayType type) {
     for (int i = 0; i < ALLREDUCE_TYPES; i++) {
         if (i != ALLREDUCE_BF16 && array_types[i] == type) return i;
     }
-    PyErr_SetString(PyExc_TypeError, "batches of bool or of complex numbers cannot go to a GPU without torch");
-    return -1;
+    return PY_REFUSE(PyExc_TypeError, "batches of bool or of complex numbers cannot go to a GPU without torch");
 }
 
 static int fill_from_buffer(ModuleState *state, TensorObject *self, PyObject *dtype) {
@@ -174,9 +169,8 @@ static int fill_from_buffer(ModuleState *state, TensorObject *self, PyObject *dt
     bool plain = buffer->strides == NULL; /* as ctypes leaves it */
     if (type_of_elements(buffer, dtype, &tensor->type) < 0) return -1;
     if (buffer->ndim < 0 || buffer->ndim > ARRAY_MAX_DIMS || (buffer->ndim > 0 && buffer->shape == NULL)) {
-        PyErr_Format(PyExc_ValueError, "an array has %d dimensions%s; 0 to %d are possible", buffer->ndim,
-                     buffer->shape == NULL ? " and no shape" : "", ARRAY_MAX_DIMS);
-        return -1;
+        return PY_REFUSE(PyExc_ValueError, "an array has %d dimensions%s; 0 to %d are possible", buffer->ndim,
+                         buffer->shape == NULL ? " and no shape" : "", ARRAY_MAX_DIMS);
     }
     tensor->data = buffer->buf;
     tensor->writable = !buffer->readonly;
@@ -223,10 +217,9 @@ static PyObject *tensor_reshape(PyObject *object, PyObject *shape) {
     if (now.ndim < 0 || py_tensor_measure(state, &now, NULL, 1) < 0) return NULL;
     now.device = self->tensor.device;
     if (now.elems != self->tensor.elems || !self->tensor.contiguous) {
-        PyErr_Format(PyExc_ValueError, "%lld elements%s cannot be viewed in a shape of %lld",
-                     (long long)self->tensor.elems, self->tensor.contiguous ? "" : ", which are not in C order,",
-                     (long long)now.elems);
-        return NULL;
+        return PyErr_Format(PyExc_ValueError, "%lld elements%s cannot be viewed in a shape of %lld",
+                            (long long)self->tensor.elems, self->tensor.contiguous ? "" : ", which are not in C order,",
+                            (long long)now.elems);
     }
     return py_tensor_over(state, &now, self->ready, object);
 }
@@ -238,10 +231,9 @@ static PyObject *tensor_view(PyObject *object, PyObject *dtype) {
     if (type < 0) return NULL;
     now.type = (AllreduceType)type;
     if (!now.contiguous || allreduce_type_bytes(now.type) != allreduce_type_bytes(self->tensor.type)) {
-        PyErr_Format(PyExc_ValueError, "elements of %s%s cannot be viewed as %s",
-                     allreduce_type_name((int)self->tensor.type), now.contiguous ? "" : ", which are not in C order,",
-                     allreduce_type_name(type));
-        return NULL;
+        return PyErr_Format(PyExc_ValueError, "elements of %s%s cannot be viewed as %s",
+                            allreduce_type_name((int)self->tensor.type),
+                            now.contiguous ? "" : ", which are not in C order,", allreduce_type_name(type));
     }
     return py_tensor_over(py_module_state_of(object), &now, self->ready, object);
 }
@@ -266,8 +258,8 @@ static int fill_from_address(ModuleState *state, TensorObject *self, PyObject *s
     if (status == STATUS_OK && tensor->device < 0 && tensor->data == NULL) status = device_current(&tensor->device);
     if (py_errors_check(state, status) < 0) return -1;
     if (tensor->device < 0) {
-        PyErr_Format(PyExc_ValueError, "an array claims to be on a GPU at %p, where no GPU has memory", tensor->data);
-        return -1;
+        return PY_REFUSE(PyExc_ValueError, "an array claims to be on a GPU at %p, where no GPU has memory",
+                         tensor->data);
     }
     return py_tensor_measure(state, tensor, plain ? NULL : steps, 1);
 }
@@ -329,10 +321,7 @@ static PyObject *tensor_copy(PyObject *object, PyObject *args, PyObject *kwargs)
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|OO:copy", names, &device, &stream_object)) return NULL;
     if (device != NULL && py_arguments_whole(device, "device", -1, INT32_MAX, &index) < 0) return NULL;
     if (py_tensor_parse_stream(stream_object, &stream) < 0) return NULL;
-    if (!from->contiguous) {
-        PyErr_SetString(PyExc_ValueError, "an array that is not in C order cannot be copied");
-        return NULL;
-    }
+    if (!from->contiguous) return PyErr_Format(PyExc_ValueError, "an array that is not in C order cannot be copied");
     ModuleState *state = py_module_state_of(object);
     TensorObject *copy = new_tensor(state);
     if (copy == NULL) return NULL;
@@ -424,10 +413,7 @@ static PyObject *tensor_dlpack(PyObject *object, PyObject *args, PyObject *kwarg
                       : !self->tensor.contiguous             ? "it is not in C order"
                       : !versioned && !self->tensor.writable ? "it is read-only, which only DLPack 1 can express"
                                                              : NULL;
-    if (why != NULL) {
-        PyErr_Format(PyExc_BufferError, "a Tensor can only be exported as it is: %s", why);
-        return NULL;
-    }
+    if (why != NULL) return PyErr_Format(PyExc_BufferError, "a Tensor can only be exported as it is: %s", why);
     if (wait_on_stream(self, stream) < 0) return NULL;
     return py_dlpack_export(object, &self->tensor, versioned);
 }
@@ -436,10 +422,7 @@ static PyObject *tensor_dlpack(PyObject *object, PyObject *args, PyObject *kwarg
 static PyObject *get_cuda_array(PyObject *object, void *Py_UNUSED(unused)) {
     TensorObject *self = (TensorObject *)object;
     const char *why = py_cuda_array_refusal(&self->tensor);
-    if (why != NULL) {
-        PyErr_Format(PyExc_AttributeError, "this Tensor has no CUDA array interface: %s", why);
-        return NULL;
-    }
+    if (why != NULL) return PyErr_Format(PyExc_AttributeError, "this Tensor has no CUDA array interface: %s", why);
     if (let_stream_wait(self, NULL) < 0) return NULL;
     return py_cuda_array_describe(&self->tensor, self->ready != NULL);
 }
@@ -447,9 +430,9 @@ static PyObject *get_cuda_array(PyObject *object, void *Py_UNUSED(unused)) {
 static PyObject *tensor_numpy(PyObject *object, PyObject *Py_UNUSED(unused)) {
     const PyTensor *tensor = py_tensor_unchecked(object);
     if (tensor->device >= 0 || !tensor->contiguous) {
-        PyErr_SetString(PyExc_ValueError, tensor->contiguous ? "it is on a GPU: copy(-1) brings it into host memory"
-                                                             : "an array that is not in C order cannot be viewed");
-        return NULL;
+        return PyErr_Format(PyExc_ValueError, "%s",
+                            tensor->contiguous ? "it is on a GPU: copy(-1) brings it into host memory"
+                                               : "an array that is not in C order cannot be viewed");
     }
     return py_array_wrap(py_tensor_array_type(tensor->type), tensor->ndim, tensor->shape, NULL, tensor->data, object,
                          tensor->writable);

@@ -27,14 +27,8 @@ TrainerObject *py_trainer_of_object(ModuleState *state, PyObject *object) {
 }
 
 int py_trainer_ready(const TrainerObject *self) {
-    if (self->trainer == NULL) {
-        PyErr_SetString(PyExc_ValueError, "this trainer is closed");
-        return -1;
-    }
-    if (self->model_object->busy) {
-        PyErr_SetString(PyExc_RuntimeError, "this trainer is in use by another thread");
-        return -1;
-    }
+    if (self->trainer == NULL) return PY_REFUSE(PyExc_ValueError, "this trainer is closed");
+    if (self->model_object->busy) return PY_REFUSE(PyExc_RuntimeError, "this trainer is in use by another thread");
     return 0;
 }
 
@@ -175,10 +169,7 @@ static PyObject *trainer_wire_method(TrainerObject *self, PyObject *argument) {
 
 static PyObject *trainer_close_method(TrainerObject *self, PyObject *Py_UNUSED(unused)) {
     if (self->trainer != NULL && py_trainer_ready(self) < 0) return NULL;
-    if (self->runners > 0) {
-        PyErr_SetString(PyExc_ValueError, "this trainer is in use: close its Runner first");
-        return NULL;
-    }
+    if (self->runners > 0) return PyErr_Format(PyExc_ValueError, "this trainer is in use: close its Runner first");
     trainer_free(self);
     Py_RETURN_NONE;
 }

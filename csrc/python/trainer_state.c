@@ -29,8 +29,7 @@ static int find_buffer(TrainerObject *self, const char *name, Buffer *out) {
         out->of_backend = true;
         return 0;
     }
-    PyErr_Format(PyExc_KeyError, "a training has no buffer '%s'", name);
-    return -1;
+    return PY_REFUSE(PyExc_KeyError, "a training has no buffer '%s'", name);
 }
 
 /* A new array; NULL with an exception. */
@@ -78,10 +77,7 @@ PyObject *py_trainer_read(TrainerObject *self, PyObject *name_in) {
 }
 
 static PyObject *fill_residual(TrainerObject *self, const ArrayView *view) {
-    if (self->allreduce == NULL) {
-        PyErr_SetString(PyExc_ValueError, "residual: this training keeps none");
-        return NULL;
-    }
+    if (self->allreduce == NULL) return PyErr_Format(PyExc_ValueError, "residual: this training keeps none");
     Status status = allreduce_restore(self->allreduce, view->data, view->elems);
     return py_errors_none(py_module_state_of(self), status);
 }

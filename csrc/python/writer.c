@@ -66,13 +66,9 @@ static void writer_dealloc(WriterObject *self) {
 /* -1 with an exception set if the writer cannot be used now. */
 static int writer_enter(WriterObject *self) {
     if (self->writer == NULL) {
-        PyErr_SetString(PyExc_ValueError, "this file is finished or abandoned; nothing can be added to it");
-        return -1;
+        return PY_REFUSE(PyExc_ValueError, "this file is finished or abandoned; nothing can be added to it");
     }
-    if (self->busy) {
-        PyErr_SetString(PyExc_RuntimeError, "another thread is using this writer");
-        return -1;
-    }
+    if (self->busy) return PY_REFUSE(PyExc_RuntimeError, "another thread is using this writer");
     self->busy = true;
     return 0;
 }
@@ -149,10 +145,7 @@ static PyObject *commit(WriterObject *self, PyObject *Py_UNUSED(unused)) {
 }
 
 static PyObject *abort_file(WriterObject *self, PyObject *Py_UNUSED(unused)) {
-    if (self->busy) {
-        PyErr_SetString(PyExc_RuntimeError, "another thread is using this writer");
-        return NULL;
-    }
+    if (self->busy) return PyErr_Format(PyExc_RuntimeError, "another thread is using this writer");
     beton_writer_abort(self->writer);
     self->writer = NULL;
     Py_RETURN_NONE;
