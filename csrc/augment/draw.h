@@ -151,13 +151,18 @@ HOST_DEVICE AugmentDrawn augment_amount(uint32_t amount, AugmentSize size) {
     return drawn;
 }
 
+/* Parameters of operations that change an image's colours by a random amount. */
+typedef struct AugmentJitter {
+    double magnitude, p;
+} AugmentJitter;
+
 /* With probability `p` a factor, uniform in max(0, 1 - magnitude)..1 + magnitude, in steps of 1 / AUGMENT_ONE. */
-HOST_DEVICE AugmentDrawn augment_factor(const AugmentRandom *random, double magnitude, double p, AugmentSize size) {
+HOST_DEVICE AugmentDrawn augment_factor(const AugmentJitter *op, const AugmentRandom *random, AugmentSize size) {
     if (random == NULL) return augment_amount(AUGMENT_ONE, size);
     const Philox4 words = augment_words(random);
-    const double least = magnitude < 1 ? 1 - magnitude : 0;
-    const uint32_t low = (uint32_t)(least * AUGMENT_ONE), high = (uint32_t)((1 + magnitude) * AUGMENT_ONE);
-    if (!augment_happens(words.word[0], p)) return augment_amount(AUGMENT_ONE, size);
+    const double least = op->magnitude < 1 ? 1 - op->magnitude : 0;
+    const uint32_t low = (uint32_t)(least * AUGMENT_ONE), high = (uint32_t)((1 + op->magnitude) * AUGMENT_ONE);
+    if (!augment_happens(words.word[0], op->p)) return augment_amount(AUGMENT_ONE, size);
     return augment_amount(low + philox_below(words.word[1], high - low + 1), size);
 }
 

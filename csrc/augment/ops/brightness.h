@@ -3,16 +3,12 @@
 
 #include "augment/draw.h"
 
-typedef struct AugmentBrightness {
-    double magnitude, p;
-} AugmentBrightness;
-
-HOST_DEVICE AugmentDrawn augment_brightness_draw(const AugmentBrightness *op, const AugmentRandom *random,
+HOST_DEVICE AugmentDrawn augment_brightness_draw(const AugmentJitter *op, const AugmentRandom *random,
                                                  AugmentSize size) {
-    return augment_factor(random, op->magnitude, op->p, size);
+    return augment_factor(op, random, size);
 }
 
-HOST_DEVICE AugmentPixel augment_brightness_pixel(const AugmentBrightness *op, const AugmentDrawn *drawn,
+HOST_DEVICE AugmentPixel augment_brightness_pixel(const AugmentJitter *op, const AugmentDrawn *drawn,
                                                   AugmentPixel pixel) {
     (void)op;
     for (int c = 0; c < AUGMENT_CHANNELS; c++) {
@@ -24,10 +20,10 @@ HOST_DEVICE AugmentPixel augment_brightness_pixel(const AugmentBrightness *op, c
 
 #endif
 
-AUGMENT_OP_COLOUR(brightness, AugmentBrightness, .name = "RandomBrightness", .number = 6, .levels = true,
+AUGMENT_OP_COLOUR(brightness, AugmentJitter, .name = "RandomBrightness", .number = 6, .levels = true,
                   .other = AUGMENT_BLACK,
                   .doc = "With probability `p` multiplies an image by a factor that is uniform in\n"
                          "max(0, 1 - magnitude)..1 + magnitude. Values are clipped to 255 (65,535 for uint16) and\n"
                          "rounded down; float32 is neither clipped nor rounded.",
-                  .parameters = {AUGMENT_PARAMETER(AugmentBrightness, magnitude, NUMBER, .required = true, .most = 100),
-                                 AUGMENT_PARAMETER(AugmentBrightness, p, NUMBER, .value = 0.5, .most = 1)})
+                  .parameters = {AUGMENT_PARAMETER(AugmentJitter, magnitude, NUMBER, .required = true, .most = 100),
+                                 AUGMENT_PARAMETER(AugmentJitter, p, NUMBER, .value = 0.5, .most = 1)})

@@ -3,12 +3,8 @@
 
 #include "augment/draw.h"
 
-typedef struct AugmentHue {
-    double magnitude, p;
-} AugmentHue;
-
 /* The amount is AUGMENT_ONE plus the share of a full turn. */
-HOST_DEVICE AugmentDrawn augment_hue_draw(const AugmentHue *op, const AugmentRandom *random, AugmentSize size) {
+HOST_DEVICE AugmentDrawn augment_hue_draw(const AugmentJitter *op, const AugmentRandom *random, AugmentSize size) {
     if (random == NULL) return augment_amount(AUGMENT_ONE, size);
     const Philox4 words = augment_words(random);
     const uint32_t most = (uint32_t)(op->magnitude * AUGMENT_ONE);
@@ -26,7 +22,7 @@ HOST_DEVICE uint32_t augment_hue_of(AugmentPixel pixel, uint32_t largest, uint32
 
 /* In HSV, the largest and the smallest value stay; the hue determines which channels have them, and where the third one
  * is between them. */
-HOST_DEVICE AugmentPixel augment_hue_pixel(const AugmentHue *op, const AugmentDrawn *drawn, AugmentPixel pixel) {
+HOST_DEVICE AugmentPixel augment_hue_pixel(const AugmentJitter *op, const AugmentDrawn *drawn, AugmentPixel pixel) {
     const uint8_t *v = pixel.value;
     const uint32_t largest = v[0] > v[1] ? (v[0] > v[2] ? v[0] : v[2]) : (v[1] > v[2] ? v[1] : v[2]);
     const uint32_t smallest = v[0] < v[1] ? (v[0] < v[2] ? v[0] : v[2]) : (v[1] < v[2] ? v[1] : v[2]);
@@ -45,8 +41,8 @@ HOST_DEVICE AugmentPixel augment_hue_pixel(const AugmentHue *op, const AugmentDr
 
 #endif
 
-AUGMENT_OP_COLOUR(hue, AugmentHue, .name = "RandomHue", .number = 11, .other = AUGMENT_ROTATE_HUE,
+AUGMENT_OP_COLOUR(hue, AugmentJitter, .name = "RandomHue", .number = 11, .other = AUGMENT_ROTATE_HUE,
                   .doc = "With probability `p` rotates the hue (HSV) of an image by a fraction of a full turn that is\n"
                          "uniform in -magnitude..magnitude; each pixel keeps its largest and smallest value.",
-                  .parameters = {AUGMENT_PARAMETER(AugmentHue, magnitude, NUMBER, .required = true, .most = 0.5),
-                                 AUGMENT_PARAMETER(AugmentHue, p, NUMBER, .value = 0.5, .most = 1)})
+                  .parameters = {AUGMENT_PARAMETER(AugmentJitter, magnitude, NUMBER, .required = true, .most = 0.5),
+                                 AUGMENT_PARAMETER(AugmentJitter, p, NUMBER, .value = 0.5, .most = 1)})
