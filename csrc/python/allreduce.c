@@ -311,9 +311,7 @@ static PyObject *copy_residual(AllreduceObject *self, int64_t elems) {
     if (status == STATUS_OK) status = allreduce_residual_copy(self->allreduce, py_array_data(copy));
     py_tensor_device_leave(&guard);
     Py_END_ALLOW_THREADS;
-    if (status == STATUS_OK) return copy;
-    Py_DECREF(copy);
-    return py_errors_raise(py_module_state_of(self), status);
+    return py_errors_result(py_module_state_of(self), status, copy);
 }
 
 static PyObject *get_residual(PyObject *self, void *Py_UNUSED(unused)) {

@@ -279,9 +279,7 @@ static PyObject *arrays_begin(PyObject *module, PyObject *args, PyObject *kwargs
     Status status = py_tensor_device_enter(device, &guard);
     if (status == STATUS_OK) status = mark(self, stream);
     py_tensor_device_leave(&guard);
-    if (status == STATUS_OK) return (PyObject *)self;
-    Py_DECREF(self);
-    return py_errors_raise(state, status);
+    return py_errors_result(state, status, (PyObject *)self);
 }
 
 static PyObject *run_run(PyObject *object, PyObject *plan) {

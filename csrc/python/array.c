@@ -39,10 +39,7 @@ PyObject *py_array_wrap(ArrayType type, int ndim, const int64_t *shape, const in
     if (array == NULL) return NULL;
     PyArray_UpdateFlags((PyArrayObject *)array, NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_F_CONTIGUOUS | NPY_ARRAY_ALIGNED);
     Py_INCREF(owner);
-    if (PyArray_SetBaseObject((PyArrayObject *)array, owner) < 0) {
-        Py_DECREF(array);
-        return NULL;
-    }
+    if (PyArray_SetBaseObject((PyArrayObject *)array, owner) < 0) Py_CLEAR(array);
     return array;
 }
 

@@ -151,6 +151,12 @@ Status py_errors_check_signals(void *Py_UNUSED(context)) {
     return failed < 0 ? error_fail(STATUS_INTERRUPTED, "interrupted by a signal") : STATUS_OK;
 }
 
+PyObject *py_errors_result(ModuleState *state, Status status, PyObject *result) {
+    if (status == STATUS_OK) return result;
+    Py_XDECREF(result);
+    return py_errors_raise(state, status);
+}
+
 PyObject *py_errors_none(ModuleState *state, Status status) {
     return status == STATUS_OK ? Py_NewRef(Py_None) : py_errors_raise(state, status);
 }

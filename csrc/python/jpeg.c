@@ -76,9 +76,7 @@ static PyObject *decode_stream(PyObject *module, const Py_buffer *stream, PyObje
     Py_BEGIN_ALLOW_THREADS;
     status = decode_into(stream, &decoding);
     Py_END_ALLOW_THREADS;
-    if (status == STATUS_OK) return array;
-    Py_DECREF(array);
-    return py_errors_raise(py_module_state(module), status);
+    return py_errors_result(py_module_state(module), status, array);
 }
 
 static PyObject *jpeg_decode_array(PyObject *module, PyObject *args, PyObject *kwargs) {

@@ -312,9 +312,7 @@ static PyObject *loader_order_(LoaderObject *self, PyObject *args) {
     }
     uint64_t *out = py_array_data(array);
     WITHOUT_GIL(self, status = loader_order(loader, (uint32_t)epoch.value, out));
-    if (status == STATUS_OK) return array;
-    Py_DECREF(array);
-    return py_errors_raise(py_module_state_of(self), status);
+    return py_errors_result(py_module_state_of(self), status, array);
 }
 
 static PyObject *loader_position_(LoaderObject *self, PyObject *Py_UNUSED(unused)) {

@@ -65,7 +65,8 @@ int py_names_add(PyObject *module);
 /* errors.c: raises the thread's error record as the Python exception of its code; always NULL. */
 PyObject *py_errors_raise(ModuleState *state, Status status);
 
-/* The same unless the status is STATUS_OK: then None, or 0 instead of -1. */
+/* The same unless the status is STATUS_OK: then the result, which is released otherwise; None; or 0 instead of -1. */
+PyObject *py_errors_result(ModuleState *state, Status status, PyObject *result);
 PyObject *py_errors_none(ModuleState *state, Status status);
 int py_errors_check(ModuleState *state, Status status);
 

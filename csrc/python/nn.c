@@ -71,9 +71,7 @@ static PyObject *model_new(PyTypeObject *type, PyObject *args, PyObject *keyword
     if (self == NULL) return NULL;
     Status status = nn_model_create(&desc, &options, &self->model);
     if (status == STATUS_OK) status = py_nn_mirrors_init(self);
-    if (status == STATUS_OK) return (PyObject *)self;
-    Py_DECREF(self);
-    return py_errors_raise(py_module_state_of_type(type), status);
+    return py_errors_result(py_module_state_of_type(type), status, (PyObject *)self);
 }
 
 static void model_dealloc(ModelObject *self) {

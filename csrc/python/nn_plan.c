@@ -30,9 +30,7 @@ static PyObject *plan_new(PyTypeObject *type, PyObject *args, PyObject *keywords
     Py_BEGIN_ALLOW_THREADS;
     status = nn_plan_create(model->model, &options, &self->plan);
     Py_END_ALLOW_THREADS;
-    if (status == STATUS_OK) return (PyObject *)self;
-    Py_DECREF(self);
-    return py_errors_raise(py_module_state_of_type(type), status);
+    return py_errors_result(py_module_state_of_type(type), status, (PyObject *)self);
 }
 
 static void plan_dealloc(PlanObject *self) {
@@ -163,24 +161,24 @@ done:
 
 static PyObject *plan_forward_method(PlanObject *self, PyObject *args, PyObject *keywords) {
     static char *names[] = {"images", "mean", "std", NULL};
-    PyObject *images_in, *mean = Py_None, *std = Py_None;
+    PyObject *images_in, *mean = Py_None, *std = Py_None, *result = NULL;
     NnImages images = {0};
     ArrayView view;
     if (!PyArg_ParseTupleAndKeywords(args, keywords, "O|OO", names, &images_in, &mean, &std)) return NULL;
     if (plan_take_images(self, images_in, mean, std, &view, &images) < 0) return NULL;
-    Status status = py_nn_enter(self->model) < 0 ? STATUS_INTERRUPTED : STATUS_OK;
-    if (status == STATUS_OK) {
+    if (py_nn_enter(self->model) == 0) {
+        Status status;
         PLAN_CALL(self, status, nn_plan_forward(self->plan, &images, (int)view.shape[0]));
         py_nn_leave(self->model);
-        if (status != STATUS_OK) py_errors_raise(py_module_state_of(self), status);
+        result = py_errors_none(py_module_state_of(self), status);
     }
     py_array_release(&view);
-    return status == STATUS_OK ? Py_NewRef(Py_None) : NULL;
+    return result;
 }
 
 static PyObject *plan_backward_method(PlanObject *self, PyObject *args, PyObject *keywords) {
     static char *names[] = {"output_gradient", "first_block", NULL};
-    PyObject *gradient;
+    PyObject *gradient, *result = NULL;
     ArrayView view;
     int first_block = 0;
     int64_t shape[3];
@@ -188,17 +186,16 @@ static PyObject *plan_backward_method(PlanObject *self, PyObject *args, PyObject
     Status status = nn_plan_shape(self->plan, nn_model_desc(self->model->model)->count - 1, shape);
     if (status != STATUS_OK) return py_errors_raise(py_module_state_of(self), status);
     if (py_array_acquire(gradient, "output_gradient", 1u << ARRAY_F32, 4, false, &view) < 0) return NULL;
-    status = STATUS_INTERRUPTED;
     if (view.shape[1] != shape[0] || view.shape[2] != shape[1] || view.shape[3] != shape[2]) {
         PyErr_Format(PyExc_ValueError, "output_gradient must have the shape (n, %lld, %lld, %lld)", (long long)shape[0],
                      (long long)shape[1], (long long)shape[2]);
     } else if (py_nn_enter(self->model) == 0) {
         PLAN_CALL(self, status, nn_plan_backward(self->plan, view.data, (int)view.shape[0], first_block));
         py_nn_leave(self->model);
-        if (status != STATUS_OK) py_errors_raise(py_module_state_of(self), status);
+        result = py_errors_none(py_module_state_of(self), status);
     }
     py_array_release(&view);
-    return status == STATUS_OK ? Py_NewRef(Py_None) : NULL;
+    return result;
 }
 
 static PyObject *plan_read_method(PlanObject *self, PyObject *args) {
@@ -215,9 +212,7 @@ static PyObject *plan_read_method(PlanObject *self, PyObject *args) {
             nn_plan_read(self->plan, node, gradient ? TENSOR_OUTPUT_GRADIENT : TENSOR_OUTPUT, py_array_data(array));
     }
     py_nn_leave(self->model);
-    if (status == STATUS_OK) return array;
-    Py_DECREF(array);
-    return py_errors_raise(py_module_state_of(self), status);
+    return py_errors_result(py_module_state_of(self), status, array);
 }
 
 static PyObject *plan_shape_method(PlanObject *self, PyObject *node) {

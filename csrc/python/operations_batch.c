@@ -62,9 +62,7 @@ static PyObject *augmented(PyObject *module, const Batch *batch, const Augment *
     Py_BEGIN_ALLOW_THREADS;
     status = batch_run(batch, augment, out, (size_t)height * (size_t)width * batch->pixel_bytes);
     Py_END_ALLOW_THREADS;
-    if (status == STATUS_OK) return result;
-    Py_DECREF(result);
-    return py_errors_raise(py_module_state(module), status);
+    return py_errors_result(py_module_state(module), status, result);
 }
 
 static ImageType type_of(ArrayType type) {

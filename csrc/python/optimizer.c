@@ -119,10 +119,7 @@ static PyObject *optimizer_new(PyTypeObject *type, PyObject *args, PyObject *key
     }
     OptimizerObject *self = (OptimizerObject *)type->tp_alloc(type, 0);
     if (self == NULL) return NULL;
-    if (optimizer_fill(self, (PyObject *)type, groups, tensors, threads, gpu) < 0) {
-        Py_DECREF(self);
-        return NULL;
-    }
+    if (optimizer_fill(self, (PyObject *)type, groups, tensors, threads, gpu) < 0) Py_CLEAR(self);
     return (PyObject *)self;
 }
 

@@ -301,9 +301,7 @@ static PyObject *column(FileObject *self, PyObject *args) {
     status = beton_reader_leave(self->reader, &guard, status);
     if (status == STATUS_OK) status = beton_reader_check_length(self->reader);
     Py_END_ALLOW_THREADS;
-    if (status == STATUS_OK) return array;
-    Py_DECREF(array);
-    return py_errors_raise(py_module_state_of(self), status);
+    return py_errors_result(py_module_state_of(self), status, array);
 }
 
 static PyObject *sample_span(FileObject *self, PyObject *args) {

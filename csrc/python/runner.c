@@ -327,9 +327,7 @@ static PyObject *evaluate_method(RunnerObject *self, PyObject *args) {
         runner_object_leave(self);
     }
     if (chosen) py_array_release(&positions);
-    if (status == STATUS_OK) return out;
-    Py_XDECREF(out);
-    return py_errors_raise(py_module_state_of(self), status);
+    return py_errors_result(py_module_state_of(self), status, out);
 }
 
 static PyObject *evaluate_fed_method(RunnerObject *self, PyObject *args) {

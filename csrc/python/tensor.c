@@ -336,9 +336,7 @@ static PyObject *tensor_copy(PyObject *object, PyObject *args, PyObject *kwargs)
     if (status == STATUS_OK && copy->tensor.device >= 0 && from->device != copy->tensor.device) {
         copy->owner = Py_NewRef(object); /* page-locked memory, or another GPU's, may still be read later */
     }
-    if (status == STATUS_OK) return (PyObject *)copy;
-    Py_DECREF(copy);
-    return py_errors_raise(state, status);
+    return py_errors_result(state, status, (PyObject *)copy);
 }
 
 /* ---- exporting ---- */

@@ -99,10 +99,7 @@ static int trainer_fill(TrainerObject *self, PyObject *args, PyObject *keywords)
 static PyObject *trainer_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
     TrainerObject *self = (TrainerObject *)type->tp_alloc(type, 0);
     if (self == NULL) return NULL;
-    if (trainer_fill(self, args, keywords) < 0) {
-        Py_DECREF(self);
-        return NULL;
-    }
+    if (trainer_fill(self, args, keywords) < 0) Py_CLEAR(self);
     return (PyObject *)self;
 }
 

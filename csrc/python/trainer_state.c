@@ -45,9 +45,7 @@ static PyObject *copy_of(TrainerObject *self, const Buffer *buffer) {
     else
         memcpy(to, buffer->data, buffer->elems * sizeof *to);
     Py_END_ALLOW_THREADS;
-    if (status == STATUS_OK) return out;
-    Py_DECREF(out);
-    return py_errors_raise(py_module_state_of(self), status);
+    return py_errors_result(py_module_state_of(self), status, out);
 }
 
 /* The residual of error feedback, which the allreduce keeps; None without. */
@@ -57,9 +55,7 @@ static PyObject *copy_of_residual(TrainerObject *self) {
     PyObject *out = py_array_new(ARRAY_F32, 1, &elems);
     if (out == NULL) return NULL;
     Status status = allreduce_residual_copy(self->allreduce, py_array_data(out));
-    if (status == STATUS_OK) return out;
-    Py_DECREF(out);
-    return py_errors_raise(py_module_state_of(self), status);
+    return py_errors_result(py_module_state_of(self), status, out);
 }
 
 PyObject *py_trainer_read(TrainerObject *self, PyObject *name_in) {
