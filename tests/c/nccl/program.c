@@ -1,67 +1,24 @@
 /* Sums through NCCL with threads as ranks, over a library that pretends to be CUDA and NCCL: what is summed, when NCCL
  * is not used, and that every failure ends all ranks in time and leaves nothing behind. */
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "base/clock.h"
-#include "base/memory.h"
 #include "check.h"
 #include "comm/internal.h"
+#include "comm_ranks.h"
 #include "fake.h"
 
 #define ELEMS 1000
 #define SOON_S 2.0
 
-typedef void (*Body)(Comm *comm);
-
-typedef struct Rank {
-    void *memory;
-    size_t bytes;
-    int size, rank;
-    CommOptions options;
-    Body body;
-} Rank;
-
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static int gpus[FAKE_RANKS]; /* of each rank */
 
-#define RANK_CHECK(condition)                                                                                          \
-    do {                                                                                                               \
-        bool holds_ = (condition);                                                                                     \
-        pthread_mutex_lock(&lock);                                                                                     \
-        CHECK(holds_ &&#condition);                                                                                    \
-        pthread_mutex_unlock(&lock);                                                                                   \
-    } while (0)
-
-static void *run_rank(void *argument) {
-    Rank *rank = argument;
-    CommSegment segment;
-    Comm *comm = NULL;
-    fake_thread(rank->rank, gpus[rank->rank]);
-    RANK_CHECK(comm_segment_open_memory(rank->memory, rank->bytes, rank->size, rank->rank, &segment) == STATUS_OK);
-    RANK_CHECK(comm_join_segment(&segment, rank->rank, rank->size, &rank->options, &comm) == STATUS_OK);
-    RANK_CHECK(comm_barrier(comm) == STATUS_OK);
-    rank->body(comm);
-    comm_destroy(comm);
-    return NULL;
-}
+static void choose_gpu(int rank) { fake_thread(rank, gpus[rank]); }
 
 static void run(int size, double timeout_s, Body body) {
-    Rank ranks[FAKE_RANKS];
-    pthread_t threads[FAKE_RANKS];
-    size_t bytes = comm_segment_bytes(size, COMM_DEFAULT_SLOT_BYTES);
-    void *memory = NULL;
-    CHECK_OK(memory_alloc(bytes, 1, &memory));
-    memset(memory, 0, bytes);
-    comm_segment_format(memory, size, COMM_DEFAULT_SLOT_BYTES, 1);
-    for (int i = 0; i < size; i++) {
-        ranks[i] = (Rank){memory, bytes, size, i, {.timeout_s = timeout_s}, body};
-        pthread_create(&threads[i], NULL, run_rank, &ranks[i]);
-    }
-    for (int i = 0; i < size; i++) pthread_join(threads[i], NULL);
-    memory_free(memory);
+    run_ranks(size, &(CommOptions){.timeout_s = timeout_s}, choose_gpu, body);
     CHECK(fake_open == 0);
 }
 
