@@ -78,25 +78,27 @@ static void run(const Augment *augment, const AugmentDrawn *drawn, AugmentPart p
     memory_free(scratch);
 }
 
+/* Inverts the red of the source's pixels there; twice: as it was. */
+static void invert(AugmentPart part) {
+    for (int32_t i = 0; i < part.height * part.width; i++) {
+        int32_t y = part.y + i / part.width, x = part.x + i % part.width;
+        source[(y * WIDTH + x) * AUGMENT_CHANNELS] ^= 255;
+    }
+}
+
 /* Whether the rows and columns at the part's edges are shown. */
 static void check_edges(const Augment *augment, const AugmentDrawn *drawn, AugmentPart part, const uint8_t *want,
                         uint8_t *out) {
     const AugmentPart whole = {0, 0, HEIGHT, WIDTH};
-    const int32_t edges[4][4] = {{part.y, part.x, 1, part.width},
-                                 {part.y + part.height - 1, part.x, 1, part.width},
-                                 {part.y, part.x, part.height, 1},
-                                 {part.y, part.x + part.width - 1, part.height, 1}};
+    const AugmentPart edges[4] = {{part.y, part.x, 1, part.width},
+                                  {part.y + part.height - 1, part.x, 1, part.width},
+                                  {part.y, part.x, part.height, 1},
+                                  {part.y, part.x + part.width - 1, part.height, 1}};
     for (int edge = 0; edge < 4 && part.height > 0; edge++) {
-        for (int32_t i = 0; i < edges[edge][2] * edges[edge][3]; i++) {
-            int32_t y = edges[edge][0] + i / edges[edge][3], x = edges[edge][1] + i % edges[edge][3];
-            source[(y * WIDTH + x) * AUGMENT_CHANNELS] ^= 255;
-        }
+        invert(edges[edge]);
         run(augment, drawn, whole, out);
         CHECK(memcmp(out, want, output_bytes(augment)) != 0);
-        for (int32_t i = 0; i < edges[edge][2] * edges[edge][3]; i++) {
-            int32_t y = edges[edge][0] + i / edges[edge][3], x = edges[edge][1] + i % edges[edge][3];
-            source[(y * WIDTH + x) * AUGMENT_CHANNELS] ^= 255;
-        }
+        invert(edges[edge]);
     }
 }
 
