@@ -1,6 +1,7 @@
 #include "python/loader_spec.h"
 
 #include <stddef.h>
+#include <string.h>
 
 #include "base/memory.h"
 #include "python/arguments.h"
@@ -40,11 +41,7 @@ static int parse_normalize(PyObject *value, void *out) {
 static int parse_operations(PyObject *value, void *out) {
     AugmentSpec *spec = out;
     const LoaderColumn *column = (const LoaderColumn *)((char *)out - offsetof(LoaderColumn, image));
-    PyObject *tuple = py_arguments_tuple(value, "operations", 0, PY_OPERATIONS_MAX);
-    if (tuple == NULL) return -1;
-    int result = py_operations_parse(tuple, column->keep, "one pipeline", AUGMENT_MAX_OPS, spec->ops, &spec->op_count);
-    Py_DECREF(tuple);
-    return result;
+    return py_operations_parse(value, column->keep, "one pipeline", AUGMENT_MAX_OPS, spec->ops, &spec->op_count);
 }
 
 static const SpecTable image_table = {
@@ -61,21 +58,20 @@ static int parse_image(PyObject *value, void *out) {
 
 static int parse_labels(PyObject *value, void *out) {
     LoaderColumn *column = out;
-    PyObject *tuple = py_arguments_tuple(value, "label operations", 0, PY_OPERATIONS_MAX);
-    if (tuple == NULL) return -1;
-    int result = py_operations_parse(tuple, column->keep, "a label's pipeline", LOADER_MAX_LABEL_OPS, column->labels,
-                                     &column->output.label_count);
-    Py_DECREF(tuple);
     column->output.labels = column->labels;
-    return result;
+    return py_operations_parse(value, column->keep, "a label's pipeline", LOADER_MAX_LABEL_OPS, column->labels,
+                               &column->output.label_count);
 }
 
 /* ---- a function ---- */
 
-static int parse_address(PyObject *value, void *out) {
+_Static_assert(sizeof(LoaderRow) == sizeof(uint64_t) && sizeof(LoaderMap) == sizeof(uint64_t), "addresses of 64 bits");
+
+/* `function` points to a pointer to a function of any type. */
+static int parse_address(PyObject *value, void *function) {
     uint64_t address;
     if (py_arguments_whole(value, "a function's address", 0, UINT64_MAX, &address) < 0) return -1;
-    *(LoaderRow *)out = (LoaderRow)(uintptr_t)address;
+    memcpy(function, &address, sizeof address);
     return 0;
 }
 
@@ -104,13 +100,6 @@ static int parse_function(PyObject *value, void *out) {
 
 /* ---- functions after the decoder ---- */
 
-static int parse_step_address(PyObject *value, void *out) {
-    uint64_t address;
-    if (py_arguments_whole(value, "a function's address", 0, UINT64_MAX, &address) < 0) return -1;
-    *(LoaderMap *)out = (LoaderMap)(uintptr_t)address;
-    return 0;
-}
-
 static int parse_step_shape(PyObject *value, void *out) {
     LoaderStep *step = out;
     step->ndim = py_arguments_fill(value, "dimensions of the function's shape", 0, LOADER_MAX_DIMS, parse_function_side,
@@ -119,7 +108,7 @@ static int parse_step_shape(PyObject *value, void *out) {
 }
 
 static const SpecTable step_table = {"a function",
-                                     {SPEC_PARSE_KEY(LoaderStep, call, "address", parse_step_address),
+                                     {SPEC_PARSE_KEY(LoaderStep, call, "address", parse_address),
                                       SPEC_MEMBER(LoaderStep, same), SPEC_ENUM(LoaderStep, dtype, beton_dtype_name),
                                       SPEC_WHOLE("shape", parse_step_shape)}};
 
@@ -160,10 +149,7 @@ static int parse_before(PyObject *value, void *out) {
     LoaderOutput *output = out;
     const LoaderColumn *column = (const LoaderColumn *)((char *)out - offsetof(LoaderColumn, output));
     AugmentOp ops[AUGMENT_MAX_OPS];
-    PyObject *tuple = py_arguments_tuple(value, "operations", 0, PY_OPERATIONS_MAX);
-    if (tuple == NULL) return -1;
-    int result = py_operations_parse(tuple, column->keep, "one pipeline", AUGMENT_MAX_OPS, ops, &output->front);
-    Py_DECREF(tuple);
+    int result = py_operations_parse(value, column->keep, "one pipeline", AUGMENT_MAX_OPS, ops, &output->front);
     if (result == 0 && output->front > column->image.op_count) {
         return PY_REFUSE(PyExc_ValueError, "there are more operations before a move than in total");
     }

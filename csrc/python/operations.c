@@ -223,13 +223,16 @@ static int parse_op(PyObject *item, Operations *list) {
     return 0;
 }
 
-int py_operations_parse(PyObject *tuple, PyObject *keep, const char *where, int room, AugmentOp *ops, int *count) {
+int py_operations_parse(PyObject *sequence, PyObject *keep, const char *where, int room, AugmentOp *ops, int *count) {
     Operations list = {where, room, 0, keep, ops};
-    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(tuple); i++) {
-        if (parse_op(PyTuple_GET_ITEM(tuple, i), &list) < 0) return -1;
+    PyObject *tuple = py_arguments_tuple(sequence, "operations", 0, PY_OPERATIONS_MAX);
+    int result = tuple == NULL ? -1 : 0;
+    for (Py_ssize_t i = 0; result == 0 && i < PyTuple_GET_SIZE(tuple); i++) {
+        result = parse_op(PyTuple_GET_ITEM(tuple, i), &list);
     }
-    *count = list.count;
-    return 0;
+    Py_XDECREF(tuple);
+    if (result == 0) *count = list.count;
+    return result;
 }
 
 /* ---- the table ---- */

@@ -9,11 +9,11 @@
  * is copied, since it may be a range without end. */
 #define PY_OPERATIONS_MAX 1024
 
-/* Parses a tuple of at most `room` operations of `where` ("one pipeline"): each is a dict of operation (its name),
+/* Parses a sequence of at most `room` operations of `where` ("one pipeline"): each is a dict of operation (its name),
  * draws (the number of its list of draws), normalized, and values, one for each parameter, in the order of
  * image_operations(). Views appended to the list `keep` hold the arrays that the operations borrow from, whatever
  * happens to the dicts and lists. 0, or -1 with an exception set. */
-int py_operations_parse(PyObject *tuple, PyObject *keep, const char *where, int room, AugmentOp *ops, int *count);
+int py_operations_parse(PyObject *sequence, PyObject *keep, const char *where, int room, AugmentOp *ops, int *count);
 
 /* `values` has room for AUGMENT_MAX_CHANNELS, of which `given` were given. Returns their number; or 0 if all are the
  * same, after filling the rest with that value. */
