@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from c_units import FLAGS, INCLUDE, SANITIZE, sources
+from checkout import run_command
 
 HERE = Path(__file__).resolve().parent / "cudnn"
 PLACES = [os.environ.get("CUDA_HOME", "/usr/local/cuda") + "/include", "/usr/local/include", "/usr/include"]
@@ -39,8 +40,7 @@ def opened(program, folder, version, cuda, functions=True):
     library = folder / "libcudnn.so.9"
     flags = [f"-DVERSION={version}", f"-DCUDA_VERSION_SAID={cuda}", *["-DFUNCTIONS"] * functions]
     subprocess.run(["gcc", "-shared", "-fPIC", *flags, str(HERE / "fake.c"), "-o", str(library)], check=True)
-    environment = {**os.environ, "CGXFFCV_CUDNN_LIBRARY": str(library)}
-    done = subprocess.run([str(program)], capture_output=True, text=True, timeout=100, env=environment, check=False)
+    done = run_command(program, status=None, CGXFFCV_CUDNN_LIBRARY=library)
     assert done.stderr == ""
     return done.returncode, done.stdout.rstrip(), library
 
@@ -70,7 +70,6 @@ def test_one_without_the_functions_is_refused(program, tmp_path):
 
 
 def test_none_is_said_with_the_remedy(program):
-    environment = {**os.environ, "CGXFFCV_CUDNN_LIBRARY": "/nowhere/libcudnn.so.9"}
-    done = subprocess.run([str(program)], capture_output=True, text=True, timeout=100, env=environment, check=False)
-    assert done.returncode == NOT_BUILT and "convolutions on GPUs need cuDNN: /nowhere/libcudnn.so.9" in done.stdout
+    done = run_command(program, status=NOT_BUILT, CGXFFCV_CUDNN_LIBRARY="/nowhere/libcudnn.so.9")
+    assert "convolutions on GPUs need cuDNN: /nowhere/libcudnn.so.9" in done.stdout
     assert "pip install 'cgxffcv[cuda13]', or apt install libcudnn9-cuda-13" in done.stdout

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from checkout import ROOT, environ
+from checkout import ROOT, run_python, start_command
 
 from cgxffcv import DatasetWriter, Reader, beton
 from cgxffcv.fields import BytesField, IntField
@@ -52,14 +52,7 @@ while True:
 
 
 def start(*arguments):
-    process = subprocess.Popen(
-        [sys.executable, "-c", WRITER, *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        text=True,
-        stderr=subprocess.PIPE,
-        env=environ(),
-        start_new_session=True,
-    )
+    process = start_command(sys.executable, "-c", WRITER, *arguments, start_new_session=True)
     assert process.stdout.readline() == "ready\n"
     return process
 
@@ -339,9 +332,8 @@ def test_file_size_limit(tmp_path):
     script = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (5 << 20, resource.RLIM_INFINITY));" + (
         "from tests.crash.test_crash_writer import fill, Path; fill(Path(sys.argv[1]), 20, num_workers=1)"
     )
-    command = [sys.executable, "-c", script, str(tmp_path / "x.beton")]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environ(), timeout=60, check=False)
-    assert done.returncode == 1 and f"[Errno {errno.EFBIG}]" in done.stderr, done.stderr
+    done = run_python("-c", script, tmp_path / "x.beton", status=1, cwd=ROOT)
+    assert f"[Errno {errno.EFBIG}]" in done.stderr, done.stderr
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,13 +1,11 @@
 """Files that another process truncates while they are read: BetonError, never the end of the process."""
 
 import os
-import subprocess
-import sys
 
 import _cgxffcv
 import numpy as np
 import pytest
-from checkout import environ
+from checkout import run_python
 
 from cgxffcv import DatasetWriter, Loader
 from cgxffcv.fields import IntField
@@ -63,15 +61,7 @@ print("done")
 
 @pytest.mark.parametrize("how", ["loader", "reader", "open", "verify"])
 def test_a_file_cut_while_it_is_read(tmp_path, how):
-    done = subprocess.run(
-        [sys.executable, "-c", READER, str(tmp_path), how, str(ROUNDS)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        env=environ(),
-    )
-    assert (done.returncode, done.stdout) == (0, "done\n"), (done.returncode, done.stderr[-2000:])
+    assert run_python("-c", READER, tmp_path, how, ROUNDS).stdout == "done\n"
 
 
 def test_a_batch_of_a_file_that_lost_its_last_byte_is_refused(tmp_path):
@@ -161,12 +151,4 @@ print("done")
 
 @pytest.mark.parametrize("cut", [0, 100, 4096, 3 * 4096 + 1])
 def test_a_file_cut_between_opening_and_asking(tmp_path, cut):
-    done = subprocess.run(
-        [sys.executable, "-c", ACCESSORS, str(tmp_path), str(cut)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        env=environ(),
-    )
-    assert (done.returncode, done.stdout) == (0, "done\n"), (done.returncode, done.stdout, done.stderr[-2000:])
+    assert run_python("-c", ACCESSORS, tmp_path, cut).stdout == "done\n"

@@ -1,11 +1,8 @@
 """Files that are truncated after the Loader, `verify`, `info` or `merge` has opened them: BetonError or, for the
 commands, a message; never a signal, and never data that are not the file's. (test_cut_files.py tests the Reader.)"""
 
-import subprocess
-import sys
-
 import pytest
-from checkout import environ
+from checkout import run_python
 
 # Each user runs in a separate process, so that a signal is noticed; Reader and Loader truncate their file once it is
 # open.
@@ -120,12 +117,4 @@ USERS = (
 @pytest.mark.parametrize("user", USERS)
 @pytest.mark.parametrize("cut", [0, 4096 + 1])
 def test_a_file_cut_after_it_was_opened(tmp_path, user, cut):
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(tmp_path), str(cut), user],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        env=environ(),
-    )
-    assert done.returncode == 0 and done.stdout in ("refused\n", "told\n"), (done.returncode, done.stdout, done.stderr)
+    assert run_python("-c", PROGRAM, tmp_path, cut, user).stdout in ("refused\n", "told\n")

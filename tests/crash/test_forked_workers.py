@@ -3,11 +3,10 @@
 import multiprocessing
 import os
 import subprocess
-import sys
 
 import numpy as np
 import pytest
-from checkout import environ
+from checkout import run_python
 
 from cgxffcv import DatasetWriter, Reader
 from cgxffcv.fields import FloatField, IntField
@@ -57,10 +56,7 @@ assert torch.get_num_threads() == 2
 
 
 def run(code, *arguments):
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    env = environ(OMP_NUM_THREADS=2)
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
+    run_python("-c", code, *arguments, OMP_NUM_THREADS=2)
     with Reader(arguments[0]) as reader:
         return reader.column("n").tolist()
 

@@ -2,11 +2,10 @@
 one in use and the next one, and the threads' scratch memory, however large one image of the file is."""
 
 import json
-import subprocess
 import sys
 
 import pytest
-from checkout import ROOT, environ
+from checkout import ROOT, run_python
 
 BATCH_BYTES = 256 * 224 * 224 * 3 * 2
 SCRATCH = 24 << 20  # of two threads, one of which decodes 2000 x 1500 pixels
@@ -47,16 +46,7 @@ print(json.dumps({"grown": most - before, "peak": resident("VmHWM"), "stats": st
 
 
 def measure(folder, **options):
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(folder), json.dumps(options)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-        env=environ(),
-        cwd=ROOT,
-    )
-    assert done.returncode == 0, done.stderr
+    done = run_python("-c", PROGRAM, folder, json.dumps(options), limit=300, cwd=ROOT)
     return json.loads(done.stdout.splitlines()[-1])
 
 

@@ -5,14 +5,12 @@ result, rounded once to the storage type, within a few float32 roundings of its 
 """
 
 import stat
-import subprocess
-import sys
 from pathlib import Path
 
 import _cgxffcv
 import numpy as np
 import pytest
-from checkout import environ
+from checkout import run_python
 from nn_reference import bf16, conv, conv_data_gradient, conv_filter_gradient, patches
 
 from cgxffcv.nn import Conv, Description, Head, Network, Norm
@@ -254,17 +252,7 @@ def plans_of():
     """What a new process searches for or finds with this cache directory."""
 
     def call(directory):
-        env = environ(CGXFFCV_CACHE=directory)
-        done = subprocess.run(
-            [sys.executable, "-c", SCRIPT],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            env=env,
-            check=False,
-            cwd=Path(__file__).parent,
-        )
-        assert done.returncode == 0, done.stderr
+        done = run_python("-c", SCRIPT, cwd=Path(__file__).parent, CGXFFCV_CACHE=directory)
         return [line.split("|") for line in done.stdout.splitlines()]
 
     return call

@@ -3,15 +3,13 @@ after failures, interruptions and early ends."""
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 
 import _cgxffcv
 import numpy as np
 import pytest
 import small_data
-from checkout import environ
+from checkout import run_python
 from gpu_batches import CHAINS, COUNT, core_trainer, loader_of
 from gpu_trainings import MUON, trainer_of, what
 from trainings import finish, same_state
@@ -270,16 +268,7 @@ for index in (0, 1):
 @pytest.mark.skipif(not EMULATED, reason="counts two GPUs' free memory, which others may use, too")
 def test_page_locked_batches_leave_the_threads_gpu(data, tmp_path):
     path, _, _ = data
-    done = subprocess.run(
-        [sys.executable, "-c", DEVICES, path],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env=environ(CGXFFCV_EMULATED_DEVICES=2),
-        check=False,
-        cwd=tmp_path,
-    )
-    assert done.returncode == 0, done.stderr
+    run_python("-c", DEVICES, path, cwd=tmp_path, CGXFFCV_EMULATED_DEVICES=2)
 
 
 def test_refusals(data, tmp_path):
@@ -350,13 +339,5 @@ def test_a_set_that_does_not_fit_is_fed(tmp_path):
     path = small_data.write(tmp_path / "a.beton", *small_data.images_and_labels(4000))
     script = tmp_path / "fallback.py"
     script.write_text(FALLBACK)
-    done = subprocess.run(
-        [sys.executable, str(script), path],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env=environ(CGXFFCV_EMULATED_MEMORY=12 << 20),
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    done = run_python(script, path, CGXFFCV_EMULATED_MEMORY=12 << 20)
     assert done.stdout.startswith("False ['the training set stays in host memory: ")

@@ -4,7 +4,6 @@ as on the CPU."""
 import contextlib
 import ctypes
 import gc
-import subprocess
 import sys
 from types import ModuleType, SimpleNamespace
 
@@ -12,7 +11,7 @@ import _cgxffcv
 import numpy as np
 import pytest
 import tiny_beton
-from checkout import environ
+from checkout import run_python
 
 from cgxffcv import tensors
 from cgxffcv import transforms as tf
@@ -121,9 +120,7 @@ assert "torch" not in sys.modules
 
 def test_torch_that_is_installed_and_not_used_changes_nothing(path, tmp_path):
     (tmp_path / "torch.py").write_text("raise AssertionError('torch was imported')")
-    command = [sys.executable, "-c", INSTALLED, str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environ(tmp_path), timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
+    run_python("-c", INSTALLED, path, folders=[tmp_path])
 
 
 @pytest.mark.parametrize("imported", ["before", "after"])

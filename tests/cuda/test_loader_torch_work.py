@@ -1,14 +1,11 @@
 """With torch, too, the GPU does what comes after ToDevice, and torch takes over the result. A stand-in replaces torch,
 since no torch supports an emulated GPU."""
 
-import subprocess
-import sys
-
 import _cgxffcv
 import numpy as np
 import pytest
 import tiny_beton
-from checkout import environ
+from checkout import run_python
 
 pytestmark = pytest.mark.skipif(not _cgxffcv.devices(), reason=f"no GPU: {_cgxffcv.why_no_device()}")
 EMULATED = bool(_cgxffcv.devices()) and _cgxffcv.devices()[0]["name"] == "emulated device"
@@ -167,16 +164,7 @@ with Loader(sys.argv[1], 4, pipelines={"image": image, "label": None}) as loader
 def run_script(tmp_path, script, **variables):
     images = list(np.random.default_rng(6).integers(0, 256, (11, 6, 8, 3), dtype=np.uint8))
     path = tiny_beton.write(tmp_path / "a.beton", {"image": ("image", images), "label": ("int", list(range(11)))})
-    done = subprocess.run(
-        [sys.executable, "-c", STAND_IN + script, path],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env=environ() | variables,
-        check=False,
-        cwd=tmp_path,
-    )
-    assert done.returncode == 0, done.stderr
+    run_python("-c", STAND_IN + script, path, cwd=tmp_path, **variables)
 
 
 @pytest.mark.parametrize("streams", ["prompt", "late"])

@@ -2,15 +2,13 @@
 
 import ctypes
 import gc
-import subprocess
-import sys
 import time
 
 import _cgxffcv
 import numpy as np
 import pytest
 import tiny_beton
-from checkout import environ
+from checkout import run_python
 
 import cgxffcv
 from cgxffcv import transforms as tf
@@ -309,16 +307,7 @@ with Loader(sys.argv[1], 4, pipelines=pipelines, num_workers=1, batches_ahead=1,
     ids=["one GPU by the core, others by steps", "copies on another GPU are of the batch", "memory for two batches"],
 )
 def test_in_a_process_of_its_own(path, tmp_path, script, variables):
-    done = subprocess.run(
-        [sys.executable, "-c", script, path],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env=environ(**variables),
-        check=False,
-        cwd=tmp_path,
-    )
-    assert done.returncode == 0, done.stderr
+    run_python("-c", script, path, cwd=tmp_path, **variables)
 
 
 @on_emulator

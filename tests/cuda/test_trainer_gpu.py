@@ -1,15 +1,13 @@
 """Trainings on a GPU: as on the CPU, with and without recorded steps, resident or not, resumed, restarted."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import _cgxffcv
 import numpy as np
 import pytest
 import small_data
-from checkout import environ
+from checkout import run_python
 from gpu_trainings import MUON, TINY, trainer_of, what
 from trainings import finish, same_state
 
@@ -161,7 +159,7 @@ def test_resuming_continues_bit_for_bit(files, whole, tmp_path, name, stop, befo
         assert what(rest) == what(steps[stop:])
         assert second.evaluate()._replace(seconds=0) == test._replace(seconds=0)
         same_state(state, second.state_dict())
-    assert checkpoint.read_header(path)["precision"] == "float32"
+    assert checkpoint.load(path)["precision"] == "float32"
 
 
 @pytest.mark.parametrize("name, resident", [*((name, True) for name in NAMES), ("muon", False)])
@@ -299,12 +297,9 @@ def test_the_plans_that_a_run_used_are_known(files, tmp_path, source):
     """Searched for and timed by the first process, found in the cache by the second, which reports the same about
     them."""
     (tmp_path / "script.py").write_text(ALGORITHMS)
-    command = [sys.executable, str(tmp_path / "script.py"), *files, source]
-    env = environ(CGXFFCV_CACHE=tmp_path / "cache")
     records = []
     for _ in range(2):
-        done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=env, check=False)
-        assert done.returncode == 0, done.stderr
+        done = run_python(tmp_path / "script.py", *files, source, limit=240, CGXFFCV_CACHE=tmp_path / "cache")
         records.append(json.loads(done.stdout.splitlines()[-1]))
     first, second = records
     assert first["device"] == _cgxffcv.devices()[0]["name"] and first["library"] and first["note"] == ""

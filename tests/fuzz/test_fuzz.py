@@ -3,8 +3,6 @@ that cover every kind of field. The fuzz targets (fuzz_*.c, fuzz_python.py) repl
 of them; tools/fuzz.sh lets libFuzzer and Atheris look for more."""
 
 import lzma
-import subprocess
-import sys
 from pathlib import Path
 
 import _cgxffcv
@@ -13,7 +11,7 @@ import beton_model as model
 import numpy as np
 import pytest
 from c_units import SANITIZE, Compiler, sources_of
-from checkout import CSRC, ROOT, environ
+from checkout import CSRC, ROOT, run_command, run_python
 
 from cgxffcv import DatasetWriter
 
@@ -39,11 +37,7 @@ def build(tmp_path_factory):
 
 
 def run(program, *arguments):
-    done = subprocess.run(
-        [str(program), *map(str, arguments)], capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return run_command(program, *arguments, limit=300).stdout
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +134,5 @@ def test_corpus_and_mutations(target, libjpeg, build):
 @pytest.mark.parametrize("target", PYTHON_TARGETS)
 def test_corpus_and_mutations_in_python(target):
     corpus, mutations = HERE / "corpus" / target, PYTHON_TARGETS[target]
-    command = [sys.executable, str(HERE / "fuzz_python.py"), "--replay", target, str(corpus), str(mutations)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environ())
-    assert done.returncode == 0, done.stderr
+    done = run_python(HERE / "fuzz_python.py", "--replay", target, corpus, mutations, limit=300)
     assert done.stdout == f"{len(list(corpus.iterdir())) * (1 + mutations)} executions\n"

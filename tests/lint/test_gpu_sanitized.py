@@ -1,8 +1,9 @@
 """The lists in tools/gpu_sanitized.sh name tests that exist, and find the kernels."""
 
 import re
-import subprocess
 from pathlib import Path
+
+from checkout import run_command
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = (ROOT / "tools" / "gpu_sanitized.sh").read_text()
@@ -18,7 +19,7 @@ def test_named_tests_exist():
 def test_kernels_are_found():
     """Each of the script's own patterns finds some."""
     command = re.search(r"for name in \$\((find.*?)\); do", SCRIPT, re.S)[1]
-    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = run_command("bash", "-c", command, cwd=ROOT)
     text = "".join(path.read_text() for suffix in ("*.cu", "*.cuh") for path in (ROOT / "csrc").rglob(suffix))
     kernels = re.findall(r"__global__\s+void\s+(?:__launch_bounds__\([^)]*\)\s+)?(\w+)\(", text)
     assert len(kernels) == text.count("__global__") and "train_close_step_kernel" in kernels

@@ -1,10 +1,9 @@
 """Files under version control are meant to be there."""
 
 import shutil
-import subprocess
 
 import pytest
-from checkout import ROOT
+from checkout import ROOT, run_command
 
 
 def test_nothing_that_is_ignored_is_kept():
@@ -12,5 +11,5 @@ def test_nothing_that_is_ignored_is_kept():
     if shutil.which("git") is None or not (ROOT / ".git").exists():
         pytest.skip("no working copy of git")
     words = ["git", "ls-files", "--cached", "--ignored", "--exclude-standard"]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
+    done = run_command(*words, cwd=ROOT)
     assert not done.stdout, f"in .gitignore, and kept all the same: {done.stdout.split()}"

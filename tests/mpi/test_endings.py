@@ -2,13 +2,12 @@
 
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
-from checkout import environ
+from checkout import run_command, start_command
 
 LIMIT = 60
 
@@ -50,8 +49,7 @@ process.run("prog", main)
 def start(tmp_path, what, ranks=2):
     script = tmp_path / "program.py"
     script.write_text(PROGRAM)
-    command = [sys.executable, "-m", "cgxffcv", "launch", "-np", str(ranks), str(script), str(tmp_path), what]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environ())
+    return start_command(sys.executable, "-m", "cgxffcv", "launch", "-np", ranks, script, tmp_path, what)
 
 
 def finish(process):
@@ -124,6 +122,5 @@ def test_a_job_without_standard_streams(tmp_path, closed):
     script = tmp_path / "program.py"
     script.write_text(PROGRAM)
     line = f'"{sys.executable}" -m cgxffcv launch -np 2 "{script}" "{tmp_path}" fine {closed}'
-    done = subprocess.run(["bash", "-c", line], env=environ(), capture_output=True, text=True, timeout=LIMIT)
-    assert done.returncode == 0, done
+    run_command("bash", "-c", line, limit=LIMIT)
     assert (tmp_path / "0").exists() and (tmp_path / "1").exists()

@@ -10,6 +10,7 @@ import _cgxffcv
 import numpy as np
 import pytest
 import tiny_beton
+from checkout import run_command, run_python
 from ranks import environment, mpirun, needs_mpirun
 
 HERE = Path(__file__).resolve().parent
@@ -21,10 +22,7 @@ pytestmark = pytest.mark.skipif(not _cgxffcv.build_info()["mpi"], reason="this b
 
 
 def python(code, **variables):
-    command = [sys.executable, "-c", code]
-    return subprocess.run(
-        command, env=environment(**variables), capture_output=True, text=True, timeout=100, check=False
-    )
+    return run_python("-c", code, status=None, env=environment(**variables))
 
 
 def stand_in(folder, name, *flags):
@@ -49,11 +47,10 @@ def test_the_launchers_is_opened(tmp_path):
     code = "import os, _cgxffcv; from cgxffcv import comm; world = comm.world()"
     code += "; os.write(1, f'{_cgxffcv.mpi_library()}\\n'.encode())"
     command = [*mpirun(2, recover=False), "sh", "-c", f'"{sys.executable}" -c "{code}" && true']
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=100, check=False)
-    assert done.returncode == 0, done.stderr
+    done = run_command(*command, env=environment())
     told = [eval(line) for line in done.stdout.splitlines()]
     assert len(told) == 2 and told[0] == told[1]
-    says = subprocess.run(["mpirun", "--version"], capture_output=True, text=True, check=True).stdout
+    says = run_command("mpirun", "--version").stdout
     assert told[0]["version"].removeprefix("Open MPI v") in says
     assert Path(told[0]["path"]).is_file() and told[0]["family"] in ("Open MPI", "MPICH", "MPI 5.0")
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from checkout import environ
+from checkout import environ, run_command
 
 ASCII = {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
 RUN = ("-m", "cgxffcv")
@@ -53,9 +53,7 @@ def test_what_says_something_shows_it_as_it_can():
 @pytest.mark.parametrize("words, code", [(["--version"], 0), (["doctor"], 0), (["info", "none.beton"], 1), (["x"], 2)])
 def test_streams_that_are_closed(tmp_path, words, code):
     shell = 'exec "$0" -m cgxffcv "$@" >&- 2>&-'
-    command = ["sh", "-c", shell, sys.executable, *words]
-    done = subprocess.run(command, cwd=tmp_path, env=environ(), timeout=60, check=False)
-    assert done.returncode == code
+    run_command("sh", "-c", shell, sys.executable, *words, status=code, cwd=tmp_path)
 
 
 def test_what_is_started_has_the_streams_too():
@@ -63,8 +61,7 @@ def test_what_is_started_has_the_streams_too():
     child = "import os; os.fstat(0), os.fstat(1), os.fstat(2)"
     body = "import subprocess, sys; from cgxffcv import start; start._open_streams()\n"
     body += f"sys.exit(subprocess.run([sys.executable, '-c', {child!r}]).returncode)"
-    shell = ["sh", "-c", 'exec "$0" -c "$1" <&- >&- 2>&-', sys.executable, body]
-    assert subprocess.run(shell, env=environ(), timeout=60, check=False).returncode == 0
+    run_command("sh", "-c", 'exec "$0" -c "$1" <&- >&- 2>&-', sys.executable, body)
 
 
 def test_an_output_that_is_full():

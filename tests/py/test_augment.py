@@ -3,8 +3,6 @@
 import colorsys
 import hashlib
 import itertools
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import instruction_sets
 import numpy as np
 import pytest
 import tiny_beton
+from checkout import run_python
 
 from cgxffcv import transforms as tf
 from cgxffcv.loader import Loader
@@ -239,16 +238,8 @@ def test_instruction_sets_agree_to_the_bit(files):
     """The scalar reference, AVX2 and AVX-512, each in a separate process."""
     found = {}
     for level in ("scalar", "avx2", "avx512"):
-        environment = {**os.environ, "CGXFFCV_CPU": level, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        done = subprocess.run(
-            [sys.executable, __file__, *(f"{name}={path}" for name, path in files.items())],
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=300,
-        )
-        found[level] = done.stdout
+        named = [f"{name}={path}" for name, path in files.items()]
+        found[level] = run_python(__file__, *named, limit=300, CGXFFCV_CPU=level).stdout
     assert len(found["scalar"]) == 65 and len(set(found.values())) == 1, found
 
 

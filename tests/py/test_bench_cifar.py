@@ -3,7 +3,6 @@
 import json
 import math
 import statistics
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +11,7 @@ import _cgxffcv
 import numpy as np
 import pytest
 import small_data
+from checkout import run_python, start_command
 
 from cgxffcv import recipes
 from cgxffcv.bench import cifar, peak
@@ -30,17 +30,16 @@ def files(tmp_path_factory):
     return small_data.make(tmp_path_factory.mktemp("data"))
 
 
-def bench(files, *options):
+def bench(files, *options, status=0):
     train, test = files
-    command = [sys.executable, "-m", "cgxffcv", "bench", "cifar", "--train", train, "--test", test, *options]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    command = ["-m", "cgxffcv", "bench", "cifar", "--train", train, "--test", test, *options]
+    return run_python(*command, status=status, cwd=ROOT)
 
 
 @needs_onednn
 def test_figures_of_two_runs(files, tmp_path):
     out = tmp_path / "figures.json"
     done = bench(files, *SMALL, "--runs", "2", "--json", str(out))
-    assert done.returncode == 0, done.stderr
     figures = json.loads(out.read_text())
     summary, runs = figures["summary"], figures["runs"]
     assert [run["seed"] for run in runs] == [0, 1]
@@ -71,7 +70,6 @@ def test_figures_of_two_runs(files, tmp_path):
 @needs_onednn
 def test_held_out_images_are_tested_and_not_trained_on(files):
     done = bench(files, *SMALL, "--runs", "1", "--first-seed", "2", "--holdout", "100", "--empty-cache", "--json", "-")
-    assert done.returncode == 0, done.stderr
     run = json.loads(done.stdout)["runs"][0]
     assert run["images"] == 150 and 100 * run["accuracy"] == pytest.approx(round(100 * run["accuracy"]))
     assert run["fold"] == 0
@@ -178,13 +176,7 @@ def test_a_trainer_that_can_start_afresh(files, monkeypatch):
 def test_an_interrupted_benchmark_leaves_its_runs(files, tmp_path):
     out, (train, test) = tmp_path / "figures.json", files
     command = [sys.executable, "-m", "cgxffcv", "bench", "cifar", "--train", train, "--test", test, *SMALL]
-    asked = subprocess.Popen(
-        [*command, "--runs", "500", "--json", str(out)],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    asked = start_command(*command, "--runs", 500, "--json", out, cwd=ROOT)
     lines = [asked.stdout.readline() for _ in range(2)]
     asked.terminate()
     rest, errors = asked.communicate(timeout=60)
@@ -207,14 +199,14 @@ def test_an_interrupted_benchmark_leaves_its_runs(files, tmp_path):
     ],
 )
 def test_mistakes(files, options, message):
-    done = bench(files, *options)
+    done = bench(files, *options, status=None)
     assert done.returncode != 0 and message in done.stderr and "Traceback" not in done.stderr
 
 
 def test_a_test_on_the_training_set_is_refused(files, tmp_path):
     link = tmp_path / "other.beton"
     link.symlink_to(files[0])
-    done = bench(files, "--test", str(link))
+    done = bench(files, "--test", str(link), status=None)
     assert done.returncode != 0 and f"--test {link} is also the training set" in done.stderr
 
 
@@ -243,8 +235,7 @@ def test_a_training_is_measured_against_products_of_its_own_type(precision):
 
 @needs_onednn
 def test_a_failing_run_is_told(files):
-    done = bench(files, *SMALL, "--set", "batch_size=251", "--runs", "1")
-    assert done.returncode == 1
+    done = bench(files, *SMALL, "--set", "batch_size=251", "--runs", "1", status=1)
     assert "the training set has only 250" in done.stderr and "the run with seed 0 failed with exit code" in done.stderr
 
 

@@ -1,11 +1,9 @@
 """--json of the small benchmarks: alone on standard output, or into a file in addition to the table."""
 
 import json
-import subprocess
-import sys
 
 import pytest
-from checkout import environ
+from checkout import run_python
 
 SMALL = {
     "beton": ["--images", "200", "--samples", "1000", "--photographs", "2", "--runs", "1", "--data-root", "nowhere"],
@@ -14,24 +12,14 @@ SMALL = {
 }
 
 
-def bench(name, *options, cwd):
-    return subprocess.run(
-        [sys.executable, "-m", "cgxffcv", "bench", name, *SMALL[name], *options],
-        cwd=cwd,
-        text=True,
-        capture_output=True,
-        timeout=120,
-        check=False,
-        env=environ(),
-    )
+def bench(name, *options, cwd, status=0):
+    return run_python("-m", "cgxffcv", "bench", name, *SMALL[name], *options, status=status, cwd=cwd)
 
 
 @pytest.mark.parametrize("name", SMALL)
 def test_json_alone_or_in_a_file(tmp_path, name):
     alone = bench(name, "--json", cwd=tmp_path)
-    assert alone.returncode == 0, alone.stderr
     beside = bench(name, "--json", "figures.json", cwd=tmp_path)
-    assert beside.returncode == 0, beside.stderr
     assert json.loads(alone.stdout).keys() == json.loads((tmp_path / "figures.json").read_text()).keys()
     assert len(beside.stdout.splitlines()) > 2, "the table"
     assert [path.name for path in tmp_path.iterdir()] == ["figures.json"]
@@ -39,6 +27,5 @@ def test_json_alone_or_in_a_file(tmp_path, name):
 
 @pytest.mark.parametrize("name", SMALL)
 def test_a_file_that_cannot_be_written_is_a_message(tmp_path, name):
-    done = bench(name, "--json", "nowhere/x.json", cwd=tmp_path)
-    assert done.returncode == 1
+    done = bench(name, "--json", "nowhere/x.json", cwd=tmp_path, status=1)
     assert "nowhere/x.json" in done.stderr and "Traceback" not in done.stderr

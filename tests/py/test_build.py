@@ -1,14 +1,11 @@
 """The extension module as a binary: what it exports and how it describes itself."""
 
-import subprocess
-
 import _cgxffcv
+from checkout import run_command
 
 
 def test_only_the_init_function_is_exported():
-    symbols = subprocess.run(
-        ["nm", "-D", "--defined-only", _cgxffcv.__file__], capture_output=True, text=True, check=True
-    ).stdout.split("\n")
+    symbols = run_command("nm", "-D", "--defined-only", _cgxffcv.__file__).stdout.split("\n")
     names = {line.split()[-1] for line in symbols if line.split()}
     assert names - {"_init", "_fini", "__bss_start", "_edata", "_end"} == {"PyInit__cgxffcv"}
 

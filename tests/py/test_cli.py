@@ -3,30 +3,21 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 
 import pytest
 from _cgxffcv import CommError, PeerLost
-from checkout import ROOT, environ
+from checkout import ROOT, run_python, start_command
 
 from cgxffcv import Reader, __version__
 from cgxffcv.app import cli, doctor, launch, process
 from cgxffcv.errors import UserError
 
-
-def command(*arguments, **options):
-    env = environ(*options.pop("folders", ()), **options.pop("environ", {}))
-    return subprocess.run(
-        [sys.executable, *arguments], capture_output=True, text=True, timeout=60, env=env, check=False, **options
-    )
-
-
 # --- the command ---------------------------------------------------------------------------------------------------
 
 
 def test_version_is_one():
-    assert command("-m", "cgxffcv", "--version").stdout.strip() == f"cgxffcv {__version__}"
+    assert run_python("-m", "cgxffcv", "--version").stdout.strip() == f"cgxffcv {__version__}"
     assert f'version = "{__version__}"' in (ROOT / "pyproject.toml").read_text()
 
 
@@ -43,8 +34,8 @@ def test_version_is_one():
     ],
 )
 def test_wrong_usage(arguments, expected):
-    done = command("-m", "cgxffcv", *arguments)
-    assert done.returncode == 2 and expected in done.stderr and "Traceback" not in done.stderr
+    done = run_python("-m", "cgxffcv", *arguments, status=2)
+    assert expected in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -65,16 +56,16 @@ def test_wrong_usage(arguments, expected):
     ],
 )
 def test_wrong_usage_is_one_line(arguments, expected):
-    done = command("-m", "cgxffcv", *arguments)
-    assert done.returncode == 2 and done.stdout == "" and expected in done.stderr, done.stderr
+    done = run_python("-m", "cgxffcv", *arguments, status=2)
+    assert done.stdout == "" and expected in done.stderr, done.stderr
     prog = "cgxffcv train" if arguments[0] == "train" else "cgxffcv"
     assert done.stderr.startswith(f"{prog}: error: ") and done.stderr.count("\n") == 1
 
 
 def test_help_names_every_command():
-    text = command("-m", "cgxffcv", "--help").stdout
+    text = run_python("-m", "cgxffcv", "--help").stdout
     assert all(name in text for name in ("write", "train", "info", "verify", "doctor", "bench", "launch"))
-    text = command("-m", "cgxffcv", "bench", "--help").stdout
+    text = run_python("-m", "cgxffcv", "bench", "--help").stdout
     assert all(f"\n  {name}" in text for name in cli.BENCHES)
 
 
@@ -84,25 +75,25 @@ def test_help_names_every_command():
 )
 def test_commands_without_docstrings(command_line):
     """Python -OO leaves them out."""
-    done = command("-OO", "-m", "cgxffcv", *command_line, "--help")
-    assert done.returncode == 0 and done.stderr == "" and done.stdout.startswith("usage: ")
+    done = run_python("-OO", "-m", "cgxffcv", *command_line, "--help")
+    assert done.stderr == "" and done.stdout.startswith("usage: ")
 
 
 def test_each_command_of_the_package_is_its_script(tmp_path):
     said = {}
     for words in (["-m", "cgxffcv", "write"], [str(ROOT / "write_datasets.py")]):
-        done = command(*words, "--data.source=sample", cwd=tmp_path)
-        assert done.returncode == 0 and "data/cifar_test.beton: 1,000 samples" in done.stdout, done.stderr
+        done = run_python(*words, "--data.source=sample", cwd=tmp_path)
+        assert "data/cifar_test.beton: 1,000 samples" in done.stdout, done.stderr
         assert not Reader(tmp_path / "data/cifar_test.beton").has_checksums
-    done = command(str(ROOT / "write_datasets.py"), "--data.source=sample", "--data.checksums=true", cwd=tmp_path)
-    assert done.returncode == 0 and Reader(tmp_path / "data/cifar_train.beton").has_checksums, done.stderr
+    done = run_python(str(ROOT / "write_datasets.py"), "--data.source=sample", "--data.checksums=true", cwd=tmp_path)
+    assert Reader(tmp_path / "data/cifar_train.beton").has_checksums, done.stderr
     assert Reader(tmp_path / "data/cifar_test.beton").has_checksums
     for name, words in (
         ("cgxffcv train", ["-m", "cgxffcv", "train"]),
         ("train_cifar_ffcv_cgx.py", [str(ROOT / "train_cifar_ffcv_cgx.py")]),
     ):
-        done = command(*words, "--epoch=1", cwd=tmp_path)
-        assert done.returncode == 2 and done.stderr.startswith(f"{name}: error: unknown option --epoch"), done.stderr
+        done = run_python(*words, "--epoch=1", cwd=tmp_path, status=2)
+        assert done.stderr.startswith(f"{name}: error: unknown option --epoch"), done.stderr
         said[name] = done.stderr.replace(name, "")
     assert len(set(said.values())) == 1
 
@@ -114,7 +105,7 @@ def ended(body, **options):
     """A process that runs `body` under process.run."""
     imports = "from cgxffcv import errors\nfrom cgxffcv.app import process\n"
     text = f"{imports}def main():\n    {body}\nprocess.run('prog', main)"
-    return command("-c", text, **options)
+    return run_python("-c", text, **options)
 
 
 @pytest.mark.parametrize(
@@ -132,33 +123,26 @@ def ended(body, **options):
     ],
 )
 def test_endings(body, code, message):
-    done = ended(body)
-    assert (done.returncode, done.stderr) == (code, message)
+    assert ended(body, status=code).stderr == message
 
 
 def test_without_the_extension_module(tmp_path):
     (tmp_path / "_cgxffcv.py").write_text("raise ImportError('libfoo.so.1: gone', name='_cgxffcv')")
-    done = command("-m", "cgxffcv", "info", "x", folders=[tmp_path], cwd=tmp_path)
-    assert done.returncode == 1 and "Traceback" not in done.stderr and "\n" not in done.stderr[:-1]
+    done = run_python("-m", "cgxffcv", "info", "x", folders=[tmp_path], cwd=tmp_path, status=1)
+    assert "Traceback" not in done.stderr and "\n" not in done.stderr[:-1]
     assert done.stderr.startswith("cgxffcv: error: the extension module cannot be loaded: libfoo.so.1: gone; python -m")
 
 
 def test_a_mistake_of_ours_shows_where():
-    done = ended("raise ZeroDivisionError('x')")
-    assert done.returncode == 70 and "Traceback" in done.stderr and "please report it" in done.stderr
+    done = ended("raise ZeroDivisionError('x')", status=70)
+    assert "Traceback" in done.stderr and "please report it" in done.stderr
 
 
 def test_sigterm_ends_with_a_message():
     # Short sleeps: a signal that arrives just before a system call does not interrupt it.
     text = "import time\nfrom cgxffcv.app import process\ndef main():\n    print('up', flush=True)\n"
     text += "    while True:\n        time.sleep(0.02)\n"
-    process = subprocess.Popen(
-        [sys.executable, "-c", text + "process.run('prog', main)"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-    )
+    process = start_command(sys.executable, "-c", text + "process.run('prog', main)", cwd=ROOT)
     assert process.stdout.readline() == "up\n"
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=20)
@@ -168,13 +152,12 @@ def test_sigterm_ends_with_a_message():
 def test_ranks_say_who_they_are():
     world = {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_LOCAL_SIZE": "2"}
     other, first = {**world, "OMPI_COMM_WORLD_RANK": "1"}, {**world, "OMPI_COMM_WORLD_RANK": "0"}
-    done = ended("raise errors.ConfigError(['one'])", environ=other)
-    assert (done.returncode, done.stderr) == (2, "prog: rank 1: error: one; see prog --help\n")
-    done = ended("raise errors.ConfigError(['one'])", environ=first)
-    assert (done.returncode, done.stderr) == (2, "prog: error: one; see prog --help\n")
-    done = ended("raise OSError('disk')", environ=other)
-    assert (done.returncode, done.stderr) == (1, "prog: rank 1: error: disk\n")
-    assert ended("raise KeyboardInterrupt", environ=other).stderr == ""
+    done = ended("raise errors.ConfigError(['one'])", status=2, **other)
+    assert done.stderr == "prog: rank 1: error: one; see prog --help\n"
+    done = ended("raise errors.ConfigError(['one'])", status=2, **first)
+    assert done.stderr == "prog: error: one; see prog --help\n"
+    assert ended("raise OSError('disk')", status=1, **other).stderr == "prog: rank 1: error: disk\n"
+    assert ended("raise KeyboardInterrupt", status=None, **other).stderr == ""
 
 
 def test_the_rank_that_knows_best_speaks_first(monkeypatch):
@@ -281,8 +264,7 @@ def test_launch_runs_ranks(tmp_path):
         "import os, pathlib, sys; e = os.environ;"
         "pathlib.Path(sys.argv[1], e['OMPI_COMM_WORLD_RANK']).write_text(e['OMP_NUM_THREADS'])"
     )
-    done = command("-m", "cgxffcv", "launch", "-np", "3", sys.executable, "-c", program, str(tmp_path))
-    assert done.returncode == 0, done.stderr
+    run_python("-m", "cgxffcv", "launch", "-np", "3", sys.executable, "-c", program, str(tmp_path))
     threads = str(max(len(os.sched_getaffinity(0)) // 3, 1))
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {str(rank): threads for rank in range(3)}
 
@@ -535,8 +517,8 @@ def test_where_plans_are_remembered(monkeypatch, tmp_path):
 def test_doctor_when_the_module_cannot_be_loaded(tmp_path):
     # A module of that name that fails, like one whose libraries are missing.
     (tmp_path / "_cgxffcv.py").write_text("raise ImportError('libfoo.so.1: cannot open shared object file')")
-    done = command("-m", "cgxffcv", "doctor", folders=[tmp_path], cwd=tmp_path)
-    assert done.returncode == 1 and "Traceback" not in done.stderr
+    done = run_python("-m", "cgxffcv", "doctor", folders=[tmp_path], cwd=tmp_path, status=1)
+    assert "Traceback" not in done.stderr
     assert "NOT LOADED" in done.stdout and "libfoo.so.1" in done.stdout and f"make -C {ROOT} clean build" in done.stdout
 
 

@@ -1,14 +1,12 @@
 """Decoders that crop and resample images of any sizes, against NumPy, exact integers and Pillow."""
 
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import _cgxffcv
 import numpy as np
 import pytest
+from checkout import run_python
 from crop_reference import area, bilinear, central, clamped, drawn, nearest
 from PIL import Image
 
@@ -139,9 +137,7 @@ with Loader(sys.argv[1], 10, 2, pipelines={"image": None, "label": None, **pipel
 def test_all_processors_give_the_same_pixels(path):
     said = []
     for level in ("scalar", "avx2", "avx512"):  # instead of a missing one, the best available is used
-        environment = {**os.environ, "CGXFFCV_CPU": level, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        command = [sys.executable, "-c", EVERY_PROCESSOR, path]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=300)
+        done = run_python("-c", EVERY_PROCESSOR, path, limit=300, CGXFFCV_CPU=level)
         said.append(done.stdout.splitlines())
     assert len(said[0]) == COUNT // 10
     assert said[0] == said[1] == said[2]

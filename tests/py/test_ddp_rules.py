@@ -2,11 +2,9 @@
 each check is a function of tests/support/ddp_rules_stand_in.py."""
 
 import re
-import subprocess
-import sys
 
 import pytest
-from checkout import ROOT, environ
+from checkout import ROOT, run_python
 
 from cgxffcv.interop.ddp.settings import Environment, PerLayer, check_bits
 
@@ -17,10 +15,8 @@ CHECKS = re.findall(r"^def (\w+)\(\):", PROGRAM.read_text(), re.M)
 
 @pytest.mark.parametrize("check", CHECKS)
 def test_checks_with_a_stand_in_for_torch(tmp_path, check):
-    env = environ(SUPPORT / "fake_torch", SUPPORT)
-    command = [sys.executable, str(PROGRAM), check]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=tmp_path, env=env)
-    assert done.returncode == 0 and done.stdout == f"{check}\n", done.stdout + done.stderr
+    done = run_python(PROGRAM, check, cwd=tmp_path, folders=[SUPPORT / "fake_torch", SUPPORT])
+    assert done.stdout == f"{check}\n"
 
 
 def test_words_of_the_environment_may_have_spaces_around_them(monkeypatch):

@@ -2,11 +2,9 @@
 
 import ast
 import re
-import subprocess
-import sys
 
 import pytest
-from checkout import ROOT, environ
+from checkout import ROOT, run_command, run_python
 
 from cgxffcv import recipes
 from cgxffcv.app import cli
@@ -90,17 +88,7 @@ def test_the_readmes_python_runs(tmp_path):
     for block in blocks(README, "python"):
         if "interop.torch" in block:
             continue
-        done = subprocess.run(
-            [sys.executable, "-c", block],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            cwd=tmp_path,
-            check=False,
-            env=environ(),
-        )
-        assert done.returncode == 0, done.stderr
-        printed.append(done.stdout)
+        printed.append(run_python("-c", block, cwd=tmp_path).stdout)
     assert len(printed) == 2
     assert printed[0].count("(100, 3, 32, 32) float16 (100, 1)") == 10
 
@@ -110,7 +98,7 @@ def test_the_readme_begins_with_the_two_commands():
 
 
 def test_the_project_speaks_of_itself_alone():
-    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+    listed = run_command("git", "ls-files", status=None, cwd=ROOT)
     if listed.returncode != 0:
         pytest.skip("not a git checkout")
     for name in listed.stdout.splitlines():

@@ -3,12 +3,11 @@
 import fcntl
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import _cgxffcv
 import pytest
+from checkout import run_python
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build" / "emulated"
@@ -23,17 +22,7 @@ pytestmark = [
 
 
 def run(*command, seconds, folder=ROOT, **environment):
-    done = subprocess.run(
-        [sys.executable, *command],
-        cwd=folder,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=seconds,
-        check=False,
-    )
-    assert done.returncode == 0, f"{done.stdout[-8000:]}\n{done.stderr[-4000:]}"
-    return done.stdout
+    return run_python(*command, limit=seconds, cwd=folder, **environment).stdout
 
 
 def cuda_tests(*tests, **environment):

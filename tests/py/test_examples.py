@@ -2,8 +2,6 @@
 
 import re
 import shutil
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,7 +9,7 @@ import numpy as np
 import pytest
 import tiny_beton
 from _cgxffcv import build_info
-from checkout import ROOT, environ
+from checkout import ROOT, run_python
 
 EXAMPLES = ROOT / "examples"
 
@@ -22,12 +20,7 @@ def needs(name):
 
 
 def run(*words, cwd):
-    env = environ(MPLBACKEND="agg")
-    done = subprocess.run(
-        [sys.executable, *words], capture_output=True, text=True, timeout=240, cwd=cwd, env=env, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return run_python(*words, limit=240, cwd=cwd, MPLBACKEND="agg").stdout
 
 
 def test_beton_dataset(tmp_path):

@@ -5,11 +5,10 @@ import fcntl
 import os
 import re
 import signal
-import subprocess
 import sys
 
 import pytest
-from checkout import environ
+from checkout import start_command
 
 from cgxffcv.app.folder_lock import FolderLock
 from cgxffcv.errors import UserError
@@ -27,12 +26,7 @@ time.sleep(600)
 @pytest.fixture
 def other(tmp_path):
     """A process that holds the lock of tmp_path / "log"."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(tmp_path / "log")],
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environ(),
-    )
+    process = start_command(sys.executable, "-c", HOLD, tmp_path / "log")
     assert process.stdout.readline() == "held\n"
     yield process
     process.kill()

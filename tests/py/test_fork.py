@@ -4,10 +4,8 @@ crash.
 Other packages' data loaders and writers fork at any moment, and the garbage collector may run at any time.
 """
 
-import subprocess
-import sys
-
 import pytest
+from checkout import run_python
 
 import cgxffcv
 
@@ -103,14 +101,7 @@ waiting.set()
 @pytest.mark.parametrize("warnings", ["always", "error"])
 def test_the_packages_own_forks_warn_of_nothing(tmp_path, warnings):
     """Whatever a user's warning filters are: test runners show all warnings, and some fail at one."""
-    done = subprocess.run(
-        [sys.executable, "-W", warnings, "-c", OWN_FORKS, str(tmp_path / "x.beton")],
-        timeout=60,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0 and done.stderr == "", done.stderr
+    assert run_python("-W", warnings, "-c", OWN_FORKS, tmp_path / "x.beton").stderr == ""
 
 
 @pytest.mark.parametrize("threads", [2, 5])
@@ -118,18 +109,5 @@ def test_the_packages_own_forks_warn_of_nothing(tmp_path, warnings):
 def test_threads_of_the_parent(tmp_path, what, threads):
     if what == "network" and not cgxffcv.build_info()["onednn"]:
         pytest.skip("this build has no oneDNN, so no networks on the CPU")
-    done = subprocess.run(
-        [
-            sys.executable,
-            *THE_PROGRAM_FORKS,
-            "-c",
-            SCRIPT.format(maker=MAKERS[what]),
-            str(threads),
-            str(tmp_path / "x.beton"),
-        ],
-        timeout=60,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0 and done.stderr == "", done.stderr
+    script = SCRIPT.format(maker=MAKERS[what])
+    assert run_python(*THE_PROGRAM_FORKS, "-c", script, threads, tmp_path / "x.beton").stderr == ""

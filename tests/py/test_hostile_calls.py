@@ -2,28 +2,16 @@
 numbers, containers that change while they are read, objects that are closed or called again meanwhile, or used by
 several threads at once. Each call ends in a plain exception: never in a crash, a hang, or SystemError."""
 
-import subprocess
-import sys
-
 import _cgxffcv
 import hostile_calls
 import pytest
-from checkout import environ
+from checkout import run_python
 
 
 @pytest.mark.parametrize("group", hostile_calls.GROUPS)
 def test_hostile_calls_end_in_plain_exceptions(tmp_path, group):
-    command = [sys.executable, hostile_calls.__file__, group]
-    done = subprocess.run(
-        command,
-        cwd=tmp_path,
-        env=environ(OMP_NUM_THREADS=1),
-        capture_output=True,
-        text=True,
-        errors="replace",
-        timeout=500,
-        check=False,
-    )
+    options = {"status": None, "limit": 500, "cwd": tmp_path, "OMP_NUM_THREADS": 1}
+    done = run_python(hostile_calls.__file__, group, **options)
     last = (tmp_path / "call").read_text(errors="replace") if (tmp_path / "call").exists() else ""
     assert done.returncode == 0, f"rc {done.returncode} in {last}\n{done.stdout[-4000:]}\n{done.stderr[-6000:]}"
 
@@ -90,10 +78,7 @@ assert pixels.shape == (4, side, side, 3) and (pixels == 9).all(), (pixels.min()
 
 @pytest.mark.parametrize("how", ["while they are parsed", "afterwards", "by growing", "of a batch"])
 def test_operations_hold_the_arrays_that_they_read(tmp_path, how):
-    done = subprocess.run(
-        [sys.executable, "-c", BORROWED, how], cwd=tmp_path, env=environ(), capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, (done.returncode, done.stderr[-2000:])
+    run_python("-c", BORROWED, how, cwd=tmp_path)
 
 
 # A thread writes wrong numbers into the array while it is read: everything that is used has been checked. Pixels of
@@ -141,13 +126,4 @@ print(refused)
 @pytest.mark.skipif(not _cgxffcv.build_info()["jpeg"], reason="this build has no libjpeg-turbo")
 @pytest.mark.parametrize("what", ["order", "indices", "gather"])
 def test_sample_numbers_that_change_while_they_are_taken(tmp_path, what):
-    done = subprocess.run(
-        [sys.executable, "-c", WRITTEN_MEANWHILE, what],
-        cwd=tmp_path,
-        env=environ(),
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
-    assert done.returncode == 0, (done.returncode, done.stdout, done.stderr[-2000:])
+    run_python("-c", WRITTEN_MEANWHILE, what, limit=200, cwd=tmp_path)

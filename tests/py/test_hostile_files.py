@@ -4,8 +4,6 @@ read as an independent model reads it. HOSTILE_FILES=5000 makes and reads that m
 import json
 import lzma
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import _cgxffcv
@@ -13,7 +11,7 @@ import beton_law
 import hostile_files
 import hostile_reading
 import pytest
-from checkout import ROOT, environ
+from checkout import ROOT, run_python
 
 FILES, PART = int(os.environ.get("HOSTILE_FILES", "400")), 200
 
@@ -26,10 +24,8 @@ def libjpeg():
 
 @pytest.mark.parametrize("begin", range(0, FILES, PART))
 def test_hostile_files_are_refused_or_read(tmp_path, libjpeg, begin):
-    command = [sys.executable, hostile_reading.__file__, str(begin), str(min(begin + PART, FILES))]
-    done = subprocess.run(
-        command, cwd=tmp_path, env=environ(), capture_output=True, text=True, timeout=500, check=False
-    )
+    words = hostile_reading.__file__, begin, min(begin + PART, FILES)
+    done = run_python(*words, status=None, limit=500, cwd=tmp_path)
     seed = (tmp_path / "seed").read_text()
     assert done.returncode == 0, f"rc {done.returncode}, last seed {seed}\n{done.stdout}\n{done.stderr}"
     counts = json.loads(done.stdout.splitlines()[0])

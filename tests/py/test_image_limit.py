@@ -3,8 +3,6 @@
 import io
 import os
 import struct
-import subprocess
-import sys
 import tracemalloc
 import warnings
 
@@ -12,6 +10,7 @@ import _cgxffcv
 import numpy as np
 import pytest
 import tiny_beton
+from checkout import run_python
 
 import cgxffcv
 from cgxffcv import BetonError, DatasetWriter, Loader, Reader, beton
@@ -210,11 +209,7 @@ try:
 except ValueError as error:
     print(error)
 """
-    environ = {**os.environ, "CGXFFCV_MAX_IMAGE_PIXELS": text}
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True, env=environ
-    )
-    assert said in done.stdout, done
+    assert said in run_python("-c", code, CGXFFCV_MAX_IMAGE_PIXELS=text).stdout
 
 
 @needs_jpeg

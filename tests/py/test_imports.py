@@ -4,9 +4,9 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 
 import pytest
+from checkout import run_python
 
 from cgxffcv import bundled
 
@@ -50,8 +50,7 @@ in_a_wheel = pytest.mark.skipif(os.path.exists(bundled.PATH), reason="a wheel's 
 
 
 def told(code):
-    done = subprocess.run([sys.executable, "-c", TOLD, code], capture_output=True, text=True, timeout=100, check=True)
-    modules, maps = json.loads(done.stdout)
+    modules, maps = json.loads(run_python("-c", TOLD, code).stdout)
     return set(modules), maps
 
 
@@ -88,26 +87,17 @@ def test_the_wheels_library_is_taken_where_the_system_has_none(tmp_path, name):
     command = ["gcc", "-shared", "-nostdlib", "-x", "c", "-", f"-Wl,-soname,{name}", "-o", str(path)]
     subprocess.run(command, input="int cgxffcv_test(void) { return 3; }", text=True, check=True)
     code = f"from cgxffcv import bundled; bundled.provide({str(path)!r}); print(open('/proc/self/maps').read())"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert (str(path) in done.stdout) == (name == "libcgxffcvtest.so.1")
+    assert (str(path) in run_python("-c", code).stdout) == (name == "libcgxffcvtest.so.1")
 
 
 @in_a_wheel
 def test_without_a_library_in_the_wheel_nothing_is_loaded():
     code = "import sys; from cgxffcv import bundled; bundled.provide('/nowhere/x.so'); print('ctypes' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "False\n"
+    assert run_python("-c", code).stdout == "False\n"
 
 
 @pytest.mark.parametrize("limit, warned", [("avx9", True), ("scalar", False), ("", False)])
 def test_a_limit_of_the_processor_that_means_nothing_is_said(limit, warned):
     code = "import warnings; warnings.simplefilter('error'); import _cgxffcv"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "CGXFFCV_CPU": limit},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (done.returncode != 0) == warned, done.stderr
+    done = run_python("-c", code, status=int(warned), CGXFFCV_CPU=limit)
     assert ("CGXFFCV_CPU='avx9' has no effect: scalar, avx2 or avx512 is expected" in done.stderr) == warned

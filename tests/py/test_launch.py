@@ -15,7 +15,7 @@ import launched
 import numpy as np
 import pytest
 import shared_memory
-from checkout import environ
+from checkout import environ, run_python, start_command
 
 import cgxffcv
 from cgxffcv import ranks
@@ -84,10 +84,7 @@ def test_nothing_is_left_where_the_output_cannot_be_written(monkeypatch):
 def test_a_frozen_launcher_is_a_timeout():
     """Its late answer is ignored."""
     code = "import cgxffcv, launched; print(cgxffcv.launch(launched.of_a_frozen_launcher, 1, timeout=120))"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=environ(), timeout=60, check=True
-    )
-    [[(first, late), (second, stale)]] = ast.literal_eval(done.stdout)
+    [[(first, late), (second, stale)]] = ast.literal_eval(run_python("-c", code).stdout)
     assert first == "CommTimeout" and "has not answered within 0.5 s" in late
     assert second == "CommError" and "earlier question unanswered" in stale
 
@@ -157,9 +154,7 @@ except KeyboardInterrupt:
 
 def busy_ranks(folder, how):
     """A process that has launched two ranks, and the ranks' processes, once they run."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", INTERRUPTED, str(folder), how], stdout=subprocess.PIPE, text=True, env=environ()
-    )
+    process = start_command(sys.executable, "-c", INTERRUPTED, folder, how)
     files, end = [Path(folder) / f"rank.{rank}" for rank in range(2)], time.monotonic() + 60
     while not all(file.exists() for file in files):
         assert time.monotonic() < end and process.poll() is None
@@ -206,16 +201,13 @@ def test_a_function_of_a_notebook_or_a_script_travels_by_value(tmp_path):
         "def outer():\n    with comm.world() as world:\n        return inner(world.rank)\n"
         "print([(type(x) is Answer, x.value) for x in cgxffcv.launch(outer, 2, timeout=120)])\n"
     )
-    done = subprocess.run(
-        [sys.executable, str(script)], capture_output=True, text=True, env=environ(), timeout=120, check=True
-    )
-    assert done.stdout == "[(True, 0), (True, 10)]\n"  # once: the script is not run again
+    assert run_python(script).stdout == "[(True, 0), (True, 10)]\n"  # once: the script is not run again
 
 
 def test_without_cloudpickle_a_function_of_main_is_refused():
     code = "import sys; sys.modules['cloudpickle'] = None; import cgxffcv\ndef f(): pass\ncgxffcv.launch(f)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environ(), check=False)
-    assert "UsageError" in done.stderr and "pip install cloudpickle" in done.stderr
+    said = run_python("-c", code, status=1).stderr
+    assert "UsageError" in said and "pip install cloudpickle" in said
 
 
 @pytest.mark.parametrize(

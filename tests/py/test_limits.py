@@ -2,12 +2,10 @@
 
 import os
 import resource
-import subprocess
-import sys
 
 import _cgxffcv
 import pytest
-from checkout import environ
+from checkout import run_python
 
 from cgxffcv import DatasetWriter, Reader
 from cgxffcv.app import process
@@ -55,11 +53,7 @@ REFUSALS = {
 
 @pytest.mark.parametrize("what", REFUSALS)
 def test_limits_are_named(tmp_path, what):
-    command = [sys.executable, "-c", PROGRAM, what]
-    done = subprocess.run(
-        command, cwd=tmp_path, env=environ(), capture_output=True, text=True, timeout=100, check=False
-    )
-    assert done.returncode == 0 and REFUSALS[what] in done.stdout, (done.stdout, done.stderr)
+    assert REFUSALS[what] in run_python("-c", PROGRAM, what, cwd=tmp_path).stdout
 
 
 @pytest.fixture

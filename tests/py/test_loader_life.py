@@ -3,7 +3,6 @@
 import gc
 import os
 import signal
-import subprocess
 import sys
 import threading
 
@@ -11,6 +10,7 @@ import augment_reference as reference
 import numpy as np
 import pytest
 import tiny_beton
+from checkout import run_python
 
 from cgxffcv.loader import Loader, OrderOption
 
@@ -314,8 +314,7 @@ loader = Loader({str(path)!r}, 8)
 iterator = iter(loader)
 kept = next(iterator)
 """
-    done = subprocess.run([sys.executable, "-c", code], timeout=60, capture_output=True, text=True, check=False)
-    assert done.returncode == 0 and done.stderr == ""
+    assert run_python("-c", code).stderr == ""
 
 
 def test_a_forked_child_neither_uses_nor_waits_for_its_parents_threads(path):
@@ -342,7 +341,4 @@ assert len(list(iterator)) == 11
 """
     # From 3.12 on, Python itself warns the program that forks while threads run.
     allowed = ["-W", "ignore:This process (pid=:DeprecationWarning:__main__"]
-    done = subprocess.run(
-        [sys.executable, *allowed, "-c", code], timeout=60, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0 and done.stderr == "", done.stderr
+    assert run_python(*allowed, "-c", code).stderr == ""

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from checkout import ROOT, environ
+from checkout import ROOT, run_command
 
 from cgxffcv.allreduce import CODECS
 from cgxffcv.bench import allreduce, cifar, ddp, quantize, table
@@ -21,10 +21,8 @@ PARSERS = {
 
 
 def commands(folder, gpus, *parts):
-    environment = environ(PATH="/usr/bin:/bin", GPUS=gpus, DRY_RUN=1, PYTHON=sys.executable)
-    done = subprocess.run(
-        [SCRIPT, folder, *parts], env=environment, capture_output=True, text=True, timeout=60, check=True
-    )
+    variables = {"PATH": "/usr/bin:/bin", "GPUS": gpus, "DRY_RUN": 1, "PYTHON": sys.executable}
+    done = run_command(SCRIPT, folder, *parts, **variables)
     lines = [line.split(": ", 2) for line in done.stdout.splitlines() if line.startswith("measure: ")]
     return {name: shlex.split(command) for _, name, command in lines}
 

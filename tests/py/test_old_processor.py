@@ -1,11 +1,10 @@
 """A processor without AVX2, emulated by qemu: everything loads, and gives the same bytes as on this one."""
 
 import shutil
-import subprocess
 import sys
 
 import pytest
-from checkout import environ
+from checkout import run_command
 from loader_data import write_plain
 
 CODE = """
@@ -32,10 +31,7 @@ def test_the_same_bytes_without_avx2(tmp_path):
     path = str(write_plain(tmp_path))
 
     def told(*before):
-        command = [*before, sys.executable, "-c", CODE, path]
-        done = subprocess.run(command, env=environ(), capture_output=True, text=True, timeout=500, check=False)
-        assert done.returncode == 0, done.stderr
-        return done.stdout.strip()
+        return run_command(*before, sys.executable, "-c", CODE, path, limit=500).stdout.strip()
 
     plain, old = told(), told(qemu, "-cpu", "Nehalem")
     assert old.startswith("[false, ") and old.split()[1] == plain.split()[1]

@@ -3,12 +3,11 @@ memory that the process may use."""
 
 import os
 import shutil
-import subprocess
-import sys
 
 import _cgxffcv
 import numpy as np
 import pytest
+from checkout import run_python
 
 from cgxffcv import BetonError, DatasetWriter, Loader, OrderOption
 from cgxffcv import transforms as tf
@@ -84,19 +83,10 @@ print(Loader(sys.argv[1], 8).os_cache, Loader(sys.argv[1], 8, os_cache=True).os_
 
 
 @pytest.mark.parametrize("said, os_cache", [(None, True), ("0", True), ("", True), ("1", False)])
-def test_ffcvs_variable_is_the_default(path, said, os_cache):
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    environment.pop("FFCV_DEFAULT_CACHE_PROCESS", None)
-    environment |= {} if said is None else {"FFCV_DEFAULT_CACHE_PROCESS": said}
-    done = subprocess.run(
-        [sys.executable, "-c", DEFAULTS, path],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-    assert done.stdout.split() == [str(os_cache), "True"], done.stderr
+def test_ffcvs_variable_is_the_default(path, monkeypatch, said, os_cache):
+    monkeypatch.delenv("FFCV_DEFAULT_CACHE_PROCESS", raising=False)
+    variables = {} if said is None else {"FFCV_DEFAULT_CACHE_PROCESS": said}
+    assert run_python("-c", DEFAULTS, path, **variables).stdout.split() == [str(os_cache), "True"]
 
 
 LIMITED = """
@@ -128,10 +118,7 @@ def test_a_file_larger_than_the_process_may_hold(tmp_path):
     assert os.path.getsize(path) > 140e6
 
     def run(order, os_cache):
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "MALLOC_ARENA_MAX": "1"}
-        command = [sys.executable, "-c", LIMITED, path, order, str(os_cache)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
-        assert done.returncode == 0, done.stderr
+        done = run_python("-c", LIMITED, path, order, os_cache, limit=300, MALLOC_ARENA_MAX=1)
         most, total = map(int, done.stdout.split())
         assert total == count * int(pixels[0, 0, 0])
         return most

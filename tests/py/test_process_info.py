@@ -2,13 +2,11 @@
 
 import os
 import re
-import subprocess
-import sys
 import types
 
 import _cgxffcv
 import pytest
-from checkout import environ
+from checkout import run_python
 
 from cgxffcv import comm, process_info, rank_claim
 from cgxffcv.app import process
@@ -207,8 +205,7 @@ if rest:
 
 def test_a_job_of_mpich_has_the_name_of_its_starter():
     """So that a rank's child, which has the same variables, can be told from the rank."""
-    command = [sys.executable, "-u", "-c", STARTER, "starter", "rank", "child"]
-    done = subprocess.run(command, env=environ(PROGRAM=STARTER), capture_output=True, text=True, timeout=60, check=True)
+    done = run_python("-u", "-c", STARTER, "starter", "rank", "child", PROGRAM=STARTER)
     rank, child = (line.split() for line in done.stdout.splitlines())
     assert rank[1:3] == ["hydra_pmi_proxy", rank[0]] and rank[1:] == child[1:]
 
@@ -235,11 +232,8 @@ def test_only_pmix(monkeypatch):
 @pytest.mark.skipif(not _cgxffcv.build_info()["mpi"], reason="this build has no MPI")
 def test_an_mpi_that_knows_another_rank_is_refused():
     """In a separate process: some versions of Open MPI end it themselves, with their own message."""
-    variables = environ(PMIX_RANK=1, PMIX_NAMESPACE="job")
     code = "from cgxffcv import comm; comm.world(timeout=20); print('alone')"
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=variables, capture_output=True, text=True, timeout=60, check=False
-    )
+    done = run_python("-c", code, status=None, PMIX_RANK=1, PMIX_NAMESPACE="job")
     assert done.returncode != 0 and "alone" not in done.stdout
     said = re.search(r"PMIX_RANK.* rank 1, but MPI says rank 0 of 1", done.stderr, re.S)
     assert said or "MPI" in done.stdout + done.stderr

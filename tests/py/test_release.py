@@ -1,10 +1,8 @@
 """The release's workflow: those parts that can be run here, and that its jobs wait for each other."""
 
-import subprocess
-
 import pytest
 import yaml
-from checkout import ROOT
+from checkout import ROOT, run_command
 
 JOBS = yaml.safe_load((ROOT / ".github/workflows/release.yml").read_text())["jobs"]
 
@@ -13,9 +11,8 @@ def check(folder, kind, name, version="1.2.0", log="## 1.2.0 (2026-11-30)\n"):
     (folder / "pyproject.toml").write_text(f'[project]\nname = "cgxffcv"\nversion = "{version}"\n')
     (folder / "CHANGELOG.md").write_text(f"# Changelog\n\n{log}")
     (script,) = [step["run"] for step in JOBS["version"]["steps"] if "run" in step]
-    command = ["bash", "-e", "-c", script]
     env = {"GITHUB_REF_TYPE": kind, "GITHUB_REF_NAME": name, "PATH": "/usr/bin:/bin"}
-    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=60, check=False)
+    return run_command("bash", "-e", "-c", script, status=None, cwd=folder, env=env)
 
 
 @pytest.mark.parametrize("kind, name", [("tag", "v1.2.0"), ("branch", "main")])

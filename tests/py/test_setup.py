@@ -1,11 +1,11 @@
 """The build says at once what it lacks, and builds for CUDA only where that is useful."""
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from checkout import run_python
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -13,15 +13,8 @@ ROOT = Path(__file__).resolve().parents[2]
 def build(tmp_path, **environ):
     """A build that finds no working compiler: it ends before it compiles."""
     switches = {key: value for key, value in os.environ.items() if not key.startswith("CGXFFCV_") and key != "CC"}
-    return subprocess.run(
-        [sys.executable, "setup.py", "-q", "build_ext", "--build-temp", str(tmp_path), "--build-lib", str(tmp_path)],
-        cwd=ROOT,
-        env={**switches, **environ},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    command = ["setup.py", "-q", "build_ext", "--build-temp", tmp_path, "--build-lib", tmp_path]
+    return run_python(*command, status=None, cwd=ROOT, env={**switches, **environ})
 
 
 def compiler(tmp_path, lacks):

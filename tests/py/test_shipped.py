@@ -1,12 +1,11 @@
 """`cgxffcv train --data.source=sample`: everything that a first try needs, with one command."""
 
 import os
-import subprocess
 import sys
 
 import pytest
 from _cgxffcv import build_info
-from checkout import environ
+from checkout import start_command
 
 from cgxffcv import Reader
 from cgxffcv.app import cli, config, session, shipped
@@ -37,10 +36,7 @@ def test_one_command_writes_trains_and_tests(tmp_path, monkeypatch, capsys):
 
 def test_ranks_wait_for_the_one_that_writes(tmp_path):
     code = f"from cgxffcv.app import config, shipped; shipped.prepare(config.load([{SAMPLE!r}], environ={{}}))"
-    ranks = [
-        subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=environ(), stdout=subprocess.PIPE, text=True)
-        for _ in range(3)
-    ]
+    ranks = [start_command(sys.executable, "-c", code, cwd=tmp_path) for _ in range(3)]
     said = [rank.communicate(timeout=120)[0] for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0, 0, 0]
     assert sum("samples" in text for text in said) == 1, said  # other ranks may report that they wait

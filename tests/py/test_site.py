@@ -6,14 +6,12 @@ import inspect
 import json
 import pkgutil
 import re
-import subprocess
-import sys
 import zlib
 from importlib.util import find_spec
 
 import _cgxffcv
 import pytest
-from checkout import ROOT, environ
+from checkout import ROOT, run_python
 
 import cgxffcv
 
@@ -38,18 +36,9 @@ def public_names():
 @needs_sphinx
 def test_the_site_builds_and_has_every_public_name(tmp_path):
     # like `make site`, which writes into build/, but without the notebooks, which have a separate test
-    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-n", "-q", "-c", "docs/site"]
+    command = ["-m", "sphinx", "-W", "--keep-going", "-n", "-q", "-c", "docs/site"]
     command += ["-D", "run_notebooks=0"]
-    done = subprocess.run(
-        [*command, "-d", tmp_path / "doctrees", ".", tmp_path / "site"],
-        capture_output=True,
-        text=True,
-        timeout=500,
-        cwd=ROOT,
-        check=False,
-        env=environ(),
-    )
-    assert done.returncode == 0, done.stderr
+    run_python(*command, "-d", tmp_path / "doctrees", ".", tmp_path / "site", limit=500, cwd=ROOT)
     inventory = (tmp_path / "site" / "objects.inv").read_bytes().split(b"\n", 4)[4]  # after four header lines
     entries = [line.split() for line in zlib.decompress(inventory).decode().splitlines()]
     known = {entry[0] for entry in entries if entry[1].startswith("py:")}

@@ -1,11 +1,9 @@
 """How a run of the tests ends: skips by reason, then failures, then pytest's closing line."""
 
 import re
-import subprocess
-import sys
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from checkout import ROOT, run_python
+
 TESTS = """
 import pytest
 @pytest.mark.parametrize("n", range(3))
@@ -24,17 +22,8 @@ def test_of_broken(broken): ...
 def run(folder, tests):
     (folder / "conftest.py").write_text((ROOT / "tests/conftest.py").read_text())
     (folder / "test_it.py").write_text(tests)
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-p",
-        "no:cacheprovider",
-        "-c",
-        str(ROOT / "pyproject.toml"),
-        "--rootdir=.",
-    ]
-    return subprocess.run([*command, "."], cwd=folder, capture_output=True, text=True, timeout=60, check=False).stdout
+    command = ["-m", "pytest", "-p", "no:cacheprovider", "-c", ROOT / "pyproject.toml", "--rootdir=.", "."]
+    return run_python(*command, status=None, cwd=folder).stdout
 
 
 def test_failures_come_last(tmp_path):

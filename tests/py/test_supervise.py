@@ -2,13 +2,12 @@
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
-from checkout import environ
+from checkout import start_command
 
 from cgxffcv.app import supervise
 
@@ -103,13 +102,7 @@ process.run("prog", lambda: supervise.run([sys.executable, "-c", sys.argv[2]]))
 
 
 def supervised(grace, program):
-    return subprocess.Popen(
-        [sys.executable, "-c", SUPERVISOR, str(grace), program],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environ(),
-    )
+    return start_command(sys.executable, "-c", SUPERVISOR, grace, program)
 
 
 def ends(process, code, message):

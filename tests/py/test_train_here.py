@@ -2,12 +2,12 @@
 
 import importlib.util
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import small_data
+from checkout import run_python
 
 from cgxffcv import device, recipes
 from cgxffcv.errors import UserError
@@ -74,7 +74,5 @@ def test_mistakes_are_told_without_a_traceback(tmp_path):
         (["none"], "RANKS = 'none': expected a whole number"),
         (["auto", f"--dataset-dir={tmp_path}"], "cifar_train.beton: cannot open the file"),
     ):
-        done = subprocess.run(
-            [sys.executable, ROOT / "tools/train_here.py", *words], cwd=ROOT, capture_output=True, text=True, timeout=60
-        )
+        done = run_python(ROOT / "tools/train_here.py", *words, status=None, cwd=ROOT)
         assert told in done.stderr and done.stderr.count("\n") == 1 and done.returncode in (1, 2), done.stderr

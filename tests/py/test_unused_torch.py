@@ -1,14 +1,13 @@
 """A program uses torch if it has imported it, or asks for its tensors; that it is installed changes nothing."""
 
 import copy
-import subprocess
 import sys
 import types
 
 import numpy as np
 import pytest
 import tiny_beton
-from checkout import environ
+from checkout import run_python
 
 from cgxffcv.interop import torch as interop
 from cgxffcv.loader import Loader
@@ -70,9 +69,7 @@ assert "torch" not in sys.modules
 def test_nothing_imports_it(tmp_path):
     (tmp_path / "torch").mkdir()
     (tmp_path / "torch" / "__init__.py").write_text("raise AssertionError('torch was imported')")
-    command = [sys.executable, "-c", EVERYTHING, str(tmp_path / "a.beton")]
-    done = subprocess.run(command, capture_output=True, text=True, env=environ(tmp_path), timeout=100, check=False)
-    assert done.returncode == 0, done.stderr
+    run_python("-c", EVERYTHING, tmp_path / "a.beton", folders=[tmp_path])
 
 
 class Tensor(np.ndarray):

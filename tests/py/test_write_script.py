@@ -1,12 +1,10 @@
 """write_datasets.py end to end, and cgxffcv info and verify on what it writes."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
-from checkout import ROOT, environ
+from checkout import ROOT, run_python
 
 from cgxffcv.app import cli
 from cgxffcv.cifar import sample
@@ -14,21 +12,18 @@ from cgxffcv.errors import ConfigError
 from cgxffcv.reader import Reader
 
 
-def run(*arguments, cwd=ROOT):
-    return subprocess.run(
-        [sys.executable, *arguments], capture_output=True, text=True, timeout=120, cwd=cwd, env=environ(), check=False
-    )
+def run(*arguments, cwd=ROOT, status=0):
+    return run_python(*arguments, status=status, cwd=cwd)
 
 
-def write(*arguments, cwd=ROOT):
-    return run(str(ROOT / "write_datasets.py"), *arguments, cwd=cwd)
+def write(*arguments, **options):
+    return run(ROOT / "write_datasets.py", *arguments, **options)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("betons")
     done = write("--config-file", "default_config.yaml", "--dataset-dir", str(folder), "--data.source=sample")
-    assert done.returncode == 0, done.stderr
     assert "5,000 samples" in done.stdout and "1,000 samples" in done.stdout
     return folder
 
@@ -45,15 +40,13 @@ def test_the_files_hold_the_sample(folder):
 
 
 def test_writing_again_gives_the_same_bytes(folder, tmp_path):
-    done = write("--dataset-dir", str(tmp_path / "a/b"), "--data.source=sample", "--data.num_workers=1")
-    assert done.returncode == 0, done.stderr
+    write("--dataset-dir", str(tmp_path / "a/b"), "--data.source=sample", "--data.num_workers=1")
     for name in ("cifar_train.beton", "cifar_test.beton"):
         assert (tmp_path / "a/b" / name).read_bytes() == (folder / name).read_bytes()
 
 
 def test_relative_paths_belong_to_the_working_directory(tmp_path):
-    done = write("--data.source=sample", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    write("--data.source=sample", cwd=tmp_path)
     assert sorted(p.name for p in (tmp_path / "data").iterdir()) == ["cifar_test.beton", "cifar_train.beton"]
 
 
@@ -69,35 +62,35 @@ def test_relative_paths_belong_to_the_working_directory(tmp_path):
     ],
 )
 def test_mistakes(arguments, code, message):
-    done = write(*arguments)
-    assert done.returncode == code and message in done.stderr and "Traceback" not in done.stderr, done.stderr
+    done = write(*arguments, status=code)
+    assert message in done.stderr and "Traceback" not in done.stderr, done.stderr
 
 
 def test_info(folder):
     done = run("-m", "cgxffcv", "info", str(folder / "cifar_train.beton"))
-    assert done.returncode == 0 and "5,000 samples" in done.stdout and "label" in done.stdout
+    assert "5,000 samples" in done.stdout and "label" in done.stdout
     found = json.loads(run("-m", "cgxffcv", "info", "--json", str(folder / "cifar_test.beton")).stdout)
     assert found["num_samples"] == 1000 and [f["name"] for f in found["fields"]] == ["image", "label"]
 
 
 def test_verify(folder, tmp_path):
     done = run("-m", "cgxffcv", "verify", str(folder / "cifar_test.beton"))
-    assert done.returncode == 0 and "no problems" in done.stdout
+    assert "no problems" in done.stdout
     cut = tmp_path / "cut.beton"
     cut.write_bytes((folder / "cifar_test.beton").read_bytes()[:-24])
-    done = run("-m", "cgxffcv", "verify", str(cut))
-    assert done.returncode == 1 and "1 problem\n" in done.stdout and "Traceback" not in done.stderr
-    assert json.loads(run("-m", "cgxffcv", "verify", "--json", str(cut)).stdout)["ok"] is False
+    done = run("-m", "cgxffcv", "verify", str(cut), status=1)
+    assert "1 problem\n" in done.stdout and "Traceback" not in done.stderr
+    assert json.loads(run("-m", "cgxffcv", "verify", "--json", str(cut), status=1).stdout)["ok"] is False
 
 
 @pytest.mark.parametrize("command", ["info", "verify"])
 def test_files_that_are_none(command, tmp_path):
-    done = run("-m", "cgxffcv", command, str(tmp_path / "none.beton"))
-    assert done.returncode == 1 and "none.beton" in done.stderr and "No such file" in done.stderr
+    done = run("-m", "cgxffcv", command, str(tmp_path / "none.beton"), status=1)
+    assert "none.beton" in done.stderr and "No such file" in done.stderr
     assert "Traceback" not in done.stderr
     (tmp_path / "text.beton").write_text("hello")
-    done = run("-m", "cgxffcv", command, str(tmp_path / "text.beton"))
-    assert done.returncode == 1 and "Traceback" not in done.stderr
+    done = run("-m", "cgxffcv", command, str(tmp_path / "text.beton"), status=1)
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("command", ["train", "write"])

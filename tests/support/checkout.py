@@ -1,6 +1,7 @@
-"""Where the checkout is, and the environment of the processes that a test starts."""
+"""Where the checkout is, and the processes that a test starts and waits for."""
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -13,3 +14,25 @@ def environ(*folders, **more):
     finds."""
     paths = [*map(str, folders), *filter(None, sys.path)]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **{name: str(value) for name, value in more.items()}}
+
+
+def run_command(*words, status=0, limit=120, cwd=None, env=None, folders=(), **variables):
+    """The finished process of a command, with what it printed as text. Fails, and shows that, unless it ends with
+    `status` (None: with any) within `limit` seconds. Its environment is `env`, or that of `environ`."""
+    command, env = list(map(str, words)), environ(*folders, **variables) if env is None else env
+    options = {"capture_output": True, "text": True, "errors": "replace", "check": False}
+    done = subprocess.run(command, timeout=limit, cwd=cwd, env=env, **options)
+    said = f"exit code {done.returncode}\n{done.stdout[-8000:]}\n{done.stderr[-8000:]}"
+    assert status is None or done.returncode == status, said
+    return done
+
+
+def start_command(*words, cwd=None, **options):
+    """A process of a command that is under way, with pipes for what it prints as text."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(list(map(str, words)), cwd=cwd, env=environ(), **pipes, **options)
+
+
+def run_python(*words, **options):
+    """`run_command` of this interpreter with these words."""
+    return run_command(sys.executable, *words, **options)

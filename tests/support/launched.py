@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from checkout import run_python
 
 import cgxffcv
 from cgxffcv import comm, process_info
@@ -161,8 +162,7 @@ def asked_in_children():
         os._exit(0)
     os.wait()
     code = "from cgxffcv import comm; print(comm.world().size)"
-    fresh = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return os.read(read, 100), fresh.stdout.strip()
+    return os.read(read, 100), run_python("-c", code).stdout.strip()
 
 
 def busy(folder, stubborn):

@@ -2,12 +2,10 @@
 
 import ast
 import json
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from checkout import environ
+from checkout import environ, run_python
 
 HAS_KERNEL = all(find_spec(name) is not None for name in ("nbclient", "ipykernel"))
 
@@ -63,8 +61,4 @@ def execute(path, folder, limit=240):
     (folder / "IPython/display.py").write_text(STAND_IN)
     script = folder / "notebook.py"
     script.write_text("\n".join(["from IPython.display import display", *map(_as_script, cells(path))]))
-    done = subprocess.run(
-        [sys.executable, str(script)], capture_output=True, text=True, timeout=limit, env=environ(folder), check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return run_python(script, limit=limit, folders=[folder]).stdout

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import c_units
-from checkout import CSRC, ROOT
+from checkout import CSRC, ROOT, run_command
 
 EMULATOR = ROOT / "tests" / "cuda" / "emulator"
 C_SOURCES = [CSRC / "base/environment.c", CSRC / "base/status.c", CSRC / "device/cuda.c"]
@@ -85,11 +85,4 @@ def build_for_gpu(program, directory):
 
 
 def run(program, *arguments, **environment):
-    return subprocess.run(
-        [str(program), *arguments],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        env={**os.environ, **environment},
-    )
+    return run_command(program, *arguments, status=None, **environment)

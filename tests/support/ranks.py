@@ -14,7 +14,7 @@ from pathlib import Path
 
 import _cgxffcv
 import pytest
-from checkout import ROOT, environ
+from checkout import ROOT, environ, run_command
 
 from cgxffcv import comm
 
@@ -82,8 +82,7 @@ class Job:
         if shutil.which("ps") is None:
             return "no ps here"
         groups = ",".join(str(process.pid) for process in self.processes)
-        command = ["ps", "-o", "pid,stat,wchan:20,args", "-s", groups]
-        return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+        return run_command("ps", "-o", "pid,stat,wchan:20,args", "-s", groups, status=None).stdout
 
     def result(self, rank):
         path = self.out / f"result.{rank}"

@@ -3,10 +3,9 @@ fail."""
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
-from checkout import environ
+from checkout import run_python
 
 
 class Shim:
@@ -24,13 +23,5 @@ class Shim:
         log.unlink(missing_ok=True)
         preload = " ".join(filter(None, [os.environ.get("LD_PRELOAD"), str(self.library)]))
         failure = {} if fail is None else {"SHIM_FAIL": "{}:{}:{}".format(*fail)}
-        env = environ(LD_PRELOAD=preload, SHIM_LOG=log, **failure)
-        done = subprocess.run(
-            [sys.executable, "-c", code, *map(str, arguments)],
-            env=env,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+        done = run_python("-c", code, *arguments, status=None, LD_PRELOAD=preload, SHIM_LOG=log, **failure)
         return done, log.read_text().splitlines() if log.exists() else []

@@ -2,11 +2,9 @@
 
 import importlib.util
 import json
-import subprocess
-import sys
 
 import pytest
-from checkout import environ
+from checkout import run_python
 
 pytestmark = [
     pytest.mark.torch,
@@ -17,20 +15,8 @@ QUICK = ["--model", "tiny", "--device", "cpu", "--gpus", "2", "--steps", "3", "-
 
 def bench(tmp_path, ways, **variables):
     """(exit code, table, rows by "way")"""
-    command = [
-        sys.executable,
-        "-m",
-        "cgxffcv",
-        "bench",
-        "ddp",
-        *QUICK,
-        "--ways",
-        ways,
-        "--json",
-        str(tmp_path / "rows.json"),
-    ]
-    options = {"capture_output": True, "text": True, "timeout": 600, "cwd": tmp_path, "check": False}
-    done = subprocess.run(command, env=environ(**variables), **options)
+    command = ["-m", "cgxffcv", "bench", "ddp", *QUICK, "--ways", ways, "--json", tmp_path / "rows.json"]
+    done = run_python(*command, status=None, limit=600, cwd=tmp_path, **variables)
     assert "Traceback" not in done.stderr, done.stderr
     kept = json.loads((tmp_path / "rows.json").read_text())
     return done.returncode, done.stdout, {row["way"]: row for row in kept["rows"]}

@@ -3,11 +3,10 @@
 import importlib.util
 import re
 import socket
-import subprocess
 import sys
 
 import pytest
-from checkout import ROOT, environ
+from checkout import ROOT, run_command
 from ranks import needs_mpirun
 
 pytestmark = [
@@ -26,17 +25,8 @@ def start(tmp_path, launcher, *words):
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     as_root = {"OMPI_ALLOW_RUN_AS_ROOT": 1, "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": 1}
-    done = subprocess.run(
-        [*LAUNCHERS[launcher], *map(str, words)],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        cwd=tmp_path,
-        check=False,
-        env=environ(OMP_NUM_THREADS=1, MASTER_PORT=port, **as_root),
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    variables = {"OMP_NUM_THREADS": 1, "MASTER_PORT": port, **as_root}
+    return run_command(*LAUNCHERS[launcher], *words, limit=600, cwd=tmp_path, **variables).stdout
 
 
 @launchers

@@ -2,13 +2,11 @@
 
 import importlib.util
 import re
-import subprocess
-import sys
 
 import _cgxffcv
 import numpy as np
 import pytest
-from checkout import ROOT, environ
+from checkout import ROOT, run_python
 
 pytestmark = [
     pytest.mark.torch,
@@ -31,16 +29,8 @@ def photos(tmp_path_factory):
 
 
 def run(*words, cwd, status=0):
-    done = subprocess.run(
-        [sys.executable, *words],
-        capture_output=True,
-        text=True,
-        timeout=240,
-        cwd=cwd,
-        check=False,
-        env=environ(ROOT / "examples", OMP_NUM_THREADS=1, CUDA_VISIBLE_DEVICES=""),
-    )
-    assert done.returncode == status, done.stderr
+    variables = {"OMP_NUM_THREADS": 1, "CUDA_VISIBLE_DEVICES": ""}
+    done = run_python(*words, status=status, limit=240, cwd=cwd, folders=[ROOT / "examples"], **variables)
     return done.stdout if status == 0 else done.stderr
 
 

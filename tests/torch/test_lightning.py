@@ -1,11 +1,9 @@
 """cgxffcv.interop.torch.Loader in Lightning's own Trainer: one process and two, and a training that is resumed."""
 
 import json
-import subprocess
-import sys
 
 import pytest
-from checkout import environ
+from checkout import run_python
 from loader_data import N, write_plain
 
 pytest.importorskip("torch", reason="needs PyTorch: make test-torch")
@@ -47,13 +45,11 @@ open(f"{folder}/told-{trainer.global_rank}.json", "w").write(json.dumps(told))
 
 def train(path, folder, devices=1, checkpoint=""):
     folder.mkdir()
-    command = [sys.executable, "-W", "ignore", "-c", SCRIPT, path, str(folder), str(devices), str(checkpoint)]
+    command = ["-W", "ignore", "-c", SCRIPT, path, folder, devices, checkpoint]
     if devices > 1:  # Lightning starts the program's file again for each rank
         (folder / "script.py").write_text(SCRIPT)
-        command[3:5] = [str(folder / "script.py")]
-    env = environ(OMP_NUM_THREADS="1")
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=500, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+        command[2:4] = [folder / "script.py"]
+    run_python(*command, limit=500, OMP_NUM_THREADS=1)
     return [json.loads((folder / f"told-{rank}.json").read_text()) for rank in range(devices)]
 
 
