@@ -6,7 +6,7 @@ import itertools
 import _cgxffcv
 import numpy as np
 import pytest
-from thread_ranks import all_good, run_ranks
+from thread_ranks import all_good, on_ranks, run_ranks
 
 from cgxffcv.adaptive import AdaptiveBits, Policy
 from cgxffcv.allreduce import AllreducePlan, QuantSpec, check_replicas, dequantize, quantize
@@ -198,43 +198,41 @@ def test_other_bits_go_on_with_call_and_residual():
             assert plain.tobytes() == changed.tobytes()
 
 
-def test_refusals():
-    def work(world, rank):
-        plan = AllreducePlan(world, SHAPES, algorithm="sra")
-        for options, message in (
-            ({"every": 0}, "every must be"),
-            ({"budget": -1.0}, "budget must be"),
-            ({"budget": float("nan")}, "budget must be"),
-        ):
-            with pytest.raises(ValueError, match=message):
-                AdaptiveBits(plan, **options)
-        for options, message in (
-            ({"every": "5"}, "every must be"),
-            ({"every": 2.5}, "every must be"),
-            ({"every": True}, "every must be"),
-            ({"budget": "1"}, "budget must be"),
-            ({"budget": True}, "budget must be"),
-            ({"widths": 4}, "widths must be"),
-            ({"widths": "248"}, "widths must be"),
-            ({"widths": (4.0,)}, "a width must be"),
-            ({"widths": (True,)}, "a width must be"),
-        ):
-            with pytest.raises(TypeError, match=message):
-                AdaptiveBits(plan, **options)
-        with pytest.raises(ValueError, match="widths must be"):
-            AdaptiveBits(plan, widths=(), budget=0.1)
-        with pytest.raises(ValueError, match="a width must be in 1..8"):
-            AdaptiveBits(plan, widths=(9,)).run(gradients(rank))
-        with pytest.raises(ValueError, match="buffer must have the plan's"):
-            plan.losses(gradients(rank)[1:], (4,))
-        with pytest.raises(ValueError, match="one width"):
-            AdaptiveBits(AllreducePlan(world, SHAPES, bits=1, codec="sign", algorithm="sra"))
-        with pytest.raises(ValueError, match="budget must be given"):
-            AdaptiveBits(AllreducePlan(world, SHAPES, bits=32))
-        with pytest.raises(ValueError, match="at most 4|between 1 and 4"):
-            AllreducePlan(world, SHAPES, codec="rotated", algorithm="sra").losses(gradients(rank), (5,))
-
-    all_good(run_ranks(2, work))
+@on_ranks(2)
+def test_refusals(world, rank):
+    plan = AllreducePlan(world, SHAPES, algorithm="sra")
+    for options, message in (
+        ({"every": 0}, "every must be"),
+        ({"budget": -1.0}, "budget must be"),
+        ({"budget": float("nan")}, "budget must be"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            AdaptiveBits(plan, **options)
+    for options, message in (
+        ({"every": "5"}, "every must be"),
+        ({"every": 2.5}, "every must be"),
+        ({"every": True}, "every must be"),
+        ({"budget": "1"}, "budget must be"),
+        ({"budget": True}, "budget must be"),
+        ({"widths": 4}, "widths must be"),
+        ({"widths": "248"}, "widths must be"),
+        ({"widths": (4.0,)}, "a width must be"),
+        ({"widths": (True,)}, "a width must be"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            AdaptiveBits(plan, **options)
+    with pytest.raises(ValueError, match="widths must be"):
+        AdaptiveBits(plan, widths=(), budget=0.1)
+    with pytest.raises(ValueError, match="a width must be in 1..8"):
+        AdaptiveBits(plan, widths=(9,)).run(gradients(rank))
+    with pytest.raises(ValueError, match="buffer must have the plan's"):
+        plan.losses(gradients(rank)[1:], (4,))
+    with pytest.raises(ValueError, match="one width"):
+        AdaptiveBits(AllreducePlan(world, SHAPES, bits=1, codec="sign", algorithm="sra"))
+    with pytest.raises(ValueError, match="budget must be given"):
+        AdaptiveBits(AllreducePlan(world, SHAPES, bits=32))
+    with pytest.raises(ValueError, match="at most 4|between 1 and 4"):
+        AllreducePlan(world, SHAPES, codec="rotated", algorithm="sra").losses(gradients(rank), (5,))
 
 
 def test_more_layers_than_widths_are_chosen_for_end_in_an_error_on_all_ranks():

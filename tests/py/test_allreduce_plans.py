@@ -9,7 +9,7 @@ from contextlib import nullcontext
 import _cgxffcv
 import numpy as np
 import pytest
-from thread_ranks import all_good, run_ranks
+from thread_ranks import all_good, on_ranks, run_ranks
 
 from cgxffcv import allreduce as ar
 from cgxffcv import comm, costs
@@ -98,13 +98,11 @@ def test_where_latency_decides():
     "lines",
     [b"short", {"tree": (1, 1, 1)}, {"sra": (1, 1)}, {"sra": (-1, 1, 1)}, {"sra": (0, float("nan"), 1)}, {1: ()}],
 )
-def test_costs_that_are_none_are_refused(lines):
-    def work(world, rank):
-        costs._remembered[world] = {"host": lines}
-        with pytest.raises((ValueError, TypeError), match=r"cost"):
-            ar.AllreducePlan(world, [(4096, 1)])
-
-    all_good(run_ranks(2, work))
+@on_ranks(2)
+def test_costs_that_are_none_are_refused(world, rank, lines):
+    costs._remembered[world] = {"host": lines}
+    with pytest.raises((ValueError, TypeError), match=r"cost"):
+        ar.AllreducePlan(world, [(4096, 1)])
 
 
 def test_explain_and_automatic_choice():
@@ -209,15 +207,12 @@ def test_other_layers_are_named_on_both_sides(algorithm, first, second, number, 
         assert other == (0 if rank == 1 else 1) and f"on rank {other} it is" in text
 
 
-def test_bits_that_nobody_uses_are_compared_too():
+@on_ranks(2)
+def test_bits_that_nobody_uses_are_compared_too(world, rank):
     """Whether a small call is quantised at all may depend on measured times; whether it is refused does not."""
-
-    def work(world, rank):
-        plan = ar.AllreducePlan(world, [100], bits={0: 4 + rank}, algorithm="exact")
-        with pytest.raises(_cgxffcv.CommError, match=r"with 4 bits in the table.*|with 5 bits in the table.*"):
-            plan.run(np.ones(100, F))
-
-    all_good(run_ranks(2, work))
+    plan = ar.AllreducePlan(world, [100], bits={0: 4 + rank}, algorithm="exact")
+    with pytest.raises(_cgxffcv.CommError, match=r"with 4 bits in the table.*|with 5 bits in the table.*"):
+        plan.run(np.ones(100, F))
 
 
 def test_plans_that_run_in_another_order_are_told_apart():
@@ -297,13 +292,11 @@ def test_replicas_that_differ_are_seen():
     ],
     ids=str,
 )
-def test_refusals(options, error, message):
-    def work(world, rank):
-        given = {"layers": [("a", (4096, 1024))]} | options
-        with pytest.raises(error, match=message):
-            ar.AllreducePlan(world, given.pop("layers"), **given)
-
-    all_good(run_ranks(1, work))
+@on_ranks(1)
+def test_refusals(world, rank, options, error, message):
+    given = {"layers": [("a", (4096, 1024))]} | options
+    with pytest.raises(error, match=message):
+        ar.AllreducePlan(world, given.pop("layers"), **given)
 
 
 def test_a_plan_of_no_communicator():
@@ -324,65 +317,61 @@ def test_plans_in_cycles_are_collected():
         assert [ref() for ref in left] == [None, None]
 
 
-def test_a_residual_goes_on_in_another_plan():
-    def work(world, rank):
-        one, other = (ar.AllreducePlan(world, [4096], bits=2, algorithm="sra", error_feedback=True) for _ in range(2))
-        x = np.random.default_rng(rank).standard_normal(4096).astype(F)
-        one.run(x.copy())
-        assert one.feeds_back and np.abs(one.residual).max() > 0
-        other.restore(one.residual)
-        other.call = one.call
-        assert one.run(x.copy()).tobytes() == other.run(x.copy()).tobytes()
-        for wrong, words in ((np.zeros(5, F), "the plan's 4096 elements, not 5"), (np.zeros(4096), "float32")):
-            with pytest.raises((ValueError, TypeError), match=words):
-                other.restore(wrong)
-        exact = ar.AllreducePlan(world, [4096], bits=32)
-        assert not exact.feeds_back
-        with pytest.raises(ValueError, match="keeps no residual"):
-            exact.restore(np.zeros(4096, F))
-
-    all_good(run_ranks(2, work))
+@on_ranks(2)
+def test_a_residual_goes_on_in_another_plan(world, rank):
+    one, other = (ar.AllreducePlan(world, [4096], bits=2, algorithm="sra", error_feedback=True) for _ in range(2))
+    x = np.random.default_rng(rank).standard_normal(4096).astype(F)
+    one.run(x.copy())
+    assert one.feeds_back and np.abs(one.residual).max() > 0
+    other.restore(one.residual)
+    other.call = one.call
+    assert one.run(x.copy()).tobytes() == other.run(x.copy()).tobytes()
+    for wrong, words in ((np.zeros(5, F), "the plan's 4096 elements, not 5"), (np.zeros(4096), "float32")):
+        with pytest.raises((ValueError, TypeError), match=words):
+            other.restore(wrong)
+    exact = ar.AllreducePlan(world, [4096], bits=32)
+    assert not exact.feeds_back
+    with pytest.raises(ValueError, match="keeps no residual"):
+        exact.restore(np.zeros(4096, F))
 
 
-def test_a_residual_of_8_bits_goes_on_in_another_plan():
+@on_ranks(2)
+def test_a_residual_of_8_bits_goes_on_in_another_plan(world, rank):
     """It is passed from plan to plan in float32, for all layers or some of them, and becomes the same bytes again; a
     float32 residual is rounded."""
     layers = [("a", (50, 60)), ("bias", (70,)), ("b", (33, 40)), ("c", (80, 90))]
     options = {"bits": 2, "bucket_size": {"default": 512, "b": 100}, "algorithm": "sra"}
 
-    def work(world, rank):
-        def plan(layers, feedback="int8"):
-            return ar.AllreducePlan(world, layers, error_feedback=feedback, **options)
+    def plan(layers, feedback="int8"):
+        return ar.AllreducePlan(world, layers, error_feedback=feedback, **options)
 
-        one, other, whole = plan(layers), plan(layers), plan(layers, True)
-        x = np.random.default_rng(rank).standard_normal(one.elems).astype(F)
-        for _ in range(2):
-            one.run(x.copy())
-        whole.run(x.copy())
-        kept = one.residual
-        assert one.feeds_back and np.abs(kept).max() > 0 and kept is not one.residual
-        other.restore(kept)
-        other.call = one.call
-        assert other.residual.tobytes() == kept.tobytes()
-        assert one.run(x.copy()).tobytes() == other.run(x.copy()).tobytes()
-        assert one.residual.tobytes() == other.residual.tobytes()
+    one, other, whole = plan(layers), plan(layers), plan(layers, True)
+    x = np.random.default_rng(rank).standard_normal(one.elems).astype(F)
+    for _ in range(2):
+        one.run(x.copy())
+    whole.run(x.copy())
+    kept = one.residual
+    assert one.feeds_back and np.abs(kept).max() > 0 and kept is not one.residual
+    other.restore(kept)
+    other.call = one.call
+    assert other.residual.tobytes() == kept.tobytes()
+    assert one.run(x.copy()).tobytes() == other.run(x.copy()).tobytes()
+    assert one.residual.tobytes() == other.residual.tobytes()
 
-        part = plan(layers[2:])
-        part.restore(kept[3070:])
-        assert part.residual.tobytes() == kept[3070:].tobytes()
-        other.restore(whole.residual)
-        off = np.abs(other.residual - whole.residual)
-        assert 0 < off.max() <= np.abs(whole.residual).max() / 127
-        assert (other.residual[3000:3070] == 0).all()
-        for wrong, words in (
-            (kept[1:], "elements, not"),
-            (kept.astype(float), "float32"),
-            (kept + F(np.inf), "element 0 of"),
-        ):
-            with pytest.raises((ValueError, TypeError), match=words):
-                other.restore(wrong)
-
-    all_good(run_ranks(2, work))
+    part = plan(layers[2:])
+    part.restore(kept[3070:])
+    assert part.residual.tobytes() == kept[3070:].tobytes()
+    other.restore(whole.residual)
+    off = np.abs(other.residual - whole.residual)
+    assert 0 < off.max() <= np.abs(whole.residual).max() / 127
+    assert (other.residual[3000:3070] == 0).all()
+    for wrong, words in (
+        (kept[1:], "elements, not"),
+        (kept.astype(float), "float32"),
+        (kept + F(np.inf), "element 0 of"),
+    ):
+        with pytest.raises((ValueError, TypeError), match=words):
+            other.restore(wrong)
 
 
 def test_the_memory_of_residuals_is_told():
@@ -407,18 +396,16 @@ def test_long_ring_is_warned_about():
     assert "warning: a ring of 5 ranks" in all_good(run_ranks(5, work))[0]
 
 
-def test_refused_buffers_and_nodes():
-    def work(world, rank):
-        plan = ar.AllreducePlan(world, [100], algorithm="sra")
-        with pytest.raises(ValueError, match="the plan's 100 elements, not 99"):
-            plan.run(np.zeros(99, F))
-        with pytest.raises(TypeError, match="float32"):
-            plan.run(np.zeros(100))
-        with pytest.raises(TypeError, match="writable"):
-            plan.run(np.broadcast_to(F(1), 100))
-        with pytest.raises(ValueError, match="two_level needs the same number of ranks"):
-            ar.AllreducePlan(world, [100], algorithm="two_level")
-        with pytest.raises(TypeError, match="comm must be"):
-            ar.AllreducePlan(None, [100], algorithm="sra")
-
-    all_good(run_ranks(3, work, nodes=2))
+@on_ranks(3, nodes=2)
+def test_refused_buffers_and_nodes(world, rank):
+    plan = ar.AllreducePlan(world, [100], algorithm="sra")
+    with pytest.raises(ValueError, match="the plan's 100 elements, not 99"):
+        plan.run(np.zeros(99, F))
+    with pytest.raises(TypeError, match="float32"):
+        plan.run(np.zeros(100))
+    with pytest.raises(TypeError, match="writable"):
+        plan.run(np.broadcast_to(F(1), 100))
+    with pytest.raises(ValueError, match="two_level needs the same number of ranks"):
+        ar.AllreducePlan(world, [100], algorithm="two_level")
+    with pytest.raises(TypeError, match="comm must be"):
+        ar.AllreducePlan(None, [100], algorithm="sra")

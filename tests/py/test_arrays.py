@@ -6,8 +6,6 @@ import gc
 import os
 import re
 import signal
-import subprocess
-import sys
 import threading
 import warnings
 import weakref
@@ -16,9 +14,9 @@ from importlib.util import find_spec
 import _cgxffcv
 import numpy as np
 import pytest
-from checkout import ROOT, environ
+from checkout import ROOT, run_python
 from foreign_arrays import Dlpack, Forged, Jax, Versioned, address_of
-from thread_ranks import all_good, run_ranks
+from thread_ranks import all_good, on_ranks, run_ranks
 
 from cgxffcv import allreduce as ar
 from cgxffcv import arrays, comm
@@ -38,20 +36,17 @@ def ranks(function, size=2, **more):
 
 
 @pytest.mark.parametrize("dtype", [d for d in ar.DTYPES if d != "bfloat16"])
-def test_exact_in_place_of_every_type(dtype):
+@on_ranks(3)
+def test_exact_in_place_of_every_type(world, rank, dtype):
     ops = {"sum": np.add, "min": np.minimum, "max": np.maximum, "prod": np.multiply}
     inputs = [noise(rank, (7, 5), dtype) for rank in range(3)]
-
-    def work(world, rank):
-        for op, function in ops.items():
-            x = inputs[rank].copy()
-            wide = [i.astype(F) if dtype == "float16" else i for i in inputs]
-            with np.errstate(over="ignore"):
-                expected = function(function(wide[0], wide[1]), wide[2]).astype(dtype)
-            assert world.allreduce(x, op=op) is x
-            assert x.tobytes() == expected.tobytes(), op
-
-    ranks(work, 3)
+    for op, function in ops.items():
+        x = inputs[rank].copy()
+        wide = [i.astype(F) if dtype == "float16" else i for i in inputs]
+        with np.errstate(over="ignore"):
+            expected = function(function(wide[0], wide[1]), wide[2]).astype(dtype)
+        assert world.allreduce(x, op=op) is x
+        assert x.tobytes() == expected.tobytes(), op
 
 
 def test_scalars_empty_arrays_and_a_rank_alone():
@@ -77,156 +72,134 @@ def shown(kind, x):
 
 
 @pytest.mark.parametrize("kind", ["versioned", "old", "memoryview", "tensor", "ctypes", "array"])
-def test_other_arrays_are_reduced_where_they_lie(kind):
-    def work(world, rank):
-        memory = np.full(12, rank, F)
-        x = shown(kind, memory[2:10])
-        assert world.allreduce(x, op="sum") is x
-        if kind == "array":
-            assert x.tolist() == [1.0] * 8
-        else:
-            assert (memory[2:10] == 1).all() and (memory[[0, 1, 10, 11]] == rank).all()
-
-    ranks(work)
+@on_ranks(2)
+def test_other_arrays_are_reduced_where_they_lie(world, rank, kind):
+    memory = np.full(12, rank, F)
+    x = shown(kind, memory[2:10])
+    assert world.allreduce(x, op="sum") is x
+    if kind == "array":
+        assert x.tolist() == [1.0] * 8
+    else:
+        assert (memory[2:10] == 1).all() and (memory[[0, 1, 10, 11]] == rank).all()
 
 
-def test_bfloat16():
-    def work(world, rank):
-        x = np.array([0x3F80, 0x4000 + rank * 0x80], np.uint16)  # 1 and 2 or 4
-        y = _cgxffcv.tensor_of_buffer(x.copy(), "bfloat16")
-        world.allreduce(x, dtype="bfloat16")
-        assert x.tolist() == [0x3F80, 0x4040]  # 1 and 3
-        assert world.allreduce(Dlpack(y)) is not None and y.numpy().tolist() == x.tolist()
-        z = np.array([1, 2], np.uint16)
-        assert world.allreduce(z, op="sum").tolist() == [2, 4]
-
-    ranks(work)
+@on_ranks(2)
+def test_bfloat16(world, rank):
+    x = np.array([0x3F80, 0x4000 + rank * 0x80], np.uint16)  # 1 and 2 or 4
+    y = _cgxffcv.tensor_of_buffer(x.copy(), "bfloat16")
+    world.allreduce(x, dtype="bfloat16")
+    assert x.tolist() == [0x3F80, 0x4040]  # 1 and 3
+    assert world.allreduce(Dlpack(y)) is not None and y.numpy().tolist() == x.tolist()
+    z = np.array([1, 2], np.uint16)
+    assert world.allreduce(z, op="sum").tolist() == [2, 4]
 
 
-def test_arrays_that_never_change_give_new_ones():
-    def work(world, rank):
-        x = Jax(np.full((3, 2), rank, F))
-        new = world.allreduce(x, op="sum")
-        assert isinstance(new, Jax) and (new.numpy() == 1).all() and (x.numpy() == rank).all()
-        later = world.allreduce_async({"x": x}, op="sum").wait()["x"]
-        assert isinstance(later, Jax) and (later.numpy() == 1).all()
-        with pytest.raises(ValueError, match="arrays of jax cannot be changed in place"):
-            world.allreduce(x, in_place=True)
-
-    ranks(work)
+@on_ranks(2)
+def test_arrays_that_never_change_give_new_ones(world, rank):
+    x = Jax(np.full((3, 2), rank, F))
+    new = world.allreduce(x, op="sum")
+    assert isinstance(new, Jax) and (new.numpy() == 1).all() and (x.numpy() == rank).all()
+    later = world.allreduce_async({"x": x}, op="sum").wait()["x"]
+    assert isinstance(later, Jax) and (later.numpy() == 1).all()
+    with pytest.raises(ValueError, match="arrays of jax cannot be changed in place"):
+        world.allreduce(x, in_place=True)
 
 
-def test_new_arrays_on_request():
-    def work(world, rank):
-        x = np.full((2, 3), rank, F)
-        x.flags.writeable = False
-        new = world.allreduce(x, op="sum", in_place=False)
-        assert type(new) is np.ndarray and new.shape == (2, 3) and (new == 1).all() and (x == rank).all()
-        pair = world.allreduce((x, Dlpack(x)), op="sum", in_place=False)
-        assert isinstance(pair, tuple) and all((item == 1).all() for item in pair)
-
-    ranks(work)
+@on_ranks(2)
+def test_new_arrays_on_request(world, rank):
+    x = np.full((2, 3), rank, F)
+    x.flags.writeable = False
+    new = world.allreduce(x, op="sum", in_place=False)
+    assert type(new) is np.ndarray and new.shape == (2, 3) and (new == 1).all() and (x == rank).all()
+    pair = world.allreduce((x, Dlpack(x)), op="sum", in_place=False)
+    assert isinstance(pair, tuple) and all((item == 1).all() for item in pair)
 
 
 # ---- several at once ----
 
 
-def test_a_dict_is_one_call_by_name_in_any_order():
+@on_ranks(3)
+def test_a_dict_is_one_call_by_name_in_any_order(world, rank):
     inputs = [{"w": noise(r), "b": noise(r + 9, 60), "n": np.array([r, 5]), "d": np.array([r / 3])} for r in range(3)]
-
-    def work(world, rank):
-        own = {name: inputs[rank][name].copy() for name in (reversed(inputs[rank]) if rank else inputs[rank])}
-        out = world.allreduce(own, op="sum")
-        assert list(out) == list(own) and all(out[name] is own[name] for name in own)
-        for name in own:
-            assert (own[name] == inputs[0][name] + inputs[1][name] + inputs[2][name]).all(), name
-        assert len(world._kept["arrays"].plans) == 3  # one for each type
-
-    ranks(work, 3)
+    own = {name: inputs[rank][name].copy() for name in (reversed(inputs[rank]) if rank else inputs[rank])}
+    out = world.allreduce(own, op="sum")
+    assert list(out) == list(own) and all(out[name] is own[name] for name in own)
+    for name in own:
+        assert (own[name] == inputs[0][name] + inputs[1][name] + inputs[2][name]).all(), name
+    assert len(world._kept["arrays"].plans) == 3  # one for each type
 
 
-def test_several_arrays_give_the_bytes_of_one_plan():
+@on_ranks(2)
+def test_several_arrays_give_the_bytes_of_one_plan(world, rank):
     """Those of one dimension stay exact; views that follow each other in memory need no copy."""
     options = {"bits": {"default": 4, "2": 2}, "bucket_size": 256, "rounding": "stochastic", "seed": 3}
-
-    def work(world, rank):
-        flat = np.concatenate([noise(rank).ravel(), noise(rank + 5, 3000), noise(rank + 7, (30, 50)).ravel()])
-        layers = [("0", (40, 60)), ("1", (3000,)), ("2", (30, 50))]
-        expected = ar.AllreducePlan(world, layers, algorithm="sra", **options).run(flat.copy())
-        views = [flat[:2400].reshape(40, 60), flat[2400:5400], flat[5400:].reshape(30, 50)]
-        apart = [view.copy() for view in views]
-        world.allreduce(apart, algorithm="sra", **options)
-        assert np.concatenate([x.ravel() for x in apart]).tobytes() == expected.tobytes()
-        plan = world.allreduce_plans(views, algorithm="sra", **options)[0]
-        plan.call = 0
-        world.allreduce(views, algorithm="sra", **options)
-        assert flat.tobytes() == expected.tobytes()
-        assert "quantised: 2 layers" in plan.explain() and plan.wire_bytes < plan.plain_bytes
-
-    ranks(work)
+    flat = np.concatenate([noise(rank).ravel(), noise(rank + 5, 3000), noise(rank + 7, (30, 50)).ravel()])
+    layers = [("0", (40, 60)), ("1", (3000,)), ("2", (30, 50))]
+    expected = ar.AllreducePlan(world, layers, algorithm="sra", **options).run(flat.copy())
+    views = [flat[:2400].reshape(40, 60), flat[2400:5400], flat[5400:].reshape(30, 50)]
+    apart = [view.copy() for view in views]
+    world.allreduce(apart, algorithm="sra", **options)
+    assert np.concatenate([x.ravel() for x in apart]).tobytes() == expected.tobytes()
+    plan = world.allreduce_plans(views, algorithm="sra", **options)[0]
+    plan.call = 0
+    world.allreduce(views, algorithm="sra", **options)
+    assert flat.tobytes() == expected.tobytes()
+    assert "quantised: 2 layers" in plan.explain() and plan.wire_bytes < plan.plain_bytes
 
 
-def test_groups_of_ranks():
-    def work(world, rank):
-        half = world.split(rank % 2, rank)
-        x = np.full(5000, rank, F)
-        half.allreduce(x, op="sum", bits=8)
-        h = half.allreduce_async(x.copy(), op="max")
-        assert (x == [2, 4][rank % 2]).all() and (h.wait() == x).all()
-        assert (world.allreduce(x) == 3).all()
-        half.close()
-
-    ranks(work, 4)
+@on_ranks(4)
+def test_groups_of_ranks(world, rank):
+    half = world.split(rank % 2, rank)
+    x = np.full(5000, rank, F)
+    half.allreduce(x, op="sum", bits=8)
+    h = half.allreduce_async(x.copy(), op="max")
+    assert (x == [2, 4][rank % 2]).all() and (h.wait() == x).all()
+    assert (world.allreduce(x) == 3).all()
+    half.close()
 
 
 # ---- what is kept ----
 
 
-def test_error_feedback_goes_by_key_not_by_order():
-    def work(world, rank):
-        a, b = noise(rank, (50, 50)), noise(rank + 3, (50, 50))
-        options = {"error_feedback": True, "algorithm": "sra"}  # "auto" may find that plain is faster
-        plans = [ar.AllreducePlan(world, [(2500)], bits={0: 2}, **options) for _ in range(2)]
-        options["bits"] = 2
-        for step in range(4):
-            order = ["a", "b"] if step % 2 else ["b", "a"]
-            ours = {key: world.allreduce({"a": a, "b": b}[key].copy(), key=key, **options) for key in order}
-            world.allreduce(a.copy(), key="c", **options)
-            for key, x, plan in (("a", a, plans[0]), ("b", b, plans[1])):
-                assert ours[key].tobytes() == plan.run(x.copy()).tobytes()
-        kept = world.allreduce_plans(a, key="a", **options)[0]
-        assert kept.call == 4 and kept.residual.tobytes() == plans[0].residual.tobytes()
-        with pytest.raises(ValueError, match="key 'a' belongs to other arrays or options: .*shape 2500.*shape 2499"):
-            world.allreduce(a.ravel()[1:], key="a", **options)
-
-    ranks(work)
+@on_ranks(2)
+def test_error_feedback_goes_by_key_not_by_order(world, rank):
+    a, b = noise(rank, (50, 50)), noise(rank + 3, (50, 50))
+    options = {"error_feedback": True, "algorithm": "sra"}  # "auto" may find that plain is faster
+    plans = [ar.AllreducePlan(world, [(2500)], bits={0: 2}, **options) for _ in range(2)]
+    options["bits"] = 2
+    for step in range(4):
+        order = ["a", "b"] if step % 2 else ["b", "a"]
+        ours = {key: world.allreduce({"a": a, "b": b}[key].copy(), key=key, **options) for key in order}
+        world.allreduce(a.copy(), key="c", **options)
+        for key, x, plan in (("a", a, plans[0]), ("b", b, plans[1])):
+            assert ours[key].tobytes() == plan.run(x.copy()).tobytes()
+    kept = world.allreduce_plans(a, key="a", **options)[0]
+    assert kept.call == 4 and kept.residual.tobytes() == plans[0].residual.tobytes()
+    with pytest.raises(ValueError, match="key 'a' belongs to other arrays or options: .*shape 2500.*shape 2499"):
+        world.allreduce(a.ravel()[1:], key="a", **options)
 
 
-def test_only_so_many_plans_are_kept():
-    def work(world, rank):
-        for elems in (*range(1, 40), 5, 39):
-            assert (world.allreduce(np.full(elems, rank, F), op="sum") == 1).all()
-        kept = world._kept["arrays"]
-        assert len(kept.plans) == arrays.KEPT_PLANS
-        made = kept.made
-        world.allreduce(np.ones(39, F), op="sum")
-        assert kept.made == made == 40
-        if rank == 0:  # a plan that one rank has lost, all make again
-            kept.plans.clear()
-        assert (world.allreduce(np.full(39, rank, F), op="sum") == 1).all() and kept.made == 41
-
-    ranks(work)
+@on_ranks(2)
+def test_only_so_many_plans_are_kept(world, rank):
+    for elems in (*range(1, 40), 5, 39):
+        assert (world.allreduce(np.full(elems, rank, F), op="sum") == 1).all()
+    kept = world._kept["arrays"]
+    assert len(kept.plans) == arrays.KEPT_PLANS
+    made = kept.made
+    world.allreduce(np.ones(39, F), op="sum")
+    assert kept.made == made == 40
+    if rank == 0:  # a plan that one rank has lost, all make again
+        kept.plans.clear()
+    assert (world.allreduce(np.full(39, rank, F), op="sum") == 1).all() and kept.made == 41
 
 
-def test_plans_made_again_draw_other_random_numbers():
-    def work(world, rank):
-        x, drawn = noise(rank, 4000), []
-        for _ in range(2):
-            drawn.append(world.allreduce(x.copy(), bits=3, rounding="stochastic", algorithm="sra").tobytes())
-            world._kept["arrays"].plans.clear()
-        assert drawn[0] != drawn[1]
-
-    ranks(work)
+@on_ranks(2)
+def test_plans_made_again_draw_other_random_numbers(world, rank):
+    x, drawn = noise(rank, 4000), []
+    for _ in range(2):
+        drawn.append(world.allreduce(x.copy(), bits=3, rounding="stochastic", algorithm="sra").tobytes())
+        world._kept["arrays"].plans.clear()
+    assert drawn[0] != drawn[1]
 
 
 def test_a_closed_communicator_lets_everything_go():
@@ -433,37 +406,33 @@ def test_a_difference_is_an_error_on_all_ranks(number):
     assert re.search(words, texts[0]), texts[0]
 
 
-def test_all_types_are_compared_before_anything_moves():
-    def work(world, rank):
-        x = np.full(9, rank, F)
-        for asks in (lambda part, a: part.allreduce(a), lambda part, a: part.allreduce_async(a).wait()):
-            with pytest.raises(comm.CommError, match="the ranks disagree"):
-                asks(world.split(0), [x, np.ones(9 + rank)])
-            assert (x == rank).all()
-
-    ranks(work)
+@on_ranks(2)
+def test_all_types_are_compared_before_anything_moves(world, rank):
+    x = np.full(9, rank, F)
+    for asks in (lambda part, a: part.allreduce(a), lambda part, a: part.allreduce_async(a).wait()):
+        with pytest.raises(comm.CommError, match="the ranks disagree"):
+            asks(world.split(0), [x, np.ones(9 + rank)])
+        assert (x == rank).all()
 
 
 # ---- in the background ----
 
 
-def test_calls_in_the_background_keep_their_order():
-    def work(world, rank):
-        xs = [noise(rank + 10 * i, 5000) for i in range(6)]
-        sums = [sum(noise(r + 10 * i, 5000).astype(np.float64) for r in range(3)) for i in range(6)]
-        handles = [world.allreduce_async(x, op="sum", bits=32 if i % 2 else 8) for i, x in enumerate(xs)]
-        world.barrier()  # the communicator is free meanwhile
-        kept = [weakref.ref(x) for x in xs]
-        del xs
-        gc.collect()
-        assert all(ref() is not None for ref in kept)  # the handles keep them
-        for i in (5, 0, 3, 1, 2, 4):
-            out = handles[i].wait()
-            assert out is kept[i]() and handles[i].done() and handles[i].wait() is out
-            assert np.abs(out - sums[i]).max() < (1e-3 if i % 2 else 8)
-        assert handles[0].synchronize() is not None
-
-    ranks(work, 3)
+@on_ranks(3)
+def test_calls_in_the_background_keep_their_order(world, rank):
+    xs = [noise(rank + 10 * i, 5000) for i in range(6)]
+    sums = [sum(noise(r + 10 * i, 5000).astype(np.float64) for r in range(3)) for i in range(6)]
+    handles = [world.allreduce_async(x, op="sum", bits=32 if i % 2 else 8) for i, x in enumerate(xs)]
+    world.barrier()  # the communicator is free meanwhile
+    kept = [weakref.ref(x) for x in xs]
+    del xs
+    gc.collect()
+    assert all(ref() is not None for ref in kept)  # the handles keep them
+    for i in (5, 0, 3, 1, 2, 4):
+        out = handles[i].wait()
+        assert out is kept[i]() and handles[i].done() and handles[i].wait() is out
+        assert np.abs(out - sums[i]).max() < (1e-3 if i % 2 else 8)
+    assert handles[0].synchronize() is not None
 
 
 def test_a_handle_that_nobody_waits_for_lets_its_call_run():
@@ -546,6 +515,4 @@ def test_ctrl_c_ends_a_wait_but_not_the_call():
 
 @pytest.mark.skipif(find_spec("jax") is None, reason="jax is not installed")
 def test_arrays_of_jax():
-    command, env = [sys.executable, str(ROOT / "tests/support/jax_arrays.py")], environ()
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=env, check=False)
-    assert (done.returncode, done.stdout) == (0, "all as it should be\n"), done.stderr
+    assert run_python(ROOT / "tests/support/jax_arrays.py", limit=240).stdout == "all as it should be\n"

@@ -1,5 +1,6 @@
 """Ranks as threads of this process over one memory segment: the fastest way to run a collective in a test."""
 
+import inspect
 import os
 import threading
 
@@ -48,3 +49,18 @@ def all_good(results):
         if isinstance(result, Exception):
             raise result
     return results
+
+
+def on_ranks(size, **options):
+    """Decorates a test of (world, rank, ...), which then runs on each of that many ranks; its other arguments are
+    fixtures and parameters as usual."""
+
+    def decorate(test):
+        def on_each(**given):
+            all_good(run_ranks(size, lambda world, rank: test(world, rank, **given), **options))
+
+        on_each.__name__, on_each.__doc__, on_each.__module__ = test.__name__, test.__doc__, test.__module__
+        on_each.__signature__ = inspect.Signature(list(inspect.signature(test).parameters.values())[2:])
+        return on_each
+
+    return decorate
