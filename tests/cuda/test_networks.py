@@ -1,36 +1,15 @@
 """Whole networks on a GPU: the tests of the CPU backend run again on this one, and the error of 16 bits."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import _cgxffcv
 import network_cases
 import numpy as np
 import pytest
-from checkout import environ
-from network_cases import (  # noqa: F401
-    NETWORKS,
-    batch,
-    make,
-    relative,
-    test_evaluation_uses_the_running_statistics,
-    test_frozen_blocks,
-    test_gaps_between_layers_stay_zero,
-    test_initial_values,
-    test_loss_of_extreme_logits,
-    test_nothing_is_left_of_an_earlier_batch,
-    test_other_sizes_share_the_parameters,
-    test_outputs_of_several_users,
-    test_refused_batches,
-    test_residual_of_another_shape_is_refused,
-    test_resnet18,
-    test_step_equals_the_reference,
-    test_types_and_layouts_of_images,
-    test_views,
-    test_views_outlive_the_network,
-)
+from checkout import run_python
+from network_cases import *  # noqa: F403 (its tests, which are collected here)
+from network_cases import NETWORKS, batch, make, relative
 from nn_reference import Reference
 
 from cgxffcv import nn
@@ -122,17 +101,8 @@ print(json.dumps([len(_cgxffcv.devices()), found, error]))
 @pytest.mark.skipif(not EMULATED, reason="only the emulator has a GPU that is in use")
 def test_to_look_at_a_gpu_is_not_to_use_it():
     """The second GPU belongs to another process: it is listed, and only selecting it fails."""
-    env = environ(CGXFFCV_EMULATED_DEVICES=2, CGXFFCV_EMULATED_FAULT="busy")
-    done = subprocess.run(
-        [sys.executable, "-c", BUSY],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env=env,
-        check=False,
-        cwd=Path(__file__).parent,
-    )
-    assert done.returncode == 0, done.stderr
+    emulated = {"CGXFFCV_EMULATED_DEVICES": 2, "CGXFFCV_EMULATED_FAULT": "busy"}
+    done = run_python("-c", BUSY, cwd=Path(__file__).parent, **emulated)
     count, (first, second), error = json.loads(done.stdout)
     assert count == 2 and "another process holds the GPU" in error
     assert first["problem"] is None and 0 < first["free_bytes"] <= first["memory_bytes"]

@@ -8,7 +8,7 @@ import _cgxffcv
 import numpy as np
 import pytest
 import quant_model as model
-from quant_checks import RANDOM, check, for_decoding, normal
+from quant_checks import RANDOM, check, check_alignment, for_decoding, normal
 from quant_values import specials
 
 from cgxffcv.allreduce import QuantSpec, dequantize, quantize
@@ -66,25 +66,8 @@ def test_special_values(kernels, codec, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_any_alignment_and_nothing_beyond(kernels, dtype):
-    """Odd addresses for every buffer; the bytes around the output stay as they were."""
     for bits in range(1, 9):
-        spec = model.complete(bits, 96, dtype)
-        x = normal(731, dtype, bits)
-        expected = model.quantize(x, spec)
-        for shift in (1, 2, 3, 7, 13):
-            memory = np.zeros(x.nbytes + 64, np.uint8)
-            memory[shift : shift + x.nbytes] = np.frombuffer(x.tobytes(), np.uint8)
-            odd = np.frombuffer(memory, x.dtype, x.size, shift)
-            room = np.full(len(expected) + 64, 0xA5, np.uint8)
-            quantize(odd, QuantSpec(**spec), out=room[shift : shift + len(expected)])
-            assert room[shift : shift + len(expected)].tobytes() == expected
-            assert (room[:shift] == 0xA5).all() and (room[shift + len(expected) :] == 0xA5).all()
-            back = np.full(x.nbytes + 64, 0xA5, np.uint8)
-            view = np.frombuffer(back, x.dtype, x.size, shift)
-            dequantize(room[shift : shift + len(expected)], x.size, QuantSpec(**spec), out=view)
-            reference = model.from_float32(model.dequantize32(expected, spec, x.size), dtype)
-            assert view.tobytes() == reference.tobytes()
-            assert (back[:shift] == 0xA5).all() and (back[shift + x.nbytes :] == 0xA5).all()
+        check_alignment(normal(731, dtype, bits), model.complete(bits, 96, dtype), (1, 2, 3, 7, 13))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

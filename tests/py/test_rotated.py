@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import quant_model as model
-from quant_checks import RANDOM, check, energy, for_decoding, normal
+from quant_checks import RANDOM, check, check_alignment, energy, normal
 
 from cgxffcv.allreduce import QuantSpec, dequantize, quantize
 
@@ -84,23 +84,7 @@ def test_long_rows_overflow_to_nan_alone(kernels):
 
 def test_any_alignment_and_nothing_beyond(kernels):
     for bits in range(1, 5):
-        spec, ours = rotated(bits, 128), QuantSpec(bits, 128, codec="rotated")
-        x = normal(731, seed=bits)
-        expected = model.quantize(x, spec, **RANDOM)
-        for shift in (1, 2, 3, 7):
-            memory = np.zeros(x.nbytes + 64, np.uint8)
-            memory[shift : shift + x.nbytes] = np.frombuffer(x.tobytes(), np.uint8)
-            room = np.full(len(expected) + 64, 0xA5, np.uint8)
-            piece = room[shift : shift + len(expected)]
-            quantize(np.frombuffer(memory, F, x.size, shift), ours, out=piece, **RANDOM)
-            assert piece.tobytes() == expected
-            assert (room[:shift] == 0xA5).all() and (room[shift + len(expected) :] == 0xA5).all()
-            back = np.full(x.nbytes + 64, 0xA5, np.uint8)
-            view = np.frombuffer(back, F, x.size, shift)
-            dequantize(piece, x.size, ours, out=view, divisor=3, **for_decoding(RANDOM))
-            decoded = model.dequantize32(expected, spec, x.size, **for_decoding(RANDOM))
-            assert view.tobytes() == (decoded / F(3)).tobytes()
-            assert (back[:shift] == 0xA5).all() and (back[shift + x.nbytes :] == 0xA5).all()
+        check_alignment(normal(731, seed=bits), rotated(bits, 128), (1, 2, 3, 7), divisor=3, **RANDOM)
 
 
 def test_threads_give_the_same_bytes():

@@ -57,23 +57,27 @@ def relative(actual, expected):
     return np.linalg.norm(actual - expected) / max(np.linalg.norm(expected), 1e-12)
 
 
+def check_step(network, plan, images, labels, smoothing, reduction="mean"):
+    """Makes a step and compares its totals and gradients with those of the reference, which is returned."""
+    reference = Reference(network)
+    plan.step(images, labels, label_smoothing=smoothing, reduction=reduction)
+    loss, hits, gradients = reference.step(images.astype(np.float64), labels, smoothing, reduction)
+    assert plan.take_totals() == (pytest.approx(loss, rel=1e-5), hits, len(labels))
+    for layer in network.layers:
+        if layer.trained:
+            assert relative(network.gradient(layer.name), gradients[layer.name]) < 2e-4, layer.name
+    return reference
+
+
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_step_equals_the_reference(name, reduction):
     network = make(NETWORKS[name](), deterministic=False)
     images, labels = batch(37, 32)
-    reference = Reference(network)
     plan = network.plan(50, 32)
     network.gradients[:] = np.nan
-    plan.step(images, labels, label_smoothing=0.2, reduction=reduction)
-    loss, hits, gradients = reference.step(images.astype(np.float64), labels, 0.2, reduction)
-    total, correct, count = plan.take_totals()
-    assert total == pytest.approx(loss, rel=1e-5)
-    assert (correct, count) == (hits, 37)
+    reference = check_step(network, plan, images, labels, 0.2, reduction)
     assert plan.take_totals() == (0.0, 0, 0)
-    for layer in network.layers:
-        if layer.trained:
-            assert relative(network.gradient(layer.name), gradients[layer.name]) < 2e-4, layer.name
     for item in network.statistics:
         mean, variance = reference.running[item.name]
         assert np.allclose(network.running_mean(item.name), mean, rtol=1e-4, atol=1e-5 * np.abs(mean).max())
@@ -135,14 +139,9 @@ def test_resnet18():
     """Steps with all blocks, with some of them frozen, and the evaluation."""
     network = make(tiny_resnet18())
     images, labels = batch(5, 16)
-    reference = Reference(network)
     plan = network.plan(6, 16)
-    plan.step(images, labels, label_smoothing=0.1)
-    loss, hits, gradients = reference.step(images.astype(np.float64), labels, 0.1, "mean")
-    assert plan.take_totals() == (pytest.approx(loss, rel=1e-5), hits, 5)
+    reference = check_step(network, plan, images, labels, 0.1)
     trained = [layer for layer in network.layers if layer.trained]
-    for layer in trained:
-        assert relative(network.gradient(layer.name), gradients[layer.name]) < 2e-4, layer.name
     expected = reference.forward(images.astype(np.float64), training=False)[0][-1]
     assert np.allclose(plan.evaluate(images), expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
     everything = network.gradients.copy()
@@ -218,13 +217,7 @@ def test_other_sizes_share_the_parameters(size):
     rng = np.random.default_rng(3)
     images = rng.normal(0, 1, (11, height, width, 3)).astype(np.float32)
     labels = rng.integers(0, 10, 11)
-    plan = network.plan(11, size)
-    plan.step(images, labels, reduction="sum")
-    loss, _, gradients = Reference(network).step(images.astype(np.float64), labels, 0.0, "sum")
-    assert plan.take_totals()[0] == pytest.approx(loss, rel=1e-5)
-    for layer in network.layers:
-        if layer.trained:
-            assert relative(network.gradient(layer.name), gradients[layer.name]) < 2e-4, layer.name
+    check_step(network, network.plan(11, size), images, labels, 0.0, "sum")
 
 
 @pytest.mark.parametrize("name", NETWORKS)
