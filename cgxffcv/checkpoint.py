@@ -21,7 +21,7 @@ import numpy as np
 from cgxffcv import files, lengths
 from cgxffcv.errors import UserError
 
-__all__ = ["CheckpointError", "load", "read_header", "save"]
+__all__ = ["CheckpointError", "load", "save"]
 
 _TYPES = {"BOOL": "|b1", "I8": "|i1", "U8": "|u1", "I16": "<i2", "U16": "<u2", "I32": "<i4", "U32": "<u4"}
 _TYPES |= {"I64": "<i8", "U64": "<u8", "F16": "<f2", "F32": "<f4", "F64": "<f8"}
@@ -192,9 +192,3 @@ def load(path: str | PathLike[str]) -> dict[str, Any]:
             part = data[tensor.begin : tensor.end]
             state[tensor.name] = np.frombuffer(part, tensor.dtype).reshape(tensor.shape).copy()
     return state
-
-
-def read_header(path: str | PathLike[str]) -> dict[str, Any]:
-    """Only the JSON values of a checkpoint (recipe, step, accuracy), without its tensors; fails as `load`."""
-    with _opened(path) as file:
-        return _read_start(file)[0]

@@ -124,10 +124,6 @@ class Description:
             else:
                 yield node, node.classes * channels if isinstance(node, Head) else 0
 
-    def macs(self, size: int) -> int:
-        """Multiply-adds of the forward pass of one image of size x size pixels."""
-        return sum(products for _, products in self._products(size))
-
     def flops(self, size: int, first_block: int = 0) -> tuple[float, float]:
         """Operations (a multiplication and an addition are two) of one image in the convolutions and the linear layer:
         forward, and forward and backward with the blocks below `first_block` frozen."""

@@ -115,7 +115,6 @@ READERS = {
     "verify": (make_beton, lambda: str(beton.verify(path, num_workers=1).ok)),
     "info": (make_beton, lambda: len(Reader(path).fields)),
     "checkpoint": (lambda: checkpoint.save(path, {"x": np.ones(9), "step": 1}), lambda: str(checkpoint.load(path))),
-    "header": (lambda: checkpoint.save(path, {"x": np.ones(9), "step": 1}), lambda: checkpoint.read_header(path)),
     "config": (lambda: path.write_text("training:\\n  lr: 0.5\\n"), one_config),
 }
 make, read = READERS[how]

@@ -5,12 +5,10 @@ libjpeg-turbo keeps of a progressive one), plus 64 MiB.
 """
 
 import os
-import subprocess
-import sys
 
 import _cgxffcv
 import pytest
-from checkout import ROOT, environ
+from checkout import ROOT, run_python
 
 PIXELS = 16_000_000  # the limit of pixels here
 MIB = 1 << 20
@@ -65,7 +63,6 @@ CASES = {
     "writer": write,
     "samples": lambda: Reader(path),
     "checkpoint": lambda: checkpoint.load(path),
-    "read_header": lambda: checkpoint.read_header(path),
     "yaml": lambda: config.load(["--config-file", path], environ={}),
     "pickle": lambda: cifar.from_python(deep_pickle(), "data_batch_1", "x", lambda text: None),
 }
@@ -73,7 +70,7 @@ if how in ("reader", "loader", "verify"):
     beton_file()
 elif how == "samples":  # a header that says 2**40 samples of 65535 fields
     Path(path).write_bytes(struct.pack("<HHIQQ", 2, 65535, 4096, 1 << 40, 1 << 50) + bytes(70_000))
-elif how in ("checkpoint", "read_header"):
+elif how == "checkpoint":
     Path(path).write_bytes(header(b'{"w":{"dtype":"F64","shape":[1099511627776],"data_offsets":[0,8796093022208]}}'))
 elif how == "yaml":
     Path(path).write_text("a: &a [x, x]\\n" + "".join(f"b{i}: &b{i} [*{'a' if i == 0 else f'b{i-1}'}, "
@@ -96,10 +93,7 @@ print(*(after - start for after, start in zip(peaks(), before)))
 
 def cost(tmp_path, how, side=64):
     """("given" or "refused", resident bytes, bytes asked for)."""
-    command = [sys.executable, "-c", PROGRAM, str(tmp_path), how, str(side)]
-    env = environ(CGXFFCV_MAX_IMAGE_PIXELS=PIXELS)
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False, env=env)
-    assert done.returncode == 0, done.stderr
+    done = run_python("-c", PROGRAM, tmp_path, how, side, cwd=ROOT, CGXFFCV_MAX_IMAGE_PIXELS=PIXELS)
     result, *sizes = done.stdout.split()
     return result, *map(int, sizes)
 
@@ -132,7 +126,7 @@ def test_a_stream_at_the_limit(tmp_path, how, progressive):
 
 
 @no_sanitizer
-@pytest.mark.parametrize("how", ["samples", "checkpoint", "read_header", "yaml", "pickle"])
+@pytest.mark.parametrize("how", ["samples", "checkpoint", "yaml", "pickle"])
 def test_sizes_that_are_only_said(tmp_path, how):
     _, resident, asked = cost(tmp_path, how)
     assert resident < 64 * MIB and asked < 1024 * MIB

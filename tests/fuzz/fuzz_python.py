@@ -65,14 +65,11 @@ def _equal(left: object, right: object) -> bool:
 def fuzz_safetensors(data: bytes) -> None:
     """A file is refused, or gives a state that is the same when it is saved and loaded again."""
     FILE.write_bytes(data)
-    with contextlib.suppress(checkpoint.CheckpointError):
-        checkpoint.read_header(FILE)
     try:
         state = checkpoint.load(FILE)
     except checkpoint.CheckpointError as error:
         assert str(FILE) in str(error)
         return
-    checkpoint.read_header(FILE)
     checkpoint.save(FILE, state)
     again = checkpoint.load(FILE)
     assert list(again) == list(state) or set(again) == set(state)

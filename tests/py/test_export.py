@@ -35,7 +35,7 @@ def test_tensors_have_the_names_and_layouts_of_torch(tmp_path):
     np.testing.assert_array_equal(tensors["b2.norm3.weight"], np.ones(16))  # a scale that is not trained
     np.testing.assert_array_equal(tensors["b1.norm1.running_var"], network.running_variance("b1.norm1"))
     assert tensors["b1.norm1.num_batches_tracked"].shape == () and tensors["mean"].ravel().tolist() == [100, 90, 80]
-    about = checkpoint.read_header(tmp_path / "x.safetensors")
+    about = checkpoint.load(tmp_path / "x.safetensors")
     assert about["side"] == 48 and about["classes"] == ["0", "1", "2"]
     assert about["modules"][:4] == [
         ["whiten", "Conv2d", {"in_channels": 3, "out_channels": 24} | sizes(2, 1, 0, bias=True)],

@@ -585,7 +585,7 @@ def test_the_command_trains_on_a_folder_and_predicts_by_name(folder, tmp_path, c
     assert cli.run(words) == 0
     said = "".join(capsys.readouterr())
     assert "a step takes 16 images, not the 2,000 of recipe airbench94: the training set has only 21" in said
-    header = checkpoint.read_header(tmp_path / "run" / "best.safetensors")
+    header = checkpoint.load(tmp_path / "run" / "best.safetensors")
     assert header["classes"] == list(NAMES) and header["recipe"]["classes"] == 3 and header["recipe"]["side"] == 16
     assert cli.run([*words, "--resume", "--epochs=3"]) == 0
     assert "resuming from" in "".join(capsys.readouterr())

@@ -277,7 +277,7 @@ def test_a_checkpoint_holds_layers_by_name(files, tmp_path):
         assert state["b1.conv1.weight"].shape == (16, 3, 3, 24)
         np.testing.assert_array_equal(state["b1.conv1.weight"], trainer.network.parameter("b1.conv1.weight"))
         assert (state["b2.norm1.running_variance"] == 1).all() and state["best"] is True
-        assert checkpoint.read_header(path)["recipe"]["widths"] == [16, 16, 16]
+        assert state["recipe"]["widths"] == [16, 16, 16]
 
 
 def test_resuming_another_training_is_refused(files, tmp_path):
