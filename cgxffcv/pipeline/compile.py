@@ -16,7 +16,7 @@ from cgxffcv.device import why_none
 from cgxffcv.fields.base import MAX_NAME, Field
 from cgxffcv.interop.torch import FromGPU, find_torch, loaded_torch, to_bfloat16, without_gradients
 from cgxffcv.lengths import taken
-from cgxffcv.pipeline.given import as_known
+from cgxffcv.pipeline.given import Derived, as_known
 from cgxffcv.pipeline.later import PIXELS, NormalizeBatch, OperateOnBatch, Pass, core_operation
 from cgxffcv.pipeline.moves import (
     Moved,
@@ -334,8 +334,9 @@ def as_step(name: str, step) -> Callable:
     """A callable on (values, sample numbers): unchanged if its attribute `with_indices` says that it takes both."""
     if isinstance(step, type):
         raise TypeError(f"pipeline '{name}': {step.__name__} is a class: write {step.__name__}(...)")
-    if hasattr(step, "generate_code"):
-        return RunOperation(step)
+    operation = step.given if isinstance(step, Derived) else step
+    if hasattr(operation, "generate_code"):
+        return RunOperation(operation)
     if isinstance(step, (dec.Decoder, PipelineSpec)) or not callable(step):
         raise TypeError(f"pipeline '{name}': {step!r} is not a transform and cannot be called on a batch")
     return step if getattr(step, "with_indices", False) else OnValues(step)

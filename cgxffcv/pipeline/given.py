@@ -10,8 +10,8 @@ from cgxffcv import transforms as tf
 
 
 class Derived:
-    """A transform of a class that a user has derived from one of ours, with a `__call__` of its own, which is called on
-    whole batches like any callable of the user's: what the core does for our class would ignore it."""
+    """A transform of a class that a user has derived from one of ours, with a `__call__` or a `generate_code` of its
+    own, which works on whole batches like any step of the user's: what the core does for our class would ignore it."""
 
     def __init__(self, given: tf.Transform):
         self.given = given
@@ -27,16 +27,6 @@ class Derived:
         return repr(self.given)
 
 
-class DerivedOperation(Derived):
-    """The same with a `generate_code` of its own, as FFCV's operations have."""
-
-    def generate_code(self) -> Any:
-        return self.given.generate_code()
-
-    def declare_state_and_memory(self, previous_state: Any) -> Any:
-        return self.given.declare_state_and_memory(previous_state)
-
-
 def calls_users_code(step: tf.Transform) -> bool:
     """True if calling it calls what is written outside of this package."""
     owner = next((kind for kind in type(step).__mro__ if "__call__" in vars(kind)), tf.Transform)
@@ -50,9 +40,7 @@ def as_known(transforms: Sequence) -> list:
 
 def _wrapped(step: Any) -> Any:
     if isinstance(step, tf.Transform):
-        if hasattr(step, "generate_code"):
-            return DerivedOperation(step)
-        return Derived(step) if calls_users_code(step) else step
+        return Derived(step) if hasattr(step, "generate_code") or calls_users_code(step) else step
     if not isinstance(step, dec.Decoder) and dec.found_address(step) is not None:
         return tf.SampleFunction(step)
     return step
