@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+MOST_RANKS = 1024  # of one machine: as many can share a memory segment (csrc/comm/segment.c)
+
 
 class ProcessInfo(NamedTuple):
     """Process `rank` of `size` (0 if unknown), and where it is on its machine (0 of 1 if unknown)."""

@@ -16,9 +16,7 @@ from pathlib import Path
 from _cgxffcv import CommError
 
 from cgxffcv import process_info
-from cgxffcv.process_info import ProcessInfo
-
-MOST_RANKS_ASKED = 1024
+from cgxffcv.process_info import MOST_RANKS, ProcessInfo
 
 _held: tuple[int, socket.socket | None] | None = None  # the process that claimed, and its claim, if there are any
 
@@ -75,7 +73,7 @@ def _owner(here: ProcessInfo, rank: int) -> int:
 def is_first_left() -> bool:
     """True if this process has the lowest rank of those on this machine that are still running."""
     here = process_info.or_alone()
-    return bool(here.job) and not any(_owner(here, rank) for rank in range(min(here.rank, MOST_RANKS_ASKED)))
+    return bool(here.job) and not any(_owner(here, rank) for rank in range(min(here.rank, MOST_RANKS)))
 
 
 def is_stopped(pid: int) -> bool:
@@ -88,7 +86,7 @@ def is_stopped(pid: int) -> bool:
 
 def absent(here: ProcessInfo) -> tuple[int | None, str]:
     """The rank that the others are waiting for, as far as can be seen on this machine, and a sentence that says so."""
-    if not here.job or here.size > MOST_RANKS_ASKED or here.local_size != here.size:
+    if not here.job or here.size > MOST_RANKS or here.local_size != here.size:
         return None, "a rank of this job has not called comm.world(), or is stopped"
     owners = {rank: _owner(here, rank) for rank in range(here.size)}
     missing = [rank for rank, pid in owners.items() if not pid]

@@ -34,6 +34,7 @@ from cgxffcv import comm, launch_channel, process_info
 from cgxffcv.allreduce import check_timeout
 from cgxffcv.errors import RankError, UsageError
 from cgxffcv.lengths import taken
+from cgxffcv.process_info import MOST_RANKS
 from cgxffcv.rank_claim import is_stopped
 from cgxffcv.wording import brief, counted, naming_limit
 
@@ -43,7 +44,6 @@ LOOK_SECONDS = 0.05
 HEARD_SECONDS = 2.0  # for other ranks to report, perhaps a more specific failure than the first one's
 GRACE_SECONDS = 5.0  # for a rank to end after KeyboardInterrupt was raised in it, or its function has returned
 STACK_SECONDS = 1.0
-MOST_RANKS = 1024  # that share a segment
 MOST_ARGUMENTS = 1 << 16
 TAIL_BYTES = 4000  # of what a rank printed, kept for an error
 PR_SET_PDEATHSIG = 1
@@ -396,7 +396,7 @@ def _check(function: object, ranks: object, timeout: object) -> None:
     if ranks < 1:
         raise ValueError(f"launch: ranks must be 1 or more, not {brief(ranks)}")
     if ranks > MOST_RANKS:
-        raise ValueError(f"launch: ranks must be at most {MOST_RANKS}, not {brief(ranks)}")
+        raise ValueError(f"launch: at most {MOST_RANKS} ranks can share one machine's memory, not {brief(ranks)}")
     check_timeout(timeout)
     if signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN:
         raise UsageError(

@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from cgxffcv.app import supervise
 from cgxffcv.errors import UsageError, UserError
 from cgxffcv.nearest import suggest
+from cgxffcv.process_info import MOST_RANKS
 from cgxffcv.wording import counted
 
 NO_MPIRUN = (
@@ -78,6 +79,11 @@ def main(np: int, program: Sequence[str], dry: bool = False) -> int:
     words = list(program[1:] if program[:1] == ["--"] else program)
     if not words or words == ["-m"]:
         raise UsageError("launch: no command given; for example: cgxffcv launch -np 2 train --dist-backend cgx")
+    if np > MOST_RANKS:
+        raise UsageError(
+            f"launch: -np {np}: at most {MOST_RANKS} ranks can share one machine's memory; for more, start them on "
+            "several machines with mpirun"
+        )
     if not dry:
         _check(np, words)
     cores = len(os.sched_getaffinity(0))

@@ -46,6 +46,8 @@ def test_wrong_usage(arguments, expected):
         (["launch", "-np", "many", "train"], "expected a whole number from 1, not 'many'"),
         (["launch", "-np", "0", "train"], "expected a whole number from 1, not '0'"),
         (["launch", "-np", "2", "-m"], "launch: no command given"),
+        (["launch", "-np", "1025", "train"], "-np 1025: at most 1024 ranks can share one machine's memory; for more"),
+        (["launch", "-np", "100000", "--print", "train"], "-np 100000: at most 1024 ranks can share one machine's"),
         (["launch", "-np", "2", "write"], "write runs in one process, not on several ranks: cgxffcv write ..."),
         (["launch", "-np", "2", "convert"], "convert runs in one process, not on several ranks"),
         (["train", "--lerning_rate=1"], "did you mean --training.lr?; see cgxffcv train --help"),

@@ -216,6 +216,7 @@ def test_without_cloudpickle_a_function_of_main_is_refused():
         ((3,), TypeError, "expected a function, not 3"),
         ((launched.means, 2.0), TypeError, "ranks must be a whole number"),
         ((launched.means, 0), ValueError, "ranks must be 1 or more"),
+        ((launched.means, 100_000), ValueError, "at most 1024 ranks can share one machine's memory, not 100000"),
         ((launched.means, 1, (threading.Lock(),)), UsageError, "cannot be pickled"),
     ],
 )
