@@ -20,8 +20,9 @@ from typing import Any
 import _cgxffcv
 
 from cgxffcv import __version__, files
+from cgxffcv.errors import UserError
 
-__all__ = ["Lines", "calibrate", "kept", "of"]
+__all__ = ["Lines", "calibrate", "kept", "of", "predicted"]
 
 #: By algorithm: latency, seconds per element, seconds per byte of one copy on the wire.
 Lines = dict[str, tuple[float, float, float]]
@@ -30,6 +31,9 @@ FORMAT = 2  # 1 was measured with another path between nodes
 SITES = {"host": (1 << 10, 1 << 15, 1 << 18, 1 << 21), "device": (1 << 14, 1 << 18, 1 << 21, 1 << 24)}  # elements
 LONGEST = 1e9  # seconds that anything may take in a file's lines
 QUICK, THOROUGH = 4, 20  # repeats of each measurement, of which the best counts
+BUCKET = 1024  # elements that share 8 bytes on the wire
+SPREAD = 2.0  # between two measurements of the same; "auto" decides between times that are closer than that
+TRIES = 3  # measurements after the first one, until two in succession agree
 LINKS = (
     "CGXFFCV_P2P",
     "CGXFFCV_COMM_NCCL",
@@ -43,6 +47,15 @@ LINKS = (
     "OMPI_MCA_pml",
 )
 _remembered: weakref.WeakKeyDictionary[_cgxffcv.Comm, dict[str, Lines | None]] = weakref.WeakKeyDictionary()
+
+
+def predicted(lines: Lines, bits: int, elems: int) -> dict[str, float]:
+    """Seconds of a call over float32, by algorithm."""
+    times = {}
+    for name, (latency, element, byte) in lines.items():
+        bytes_each = 4.0 if name == "exact" else bits / 8 + 8 / BUCKET
+        times[name] = latency + elems * (element + bytes_each * byte)
+    return times
 
 
 def _site(device: int | None) -> str:
@@ -135,14 +148,43 @@ def of(comm: _cgxffcv.Comm, device: int | None = None) -> Lines | None:
     return remembered[site]
 
 
+def _farthest(first: Lines, second: Lines, sizes: tuple[int, ...]) -> tuple[float, str, int]:
+    """By what factor two measurements differ at most, of which algorithm and with how many elements."""
+    factors = []
+    for elems in sizes:
+        before, after = predicted(first, 4, elems), predicted(second, 4, elems)
+        for name, seconds in before.items():
+            low, high = sorted((seconds, after[name]))
+            factors.append((high / max(low, 1e-9), name, elems))
+    return max(factors)
+
+
+def _measured(comm: _cgxffcv.Comm, site: str, sizes: tuple[int, ...], repeats: int, spread: float) -> Lines:
+    """Lines that a second measurement has confirmed. All ranks have the same, so all decide the same."""
+    lines = _cgxffcv.allreduce_measure(comm, site, sizes, repeats)
+    for _ in range(TRIES):
+        before, lines = lines, _cgxffcv.allreduce_measure(comm, site, sizes, repeats)
+        factor, name, elems = _farthest(before, lines, sizes)
+        if factor <= spread:
+            return lines
+    raise UserError(
+        f"nothing was saved: two measurements of {name} with {elems:,} elements still differ by a factor of "
+        f"{factor:.1f}, not of {spread:g} at most: something else is running here; try again while it is not"
+    )
+
+
 def calibrate(
-    comm: _cgxffcv.Comm, device: int | None = None, sizes: tuple[int, ...] = (), repeats: int = THOROUGH
+    comm: _cgxffcv.Comm,
+    device: int | None = None,
+    sizes: tuple[int, ...] = (),
+    repeats: int = THOROUGH,
+    spread: float = SPREAD,
 ) -> tuple[Lines, Path]:
     """Measures lines with these numbers of elements and saves them: (lines, the file). Collective; OSError on rank 0 if
-    it cannot be written."""
+    it cannot be written; UserError on all if repeated measurements differ by more than the factor `spread`."""
     site = _site(device)
     about = identity(comm, device)
-    lines = _cgxffcv.allreduce_measure(comm, site, sizes or SITES[site], repeats)
+    lines = _measured(comm, site, sizes or SITES[site], repeats, spread)
     path = path_of(about)
     if comm.rank == 0:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -8,16 +8,15 @@ from collections.abc import Sequence
 
 from cgxffcv import comm, costs, device
 from cgxffcv.app import process
-from cgxffcv.app.usage import Parser, whole
+from cgxffcv.app.usage import Parser, number, whole
 from cgxffcv.errors import UsageError, UserError
 from cgxffcv.wording import counted
 
 DESCRIPTION = """\
 Run it under mpirun (or cgxffcv launch -np N calibrate), with the ranks, GPUs and environment of the jobs that are to
 benefit, while nothing else is running. "auto" then chooses by what was measured, and sends data uncompressed where that
-takes less time."""
+takes less time. All is measured again, until two measurements in succession agree; if none do, nothing is saved."""
 SHOWN = (1 << 10, 1 << 14, 1 << 18, 1 << 20, 1 << 22, 1 << 24, 1 << 26)  # elements of float32
-BUCKET = 1024
 MOST_REPEATS, MOST_ELEMENTS = 10000, 1 << 32
 
 
@@ -29,25 +28,20 @@ def _parser(prog: str) -> Parser:
     sizes, repeats = whole(1, MOST_ELEMENTS), whole(1, MOST_REPEATS)
     p.add_argument("--sizes", type=sizes, nargs="+", default=[], metavar="ELEMENTS", help="sizes to measure")
     p.add_argument("--repeats", type=repeats, default=costs.THOROUGH, help="runs of each measurement; the best counts")
+    text = f"the factor by which repeated measurements may differ; default {costs.SPREAD:g}"
+    p.add_argument("--spread", type=number(1), default=costs.SPREAD, metavar="FACTOR", help=text)
     p.add_argument("--json", action="store_true", help="print JSON, for programs")
     return p
 
 
-def predicted(line: tuple[float, float, float], elems: int, bytes_each: float) -> float:
-    """Seconds of a call over float32."""
-    latency, element, byte = line
-    return latency + elems * (element + bytes_each * byte)
-
-
 def text(lines: costs.Lines, bits: int) -> str:
     """Predicted microseconds over sizes, and what "auto" would choose."""
-    bytes_each = {name: 4.0 if name == "exact" else bits / 8 + 8 / BUCKET for name in lines}
     names = list(lines)
     out = [f"microseconds at {counted(bits, 'bit')} (exact: uncompressed), as predicted"]
     out.append(f"{'MiB':>10} " + " ".join(f"{name:>10}" for name in names) + "  auto")
     for elems in SHOWN:
-        times = {name: 1e6 * predicted(lines[name], elems, bytes_each[name]) for name in names}
-        cells = " ".join(f"{times[name]:10.1f}" for name in names)
+        times = costs.predicted(lines, bits, elems)
+        cells = " ".join(f"{1e6 * times[name]:10.1f}" for name in names)
         out.append(f"{elems / (1 << 18):10.3f} {cells}  {min(times, key=lambda name: times[name])}")
     for name in names:
         latency, element, byte = lines[name]
@@ -64,7 +58,7 @@ def run(options: argparse.Namespace, world: comm.Comm, index: int | None) -> Non
     if len(sizes) == 1 or len(sizes) > 8:
         raise UsageError("calibrate: --sizes: expected 2 to 8 different ones, as a line is fitted through them")
     try:
-        lines, path = costs.calibrate(world, index, sizes, options.repeats)
+        lines, path = costs.calibrate(world, index, sizes, options.repeats, options.spread)
     except OSError as error:
         raise UserError(f"the measurements cannot be saved: {error.filename}: {error.strerror}") from error
     if options.json:
