@@ -7,6 +7,7 @@ from pathlib import Path
 import _cgxffcv
 import numpy as np
 import pytest
+from augment_reference import philox
 
 from cgxffcv import BetonError, DatasetWriter, Reader
 from cgxffcv.fields import IntField, RGBImageField
@@ -213,21 +214,8 @@ def test_encoder_refuses_quality_out_of_range():
 # ---- write modes
 
 
-def philox(key, counter):
-    """Philox4x32-10 in Python's integers."""
-    mask = 0xFFFFFFFF
-    k, c = list(key), list(counter)
-    for _ in range(10):
-        a, b = 0xD2511F53 * c[0], 0xCD9E8D57 * c[2]
-        c = [(b >> 32) ^ c[1] ^ k[0], b & mask, (a >> 32) ^ c[3] ^ k[1], a & mask]
-        k = [(k[0] + 0x9E3779B9) & mask, (k[1] + 0xBB67AE85) & mask]
-    return c
-
-
 def drawn(seed, sample, field, probability):
-    stream = (6 << 16) | field
-    word = philox((seed & 0xFFFFFFFF, seed >> 32), (sample & 0xFFFFFFFF, sample >> 32, 0, stream))[0]
-    return (word >> 8) * 2.0**-24 < probability
+    return (philox(seed, 0, sample, 6, field)[0] >> 8) * 2.0**-24 < probability
 
 
 def modes(path, field="image"):

@@ -2,12 +2,11 @@
 
 import errno
 import gzip
-import io
-import tarfile
 
 import _cgxffcv
 import numpy as np
 import pytest
+from tars import write_tar
 
 from cgxffcv import Loader, Reader, beton
 from cgxffcv.app import cli
@@ -59,11 +58,7 @@ def test_smaller_or_raw(folder, tmp_path):
 
 
 def write_shard(path, key, image, label):
-    with tarfile.open(path, "w") as tar:
-        for name, data in ((f"{key}.jpeg", image), (f"{key}.cls", label)):
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
+    write_tar(path, {f"{key}.jpeg": image, f"{key}.cls": label})
 
 
 def test_tar_files(tmp_path):

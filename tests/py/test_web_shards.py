@@ -8,19 +8,9 @@ import tarfile
 
 import numpy as np
 import pytest
+from tars import write_tar
 
 from cgxffcv.writer.webshards import Shards, expand
-
-
-def shard(path, members):
-    """A tar file of {name: bytes, or None for a folder}."""
-    with tarfile.open(path, "w") as tar:
-        for name, data in members.items():
-            member = tarfile.TarInfo(name)
-            member.type = tarfile.DIRTYPE if data is None else tarfile.REGTYPE
-            member.size = len(data or b"")
-            tar.addfile(member, io.BytesIO(data or b""))
-    return path
 
 
 def array_bytes(array):
@@ -36,7 +26,7 @@ def test_a_range_of_one():
 def test_folders_are_no_samples_and_part_of_keys(tmp_path):
     """Two samples, although their files have the same name."""
     members = {"one": None, "one/a.cls": b"1", "two": None, "two/a.cls": b"2", "two/a.txt": "ü".encode()}
-    shards = Shards(shard(tmp_path / "x.tar", members)).decode()
+    shards = Shards(write_tar(tmp_path / "x.tar", members)).decode()
     assert list(shards) == [{"__key__": "one/a", "cls": 1}, {"__key__": "two/a", "cls": 2, "txt": "ü"}]
     assert shards.count() == 2
 
@@ -49,13 +39,13 @@ def test_extensions_by_their_last_part_in_any_case(tmp_path):
         "a.id": b"-3",
         "a.mask.npy": array_bytes(np.eye(2)),
     }
-    (sample,) = Shards([shard(tmp_path / "x.tar", members)]).decode()
+    (sample,) = Shards([write_tar(tmp_path / "x.tar", members)]).decode()
     np.testing.assert_array_equal(sample.pop("mask.npy"), np.eye(2))
     assert sample == {"__key__": "a", "seg.cls": 7, "json": [1], "jpg": b"\xff", "id": -3}
 
 
 def test_the_first_name_that_is_there_is_taken(tmp_path):
-    shards = Shards(shard(tmp_path / "x.tar", {"a.png": b"p", "a.jpeg": b"j", "a.cls": b"1"}))
+    shards = Shards(write_tar(tmp_path / "x.tar", {"a.png": b"p", "a.jpeg": b"j", "a.cls": b"1"}))
     assert list(shards.to_tuple("jpg;jpeg;png cls")) == [(b"j", b"1")]
     assert list(shards.rename(image="jpg;png;jpeg", none="txt")) == [
         {"__key__": "a", "image": b"p", "jpeg": b"j", "cls": b"1"}
@@ -63,7 +53,7 @@ def test_the_first_name_that_is_there_is_taken(tmp_path):
 
 
 def test_functions_for_the_first_values_only(tmp_path):
-    shards = Shards(shard(tmp_path / "x.tar", {"a.cls": b"1", "a.id": b"2"})).decode().to_tuple("cls", "id")
+    shards = Shards(write_tar(tmp_path / "x.tar", {"a.cls": b"1", "a.id": b"2"})).decode().to_tuple("cls", "id")
     assert list(shards.map_tuple(lambda value: value + 10)) == [(11, 2)]
 
 
@@ -87,7 +77,7 @@ class Run:
     ],
 )
 def test_a_function_that_raises_stop_iteration_loses_no_sample(tmp_path, more):
-    shards = Shards(shard(tmp_path / "x.tar", {"a.cls": b"1", "b.cls": b"2"}))
+    shards = Shards(write_tar(tmp_path / "x.tar", {"a.cls": b"1", "b.cls": b"2"}))
     with pytest.raises(RuntimeError, match="StopIteration"):
         list(more(shards))
 
@@ -95,7 +85,7 @@ def test_a_function_that_raises_stop_iteration_loses_no_sample(tmp_path, more):
 def test_nothing_is_unpickled(tmp_path):
     objects = array_bytes(np.array([Run(tmp_path / "ran")], object))
     assert pickle.dumps(Run(tmp_path / "ran")) and not (tmp_path / "ran").exists()
-    shards = Shards(shard(tmp_path / "x.tar", {"a.npy": objects})).decode()
+    shards = Shards(write_tar(tmp_path / "x.tar", {"a.npy": objects})).decode()
     with pytest.raises(ValueError, match="sample 'a'.*allow_pickle=False"):
         list(shards)
     assert not (tmp_path / "ran").exists()
@@ -117,11 +107,8 @@ def test_what_is_no_tar_file_is_named(tmp_path):
 
 
 def test_what_is_damaged_further_on_is_named(tmp_path):
-    with tarfile.open(tmp_path / "whole.tar", "w") as tar:
-        member = tarfile.TarInfo("a.bin")
-        member.size = 1 << 20
-        tar.addfile(member, io.BytesIO(bytes(member.size)))
-    packed = gzip.compress((tmp_path / "whole.tar").read_bytes()[: 1 << 19])
+    whole = write_tar(tmp_path / "whole.tar", {"a.bin": bytes(1 << 20)})
+    packed = gzip.compress(whole.read_bytes()[: 1 << 19])
     (tmp_path / "x.tar.gz").write_bytes(packed + b"no gzip" * 10)
     for read in (list, Shards.count):
         with pytest.raises(tarfile.ReadError, match="x.tar.gz: damaged, or not all of it: "):

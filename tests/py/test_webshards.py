@@ -1,11 +1,11 @@
 """Tar files of samples, as WebDataset lays them out: from_webdataset and what its pipelines can do."""
 
 import io
-import tarfile
 
 import _cgxffcv
 import numpy as np
 import pytest
+from tars import write_tar
 
 from cgxffcv import DatasetWriter, Reader
 from cgxffcv.fields import BytesField, IntField, JSONField, RGBImageField
@@ -15,13 +15,11 @@ from cgxffcv.writer.webshards import Shards, expand
 def test_tar_shards(tmp_path):
     fields = {"blob": BytesField(), "label": IntField(), "meta": JSONField()}
     for shard in range(3):
-        with tarfile.open(tmp_path / f"part-{shard:02d}.tar", "w") as tar:
-            for i in range(4):
-                key = f"dir/{shard}{i}"
-                for extension, data in (("bin", bytes([shard, i])), ("cls", b"%d" % i), ("json", b'{"s": %d}' % shard)):
-                    member = tarfile.TarInfo(f"{key}.{extension}")
-                    member.size = len(data)
-                    tar.addfile(member, io.BytesIO(data))
+        members = {}
+        for i in range(4):
+            parts = {"bin": bytes([shard, i]), "cls": b"%d" % i, "json": b'{"s": %d}' % shard}
+            members |= {f"dir/{shard}{i}.{extension}": data for extension, data in parts.items()}
+        write_tar(tmp_path / f"part-{shard:02d}.tar", members)
     DatasetWriter(tmp_path / "x.beton", fields, num_workers=1).from_webdataset(
         str(tmp_path / "part-{00..02}.tar"), lambda shards: shards.decode().to_tuple("bin;dat", "cls", "json")
     )
@@ -31,12 +29,8 @@ def test_tar_shards(tmp_path):
         ]
     array = io.BytesIO()
     np.save(array, np.arange(3))
-    with tarfile.open(tmp_path / "other.tar", "w") as tar:
-        for name, data in (("a.idx.cls", b"4"), ("a.npy", array.getvalue())):
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
-    steps = Shards(tmp_path / "other.tar").decode().rename(label="cls;idx.cls").to_tuple("npy label")
+    other = write_tar(tmp_path / "other.tar", {"a.idx.cls": b"4", "a.npy": array.getvalue()})
+    steps = Shards(other).decode().rename(label="cls;idx.cls").to_tuple("npy label")
     ((got, label),) = steps.map_tuple(lambda values: values + 1)
     assert got.tolist() == [1, 2, 3] and label == 4
     with pytest.raises(ValueError, match="has no txt, only bin, cls, json"):
@@ -46,21 +40,14 @@ def test_tar_shards(tmp_path):
     assert not (tmp_path / "y.beton").exists()
 
 
-def add_members(path, samples):
-    with tarfile.open(path, "w") as tar:
-        for key, members in samples.items():
-            for extension, data in members.items():
-                member = tarfile.TarInfo(f"{key}.{extension}")
-                member.size = len(data)
-                tar.addfile(member, io.BytesIO(data))
-
-
 @pytest.fixture
 def photos(tmp_path):
     """A tar file of ten JPEG images and classes."""
     streams = [_cgxffcv.jpeg_encode(np.full((8, 8 + i, 3), 20 * i, np.uint8), 90) for i in range(10)]
-    add_members(tmp_path / "x.tar", {f"s{i}": {"jpg": jpg, "cls": b"%d" % i} for i, jpg in enumerate(streams)})
-    return tmp_path / "x.tar", streams
+    members = {}
+    for i, jpg in enumerate(streams):
+        members |= {f"s{i}.jpg": jpg, f"s{i}.cls": b"%d" % i}
+    return write_tar(tmp_path / "x.tar", members), streams
 
 
 def test_what_functions_see_of_shards(photos, tmp_path):
