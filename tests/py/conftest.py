@@ -2,6 +2,20 @@
 
 import _cgxffcv
 import pytest
+import small_data
+from loader_data import write_plain
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory):
+    """(training file, test file) for small trainings."""
+    return small_data.make(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="session")
+def path(tmp_path_factory):
+    """A file of small images for loaders."""
+    return write_plain(tmp_path_factory.mktemp("plain"))
 
 
 def available():

@@ -10,7 +10,6 @@ from types import SimpleNamespace
 import _cgxffcv
 import numpy as np
 import pytest
-import small_data
 from checkout import run_python, start_command
 
 from cgxffcv import recipes
@@ -23,11 +22,6 @@ SMALL = (
     "lr=0.1 --set whiten_images=100 --threads 1 --target 0.5 --device cpu"
 ).split()
 needs_onednn = pytest.mark.skipif(not _cgxffcv.build_info()["onednn"], reason="networks need oneDNN")
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    return small_data.make(tmp_path_factory.mktemp("data"))
 
 
 def bench(files, *options, status=0):

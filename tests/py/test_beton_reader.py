@@ -4,7 +4,7 @@ import copy
 import json
 import os
 import pickle
-import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import beton_files as files
 import beton_model as model
@@ -184,9 +184,6 @@ def test_many_threads_read_at_once(tmp_path):
                 if not all(files.same(a, b) for a, b in zip(reader[i].values(), want[i], strict=True)):
                     wrong.append(i)
 
-        threads = [threading.Thread(target=read, args=(seed,)) for seed in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(read, range(4)))
     assert wrong == []

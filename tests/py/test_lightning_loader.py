@@ -3,7 +3,7 @@
 import pickle
 
 import pytest
-from loader_data import N, flat, ids_of, write_plain
+from loader_data import N, flat, ids_of
 
 from cgxffcv.interop.torch import Loader
 from cgxffcv.loader import Loader as Plain
@@ -11,11 +11,6 @@ from cgxffcv.loader import OrderOption
 
 BATCH = 10
 RANDOM = {"order": OrderOption.RANDOM, "seed": 3, "ids": True, "num_workers": 1, "arrays": "numpy"}
-
-
-@pytest.fixture(scope="module")
-def path(tmp_path_factory):
-    return write_plain(tmp_path_factory.mktemp("lightning"))
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import augment_reference as reference
 import numpy as np
 import pytest
 import tiny_beton
-from loader_data import N, flat, ids_of, pixels, write_plain
+from loader_data import N, flat, ids_of, pixels
 
 from cgxffcv import decoders as dec
 from cgxffcv import transforms as tf
@@ -23,11 +23,6 @@ STEPS = [
     tf.NormalizeImage((1, 2, 3), (4, 5, 6), np.float16),
     tf.ToTorchImage(False),
 ]
-
-
-@pytest.fixture(scope="module")
-def path(tmp_path_factory):
-    return write_plain(tmp_path_factory.mktemp("loader"))
 
 
 @pytest.fixture(scope="module")

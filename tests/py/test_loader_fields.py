@@ -11,7 +11,7 @@ import augment_reference as reference
 import numpy as np
 import pytest
 import tiny_beton
-from loader_data import flat, ids_of, pixels, write_plain
+from loader_data import flat, ids_of, pixels
 
 from cgxffcv import BetonError
 from cgxffcv import decoders as dec
@@ -22,11 +22,6 @@ from cgxffcv.loader import Loader, OrderOption, PipelineSpec
 from cgxffcv.traversal_order import Random, Sequential, TraversalOrder
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
-
-
-@pytest.fixture(scope="module")
-def path(tmp_path_factory):
-    return write_plain(tmp_path_factory.mktemp("fields"))
 
 
 @pytest.fixture(scope="module")

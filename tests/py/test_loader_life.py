@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import augment_reference as reference
 import numpy as np
@@ -20,12 +21,6 @@ RANDOM = OrderOption.RANDOM
 
 def pixels():
     return np.random.default_rng(5).integers(0, 256, (N, 16, 16, 3), dtype=np.uint8)
-
-
-@pytest.fixture(scope="module")
-def path(tmp_path_factory):
-    name = tmp_path_factory.mktemp("life") / "plain.beton"
-    return tiny_beton.write(name, {"image": ("image", list(pixels())), "label": ("int", list(range(N)))})
 
 
 def test_batches_that_are_kept_stay_valid(path):
@@ -284,11 +279,8 @@ def test_a_thread_that_is_refused_ends_no_pass(path):
         sys.setswitchinterval(1e-6)
         try:
             for _ in range(200):
-                threads = [threading.Thread(target=take) for _ in range(2)]
-                for thread in threads:
-                    thread.start()
-                for thread in threads:
-                    thread.join()
+                with ThreadPoolExecutor(2) as pool:
+                    list(pool.map(lambda _: take(), range(2)))
                 assert sorted(taken) == list(range(N))
                 if refused:
                     break

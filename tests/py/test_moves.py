@@ -1,6 +1,6 @@
 """ToDevice keeps page-locked memory until its copy is done. A stand-in for torch decides when that is."""
 
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -77,13 +77,10 @@ def test_nothing_else_is_kept(copies, batch, device, beside):
 
 
 def test_threads(copies):
-    def work():
+    def work(_):
         for _ in range(200):
             interop.move(Batch(), "cuda:0", True)
 
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(4)))
     assert len(copies._kept) == 2

@@ -14,11 +14,6 @@ from cgxffcv.train.state import compare, my_residual
 pytestmark = pytest.mark.skipif(not _cgxffcv.build_info()["onednn"], reason="networks need oneDNN (see cgxffcv doctor)")
 
 
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    return small_data.make(tmp_path_factory.mktemp("data"))
-
-
 @pytest.mark.parametrize(
     "name, stop", [("muon", 3), ("muon", 5), ("savers", 6), ("averaging", 7), ("resnet18", 3), ("sgd", 2)]
 )

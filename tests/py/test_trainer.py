@@ -26,11 +26,6 @@ from cgxffcv.writer import DatasetWriter
 pytestmark = pytest.mark.skipif(not _cgxffcv.build_info()["onednn"], reason="networks need oneDNN (see cgxffcv doctor)")
 
 
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    return small_data.make(tmp_path_factory.mktemp("data"))
-
-
 @pytest.mark.parametrize("name", ["muon", "savers", "averaging"])
 def test_it_learns_and_repeats_itself(files, name):
     with trainer_of(files, name, seed=3) as trainer:

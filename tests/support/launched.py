@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -31,19 +32,15 @@ def means(count):
 
 def worlds_of_threads():
     """Means of the ranks, each over another thread's communicator."""
-    means, begin = [], threading.Barrier(8)
+    begin = threading.Barrier(8)
 
-    def of_one():
+    def of_one(_):
         begin.wait()
         with comm.world() as world:
-            means.append(float(world.allreduce(np.full(1, world.rank, np.float32))[0]))
+            return float(world.allreduce(np.full(1, world.rank, np.float32))[0])
 
-    threads = [threading.Thread(target=of_one) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return means
+    with ThreadPoolExecutor(8) as pool:
+        return list(pool.map(of_one, range(8)))
 
 
 def places():
