@@ -177,22 +177,19 @@ def test_pointer_beyond_the_pages(tmp_path, pointer):
     refused(tmp_path, data, "ends beyond the data pages", offset=entry(data, 0), sample=0)
 
 
-def test_region_across_pages(tmp_path):
-    data = bytearray(model.write([("bytes", "b", None)], [(b"x" * 3000,), (b"y" * 3000,)], PAGE))
-    at = 24 + 1041
-    pointer = get(data, at) + 2000
+@pytest.mark.parametrize(
+    "size, moved, by, reason",
+    [(3000, 0, 2000, "crosses the end of its page"), (30, 1, -1, "overlap"), (30, 1, None, "overlap")],
+    ids=["across pages", "overlapping", "equal pointers"],
+)
+def test_regions_in_wrong_places(tmp_path, size, moved, by, reason):
+    data = bytearray(model.write([("bytes", "b", None)], [(b"x" * size,), (b"y" * size,)], PAGE))
+    at = 24 + 1041 + 16 * moved
+    pointer = get(data, 24 + 1041) if by is None else get(data, at) + by
     put(data, at, "<Q", pointer)
-    put(data, entry(data, 0) + 8, "<Q", pointer)
-    refused(tmp_path, data, "crosses the end of its page", offset=entry(data, 0), sample=0)
-
-
-def test_overlap(tmp_path):
-    data = bytearray(model.write([("bytes", "b", None)], [(b"x" * 30,), (b"y" * 30,)], PAGE))
-    at = 24 + 1041 + 16
-    pointer = get(data, at) - 1
-    put(data, at, "<Q", pointer)
-    put(data, entry(data, 1) + 8, "<Q", pointer)
-    refused(tmp_path, data, "overlap", offset=entry(data, 1), sample=1)
+    put(data, entry(data, moved) + 8, "<Q", pointer)
+    told = {} if by is None else {"offset": entry(data, moved), "sample": moved}
+    refused(tmp_path, data, reason, **told)
 
 
 def test_overlap_in_an_unsorted_table(tmp_path):
@@ -204,14 +201,6 @@ def test_overlap_in_an_unsorted_table(tmp_path):
     put(data, entry(data, 1) + 8, "<Q", pointer)
     first, second = bytes(data[entry(data, 0) :][:24]), bytes(data[entry(data, 1) :][:24])
     data[entry(data, 0) : entry(data, 0) + 48] = second + first
-    refused(tmp_path, data, "overlap")
-
-
-def test_equal_pointers(tmp_path):
-    data = bytearray(model.write([("bytes", "b", None)], [(b"x" * 30,), (b"y" * 30,)], PAGE))
-    first = get(data, 24 + 1041)
-    put(data, 24 + 1041 + 16, "<Q", first)
-    put(data, entry(data, 1) + 8, "<Q", first)
     refused(tmp_path, data, "overlap")
 
 
