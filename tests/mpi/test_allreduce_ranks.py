@@ -55,11 +55,8 @@ def test_automatic(launch, tmp_path):
 @pytest.mark.parametrize("algorithm", ["one_shot", "sra"])
 @pytest.mark.parametrize("launch", FAILS)
 def test_killed_in_the_middle(launch, algorithm, tmp_path):
-    job = start(launch, tmp_path, "killed", algorithm, 0, script=SCRIPT)
-    try:
+    with start(launch, tmp_path, "killed", algorithm, 0, script=SCRIPT) as job:
         results = job.wait(40)
-    finally:
-        job.kill()
     assert results[0] is None
     for values in results[1:]:
         assert values["type"] == "PeerLost" and values["rank"] == 0, job.text()
@@ -68,14 +65,11 @@ def test_killed_in_the_middle(launch, algorithm, tmp_path):
 
 
 def test_stopped_in_the_middle(tmp_path):
-    job = start(Launch("shm", 3), tmp_path, "stopped", script=SCRIPT)
-    try:
+    with start(Launch("shm", 3), tmp_path, "stopped", script=SCRIPT) as job:
         for rank in (0, 2):
             job.reached(rank, "result")
             values = job.result(rank)
             assert values["type"] == "CommTimeout" and values["rank"] == 1, values
-    finally:
-        job.kill()
 
 
 @pytest.mark.parametrize("launch", FAILS)

@@ -18,11 +18,8 @@ def test_in_place_at_once_and_in_the_background(launch, tmp_path):
 
 @needs_mpirun
 def test_killed_while_others_wait_for_the_background(tmp_path):
-    job = start(Launch("mpi", 3), tmp_path, "killed", 1, script=SCRIPT)
-    try:
+    with start(Launch("mpi", 3), tmp_path, "killed", 1, script=SCRIPT) as job:
         results = job.wait(40)
-    finally:
-        job.kill()
     assert results[1] is None
     for values in (results[0], results[2]):
         assert values["type"] == "PeerLost" and values["rank"] == 1, job.text()

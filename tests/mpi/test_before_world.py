@@ -14,60 +14,46 @@ TWO, THREE = Launch("mpi", 2), Launch("mpi", 3)
 
 def finish(job, limit=60):
     """Waits for the job, then for the results of all ranks that wrote one."""
-    try:
+    with job:
         for process in job.processes:
             process.wait(limit)
         return [job.result(rank) for rank in range(job.launch.size)]
-    finally:
-        job.kill()
 
 
 @pytest.mark.parametrize("how", ["frozen", "late"])
 def test_a_rank_that_does_not_come_is_named_at_the_deadline(how, tmp_path):
-    job = start(THREE, tmp_path, "absent", how, script="worker_before.py")
-    try:
+    with start(THREE, tmp_path, "absent", how, script="worker_before.py") as job:
         for rank in (0, 2):
             job.reached(rank, "result")
             values = job.result(rank)
             assert values["type"] == "CommTimeout" and values["rank"] == 1 and values["operation"] == "world"
             assert "rank 1 of 3 did not call comm.world()" in values["text"]
-    finally:
-        job.kill()
 
 
 def test_a_rank_that_is_frozen_on_its_way_is_named(tmp_path):
     """It has begun to join, so it can be named by its process."""
-    job = start(TWO, tmp_path, "frozen_inside", script="worker_before.py")
-    try:
+    with start(TWO, tmp_path, "frozen_inside", script="worker_before.py") as job:
         job.reached(0, "result")
         values = job.result(0)
         assert values["type"] == "CommTimeout" and values["rank"] == 1, job.text()
         assert f"rank 1 (process {job.pid(1)}) is stopped" in values["text"]
-    finally:
-        job.kill()
 
 
 def test_a_late_rank_is_waited_for_again(tmp_path):
     """After its CommTimeout a rank may call world() again; meanwhile MPI continues to start."""
-    job = start(TWO, tmp_path, "second_try", script="worker_before.py")
-    try:
+    with start(TWO, tmp_path, "second_try", script="worker_before.py") as job:
         job.reached(0, "timeout")
         job.go("come")
         assert [values["size"] for values in finish(job)] == [2, 2], job.text()
-    finally:
-        job.kill()
 
 
 def test_ctrl_c_while_mpi_starts(tmp_path):
-    job = start(TWO, tmp_path, "absent", "late", 100, script="worker_before.py")
-    try:
+    with start(TWO, tmp_path, "absent", "late", 100, script="worker_before.py") as job:
         pid = job.pid(0)
         time.sleep(0.5)
         os.kill(pid, signal.SIGINT)
         job.reached(0, "result")
         assert job.result(0)["type"] == "KeyboardInterrupt"
-    finally:
-        job.kill()
 
 
 @pytest.mark.parametrize("how", ["raise", "exit", "kill", "absent"])

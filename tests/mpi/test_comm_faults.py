@@ -15,10 +15,8 @@ PLACES = [
 
 
 def finish(job, limit=40):
-    try:
+    with job:
         return job.wait(limit)
-    finally:
-        job.kill()
 
 
 @pytest.mark.parametrize("operation", ["barrier", "broadcast", "allgather"])
@@ -39,8 +37,7 @@ def test_killed(launch, operation, tmp_path):
 
 @pytest.mark.parametrize("launch", [Launch("shm", 3), Launch("shm", 2)], ids=str)
 def test_stopped(launch, tmp_path):
-    job = start(launch, tmp_path, "stopped")
-    try:
+    with start(launch, tmp_path, "stopped") as job:
         for rank in (r for r in range(launch.size) if r != 1):
             job.reached(rank, "result")
         for rank in (r for r in range(launch.size) if r != 1):
@@ -53,19 +50,14 @@ def test_stopped(launch, tmp_path):
         os.kill(job.pid(1), signal.SIGCONT)
         values = finish(job)[1]
         assert values["type"] == "CommTimeout" or "is broken" in values["text"]
-    finally:
-        job.kill()
 
 
 def test_warning_may_be_an_error(tmp_path):
-    job = start(Launch("shm", 2), tmp_path, "warning_as_error")
-    try:
+    with start(Launch("shm", 2), tmp_path, "warning_as_error") as job:
         job.reached(0, "result")
         values = job.result(0)
         assert values["type"] == "RuntimeWarning" and "sign of life" in values["text"]
         assert "rank 0 was interrupted" in values["broken"]
-    finally:
-        job.kill()
 
 
 @pytest.mark.parametrize("launch", PLACES)
@@ -133,8 +125,7 @@ def test_exception_ends_the_whole_job(launch, where, tmp_path):
 
 @pytest.mark.parametrize("launch", PLACES)
 def test_ctrl_c(launch, tmp_path):
-    job = start(launch, tmp_path, "interrupted")
-    try:
+    with start(launch, tmp_path, "interrupted") as job:
         job.reached(1, "waiting")
         os.kill(job.pid(1), signal.SIGINT)
         job.reached(1, "result")
@@ -144,8 +135,6 @@ def test_ctrl_c(launch, tmp_path):
         for rank, values in enumerate(results):
             if rank != 1:
                 assert values["type"] == "CommError" and "rank 1 was interrupted" in values["text"]
-    finally:
-        job.kill()
 
 
 @pytest.mark.parametrize("launch", PLACES)
@@ -183,32 +172,25 @@ def test_rank_that_never_comes(tmp_path):
 @pytest.mark.parametrize("launch", [Launch("shm", 2), Launch("shm", 3)], ids=str)
 def test_two_jobs_at_once_and_nothing_left_after_kill(launch, tmp_path):
     before = shared_memory.files()
-    jobs = [start(launch, tmp_path / name, "lingering") for name in "ab"]
-    try:
-        for job in jobs:
+    with start(launch, tmp_path / "a", "lingering") as first, start(launch, tmp_path / "b", "lingering") as second:
+        for job in (first, second):
             for rank in range(launch.size):
                 job.reached(rank, "up")
-        jobs[0].kill()
+        first.kill()
         # The other job does not notice.
         third = run(launch, tmp_path / "c", "collectives")
         assert len(third) == launch.size
-        assert all(process.poll() is None for process in jobs[1].processes)
-    finally:
-        for job in jobs:
-            job.kill()
+        assert all(process.poll() is None for process in second.processes)
     assert not shared_memory.left_since(before)
 
 
 @needs_mpirun
 def test_killed_job_under_mpirun_leaves_nothing(tmp_path):
     before = shared_memory.files()
-    job = start(Launch("mpi", 3), tmp_path, "lingering")
-    try:
+    with start(Launch("mpi", 3), tmp_path, "lingering") as job:
         pids = [job.pid(rank) for rank in range(3)]
         for rank in range(3):
             job.reached(rank, "up")
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
-    finally:
-        job.kill()
     assert not shared_memory.left_since(before)

@@ -8,8 +8,9 @@ import pytest
 import small_data
 from optim_reference import reference_step
 from ranks import Launch, needs_mpirun, start
+from trainings import MUON
 
-from cgxffcv import checkpoint, nn, recipes
+from cgxffcv import checkpoint, nn
 from cgxffcv.decoders import IntDecoder, SimpleRGBImageDecoder
 from cgxffcv.loader import Loader, OrderOption
 from cgxffcv.nn.recipe import describe
@@ -19,16 +20,7 @@ from cgxffcv.train.plan import make_plan
 
 pytestmark = pytest.mark.skipif(not _cgxffcv.build_info()["onednn"], reason="networks need oneDNN (see cgxffcv doctor)")
 
-SMALL = recipes.get("airbench94").replace(
-    name="small",
-    widths=(16, 16, 16),
-    head_scale=1 / 16,
-    batch_size=48,
-    epochs=2,
-    whiten_images=100,
-    lr=0.1,
-    whiten_bias_epochs=1,
-)
+SMALL = MUON.replace(batch_size=48)
 MEAN = SMALL.replace(optimizer="sgd", lr=0.05, momentum=0.9, loss_sum=False, batch_scope="process", batch_size=24)
 HARDEST = SMALL.replace(hardest=((0.3, 0.5),), epochs=3, test_share=0.25)
 PLAIN = {"bits": 32}

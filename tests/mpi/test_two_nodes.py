@@ -37,14 +37,11 @@ def test_equals_the_simulation(nodes, tmp_path):
 
 def test_a_lost_link(nodes, tmp_path):
     """Only the deadline reveals it, and ends the wait on both sides."""
-    job = start(nodes, tmp_path / "out", "until_lost", "two_level", CGXFFCV_COMM_TIMEOUT=4)
-    try:
+    with start(nodes, tmp_path / "out", "until_lost", "two_level", CGXFFCV_COMM_TIMEOUT=4) as job:
         job.reached(0, "running")
         nodes.set_link("down")
         for rank in range(4):
             job.reached(rank, "result", 40)
-    finally:
-        job.kill()
     for rank in range(4):
         assert job.result(rank)["type"] in ("CommTimeout", "CommError"), job.text()
     assert any(job.result(rank)["type"] == "CommTimeout" for rank in range(4))

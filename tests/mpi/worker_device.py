@@ -35,6 +35,23 @@ def inputs(world, dtype, seed):
     return from_float32(x, dtype)
 
 
+def enter(**options):
+    """The communicator of the job, and the number of this rank's GPU, which is selected."""
+    world = join(**options)
+    device = world.rank % len(_cgxffcv.devices())
+    _cgxffcv.select_device(device)
+    return world, device
+
+
+def first_run(world, device, **options):
+    """A plan, a buffer on the GPU, and a run that is complete."""
+    plan = AllreducePlan(world, LAYERS, device=device, layer_min_size=500, **options)
+    x = CudaArray(inputs(world, "float32", 0), device)
+    plan.run(x)
+    plan.wait()
+    return plan, x
+
+
 def check_sent(plan):
     """The bytes that `explain()` shows are those that a run sends."""
     line = f"sent by this rank: {plan.wire_bytes} bytes, {plan.plain_bytes} without quantisation"
@@ -43,9 +60,7 @@ def check_sent(plan):
 
 def match():
     """Each of the plans in the arguments, on the GPU: the CPU's bytes, run after run, and its residual."""
-    world = join(timeout=60)
-    device = world.rank % len(_cgxffcv.devices())
-    _cgxffcv.select_device(device)
+    world, device = enter(timeout=60)
     kinds = set()
     for options in json.loads(ARGUMENTS[0]):
         bits, bucket = options.pop("bits", 4), options.pop("bucket_size", 256)
@@ -91,9 +106,7 @@ def hostile(rank, elems, dtype, seed):
 
 def exact():
     """Each of the plans in the arguments: what is not quantised, on the GPU and on the CPU."""
-    world = join(timeout=60)
-    device = world.rank % len(_cgxffcv.devices())
-    _cgxffcv.select_device(device)
+    world, device = enter(timeout=60)
     lines, plans, few = [], [], world.rank + 1
     for number, (elems, offset, runs, options) in enumerate(json.loads(ARGUMENTS[0])):
         beside = options.pop("beside", False)
@@ -124,9 +137,7 @@ def exact():
 
 def unwatched():
     """Rank 1 dies before it takes part in a sum for which rank 0 waits only through CUDA."""
-    world = join(timeout=100)
-    device = world.rank % len(_cgxffcv.devices())
-    _cgxffcv.select_device(device)
+    world, device = enter(timeout=100)
     plan = AllreducePlan(world, LAYERS, device=device, algorithm="one_shot", **json.loads(ARGUMENTS[0]))
     x = CudaArray(inputs(world, "float32", 0), device)
     plan.run(x)
@@ -143,13 +154,8 @@ def unwatched():
 def lost():
     """The last rank is killed, or stopped, before it takes part in a run of all; each of the others reports how that
     ended."""
-    world = join()
-    device = world.rank % len(_cgxffcv.devices())
-    _cgxffcv.select_device(device)
-    plan = AllreducePlan(world, LAYERS, device=device, layer_min_size=500, **json.loads(ARGUMENTS[0]))
-    x = CudaArray(inputs(world, "float32", 0), device)
-    plan.run(x)
-    plan.wait()
+    world, device = enter()
+    plan, x = first_run(world, device, **json.loads(ARGUMENTS[0]))
     world.barrier()  # the last rank's messages of this run have also arrived
     if world.rank == world.size - 1:
         os.kill(os.getpid(), signal.SIGKILL if ARGUMENTS[1] == "kill" else signal.SIGSTOP)
@@ -162,9 +168,7 @@ def lost():
 
 def midway():
     """The last rank is killed while all run a plan over and over; every other says how that ended."""
-    world = join()
-    device = world.rank % len(_cgxffcv.devices())
-    _cgxffcv.select_device(device)
+    world, device = enter()
     plan = AllreducePlan(world, LAYERS, device=device, layer_min_size=500, **json.loads(ARGUMENTS[0]))
     x = CudaArray(inputs(world, "float32", 0), device)
     runs = []
@@ -185,13 +189,8 @@ def midway():
 def forked():
     """The memory shared by the ranks that a forked child still maps after it has dropped a plan and the
     communicator."""
-    world = join(timeout=60)
-    device = world.rank % len(_cgxffcv.devices())
-    _cgxffcv.select_device(device)
-    plan = AllreducePlan(world, LAYERS, device=device, layer_min_size=500, algorithm="sra")
-    x = CudaArray(inputs(world, "float32", 0), device)
-    plan.run(x)
-    plan.wait()
+    world, device = enter(timeout=60)
+    plan, x = first_run(world, device, algorithm="sra")
     end, start = os.pipe()
     if os.fork() == 0:
         plan = None
@@ -212,9 +211,7 @@ def scarce():
     """The last rank's GPU has no memory for the residual of a plan; all others have, and continue."""
     if int(os.environ["TEST_RANK"]) == int(ARGUMENTS[0]):
         os.environ["CGXFFCV_EMULATED_MEMORY"] = ARGUMENTS[1]
-    world = join(timeout=60)
-    device = world.rank % len(_cgxffcv.devices())
-    _cgxffcv.select_device(device)
+    world, device = enter(timeout=60)
 
     def make():
         plan = AllreducePlan(world, [(4000, 2000)], device=device, algorithm="sra", error_feedback=True)  # 32 MB
@@ -232,9 +229,7 @@ def malformed():
     variable, bits, rank = ARGUMENTS
     if int(os.environ["TEST_RANK"]) == int(rank):
         os.environ[variable] = "many"
-    world = join(timeout=20)
-    device = world.rank % len(_cgxffcv.devices())
-    _cgxffcv.select_device(device)
+    world, device = enter(timeout=20)
     began = time.monotonic()
     found = caught(world, lambda: AllreducePlan(world, [(400, 200)], bits=int(bits), device=device))
     result(world.rank, **found, seconds=time.monotonic() - began)
@@ -244,9 +239,7 @@ def malformed():
 def adapt():
     """Bits that are chosen again at every second run are the same on the GPU and in host memory, and so are the
     sums."""
-    world = join(timeout=100)
-    device = world.rank % len(_cgxffcv.devices())
-    _cgxffcv.select_device(device)
+    world, device = enter(timeout=100)
     chosen = []
     for options in json.loads(ARGUMENTS[0]):
         common = {"bits": 4, "layer_min_size": 500, "algorithm": "one_shot", "bucket_size": 256} | options
@@ -269,11 +262,9 @@ def adapt():
 
 def choose():
     """The choice for buffers of that many elements and bits, before anything runs."""
-    world = join(timeout=60)
-    _cgxffcv.select_device(world.rank % len(_cgxffcv.devices()))
+    world, device = enter(timeout=60)
     chosen, plans = [], []
     for elems, bits, algorithm in json.loads(ARGUMENTS[0]):
-        device = world.rank % len(_cgxffcv.devices())
         plans.append(AllreducePlan(world, [("a", (elems, 1))], bits=bits, algorithm=algorithm, device=device))
         lines = plans[-1].explain().splitlines()
         chosen.append([lines[0].split(", in ")[0], next(x for x in lines if x.startswith("algorithm: "))])

@@ -1,31 +1,17 @@
-"""The ranks of test_train.py: worker_train.py CASE OUT RECIPE.json TRAIN TEST COMPRESSION.json."""
+"""The ranks of test_train.py: worker_train.py CASE OUT RECIPE TRAIN TEST COMPRESSION, two of them JSON."""
 
 import json
 import os
 import signal
-import sys
-from pathlib import Path
 
 import numpy as np
+from worker_comm import ARGUMENTS, CASE, OUT, join, put
 
 from cgxffcv import comm
 from cgxffcv.recipes import Recipe
 from cgxffcv.train import Trainer
 
-CASE, OUT = sys.argv[1], Path(sys.argv[2])
-RECIPE, TRAIN, TEST, COMPRESSION = sys.argv[3:]
-
-
-def join():
-    if "TEST_FD" in os.environ:
-        return comm.attach(*(int(os.environ[name]) for name in ("TEST_FD", "TEST_RANK", "TEST_SIZE")))
-    return comm.world()
-
-
-def put(name, value):
-    partial = OUT / f".{name}"
-    partial.write_text(json.dumps(value))
-    partial.rename(OUT / name)
+RECIPE, TRAIN, TEST, COMPRESSION = ARGUMENTS
 
 
 def make(world, **options):
@@ -156,4 +142,4 @@ def unwritable(world):
 
 
 with join() as world:
-    put(f"result.{world.rank}", globals()[CASE](world))
+    put(f"result.{world.rank}", json.dumps(globals()[CASE](world)))

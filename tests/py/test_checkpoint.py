@@ -9,6 +9,7 @@ import struct
 
 import numpy as np
 import pytest
+from trainings import same_state
 
 from cgxffcv import checkpoint
 
@@ -23,20 +24,10 @@ STATE = {
 }
 
 
-def same(a, b):
-    assert set(a) == set(b)
-    for name, value in a.items():
-        if isinstance(value, np.ndarray):
-            assert value.dtype == b[name].dtype and value.shape == b[name].shape
-            assert value.tobytes() == b[name].tobytes()
-        else:
-            assert value == b[name]
-
-
 def test_round_trip(tmp_path):
     path = tmp_path / "a.safetensors"
     checkpoint.save(path, STATE)
-    same(checkpoint.load(path), STATE)
+    same_state(checkpoint.load(path), STATE)
     first = path.read_bytes()
     checkpoint.save(path, STATE)
     assert path.read_bytes() == first
@@ -72,7 +63,7 @@ def test_the_library_of_that_name_reads_it(tmp_path):
     path = tmp_path / "a.safetensors"
     checkpoint.save(path, STATE)
     loaded = numpy.load_file(path)
-    same(loaded, {k: v for k, v in STATE.items() if isinstance(v, np.ndarray)})
+    same_state(loaded, {k: v for k, v in STATE.items() if isinstance(v, np.ndarray)})
     numpy.save_file({"x": np.ones((2, 2), np.float32)}, path, metadata={"note": "plain text"})
     state = checkpoint.load(path)
     assert state["note"] == "plain text" and state["x"].sum() == 4

@@ -40,11 +40,17 @@ class Launch:
 
 @dataclass
 class Job:
-    """Ranks under way; `pid(rank)` once a rank has said ready()."""
+    """Ranks under way, which end with the context; `pid(rank)` once a rank has said ready()."""
 
     launch: Launch
     out: Path
     processes: list = field(default_factory=list)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.kill()
 
     def pid(self, rank, limit=30):
         return int(self._await(f"pid.{rank}", limit))

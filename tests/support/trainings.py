@@ -16,18 +16,19 @@ MUON = recipes.get("airbench94").replace(
     lr=0.1,
     whiten_bias_epochs=1,
 )
+SAVERS = MUON.replace(
+    depths=(2, 3, 2),
+    resolutions=((0, 16), (0.3, 24), (0.6, 32)),
+    hardest=((0.4, 0.5),),
+    epochs=3,
+    freeze_block1_share=0.2,
+    activation="relu",
+    whiten_bias_random=False,
+    whiten_bias_epochs=0.5,
+)
 SMALL = {
     "muon": MUON,
-    "savers": MUON.replace(
-        depths=(2, 3, 2),
-        resolutions=((0, 16), (0.3, 24), (0.6, 32)),
-        hardest=((0.4, 0.5),),
-        epochs=3,
-        freeze_block1_share=0.2,
-        activation="relu",
-        whiten_bias_random=False,
-        whiten_bias_epochs=0.5,
-    ),
+    "savers": SAVERS,
     "averaging": recipes.get("airbench93").replace(
         name="small", widths=(16, 16, 16), batch_size=50, epochs=2.6, whiten_images=100, lr=250.0
     ),
@@ -68,6 +69,7 @@ def same_state(a, b):
     assert set(a) == set(b)
     for name, value in a.items():
         if isinstance(value, np.ndarray):
+            assert (value.dtype, value.shape) == (b[name].dtype, b[name].shape), name
             assert value.tobytes() == b[name].tobytes(), name
         else:
             assert value == b[name], name
