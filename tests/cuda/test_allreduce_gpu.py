@@ -4,13 +4,10 @@ import json
 
 import _cgxffcv
 import pytest
+from gpus import EMULATED, needs_gpu, needs_nccl
 from ranks import Launch, run, start
 
-DEVICES = _cgxffcv.devices()
-EMULATED = bool(DEVICES) and DEVICES[0]["name"] == "emulated device"
-NCCL = EMULATED or (_cgxffcv.build_info()["nccl"] and len(DEVICES) > 1)
-pytestmark = pytest.mark.skipif(not DEVICES, reason=f"no GPU: {_cgxffcv.why_no_device()}")
-needs_nccl = pytest.mark.skipif(not NCCL, reason="needs NCCL and two GPUs")
+pytestmark = needs_gpu
 
 PEER = "on the GPUs by kernels that write into each other's memory"
 STAGED = "on the GPUs by kernels that write into page-locked host memory"

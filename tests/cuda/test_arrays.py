@@ -5,14 +5,12 @@ import _cgxffcv
 import numpy as np
 import pytest
 from foreign_arrays import CudaArray, Forged, address_of
+from gpus import EMULATED, NCCL, needs_gpu
 from ranks import Launch, start
 
 from cgxffcv import comm
 
-DEVICES = _cgxffcv.devices()
-EMULATED = bool(DEVICES) and DEVICES[0]["name"] == "emulated device"
-NCCL = EMULATED or (_cgxffcv.build_info()["nccl"] and len(DEVICES) > 1)
-pytestmark = pytest.mark.skipif(not DEVICES, reason=f"no GPU: {_cgxffcv.why_no_device()}")
+pytestmark = needs_gpu
 F = np.float32
 
 

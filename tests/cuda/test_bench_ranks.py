@@ -6,12 +6,10 @@ import sys
 import _cgxffcv
 import pytest
 from checkout import run_command
+from gpus import DEVICES, EMULATED, NCCL, needs_gpu
 from ranks import environment, mpirun, needs_mpirun
 
-DEVICES = _cgxffcv.devices()
-EMULATED = bool(DEVICES) and DEVICES[0]["name"] == "emulated device"
-NCCL = EMULATED or (_cgxffcv.build_info()["nccl"] and len(DEVICES) > 1)
-pytestmark = [needs_mpirun, pytest.mark.skipif(not DEVICES, reason=f"no GPU: {_cgxffcv.why_no_device()}")]
+pytestmark = [needs_mpirun, needs_gpu]
 
 
 def run(tmp_path, *words, **variables):

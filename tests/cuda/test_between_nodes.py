@@ -5,11 +5,10 @@ import re
 
 import _cgxffcv
 import pytest
+from gpus import EMULATED, needs_gpu
 from ranks import Launch, needs_mpirun, run, start
 
-DEVICES = _cgxffcv.devices()
-EMULATED = bool(DEVICES) and DEVICES[0]["name"] == "emulated device"
-pytestmark = pytest.mark.skipif(not DEVICES, reason=f"no GPU: {_cgxffcv.why_no_device()}")
+pytestmark = needs_gpu
 only_emulated = pytest.mark.skipif(not EMULATED, reason="only the emulator can be another machine")
 
 KERNELS = "on the GPUs by kernels that write into "
@@ -154,11 +153,9 @@ def test_the_rule_between_nodes(tmp_path, ranks, algorithm):
 
 def results_of(job, ranks):
     """What each of the first ranks has found, once all of them have; then the job ends."""
-    try:
+    with job:
         for rank in range(ranks):
             job.reached(rank, "result", 40)
-    finally:
-        job.kill()
     return [job.result(rank) for rank in range(ranks)]
 
 

@@ -5,12 +5,12 @@ import _cgxffcv
 import numpy as np
 import pytest
 from allreduce_model import Case, simulate
+from gpus import needs_gpu
 from quant_model import complete, from_float32
 
 from cgxffcv import allreduce, comm
 
-DEVICES = _cgxffcv.devices()
-pytestmark = pytest.mark.skipif(not DEVICES, reason=f"no GPU: {_cgxffcv.why_no_device()}")
+pytestmark = needs_gpu
 LAYERS = [(5000, 2), (30, 1), (1100, 2), (7, 2)]
 ELEMS = sum(n for n, _ in LAYERS)
 

@@ -11,14 +11,14 @@ import _cgxffcv
 import numpy as np
 import pytest
 from checkout import run_python
+from gpus import EMULATED, needs_gpu
 from nn_reference import bf16, conv, conv_data_gradient, conv_filter_gradient, patches
 
 from cgxffcv.nn import Conv, Description, Head, Network, Norm
 
-pytestmark = pytest.mark.skipif(not _cgxffcv.devices(), reason=_cgxffcv.why_no_device())
+pytestmark = needs_gpu
 
 DEVICE = next(iter(_cgxffcv.devices()), {"name": "", "compute_capability": (0, 0)})
-EMULATED = DEVICE["name"] == "emulated device"
 HOPPER = tuple(DEVICE["compute_capability"]) == (9, 0)
 
 PRECISIONS = ["float32", "bfloat16", "float16"]

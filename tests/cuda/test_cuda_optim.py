@@ -3,11 +3,12 @@
 import _cgxffcv
 import numpy as np
 import pytest
+from gpus import needs_gpu
 from optim_reference import close, exactly, in_float16, newton_schulz, reference_step
 
 from cgxffcv.train import Muon, Optimizer, Rate, Sgd
 
-pytestmark = pytest.mark.skipif(not _cgxffcv.devices(), reason=_cgxffcv.why_no_device())
+pytestmark = needs_gpu
 
 rng = np.random.default_rng
 

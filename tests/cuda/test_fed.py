@@ -12,6 +12,7 @@ import small_data
 from checkout import run_python
 from gpu_batches import CHAINS, COUNT, core_trainer, loader_of
 from gpu_trainings import MUON, trainer_of, what
+from gpus import EMULATED, needs_gpu
 from trainings import finish, same_state
 
 import cgxffcv
@@ -24,9 +25,8 @@ from cgxffcv.train.fed import FedEvaluation, FedTraining
 from cgxffcv.train.resident import ResidentEvaluation, ResidentTraining
 from cgxffcv.writer import DatasetWriter
 
-pytestmark = pytest.mark.skipif(not _cgxffcv.devices(), reason=_cgxffcv.why_no_device())
+pytestmark = needs_gpu
 
-EMULATED = any(device["name"] == "emulated device" for device in _cgxffcv.devices())
 BATCH = 20
 
 

@@ -1,16 +1,15 @@
 """A convolution and the pool and statistics of its norm in one kernel: against the kernels one by one, and against
 float64 NumPy. Networks with a head keep no intermediate tensors, so that their plans may run passes together."""
 
-import _cgxffcv
 import numpy as np
 import pytest
+from gpus import EMULATED, needs_gpu
 from nn_reference import bf16, conv, norm_forward
 
 from cgxffcv.nn import Conv, Description, Head, Network, Norm
 
-pytestmark = pytest.mark.skipif(not _cgxffcv.devices(), reason=_cgxffcv.why_no_device())
+pytestmark = needs_gpu
 
-EMULATED = any(device["name"] == "emulated device" for device in _cgxffcv.devices())
 UNIT = {"bfloat16": 2.0**-8, "float16": 2.0**-11}
 STORE = {"bfloat16": bf16, "float16": np.float16}
 PRECISIONS = list(UNIT)

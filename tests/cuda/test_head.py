@@ -1,13 +1,13 @@
 """The head on a GPU, loss and gradients, against float64 NumPy on the tensors that it read."""
 
-import _cgxffcv
 import numpy as np
 import pytest
+from gpus import needs_gpu
 from nn_reference import bf16, cross_entropy, head_backward, head_forward
 
 from cgxffcv.nn import Conv, Description, Head, Network, Norm
 
-pytestmark = pytest.mark.skipif(not _cgxffcv.devices(), reason=f"no GPU: {_cgxffcv.why_no_device()}")
+pytestmark = needs_gpu
 
 STORE = {"float32": np.float32, "bfloat16": bf16, "float16": np.float16}
 UNITS = {"float32": 1e-6, "bfloat16": 2**-8, "float16": 2**-11}

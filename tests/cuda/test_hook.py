@@ -3,13 +3,11 @@ before, bit for bit, under the stand-in for PyTorch and with streams that do not
 
 from pathlib import Path
 
-import _cgxffcv
 import pytest
 from checkout import ROOT, environ
+from gpus import EMULATED
 from ranks import Launch, run
 
-DEVICES = _cgxffcv.devices()
-EMULATED = bool(DEVICES) and DEVICES[0]["name"] == "emulated device"
 pytestmark = pytest.mark.skipif(not EMULATED, reason="the stand-in for PyTorch needs the emulated build")
 WORKER = Path(__file__).parent / "worker_hook.py"
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tiny_beton
 from checkout import run_python
+from gpus import EMULATED, needs_gpu
 
 from cgxffcv import tensors
 from cgxffcv import transforms as tf
@@ -19,11 +20,10 @@ from cgxffcv.fields.decoders import IntDecoder, SimpleRGBImageDecoder
 from cgxffcv.loader import Loader, OrderOption
 
 pytestmark = [
-    pytest.mark.skipif(not _cgxffcv.devices(), reason=f"no GPU: {_cgxffcv.why_no_device()}"),
+    needs_gpu,
     pytest.mark.usefixtures("without_torch"),
 ]
 COUNT = 23
-EMULATED = bool(_cgxffcv.devices()) and _cgxffcv.devices()[0]["name"] == "emulated device"
 
 
 def taken_by_interface(array):

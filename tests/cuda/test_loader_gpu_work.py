@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tiny_beton
 from gpu_batches import CHAINS, COUNT
+from gpus import needs_gpu
 
 from cgxffcv import transforms as tf
 from cgxffcv.decoders import (
@@ -19,7 +20,7 @@ from cgxffcv.decoders import (
 from cgxffcv.loader import Loader, OrderOption, PipelineSpec
 
 pytestmark = [
-    pytest.mark.skipif(not _cgxffcv.devices(), reason=f"no GPU: {_cgxffcv.why_no_device()}"),
+    needs_gpu,
     pytest.mark.usefixtures("without_torch"),
 ]
 MEAN, STD = [125.3, 122.9, 113.8], [62.9, 62.1, 66.7]

@@ -1,14 +1,13 @@
 """With torch, too, the GPU does what comes after ToDevice, and torch takes over the result. A stand-in replaces torch,
 since no torch supports an emulated GPU."""
 
-import _cgxffcv
 import numpy as np
 import pytest
 import tiny_beton
 from checkout import run_python
+from gpus import EMULATED, needs_gpu
 
-pytestmark = pytest.mark.skipif(not _cgxffcv.devices(), reason=f"no GPU: {_cgxffcv.why_no_device()}")
-EMULATED = bool(_cgxffcv.devices()) and _cgxffcv.devices()[0]["name"] == "emulated device"
+pytestmark = needs_gpu
 
 STAND_IN = '''
 import contextlib, sys, types

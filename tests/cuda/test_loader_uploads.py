@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tiny_beton
 from checkout import run_python
+from gpus import EMULATED, needs_gpu
 
 import cgxffcv
 from cgxffcv import transforms as tf
@@ -16,10 +17,9 @@ from cgxffcv.decoders import IntDecoder, SimpleRGBImageDecoder
 from cgxffcv.loader import Loader, OrderOption
 
 pytestmark = [
-    pytest.mark.skipif(not _cgxffcv.devices(), reason=f"no GPU: {_cgxffcv.why_no_device()}"),
+    needs_gpu,
     pytest.mark.usefixtures("without_torch"),
 ]
-EMULATED = bool(_cgxffcv.devices()) and _cgxffcv.devices()[0]["name"] == "emulated device"
 on_emulator = pytest.mark.skipif(not EMULATED, reason="only the emulator counts allocations, and runs streams late")
 COUNT, BATCH, AHEAD = 43, 4, 3
 WORK = [tf.RandomHorizontalFlip(), tf.NormalizeImage(100, 50, np.float32), tf.ToTorchImage()]

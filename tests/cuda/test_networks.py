@@ -3,20 +3,18 @@
 import json
 from pathlib import Path
 
-import _cgxffcv
 import network_cases
 import numpy as np
 import pytest
 from checkout import run_python
+from gpus import EMULATED, needs_gpu
 from network_cases import *  # noqa: F403 (its tests, which are collected here)
 from network_cases import NETWORKS, batch, make, relative
 from nn_reference import Reference
 
 from cgxffcv import nn
 
-pytestmark = pytest.mark.skipif(not _cgxffcv.devices(), reason=f"no GPU: {_cgxffcv.why_no_device()}")
-
-EMULATED = any(device["name"] == "emulated device" for device in _cgxffcv.devices())
+pytestmark = needs_gpu
 
 
 @pytest.fixture(autouse=True)

@@ -4,19 +4,18 @@ Networks without a head keep all their tensors, so every norm is compared by its
 results, rounded once to the storage type, within a few float32 roundings of their terms.
 """
 
-import _cgxffcv
 import numpy as np
 import pytest
-from nn_reference import Reference, bf16, conv_data_gradient, norm_backward, norm_forward, residual_nodes
+from gpus import EMULATED, needs_gpu
+from nn_reference import Reference, bf16, conv_data_gradient, norm_backward, norm_forward, residual_nodes, within
 
 from cgxffcv.nn import Conv, Description, Head, Network, Norm
 
-pytestmark = pytest.mark.skipif(not _cgxffcv.devices(), reason="no GPU, and no emulated one in this build")
+pytestmark = needs_gpu
 
 UNIT = {"float32": 2.0**-24, "bfloat16": 2.0**-8, "float16": 2.0**-11}  # the largest relative rounding
 STORE = {"float32": np.float32, "bfloat16": bf16, "float16": np.float16}
 PRECISIONS = list(UNIT)
-EMULATED = any(device["name"] == "emulated device" for device in _cgxffcv.devices())
 SMALLEST = 2.0**-24  # float16 has nothing between this and zero
 FUNCTION = 2e-6  # of an activation or its slope: absolute error of the kernels' approximations
 
@@ -69,13 +68,6 @@ class Run:
         return node, x, gamma, beta, None if node.residual is None else self.read(node.residual)
 
 
-def close(name, actual, expected, bound):
-    assert np.all(np.isfinite(actual)), name
-    error = np.abs(actual - expected)
-    worst = np.max(error - bound)
-    assert worst <= 0, f"{name}: exceeds its bound by {worst}; largest error {error.max()}"
-
-
 def check_norm(run, node):
     unit = UNIT[run.precision]
     args = run.terms(node)
@@ -85,21 +77,21 @@ def check_norm(run, node):
     arithmetic = 4e-7 * (np.abs(normal * gamma).max() * far + np.abs(args[3]).max() + np.abs(out).max())
     # A pool after the activation chooses among rounded values; here the reference rounds as well.
     rounding = (2 if node.pool_place == "after" else 1) * unit
-    close(node.name, run.read(node.name), out, rounding * np.abs(out) + arithmetic + FUNCTION + SMALLEST)
+    within(node.name, run.read(node.name), out, rounding * np.abs(out) + arithmetic + FUNCTION + SMALLEST)
     check_running(run, node, x, kept)
     dout = run.read(node.name, True)
     dx, dscale, dbias, _ = norm_backward(node, kept, gamma, dout)
     terms = np.abs(dout).sum((0, 1, 2)).max() * 1.2
     slopes = FUNCTION + 1e-7 * far * np.abs(gamma).max()  # their error: the function's, and of the mean in float32
-    close(node.name, run.network.gradient(f"{node.name}.bias"), dbias, slopes * terms + 1e-6 * np.abs(dbias))
+    within(node.name, run.network.gradient(f"{node.name}.bias"), dbias, slopes * terms + 1e-6 * np.abs(dbias))
     if node.scale:
         bound = slopes * terms * np.abs(normal).max() + 1e-6 * np.abs(dscale)
-        close(node.name, run.network.gradient(f"{node.name}.scale"), dscale, bound)
+        within(node.name, run.network.gradient(f"{node.name}.scale"), dscale, bound)
     # If a residual passes on the gradient before the activation, it has been rounded.
     size = (np.abs(gamma) * kept["deviation"]).max() * np.abs(dout).max() * 1.2
     inner = (unit if node.residual_place == "before" else 0) + 2 * slopes
     actual = run.plan.read(run.names.index(node.name) - 1, True)
-    close(node.name, actual, dx, unit * np.abs(dx) + inner * size + SMALLEST)
+    within(node.name, actual, dx, unit * np.abs(dx) + inner * size + SMALLEST)
     if node.pool and node.pool_place == "before":
         rows, columns = (n // node.pool * node.pool for n in x.shape[1:3])
         assert not actual[:, rows:].any() and not actual[:, :, columns:].any()
@@ -111,11 +103,11 @@ def check_running(run, node, x, kept):
     statistic = run.network._statistic(node.name)
     places = slice(statistic.mean_offset, statistic.mean_offset + statistic.channels)
     mean = run.before[places] * node.keep + (1 - node.keep) * kept["mean"]
-    close(node.name, run.network.running_mean(node.name), mean, 5e-7 * np.abs(x).max() + 1e-7)
+    within(node.name, run.network.running_mean(node.name), mean, 5e-7 * np.abs(x).max() + 1e-7)
     places = slice(statistic.variance_offset, statistic.variance_offset + statistic.channels)
     unbiased = kept["variance"] * (pixels / max(pixels - 1, 1))
     variance = run.before[places] * node.keep + (1 - node.keep) * unbiased
-    close(node.name, run.network.running_variance(node.name), variance, 1e-6 * variance)
+    within(node.name, run.network.running_variance(node.name), variance, 1e-6 * variance)
 
 
 def check_all(nodes, size, batch, precision, **options):
@@ -221,7 +213,7 @@ def check_sum(run, name, adder):
     skip = norm_backward(adder, kept, run.terms(adder)[2], run.read(adder.name, True))[3]
     size = conv_data_gradient(np.abs(dy), np.abs(weight), through.shape, behind.stride, behind.padding).max()
     bound = unit * (np.abs(through) + np.abs(skip) + np.abs(through + skip)) + 2 * FUNCTION * size + SMALLEST
-    close(f"{name} + {adder.name}", run.read(name, True), through + skip, bound)
+    within(f"{name} + {adder.name}", run.read(name, True), through + skip, bound)
 
 
 @pytest.mark.parametrize("place", ["before", "after"])
@@ -283,7 +275,7 @@ def test_evaluation(activation, pool, precision):
     expected = out.max((1, 2))
     rounding = (2 if pool[1] == "after" else 1) * UNIT[precision]
     bound = rounding * np.abs(expected) + FUNCTION + 1e-6 * np.abs(out).max() + SMALLEST
-    close("norm", network.plan(4, (11, 7)).evaluate(images), expected, bound)
+    within("norm", network.plan(4, (11, 7)).evaluate(images), expected, bound)
 
 
 @pytest.mark.parametrize("place", ["before", "after"])
@@ -303,4 +295,4 @@ def test_evaluation_of_residuals(place, pool):
     network.running[:] = np.random.default_rng(9).uniform(0.3, 2, network.running.shape)
     images = np.random.default_rng(10).normal(0, 1, (3, 9, 8, 3)).astype(np.float32)
     expected = Reference(network).forward(images.astype(np.float64), training=False)[0][-1]
-    close("logits", network.plan(3, (9, 8)).evaluate(images), expected, 2e-5 * np.abs(expected).max())
+    within("logits", network.plan(3, (9, 8)).evaluate(images), expected, 2e-5 * np.abs(expected).max())

@@ -4,14 +4,14 @@ A plan that keeps its tensors makes that gradient, rounded to 16 bits; of the sa
 gradient must be the float64 sum within a few float32 roundings of its terms.
 """
 
-import _cgxffcv
 import numpy as np
 import pytest
+from gpus import needs_gpu
 from nn_reference import conv_filter_gradient
 
 from cgxffcv.nn import Conv, Description, Head, Network, Norm
 
-pytestmark = pytest.mark.skipif(not _cgxffcv.devices(), reason=_cgxffcv.why_no_device())
+pytestmark = needs_gpu
 
 PRECISIONS = ["float16", "bfloat16"]
 UNIT = {"bfloat16": 2.0**-8, "float16": 2.0**-11}

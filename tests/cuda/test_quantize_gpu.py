@@ -6,12 +6,13 @@ import _cgxffcv
 import numpy as np
 import pytest
 import quant_model as model
+from gpus import needs_gpu
 from quant_values import specials
 
 from cgxffcv.allreduce import QuantSpec, dequantize, quantize
 from cgxffcv.bench import quantize as bench_quantize
 
-pytestmark = pytest.mark.skipif(not _cgxffcv.devices(), reason=_cgxffcv.why_no_device())
+pytestmark = needs_gpu
 
 F = np.float32
 DTYPES = ("float32", "float16", "bfloat16")

@@ -9,27 +9,16 @@ import _cgxffcv
 import numpy as np
 import pytest
 import small_data
+from gpus import EMULATED, needs_gpu, needs_nccl
 from ranks import Launch, needs_mpirun, start
+from trainings import MUON
 
-from cgxffcv import checkpoint, comm, recipes
+from cgxffcv import checkpoint, comm
 from cgxffcv.train import Trainer
 
-DEVICES = _cgxffcv.devices()
-EMULATED = bool(DEVICES) and DEVICES[0]["name"] == "emulated device"
-NCCL = EMULATED or (_cgxffcv.build_info()["nccl"] and len(DEVICES) > 1)
-pytestmark = pytest.mark.skipif(not DEVICES, reason=f"no GPU: {_cgxffcv.why_no_device()}")
-needs_nccl = pytest.mark.skipif(not NCCL, reason="needs NCCL and two GPUs")
+pytestmark = needs_gpu
 
-SMALL = recipes.get("airbench94").replace(
-    name="small",
-    widths=(8, 8, 8),
-    head_scale=1 / 8,
-    batch_size=16,
-    epochs=2,
-    whiten_images=50,
-    lr=0.1,
-    whiten_bias_epochs=1,
-)
+SMALL = MUON.replace(widths=(8, 8, 8), head_scale=1 / 8, batch_size=16, whiten_images=50)
 PLAIN, NARROW = {"bits": 32}, {"bits": 4, "bucket_size": 64, "layer_min_size": 16}
 SHM2 = Launch("shm", 2)
 
@@ -170,11 +159,10 @@ def test_a_rank_that_is_stopped_ends_the_others_in_time(tmp_path, many_steps, nc
     """Far more steps are left than the device's queue takes: the host stays within it, where its waits end."""
     variables = {"TEST_FED_RANKS": fed, "CGXFFCV_COMM_NCCL": nccl, "CGXFFCV_COMM_TIMEOUT": 5}
     emulated = {"CGXFFCV_EMULATED_STREAMS": "late", "CGXFFCV_EMULATED_QUEUE": 5}
-    job = launch(tmp_path / "out", "stop", many_steps, recipe=SMALL.replace(batch_size=4), **variables, **emulated)
-    try:
+    with launch(
+        tmp_path / "out", "stop", many_steps, recipe=SMALL.replace(batch_size=4), **variables, **emulated
+    ) as job:
         job.reached(0, "result", 50)
-    finally:
-        job.kill()
     result = job.result(0)
     assert result["error"].startswith("CommTimeout") and result["step"] <= 2, job.text()
 
@@ -184,11 +172,8 @@ def test_kernels_do_not_wait_for_a_lost_rank(tmp_path, files, case, error):
     """Kernels that add what the lost rank has not sent end, and whatever waits for them gets an error that names the
     rank."""
     limits = {"CGXFFCV_COMM_TIMEOUT": 5, "CGXFFCV_EMULATED_STREAMS": "late"}
-    job = launch(tmp_path / "out", case, files, NARROW, **limits)
-    try:
+    with launch(tmp_path / "out", case, files, NARROW, **limits) as job:
         job.reached(0, "result", 60)
-    finally:
-        job.kill()
     result = job.result(0)
     assert error in result["error"] and "1" in result["error"] and result["step"] <= 2, job.text()
 

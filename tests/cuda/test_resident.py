@@ -4,6 +4,7 @@ import _cgxffcv
 import numpy as np
 import pytest
 from gpu_batches import CHAINS, COUNT, RECIPE, core_trainer, loader_of
+from gpus import needs_gpu
 
 from cgxffcv.loader import OrderOption
 from cgxffcv.train import patch_moments, whitening_filters
@@ -19,7 +20,7 @@ from cgxffcv.transforms import (
     RandomVerticalFlip,
 )
 
-pytestmark = pytest.mark.skipif(not _cgxffcv.devices(), reason=_cgxffcv.why_no_device())
+pytestmark = needs_gpu
 
 
 def resident_of(path, chain, seed=7, indices=None, **options):

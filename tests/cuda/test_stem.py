@@ -1,15 +1,14 @@
 """The convolution that reads the images on a GPU, forward and backward, against float64 NumPy: all storage types, every
 type, layout and view of the images, shapes with and without kernels of their own."""
 
-import _cgxffcv
 import numpy as np
 import pytest
-from nn_reference import activate, bf16, conv, conv_filter_gradient, slope
+from gpus import EMULATED, needs_gpu
+from nn_reference import activate, bf16, conv, conv_filter_gradient, slope, within
 
 from cgxffcv.nn import Conv, Description, Head, Network, Norm
 
-pytestmark = pytest.mark.skipif(not _cgxffcv.devices(), reason=f"no GPU: {_cgxffcv.why_no_device()}")
-EMULATED = any(device["name"] == "emulated device" for device in _cgxffcv.devices())
+pytestmark = needs_gpu
 
 # Rounding to nearest in each storage type; float32: of the sum of products.
 UNITS = {"float32": 2e-6, "bfloat16": 2**-8, "float16": 2**-10}
@@ -24,12 +23,6 @@ STEMS = {
     "many": Conv("stem", 72, 3, 1, 2, bias=True, bias_init="zero", activation="gelu"),
     "large": Conv("stem", 16, 15, 8, 14, bias=True, activation="silu"),
 }
-
-
-def close(name, actual, expected, bound):
-    assert np.all(np.isfinite(actual)), name
-    worst = np.max(np.abs(actual - expected) / bound)
-    assert worst <= 1, f"{name}: {worst} times its bound, largest error {np.max(np.abs(actual - expected))}"
 
 
 def make(node, channels, precision, seed=0):
@@ -50,7 +43,7 @@ def check(network, plan, node, images, precision):
     expected = activate(z, node.activation)
     # Sums of up to 900 products round by 2^-24 each time; the activation functions are good to 1.2e-6.
     inner = 1e-6 * terms + 2e-6
-    close("output", plan.read(0), expected, inner + UNITS[precision] * np.abs(expected) + 1e-7)
+    within("output", plan.read(0), expected, inner + UNITS[precision] * np.abs(expected) + 1e-7)
     dy = plan.read(0, True).astype(np.float64)
     steep = slope(z, node.activation)
     if node.activation == "relu":  # where the sign depends on rounding, either slope will do
@@ -59,12 +52,12 @@ def check(network, plan, node, images, precision):
     dz = dy * steep
     if node.bias:
         bound = unsure.sum((0, 1, 2)) + 1e-6 * np.abs(dz).sum((0, 1, 2))
-        close("bias", network.gradient("stem.bias"), dz.sum((0, 1, 2)), bound)
+        within("bias", network.gradient("stem.bias"), dz.sum((0, 1, 2)), bound)
     if not node.frozen:
         gradient = conv_filter_gradient(images, dz, node.kernel, node.stride, node.padding)
         x = np.abs(images)
         bound = conv_filter_gradient(x, unsure + 1e-6 * np.abs(dz), node.kernel, node.stride, node.padding)
-        close("weights", network.gradient("stem.weight"), gradient, bound + 1e-12)
+        within("weights", network.gradient("stem.weight"), gradient, bound + 1e-12)
 
 
 @pytest.mark.parametrize("precision", UNITS)

@@ -9,6 +9,7 @@ import pytest
 import small_data
 from checkout import run_python
 from gpu_trainings import MUON, TINY, trainer_of, what
+from gpus import EMULATED, needs_gpu
 from trainings import finish, same_state
 
 import cgxffcv
@@ -16,9 +17,8 @@ from cgxffcv import checkpoint, nn
 from cgxffcv.errors import DataError
 from cgxffcv.train import TrainingDiverged
 
-pytestmark = pytest.mark.skipif(not _cgxffcv.devices(), reason=_cgxffcv.why_no_device())
+pytestmark = needs_gpu
 
-EMULATED = any(device["name"] == "emulated device" for device in _cgxffcv.devices())
 NAMES = list(TINY)
 
 

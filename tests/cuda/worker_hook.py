@@ -7,8 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from allreduce_model import Case, simulate
-from quant_model import complete
+from hook_model import FIRST, LATER, MIXED, SHAPES, Expected, drawn
 from torch import _gpu, _hooks
 from torch import distributed as dist
 from worker_comm import CASE, OUT, put, result
@@ -18,8 +17,6 @@ from cgxffcv.interop.ddp.adapter import Adapter
 from cgxffcv.interop.torch import CGXState, cgx_hook
 
 RANK, SIZE = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-SHAPES = {"a": (40, 50), "bias": (60,), "b": (30, 40), "small": (7, 9)}
-FIRST, LATER = [["a", "bias", "b", "small"]], [["small", "b"], ["bias", "a"]]  # buckets, and rebuilt ones
 
 
 class Store:
@@ -118,42 +115,16 @@ class Model:
         return {tuple(names): bucket.buffer().read() for names, bucket in self.buckets}
 
 
-def drawn(rank, step):
-    random = np.random.default_rng([rank, step])
-    return {name: random.standard_normal(shape).astype(np.float32) for name, shape in SHAPES.items()}
-
-
-class Expected:
-    """The byte-level model of a bucket's average, with residuals that follow their parameters."""
-
-    def __init__(self, feedback, algorithm):
-        self.specs = {"a": complete(3, 256), "b": complete(8, 256), "bias": None, "small": None}
-        self.kept = {n: [np.zeros(int(np.prod(s)), np.float32) for _ in range(SIZE)] for n, s in SHAPES.items()}
-        self.feedback, self.algorithm = feedback, algorithm
-
-    def of(self, names, step):
-        layers = [(int(np.prod(SHAPES[n])), self.specs[n]) for n in names]
-        case = Case(layers, feedback=self.feedback, algorithm=self.algorithm)
-        if self.feedback:
-            case.residual = [np.concatenate([self.kept[n][r] for n in names]) for r in range(SIZE)]
-        flat = [np.concatenate([drawn(rank, step)[n].ravel() for n in names]) for rank in range(SIZE)]
-        out = simulate(case, flat)
-        ends = np.cumsum([np.prod(SHAPES[n]) for n in names])[:-1]
-        for rank in range(SIZE if self.feedback else 0):
-            for name, part in zip(names, np.split(case.residual[rank], ends), strict=True):
-                self.kept[name][rank] = part
-        return out
-
-    def check(self, found, step):
-        for names, values in found.items():
-            assert values.tobytes() == self.of(list(names), step).tobytes(), (names, step)
+def check(expected, found, step):
+    for names, values in found.items():
+        everyones = [drawn(rank, step) for rank in range(SIZE)]
+        assert values.tobytes() == expected.average(list(names), everyones), (names, step)
 
 
 def new(group, **options):
     """A model with its state, in 3 and 8 bits."""
     model = Model(None, group)
-    bits = {"default": 3, "b": 8}
-    params = {"bits": bits, "bucket_size": 256}
+    params = {"bits": MIXED, "bucket_size": 256}
     model.state = CGXState(group, 1024, params, model=model.parameters.items(), **options)
     return model
 
@@ -163,13 +134,13 @@ def new(group, **options):
 
 def values():
     """Steps before and after the buckets are rebuilt, also on the fast path; a hook around ours; a resumed run."""
-    group, expected = Group(), Expected(True, "sra")
+    group, expected = Group(), Expected(SIZE, True, MIXED)
     model = new(group, error_feedback=True, algorithm="sra")
     model.build(FIRST)
-    expected.check(model.backward(), 0)
+    check(expected, model.backward(), 0)
     model.build(LATER)
     for step in range(1, 5):
-        expected.check(model.backward(), step)
+        check(expected, model.backward(), step)
     assert len(model.state._recurring) == 2
 
     seen = {}
@@ -180,7 +151,7 @@ def values():
 
     found = model.backward(around)
     assert [seen[i].tobytes() for i in range(2)] == [values.tobytes() for values in found.values()]
-    expected.check(found, 5)
+    check(expected, found, 5)
 
     saved = model.state.state_dict()
     assert saved["call"] == 6 and set(saved["residuals"]) == set(SHAPES)
@@ -188,7 +159,7 @@ def values():
     other.state.load_state_dict(saved)
     other.step = 6
     other.build(LATER)
-    expected.check(other.backward(), 6)
+    check(expected, other.backward(), 6)
     other.state.load_state_dict(saved)  # in the middle of a run
     mine = other.state.state_dict()
     assert mine["call"] == 6
@@ -199,32 +170,32 @@ def values():
 def adapted():
     """Bits that are chosen in the first and the fourth step; residuals of 8 bits are carried over; in between, the fast
     path."""
-    group, expected = Group(), Expected("int8", "sra")
+    group, expected = Group(), Expected(SIZE, "int8", MIXED)
     model = new(group, error_feedback="int8", algorithm="sra", adaptive_bits={"every": 3, "budget": 1e-3})
     chosen = []
     for step in range(7):
         if step < 2:
             model.build(FIRST if step == 0 else LATER)
-        expected.check(model.backward(), step)
+        check(expected, model.backward(), step)
         assert (len(model.state._recurring) == 2) == (step >= 2) or step > 3  # other bits make other plans
         chosen.append(model.state.adapted_bits)
-        expected.specs["a"] = complete(chosen[-1]["a"], 256)
+        expected.bits["a"] = chosen[-1]["a"]
     return chosen
 
 
 def recording(at):
     """Steps of which one is recorded in a graph, as the stream reports: its plans are those of all later steps, and of
     a loaded state; a choice without such plans is ignored."""
-    group, expected = Group(), Expected("int8", "sra")
+    group, expected = Group(), Expected(SIZE, "int8", MIXED)
     model = new(group, error_feedback="int8", algorithm="sra", adaptive_bits={"every": 2, "budget": 1e-3})
     model.build(FIRST)
     for step in range(6):
         if step == at + 1:
             plans = [bucket.plan for bucket in model.state._buckets]
         torch.cuda.is_current_stream_capturing = lambda now=step == at: now
-        expected.check(model.backward(), step)
+        check(expected, model.backward(), step)
         if step < at - 1:
-            expected.specs["a"] = complete(model.state.adapted_bits["a"], 256)
+            expected.bits["a"] = model.state.adapted_bits["a"]
     saved, bits = model.state.state_dict(), model.state.adapted_bits
     try:
         model.state.load_state_dict(saved | {"bits": {"a": 2}})
@@ -233,7 +204,7 @@ def recording(at):
     else:
         raise AssertionError("bits of recorded plans have changed")
     model.state.load_state_dict(saved)
-    expected.check(model.backward(), 6)
+    check(expected, model.backward(), 6)
     assert [bucket.plan for bucket in model.state._buckets] == plans and model.state.adapted_bits == bits
     assert "no longer, since a step was recorded in a CUDA graph" in model.state.explain()
     return bits

@@ -20,6 +20,7 @@ from nn_reference import (
     slope,
     winograd_conv,
     winograd_filter_gradient,
+    within,
 )
 
 import cgxffcv
@@ -34,10 +35,7 @@ PRECISIONS = ["float32", "bfloat16"]
 
 def close(name, actual, expected, scale, relative, rounding):
     """|actual - expected| <= relative * scale + rounding * |expected|; the scale is that of the sums' terms."""
-    bound = relative * scale + rounding * np.abs(expected)
-    assert np.all(np.isfinite(actual)), name
-    worst = np.max(np.abs(actual - expected) - bound)
-    assert worst <= 0, f"{name}: exceeds its bound by {worst}, largest error {np.max(np.abs(actual - expected))}"
+    within(name, actual, expected, relative * scale + rounding * np.abs(expected))
 
 
 def run(nodes, size, batch, precision, seed=0, channels=3, threads=2, convolution="direct"):

@@ -1,36 +1,15 @@
 """Small trainings on a GPU, and what tests compare of them."""
 
-from cgxffcv import recipes
+import trainings
+
 from cgxffcv.train import Trainer
 
-MUON = recipes.get("airbench94").replace(
-    name="tiny",
-    widths=(8, 16, 24),
-    head_scale=1 / 24,
-    batch_size=8,
-    epochs=2,
-    whiten_images=10,
-    lr=0.1,
-    whiten_bias_epochs=1,
-)
-
-
+FEW = {"name": "tiny", "widths": (8, 16, 24), "batch_size": 8, "whiten_images": 10}
+MUON = trainings.MUON.replace(head_scale=1 / 24, **FEW)
 TINY = {
     "muon": MUON,
-    "savers": MUON.replace(
-        depths=(2, 3, 2),
-        resolutions=((0, 16), (0.3, 24), (0.6, 32)),
-        hardest=((0.4, 0.5),),
-        epochs=3,
-        freeze_block1_share=0.2,
-        activation="relu",
-        whiten_bias_random=False,
-        whiten_bias_epochs=0.5,
-        test_share=0.3,
-    ),
-    "averaging": recipes.get("airbench93").replace(
-        name="tiny", widths=(8, 16, 24), batch_size=8, epochs=2.3, whiten_images=10, lr=250.0
-    ),
+    "savers": trainings.SAVERS.replace(head_scale=1 / 24, test_share=0.3, **FEW),
+    "averaging": trainings.SMALL["averaging"].replace(epochs=2.3, **FEW),
 }
 
 

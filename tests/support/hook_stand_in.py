@@ -4,17 +4,14 @@ model."""
 from itertools import product
 
 import numpy as np
-from allreduce_model import Case, simulate
-from quant_model import complete, dequantize_values, quantize_values
+from hook_model import FIRST, LATER, MIXED, SHAPES, Expected, drawn
+from quant_model import dequantize_values, quantize_values
 from thread_ranks import on_threads
 from torch import _hooks
 from torch import distributed as dist
 
 from cgxffcv.comm import CommError
 from cgxffcv.interop.torch import CGXState, cgx_hook
-
-SHAPES = {"a": (40, 50), "bias": (60,), "b": (30, 40), "small": (7, 9)}
-MIXED = {"default": 3, "b": 8}
 
 
 def on_ranks(size, function):
@@ -23,14 +20,7 @@ def on_ranks(size, function):
     return on_threads(size, lambda rank: function(dist.ProcessGroup(rank, size, store)))
 
 
-def drawn(rank, step):
-    random = np.random.default_rng([rank, step])
-    return {name: random.standard_normal(shape).astype(np.float32) for name, shape in SHAPES.items()}
-
-
-def buckets_of_steps():
-    """Buckets as DDP first makes them, and rebuilt in another order."""
-    return [[["a", "bias", "b", "small"]], [["small", "b"], ["bias", "a"]], [["small", "b"], ["bias", "a"]]]
+BUCKETS = [FIRST, LATER, LATER]  # of the first steps
 
 
 def new_state(group, bits=MIXED, feedback=True, **options):
@@ -54,35 +44,17 @@ def averages(group, feedback):
     """The hook's results for the buckets of all steps."""
     state, parameters = new_state(group, feedback=feedback)
     results = []
-    for step, buckets in enumerate(buckets_of_steps()):
+    for step, buckets in enumerate(BUCKETS):
         results += run_step(state, parameters, buckets, drawn(group.rank, step))
     assert "3 bits" in state.explain() and state.wire_bytes > 0
     return results
 
 
-class Expected:
-    """The byte-level model of the steps, with residuals that follow their parameters."""
-
-    def __init__(self, size, feedback, bits):
-        self.size, self.feedback, self.bits = size, feedback, dict(bits)
-        self.kept = {n: [np.zeros(int(np.prod(s)), np.float32) for _ in range(size)] for n, s in SHAPES.items()}
-
-    def spec(self, name, bits=None):
-        own = bits or self.bits.get(name, self.bits["default"])
-        return None if name in ("bias", "small") else complete(own, 256)
+class Adapting(Expected):
+    """With bits that are chosen."""
 
     def step(self, buckets, everyones):
-        return [self._bucket(names, everyones) for names in buckets]
-
-    def _bucket(self, names, everyones):
-        case = Case([(int(np.prod(SHAPES[n])), self.spec(n)) for n in names], feedback=self.feedback)
-        case.residual = [np.concatenate([self.kept[n][r] for n in names]) for r in range(self.size)]
-        result = simulate(case, [np.concatenate([g[n].ravel() for n in names]) for g in everyones])
-        ends = np.cumsum([np.prod(SHAPES[n]) for n in names])[:-1]
-        for rank in range(self.size):
-            for name, part in zip(names, np.split(case.residual[rank], ends), strict=True):
-                self.kept[name][rank] = part
-        return result.tobytes()
+        return [self.average(names, everyones) for names in buckets]
 
     def lost(self, name, bits, everyones):
         """The energy that quantising all ranks' elements with these bits loses."""
@@ -103,8 +75,8 @@ class Expected:
 
 
 def expected(size, feedback):
-    model, results = Expected(size, feedback, MIXED), []
-    for step, buckets in enumerate(buckets_of_steps()):
+    model, results = Adapting(size, feedback, MIXED), []
+    for step, buckets in enumerate(BUCKETS):
         results += model.step(buckets, [drawn(rank, step) for rank in range(size)])
     return results
 
@@ -130,26 +102,26 @@ def adapted(group, feedback):
     for step in range(STEPS):
         if step == STEPS - 1:
             saved = state.state_dict()
-        results += run_step(state, parameters, buckets_of_steps()[min(step, 2)], uneven(group.rank, step))
+        results += run_step(state, parameters, BUCKETS[min(step, 2)], uneven(group.rank, step))
         bits.append(state.adapted_bits)
     assert "again every 3 steps: " in state.explain()
     other, own = new_state(group, 4, feedback, adaptive_bits={"every": 3})
     other.load_state_dict(saved)
     assert other.adapted_bits == bits[-2] != bits[0]
-    again = run_step(other, own, buckets_of_steps()[2], uneven(group.rank, STEPS - 1))
+    again = run_step(other, own, BUCKETS[2], uneven(group.rank, STEPS - 1))
     assert again == results[-2:]
     return results, bits
 
 
 def expected_adapted(size, feedback):
-    model, results, bits, chosen = Expected(size, feedback, {"default": 4}), [], [], {}
+    model, results, bits, chosen = Adapting(size, feedback, {"default": 4}), [], [], {}
     for step in range(STEPS):
         everyones = [uneven(rank, step) for rank in range(size)]
         model.bits.update(chosen)
         if step in (0, 4, 6):
             chosen = model.adapt(["a", "b"], range(2, 9), everyones)
         bits.append(dict(chosen))
-        results += model.step(buckets_of_steps()[min(step, 2)], everyones)
+        results += model.step(BUCKETS[min(step, 2)], everyones)
     assert bits[0] == bits[3] != bits[4] and bits[6] == bits[7], bits
     return results, bits
 
@@ -158,7 +130,7 @@ def kept_bits(group):
     """Bits given by name or by pattern stay, and so does what is not compressed."""
     state, parameters = new_state(group, {"default": 4, "a": 5, "sm*": 3}, adaptive_bits={"every": 1, "budget": 1.0})
     for step in range(3):
-        run_step(state, parameters, [["a", "bias", "b", "small"]], uneven(group.rank, 0 if step < 2 else step))
+        run_step(state, parameters, FIRST, uneven(group.rank, 0 if step < 2 else step))
     return state.adapted_bits
 
 
@@ -170,7 +142,7 @@ def loaded_bits(group):
     for bits in (4, {"default": 4, "a": 5}, {"default": 4, "a*": 5}):
         state, parameters = new_state(group, bits, adaptive_bits={"every": 1000})
         state.load_state_dict(saved)
-        run_step(state, parameters, [["a", "bias", "b", "small"]], drawn(group.rank, 0))
+        run_step(state, parameters, FIRST, drawn(group.rank, 0))
         told = state.explain()
         taken.append((state.adapted_bits, "5 bits" in told, "7 bits" in told, "3 bits" in told, "2 bits" in told))
     state, _ = new_state(group, 4)

@@ -15,6 +15,14 @@ SQRT_HALF = math.sqrt(0.5)
 erf = np.vectorize(math.erf, otypes=[np.float64])
 
 
+def within(name, actual, expected, bound):
+    """Asserts that no element is farther from what is expected than its bound."""
+    assert np.all(np.isfinite(actual)), name
+    error = np.abs(actual - expected)
+    worst = np.max(error - bound)
+    assert worst <= 0, f"{name}: exceeds its bound by {worst}; largest error {error.max()}"
+
+
 def bf16(x: np.ndarray) -> np.ndarray:
     """Rounded to the nearest bfloat16, ties to even."""
     bits = np.asarray(x, np.float32).view(np.uint32)
