@@ -9,8 +9,7 @@ import pytest
 from checkout import run_python
 from gpus import EMULATED, needs_gpu
 from network_cases import *  # noqa: F403 (its tests, which are collected here)
-from network_cases import NETWORKS, batch, make, relative
-from nn_reference import Reference
+from network_cases import NETWORKS, batch, bytes_of_steps, make, relative, step_and_reference
 
 from cgxffcv import nn
 
@@ -32,30 +31,16 @@ def test_backend_and_precision():
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_step_in_16_bits_stays_near_the_reference(name, precision, error):
     """The error comes from a few decisions: which element is a maximum, which side of zero an activation is on."""
-    network = make(NETWORKS[name](), precision)
-    images, labels = batch(40, 32)
-    plan = network.plan(40, 32)
-    plan.step(images, labels, label_smoothing=0.2)
-    loss, _, gradients = Reference(network).step(images.astype(np.float64), labels, 0.2, "mean")
-    assert plan.take_totals()[0] == pytest.approx(loss, rel=0.02 if precision == "bfloat16" else 0.002)
-    trained = [layer.name for layer in network.layers if layer.trained]
-    actual = np.concatenate([network.gradient(name).ravel() for name in trained])
-    expected = np.concatenate([gradients[name].ravel() for name in trained])
+    total, actual, loss, expected = step_and_reference(make(NETWORKS[name](), precision), 40)
+    assert total == pytest.approx(loss, rel=0.02 if precision == "bfloat16" else 0.002)
     assert relative(actual, expected) < error
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_same_bytes_every_time(name, precision):
-    images, labels = batch(5 if EMULATED else 21, 32)
-    results = []
-    for _ in range(2 if EMULATED else 3):
-        network = make(NETWORKS[name](), precision)
-        plan = network.plan(24, 32)
-        for _ in range(2):
-            plan.step(images, labels, label_smoothing=0.1)
-        logits = plan.evaluate(images)
-        results.append((network.gradients.tobytes(), network.running.tobytes(), logits.tobytes(), plan.take_totals()))
+    count, runs = (5, 2) if EMULATED else (21, 3)
+    results = [bytes_of_steps(make(NETWORKS[name](), precision), count, 24) for _ in range(runs)]
     assert all(result == results[0] for result in results)
 
 

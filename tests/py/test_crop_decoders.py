@@ -82,36 +82,35 @@ def test_random_resized_crop(path, scale, ratio):
             np.testing.assert_array_equal(neutral[i], area(whole[y : y + h, x : x + w], OUT))
 
 
-@pytest.mark.parametrize("out", [OUT, (224, 224), (1, 1), (7, 300)])
-def test_bilinear_is_antialiased(path, out):
-    """Rounded once from the triangle filter's sums; Pillow, which rounds between the axes, differs by 1 at most."""
-    decoder = CenterCropRGBImageDecoder(out, 1.0, interpolation="bilinear_antialias")
+def central_parts(path, out, interpolation):
+    """Of each image, what the decoder makes of its largest central square, and that square."""
+    decoder = CenterCropRGBImageDecoder(out, 1.0, interpolation)
     with loader_of(path, decoder) as loader, Reader(path) as reader:
-        images, _ = batches(loader)
-        for i, got in enumerate(images):
+        for i, got in enumerate(batches(loader)[0]):
             whole = reader[i]["image"]
             side = min(whole.shape[:2])
             y, x, h, w = central(*whole.shape[:2], side, side)
-            part = whole[y : y + h, x : x + w]
-            assert np.abs(got - bilinear(part, out)).max() <= 0.5 + 1e-3
-            pillow = np.asarray(Image.fromarray(part).resize(out[::-1], Image.Resampling.BILINEAR))
-            assert np.abs(got.astype(int) - pillow).max() <= 1
+            yield got, whole[y : y + h, x : x + w]
+
+
+@pytest.mark.parametrize("out", [OUT, (224, 224), (1, 1), (7, 300)])
+def test_bilinear_is_antialiased(path, out):
+    """Rounded once from the triangle filter's sums; Pillow, which rounds between the axes, differs by 1 at most."""
+    for got, part in central_parts(path, out, "bilinear_antialias"):
+        assert np.abs(got - bilinear(part, out)).max() <= 0.5 + 1e-3
+        pillow = np.asarray(Image.fromarray(part).resize(out[::-1], Image.Resampling.BILINEAR))
+        assert np.abs(got.astype(int) - pillow).max() <= 1
 
 
 @pytest.mark.parametrize("out", [OUT, (224, 224), (1, 1), (7, 300)])
 def test_nearest_pixels_are_pillows(path, out):
     """Except where the centre of an output pixel is exactly between two of the source: we take the latter; Pillow adds
     up its steps, and may arrive at the other one."""
-    with loader_of(path, CenterCropRGBImageDecoder(out, 1.0, "nearest")) as loader, Reader(path) as reader:
-        for i, got in enumerate(batches(loader)[0]):
-            whole = reader[i]["image"]
-            side = min(whole.shape[:2])
-            y, x, h, w = central(*whole.shape[:2], side, side)
-            part = whole[y : y + h, x : x + w]
-            np.testing.assert_array_equal(got, nearest(part, out))
-            inside = [(2 * np.arange(n) + 1) * side % (2 * n) != 0 for n in out]
-            pillow = np.asarray(Image.fromarray(part).resize(out[::-1], Image.Resampling.NEAREST))
-            np.testing.assert_array_equal(got[np.ix_(*inside)], pillow[np.ix_(*inside)])
+    for got, part in central_parts(path, out, "nearest"):
+        np.testing.assert_array_equal(got, nearest(part, out))
+        inside = [(2 * np.arange(n) + 1) * len(part) % (2 * n) != 0 for n in out]
+        pillow = np.asarray(Image.fromarray(part).resize(out[::-1], Image.Resampling.NEAREST))
+        np.testing.assert_array_equal(got[np.ix_(*inside)], pillow[np.ix_(*inside)])
 
 
 EVERY_PROCESSOR = """

@@ -4,7 +4,15 @@ views, sizes, determinism, and what is refused."""
 import numpy as np
 import pytest
 from network_cases import *  # noqa: F403 (its tests, which are collected here)
-from network_cases import NETWORKS, batch, check_step, make, shared_outputs
+from network_cases import (
+    NETWORKS,
+    batch,
+    bytes_of_steps,
+    check_step,
+    make,
+    shared_outputs,
+    step_and_reference,
+)
 from nn_reference import Reference, cross_entropy
 
 import cgxffcv
@@ -40,29 +48,15 @@ def test_reference_by_finite_differences(name):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_bfloat16_step_stays_near_the_reference(name, convolution, least):
     network = make(NETWORKS[name](), "bfloat16", convolution=convolution)
-    images, labels = batch(64, 32)
-    plan = network.plan(64, 32)
-    plan.step(images, labels, label_smoothing=0.2)
-    loss, _, gradients = Reference(network).step(images.astype(np.float64), labels, 0.2, "mean")
-    assert plan.take_totals()[0] == pytest.approx(loss, rel=0.02)
-    trained = [layer.name for layer in network.layers if layer.trained]
-    actual = np.concatenate([network.gradient(name).ravel() for name in trained])
-    expected = np.concatenate([gradients[name].ravel() for name in trained])
+    total, actual, loss, expected = step_and_reference(network, 64)
+    assert total == pytest.approx(loss, rel=0.02)
     assert actual @ expected > least * np.linalg.norm(actual) * np.linalg.norm(expected)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_same_bytes_for_any_number_of_threads(name, precision):
-    images, labels = batch(45, 32)
-    results = []
-    for threads in (1, 2, 3, 1):
-        network = make(NETWORKS[name](), precision, threads)
-        plan = network.plan(50, 32)
-        for _ in range(2):
-            plan.step(images, labels, label_smoothing=0.1)
-        logits = plan.evaluate(images)
-        results.append((network.gradients.tobytes(), network.running.tobytes(), logits.tobytes(), plan.take_totals()))
+    results = [bytes_of_steps(make(NETWORKS[name](), precision, threads), 45, 50) for threads in (1, 2, 3, 1)]
     assert all(result == results[0] for result in results)
 
 

@@ -69,6 +69,27 @@ def check_step(network, plan, images, labels, smoothing, reduction="mean"):
     return reference
 
 
+def step_and_reference(network, count):
+    """The loss and all gradients of a step on that many images, and those of the reference."""
+    images, labels = batch(count, 32)
+    plan = network.plan(count, 32)
+    plan.step(images, labels, label_smoothing=0.2)
+    loss, _, gradients = Reference(network).step(images.astype(np.float64), labels, 0.2, "mean")
+    trained = [layer.name for layer in network.layers if layer.trained]
+    actual = np.concatenate([network.gradient(name).ravel() for name in trained])
+    return plan.take_totals()[0], actual, loss, np.concatenate([gradients[name].ravel() for name in trained])
+
+
+def bytes_of_steps(network, count, most):
+    """All that two steps and an evaluation on that many images give."""
+    images, labels = batch(count, 32)
+    plan = network.plan(most, 32)
+    for _ in range(2):
+        plan.step(images, labels, label_smoothing=0.1)
+    logits = plan.evaluate(images)
+    return network.gradients.tobytes(), network.running.tobytes(), logits.tobytes(), plan.take_totals()
+
+
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_step_equals_the_reference(name, reduction):
