@@ -4,6 +4,7 @@ it."""
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -18,13 +19,19 @@ from cgxffcv.interop.ddp.trial import Trial
 from cgxffcv.interop.ddp.worker import Worker
 
 
+class Common(NamedTuple):
+    """What the buckets on one GPU have in common."""
+
+    group: dist.ProcessGroup
+    overlap: Overlap
+    trial: Trial | None
+
+
 class TrialBucket(Bucket):
-    def __init__(
-        self, layout: Layout, plan: AllreducePlan, group: dist.ProcessGroup, overlap: Overlap, trial: Trial | None
-    ) -> None:
+    def __init__(self, layout: Layout, plan: AllreducePlan, common: Common) -> None:
         super().__init__(layout, plan)
-        self._overlap, self._trial = overlap, trial
-        self._plain = PlainBucket(layout, group)
+        self._overlap, self._trial = common.overlap, common.trial
+        self._plain = PlainBucket(layout, common.group)
 
     def put(self, bucket: dist.GradBucket) -> torch.futures.Future:
         if self._trial is not None and self._trial.plain:
@@ -53,16 +60,8 @@ class TrialBucket(Bucket):
 class GpuBucket(TrialBucket):
     """A bucket of ranks of one host."""
 
-    def __init__(
-        self,
-        layout: Layout,
-        plan: AllreducePlan,
-        group: dist.ProcessGroup,
-        overlap: Overlap,
-        trial: Trial | None,
-        worker: Worker,
-    ) -> None:
-        super().__init__(layout, plan, group, overlap, trial)
+    def __init__(self, layout: Layout, plan: AllreducePlan, common: Common, worker: Worker) -> None:
+        super().__init__(layout, plan, common)
         self._worker, self._gpu_plan = worker, gpu.GpuPlan(layout, plan)
 
     def _put(self, bucket: dist.GradBucket) -> torch.futures.Future:
@@ -83,15 +82,8 @@ class GpuBucket(TrialBucket):
 class CarriedOnGpuBucket(TrialBucket):
     """A bucket whose messages the process group carries from GPU to GPU."""
 
-    def __init__(
-        self,
-        layout: Layout,
-        messages: gpu.GpuMessages,
-        group: dist.ProcessGroup,
-        overlap: Overlap,
-        trial: Trial | None,
-    ) -> None:
-        super().__init__(layout, messages.plan, group, overlap, trial)
+    def __init__(self, layout: Layout, messages: gpu.GpuMessages, common: Common) -> None:
+        super().__init__(layout, messages.plan, common)
         self._messages = messages
 
     def _put(self, bucket: dist.GradBucket) -> torch.futures.Future:
@@ -111,17 +103,8 @@ class CarriedOnGpuBucket(TrialBucket):
 class CarriedGpuBucket(TrialBucket):
     """A bucket that goes through page-locked host memory; the process group carries its messages."""
 
-    def __init__(
-        self,
-        layout: Layout,
-        plan: AllreducePlan,
-        group: dist.ProcessGroup,
-        overlap: Overlap,
-        trial: Trial | None,
-        worker: Worker,
-        carrier: Carrier,
-    ) -> None:
-        super().__init__(layout, plan, group, overlap, trial)
+    def __init__(self, layout: Layout, plan: AllreducePlan, common: Common, worker: Worker, carrier: Carrier) -> None:
+        super().__init__(layout, plan, common)
         self._worker, self._carrier = worker, carrier
         self._messages = Messages(plan, carrier.groups(plan.algorithm))
         self._host = torch.empty(layout.elems, dtype=layout.parameters[0].dtype, pin_memory=True)

@@ -23,7 +23,7 @@ from cgxffcv.interop.ddp.buckets import (
     PlainBucket,
     as_array,
 )
-from cgxffcv.interop.ddp.gpu_buckets import CarriedGpuBucket, CarriedOnGpuBucket, GpuBucket
+from cgxffcv.interop.ddp.gpu_buckets import CarriedGpuBucket, CarriedOnGpuBucket, Common, GpuBucket
 from cgxffcv.interop.ddp.layout import Layout, Rules
 from cgxffcv.interop.ddp.memory import Memory
 from cgxffcv.interop.ddp.overlap import Overlap, RecurringBucket, begin_step
@@ -180,38 +180,37 @@ class Buckets:
 
     def _make_plain(self, layout: Layout) -> Bucket:
         if layout.device.type == "cuda":
-            return PlainBucket(layout, self.group, *self._overlap(layout.device))
+            return PlainBucket(layout, *self._common(layout.device))
         if self._carrier is None:
             return PlainBucket(layout, self.group)
         return HookGroupBucket(layout, self.group, self.worker, self._carrier)
 
-    def _overlap(self, device: torch.device) -> tuple[Overlap, Trial | None]:
+    def _common(self, device: torch.device) -> Common:
         """The trial is timed by the ends of passes on the first GPU."""
         if not self._overlaps and self._wish == "auto" and self.place.size > 1:
             self.trial = Trial(self._gather_times, self.memory.plain)
         if device.index not in self._overlaps:
             clock = None if self._overlaps else self.trial
             self._overlaps[device.index] = Overlap(gpu.Lane(device), self.group, clock)
-        return self._overlaps[device.index], self.trial
+        return Common(self.group, self._overlaps[device.index], self.trial)
 
     def _gather_times(self, mine: list[float]) -> list[list[float]]:
         return self.place.meeting.gather("times of steps", mine)
 
     def _make_on_gpu(self, layout: Layout, table: dict[str, Any]) -> Bucket:
-        device = layout.device.index
-        overlap, trial = self._overlap(layout.device)
+        device, common = layout.device.index, self._common(layout.device)
         if self._carrier is not None:
             messages = self._carry_on_gpus(self._carrier, layout, table)
             if messages is not None:
-                return CarriedOnGpuBucket(layout, messages, self.group, overlap, trial)
+                return CarriedOnGpuBucket(layout, messages, common)
             plan = AllreducePlan(self.comm, **table, **self.options)
-            return CarriedGpuBucket(layout, plan, self.group, overlap, trial, self.worker, self._carrier)
+            return CarriedGpuBucket(layout, plan, common, self.worker, self._carrier)
         with torch.cuda.device(device):
             plan = AllreducePlan(self.comm, **table, **self.options, device=device, compare=False)
         if plan.algorithm == "exact":  # auto has found that cheaper; then the group's own way is the cheapest
             reason = next((line for line in plan.explain().splitlines() if line.startswith("algorithm: ")), "")
-            return PlainBucket(layout, self.group, overlap, trial, reason)
-        return GpuBucket(layout, plan, self.group, overlap, trial, self.worker)
+            return PlainBucket(layout, *common, reason)
+        return GpuBucket(layout, plan, common, self.worker)
 
     def _carry_on_gpus(self, carrier: Carrier, layout: Layout, table: dict[str, Any]) -> gpu.GpuMessages | None:
         """None if the kernels, or the process group, cannot do it; the same on all ranks."""
