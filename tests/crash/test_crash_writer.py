@@ -16,9 +16,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from checkout import ROOT, run_python, start_command
+from checkout import ROOT, run_python, start_command, wait_until
 
 from cgxffcv import DatasetWriter, Reader, beton
+from cgxffcv.bench import processes
 from cgxffcv.fields import BytesField, IntField
 from cgxffcv.writer import workers
 
@@ -73,23 +74,9 @@ def finished(process):
     return [int(line) for line in process.stdout.read().split()]
 
 
-def alive_in_session(session):
-    """Processes of the session that are not zombies."""
-    count = 0
-    for entry in Path("/proc").iterdir():
-        try:
-            fields = (entry / "stat").read_text().rpartition(")")[2].split() if entry.name.isdigit() else None
-        except OSError:
-            continue
-        count += fields is not None and int(fields[3]) == session and fields[0] != "Z"
-    return count
-
-
-def wait_for_session(session, seconds=10):
-    deadline = time.monotonic() + seconds
-    while alive_in_session(session) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return alive_in_session(session)
+def wait_for_session(session):
+    """Fails if processes of the session are left."""
+    wait_until(lambda: not processes.members(session), 10)
 
 
 @pytest.mark.parametrize("kind", ["thread", "process"])
@@ -104,7 +91,7 @@ def test_killed_at_random_moments(tmp_path, kind):
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         done = finished(process)
-        assert wait_for_session(process.pid) == 0, "workers outlive their parent"
+        wait_for_session(process.pid)
         check_whole(path, max(done, default=0))
         others = [other for other in tmp_path.iterdir() if other != path]
         leftovers += len(others)
@@ -134,18 +121,15 @@ def test_interrupted_at_random_moments(tmp_path, kind):
         os.killpg(process.pid, signal.SIGINT)
         _, errors = process.communicate(timeout=20)
         assert "KeyboardInterrupt" in errors and process.returncode != 0
-        assert wait_for_session(process.pid) == 0
+        wait_for_session(process.pid)
         check_whole(path, 0)
         assert [p.name for p in tmp_path.iterdir() if p != path] == [], "a temporary file is left"
 
 
 def test_a_worker_killed_from_outside(tmp_path):
     process = start(tmp_path / "x.beton", "process", 2)
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        if children:
-            break
+    listed, children = Path(f"/proc/{process.pid}/task/{process.pid}/children"), []
+    wait_until(lambda: children.extend(listed.read_text().split()) or children, 20)
     with contextlib.suppress(ProcessLookupError):
         os.kill(int(children[0]), signal.SIGKILL)
     time.sleep(0.5)
@@ -155,7 +139,7 @@ def test_a_worker_killed_from_outside(tmp_path):
     assert process.returncode in (-signal.SIGTERM, 1)
     if process.returncode == 1:
         assert "was killed by signal 9" in errors
-    assert wait_for_session(process.pid) == 0
+    wait_for_session(process.pid)
 
 
 class Freezing:

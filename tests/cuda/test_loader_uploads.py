@@ -2,13 +2,12 @@
 
 import ctypes
 import gc
-import time
 
 import _cgxffcv
 import numpy as np
 import pytest
 import tiny_beton
-from checkout import run_python
+from checkout import run_python, wait_until
 from gpus import EMULATED, needs_gpu
 
 import cgxffcv
@@ -110,9 +109,7 @@ def test_copies_begin_before_they_are_asked_for(path):
     with loader_of(path) as loader:
         batches = iter(loader)
         first = next(batches)
-        deadline = time.monotonic() + 30
-        while loader.stats()["device_slots"] < 1 + AHEAD and time.monotonic() < deadline:
-            time.sleep(0.005)
+        wait_until(lambda: loader.stats()["device_slots"] >= 1 + AHEAD, 30)
         assert loader.stats()["device_slots"] == 1 + AHEAD and loader.stats()["device_slots_held"] == 1
         del first
 

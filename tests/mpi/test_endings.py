@@ -3,11 +3,9 @@
 import shutil
 import signal
 import sys
-import time
-from pathlib import Path
 
 import pytest
-from checkout import run_command, start_command
+from checkout import gone, run_command, start_command, wait_until
 
 LIMIT = 60
 
@@ -59,19 +57,9 @@ def finish(process):
         process.kill()
 
 
-def gone(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
-
-
 def assert_nobody_is_left(tmp_path, ranks=2):
     pids = [int((tmp_path / str(rank)).read_text()) for rank in range(ranks)]
-    deadline = time.monotonic() + LIMIT
-    while not all(gone(pid) for pid in pids):
-        assert time.monotonic() < deadline, "a rank is left"
-        time.sleep(0.02)
+    wait_until(lambda: all(map(gone, pids)), LIMIT)
 
 
 def test_all_is_well(tmp_path):
@@ -105,10 +93,8 @@ def test_a_killed_rank_ends_all(tmp_path):
 )
 def test_ctrl_c_ends_all(tmp_path, number, code, message):
     process = start(tmp_path, "wait")
-    deadline = time.monotonic() + LIMIT
-    while not all((tmp_path / str(rank)).exists() and (tmp_path / str(rank)).read_text() for rank in range(2)):
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.02)
+    names = [tmp_path / str(rank) for rank in range(2)]
+    wait_until(lambda: all(name.exists() and name.read_text() for name in names), LIMIT, process)
     process.send_signal(number)
     stdout, stderr = finish(process)
     assert process.returncode == code and stderr == message, stderr

@@ -6,19 +6,17 @@ import re
 import shutil
 import signal
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+import small_data
 from _cgxffcv import build_info, jpeg_encode
-from checkout import ROOT, run_command, start_command
+from checkout import ROOT, run_command, start_command, wait_until
 
 from cgxffcv import checkpoint, files
 from cgxffcv.app.folder_lock import FolderLock
 from cgxffcv.cifar import sample
-from cgxffcv.fields import IntField, RGBImageField
-from cgxffcv.writer import DatasetWriter
 
 LIMIT = 240
 TINY = [
@@ -49,8 +47,7 @@ def data(tmp_path_factory):
     images, labels = sample.load()
     images = images.transpose(0, 2, 3, 1)
     for name, part in (("cifar_train", slice(0, 800)), ("cifar_test", slice(5000, 5100))):
-        writer = DatasetWriter(folder / f"{name}.beton", {"image": RGBImageField(), "label": IntField()})
-        writer.from_arrays(image=images[part], label=labels[part].astype(int))
+        small_data.write(folder / f"{name}.beton", images[part], labels[part].astype(int))
     return folder
 
 
@@ -118,10 +115,7 @@ def test_four_bits_send_an_eighth(data, tmp_path):
 
 
 def wait_for_epoch(process, log):
-    deadline = time.monotonic() + LIMIT
-    while not (log / "last.safetensors").exists():
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
-        time.sleep(0.01)
+    wait_until((log / "last.safetensors").exists, LIMIT, process)
 
 
 LONGER = [*TINY, "--epochs", "6"]

@@ -10,13 +10,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import _cgxffcv
 import numpy as np
 import pytest
-from checkout import ROOT, environ, run_command, run_python
+from checkout import ROOT, environ, run_command, run_python, wait_until
 
 from cgxffcv import cifar
 from cgxffcv.bench import peak, processes, table
@@ -220,9 +219,7 @@ def test_an_interrupted_table_leaves_no_process(tmp_path, number, code):
         stderr=subprocess.PIPE,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
-    log, deadline = tmp_path / "k" / "plain" / "run.jsonl", time.monotonic() + 240
-    while not log.exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_until((tmp_path / "k" / "plain" / "run.jsonl").exists, 240, asked)
     asked.send_signal(number)
     out, errors = asked.communicate(timeout=60)
     assert asked.returncode == code, errors
@@ -296,10 +293,7 @@ def test_a_program_ends_with_all_that_it_started():
         grandchild = int(program.process.stdout.readline())
         session = program.process.pid
         assert set(processes.members(session)) == {session, grandchild}
-    deadline = time.monotonic() + 10
-    while processes.members(session) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert processes.members(session) == []
+    wait_until(lambda: processes.members(session) == [], 10)
 
 
 def test_programs_find_this_package_and_a_cache(tmp_path):

@@ -8,14 +8,13 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import launched
 import numpy as np
 import pytest
 import shared_memory
-from checkout import environ, run_python, start_command
+from checkout import environ, gone, run_python, start_command, wait_until
 
 import cgxffcv
 from cgxffcv import ranks
@@ -155,16 +154,9 @@ except KeyboardInterrupt:
 def busy_ranks(folder, how):
     """A process that has launched two ranks, and the ranks' processes, once they run."""
     process = start_command(sys.executable, "-c", INTERRUPTED, folder, how)
-    files, end = [Path(folder) / f"rank.{rank}" for rank in range(2)], time.monotonic() + 60
-    while not all(file.exists() for file in files):
-        assert time.monotonic() < end and process.poll() is None
-        time.sleep(0.02)
+    files = [Path(folder) / f"rank.{rank}" for rank in range(2)]
+    wait_until(lambda: all(file.exists() for file in files), process=process)
     return process, [int(word) for file in files for word in file.read_text().split()]
-
-
-def alive(pids):
-    states = [Path(f"/proc/{pid}/stat") for pid in pids]
-    return [s for s in states if s.exists() and s.read_text().rpartition(")")[2].split()[0] != "Z"]
 
 
 @pytest.mark.medium
@@ -173,7 +165,7 @@ def test_ctrl_c_ends_all(tmp_path, how):
     process, pids = busy_ranks(tmp_path, how)
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=60)
-    assert out == "all are gone\n" and process.returncode == 0 and not alive(pids)
+    assert out == "all are gone\n" and process.returncode == 0 and all(map(gone, pids))
     assert all((tmp_path / f"interrupted.{rank}").exists() for rank in range(2))
 
 
@@ -182,10 +174,7 @@ def test_ranks_end_with_the_process_that_launched_them(tmp_path):
     process.kill()
     process.communicate(timeout=60)
     ranks, children = pids[::2], pids[1::2]
-    end = time.monotonic() + 30
-    while alive(ranks):
-        assert time.monotonic() < end
-        time.sleep(0.02)
+    wait_until(lambda: all(map(gone, ranks)), 30)
     for pid in children:  # of a rank that had no time to end them
         os.kill(pid, signal.SIGKILL)
 

@@ -3,11 +3,9 @@
 import os
 import signal
 import sys
-import time
-from pathlib import Path
 
 import pytest
-from checkout import start_command
+from checkout import gone, start_command, wait_until
 
 from cgxffcv.app import supervise
 
@@ -143,10 +141,7 @@ def test_a_job_does_not_outlive_a_killed_supervisor():
     pid = int(process.stdout.readline())
     process.kill()
     process.wait()
-    deadline = time.monotonic() + 60
-    while Path(f"/proc/{pid}").exists() and " Z " not in Path(f"/proc/{pid}/stat").read_text():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: gone(pid))
 
 
 def test_a_job_that_may_be_interrupted_again():

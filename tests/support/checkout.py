@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,6 +32,23 @@ def start_command(*words, cwd=None, **options):
     """A process of a command that is under way, with pipes for what it prints as text."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(list(map(str, words)), cwd=cwd, env=environ(), **pipes, **options)
+
+
+def wait_until(holds, limit=60, process=None):
+    """Waits until holds() is true; fails if that takes more than `limit` seconds, or if `process` ends before."""
+    end = time.monotonic() + limit
+    while not holds():
+        assert process is None or process.poll() is None, process.communicate()
+        assert time.monotonic() < end, f"not within {limit} s"
+        time.sleep(0.01)
+
+
+def gone(pid):
+    """True if the process has ended, whether or not its parent knows."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 def run_python(*words, **options):
