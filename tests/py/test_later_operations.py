@@ -3,10 +3,10 @@
 import _cgxffcv
 import numpy as np
 import pytest
+import small_data
 
-from cgxffcv import DatasetWriter, Loader, OrderOption
+from cgxffcv import Loader, OrderOption
 from cgxffcv import transforms as tf
-from cgxffcv.fields import IntField, RGBImageField
 from cgxffcv.pipeline.later import core_operation
 from cgxffcv.pipeline.operation import Operation
 
@@ -29,10 +29,8 @@ class Same(Operation):
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
-    path = tmp_path_factory.mktemp("later") / "x.beton"
     images = np.random.default_rng(0).integers(0, 256, (20, SIDE, SIDE, 3), dtype=np.uint8)
-    DatasetWriter(path, {"image": RGBImageField(), "label": IntField()}).from_arrays(images, np.arange(20))
-    return path
+    return small_data.write(tmp_path_factory.mktemp("later") / "x.beton", images, np.arange(20))
 
 
 def epochs(path, chain, **options):

@@ -18,7 +18,7 @@ from cgxffcv.app.image_folder import Squares
 from cgxffcv.checkpoint import CheckpointError
 from cgxffcv.classes import write_names
 from cgxffcv.errors import DataError, UserError
-from cgxffcv.fields import IntField, RGBImageField
+from cgxffcv.fields import IntField
 from cgxffcv.train import Trainer
 from cgxffcv.writer import DatasetWriter
 
@@ -178,8 +178,7 @@ def test_json_jpeg_and_the_folder_of_a_run(network, tmp_path, capsys):
     assert found[0]["number"] == expected.argmax() and found[0]["class"] == cifar.CLASSES[expected.argmax()]
     assert list(found[0]["probabilities"]) == list(cifar.CLASSES)
     np.testing.assert_allclose(list(found[0]["probabilities"].values()), expected, atol=0.05)
-    beton = tmp_path / "b.beton"
-    DatasetWriter(beton, {"image": RGBImageField(), "label": IntField()}).from_arrays(image=images, label=labels)
+    beton = small_data.write(tmp_path / "b.beton", images, labels)
     found = [json.loads(line) for line in said(capsys, tmp_path, beton, "--json")]
     assert found[-1]["images"] == 2 and found[-1]["accuracy"] == found[-1]["correct"] / 2
 

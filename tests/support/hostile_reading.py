@@ -14,6 +14,7 @@ from pathlib import Path
 import beton_law
 import beton_model as model
 import numpy as np
+from beton_files import package_value
 from crafted_jpegs import GREY
 from hostile_files import hostile_file
 
@@ -51,12 +52,9 @@ def parsed(text):
 def as_read(field, value):
     """A value of the model's as Reader gives it; UNKNOWN if only a decoder can tell."""
     kind, _, argument = field
-    if kind == "image":
-        mode, width, height, data = value
-        return np.frombuffer(data, np.uint8).reshape(height, width, 3) if mode == "raw" else UNKNOWN
-    if kind in ("array", "tensor"):
-        return np.frombuffer(value, argument[0]).reshape(argument[1])
-    return parsed(value) if kind == "json" else value
+    if kind == "image" and value[0] != "raw":
+        return UNKNOWN
+    return parsed(value) if kind == "json" else package_value(kind, argument, value)
 
 
 def same(one, other):
