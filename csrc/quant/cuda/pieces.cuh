@@ -104,15 +104,8 @@ template <> struct PiecesElements<QUANT_F32> {
 
 /* ---- extremes ---- */
 
-/* As quads_fold leaves them. With WIDE, where the piece lies in one bucket, that takes fewer steps. */
-template <bool WIDE, QuantType TYPE>
-__device__ __forceinline__ float pieces_extremes(const PiecesElements<TYPE> &elements, int shift) {
-    typename PiecesElements<TYPE>::Extreme least[2 * QUADS_GROUPS];
-    FOR_QUADS(j) {
-        least[j] = elements.least(j);
-        least[QUADS_GROUPS + j] = -elements.greatest(j);
-    }
-    if (!WIDE) return quads_fold(least, shift);
+/* The same as quads_fold, in fewer steps, where the piece lies in one bucket. */
+template <typename Extreme> __device__ __forceinline__ float pieces_fold(Extreme (&least)[2 * QUADS_GROUPS]) {
 #pragma unroll
     for (int j = 1; j < QUADS_GROUPS; j++) {
         least[0] = quads_least(least[0], least[j]);
@@ -126,6 +119,21 @@ __device__ __forceinline__ float pieces_extremes(const PiecesElements<TYPE> &ele
         own = quant_min_nan(own, __shfl_xor_sync(WHOLE_WARP, own, distance));
     }
     return own;
+}
+
+/* As quads_fold leaves them; WIDE: the piece lies in one bucket. */
+template <bool WIDE, QuantType TYPE>
+__device__ __forceinline__ float pieces_extremes(const PiecesElements<TYPE> &elements, int shift) {
+    typename PiecesElements<TYPE>::Extreme least[2 * QUADS_GROUPS];
+    FOR_QUADS(j) {
+        least[j] = elements.least(j);
+        least[QUADS_GROUPS + j] = -elements.greatest(j);
+    }
+    if constexpr (WIDE) {
+        return pieces_fold(least);
+    } else {
+        return quads_fold(least, shift);
+    }
 }
 
 /* ---- to the wire ---- */
