@@ -154,6 +154,6 @@ def test_writing(shim, tmp_path, how):
     run(shim, tmp_path, WRITING, how, ["open", "openat", "pwrite", "rename", "close"])
 
 
-@pytest.mark.parametrize("how", ["reader", "loader", "verify", "info", "checkpoint", "header", "config"])
+@pytest.mark.parametrize("how", ["reader", "loader", "verify", "info", "checkpoint", "config"])
 def test_reading(shim, tmp_path, how):
     run(shim, tmp_path, READING, how, ["open"])

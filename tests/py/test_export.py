@@ -52,7 +52,7 @@ def test_tensors_have_the_names_and_layouts_of_torch(tmp_path):
 def test_outputs_are_kept_as_long_as_they_are_needed(tmp_path, name):
     export.to_torch(exported.classifier(name), tmp_path / "x.safetensors")
     kept, most = {"images"}, 0
-    for module, reads, done in checkpoint.read_header(tmp_path / "x.safetensors")["steps"]:
+    for module, reads, done in checkpoint.load(tmp_path / "x.safetensors")["steps"]:
         assert kept >= set(reads) >= set(done)
         kept = (kept | {module}) - set(done)
         most = max(most, len(kept))
