@@ -18,7 +18,7 @@ class Network(nn.Module):
         self.register_buffer("std", tensors["std"])
         for name, kind, settings in self.about["modules"]:
             parent, _, last = name.rpartition(".")
-            self.get_submodule(parent).add_module(last, getattr(nn, kind)(**settings))
+            self.get_submodule(parent).add_module(last, vars(nn)[kind](**settings))
         self.load_state_dict(tensors)
         self.eval()
 

@@ -1,15 +1,14 @@
 """An exported network in PyTorch gives the same logits as ours."""
 
 import importlib.util
+import json
 import shutil
-import subprocess
-import sys
 
 import _cgxffcv
 import exported
 import numpy as np
 import pytest
-from checkout import ROOT
+from checkout import ROOT, run_python
 
 from cgxffcv.nn import export
 
@@ -51,10 +50,29 @@ def test_the_module_needs_nothing_of_ours(tmp_path):
         "made = network.Network('x.safetensors').double()\n"
         "with torch.no_grad(): numpy.save('logits.npy', made(torch.from_numpy(numpy.load('images.npy'))).numpy())\n"
     )
-    subprocess.run([sys.executable, "use.py"], cwd=tmp_path, check=True, stdin=subprocess.DEVNULL)
+    run_python("use.py", cwd=tmp_path)
     logits, expected = np.load(tmp_path / "logits.npy"), made.logits(images, tta=False)
     assert logits.dtype == np.float64
     np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(
+    "kind, settings", [("__init__", {"name": "x"}), ("__class__", {"name": "x"}), ("factory_kwargs", {"kwargs": {}})]
+)
+def test_a_file_makes_nothing_but_modules(tmp_path, kind, settings):
+    """A file may be anyone's: it cannot call what every Python module has, such as torch.nn's own __init__."""
+    import torch
+    from safetensors.torch import save_file
+
+    from cgxffcv.interop.torch_network import Network
+
+    about = {"modules": [["head", kind, settings]], "steps": [["head", ["images"], ["images"]]], "scale": 1}
+    metadata = {name: json.dumps(value) for name, value in about.items()}
+    save_file({"mean": torch.zeros(1), "std": torch.ones(1)}, tmp_path / "x.safetensors", metadata)
+    before = dict(vars(torch.nn))
+    with pytest.raises((KeyError, TypeError)):
+        Network(tmp_path / "x.safetensors")
+    assert vars(torch.nn) == before
 
 
 @pytest.mark.parametrize("name", exported.CASES)
