@@ -60,7 +60,7 @@ class FileInfo:
             f"  {counted(len(self.fields), 'field')}:",
         ]
         return "\n".join(
-            lines + [f"    {entry.name:<{width}}  {entry.kind:<7}{entry.summary()}" for entry in self.fields]
+            lines + [f"    {entry.name:<{width}}  {entry.kind:<7}{entry.summary()}".rstrip() for entry in self.fields]
         )
 
 

@@ -164,7 +164,7 @@ def _check_precision_of_cpu(config: Config) -> None:
 def refuse_unread_folder(config: Config) -> None:
     """ConfigError if a folder of the user's images is named that data.source does not read."""
     for key in ("data.folder", "data.val_folder"):
-        if config[key] is not None and config.data.source not in ("folder", "sample"):
+        if config[key] is not None and config.data.source != "folder":
             raise ConfigError(
                 [
                     f"{key} = {config[key]} ({config.origin(key)}) is read with data.source = folder only, but that is "

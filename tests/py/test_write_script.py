@@ -68,7 +68,7 @@ def test_mistakes(arguments, code, message):
 
 def test_info(folder):
     done = run("-m", "cgxffcv", "info", str(folder / "cifar_train.beton"))
-    assert "5,000 samples" in done.stdout and "label" in done.stdout
+    assert "5,000 samples" in done.stdout and "    label  int\n" in done.stdout
     found = json.loads(run("-m", "cgxffcv", "info", "--json", str(folder / "cifar_test.beton")).stdout)
     assert found["num_samples"] == 1000 and [f["name"] for f in found["fields"]] == ["image", "label"]
 
@@ -94,7 +94,7 @@ def test_files_that_are_none(command, tmp_path):
 
 
 @pytest.mark.parametrize("command", ["train", "write"])
-@pytest.mark.parametrize("options", [[], ["--data.source=local"]])
+@pytest.mark.parametrize("options", [[], ["--data.source=local"], ["--data.source=sample"]])
 def test_a_folder_that_would_not_be_read_is_refused(tmp_path, monkeypatch, command, options):
     """It used to be ignored, and what was trained on were files from another time."""
     monkeypatch.chdir(tmp_path)

@@ -26,8 +26,8 @@ def main(prog: str, arguments: Sequence[str]) -> int:
     if settings.log.tensorboard:
         eventfile.check_installed("log.tensorboard")
     compression = session.choose_compression(settings, process.say)
+    session.refuse_unread_folder(settings)
     if settings.data.source not in ("folder", "sample"):
-        session.refuse_unread_folder(settings)
         session.check_files(settings)
     checkpoint = session.checkpoint_to_resume(settings)
     threads = session.set_threads(process.say)
