@@ -7,6 +7,7 @@ and columns of the crops and nothing else, in as many threads, measured within t
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import random
@@ -128,9 +129,10 @@ class Server(processes.Program):
         self.what = f"the cell {name} with {threads} threads"
 
     def begin(self) -> None:
-        """Starts an epoch."""
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
+        """Starts an epoch, unless the process has ended, which `answer` says."""
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.write("\n")
+            self.process.stdin.flush()
 
     def answer(self) -> dict[str, Any]:
         """What it says next; UserError if it has ended."""

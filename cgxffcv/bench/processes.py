@@ -67,6 +67,9 @@ class Program:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(number, signal.SIGKILL)
         self.process.wait()
+        if self.process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):  # of what it has not read
+                self.process.stdin.close()
         if self.process.stdout is not None:
             self.process.stdout.close()
 

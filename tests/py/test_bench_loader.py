@@ -52,6 +52,15 @@ def test_photographs(tmp_path, capsys):
         photos.write(tmp_path, str(tmp_path / "none"), 5)
     with pytest.raises(UserError, match="raw256 with 2 threads failed"):
         photos.run_cell("raw256", tmp_path / "none", 2, 1)
+    path = photos.write(tmp_path, str(tmp_path), 5)["raw256"]
+    with photos.Server("raw256", path, 1) as server:
+        assert server.answer()["images"] == 5
+        server.process.kill()
+        server.process.wait()
+        server.begin()
+        with pytest.raises(UserError, match="raw256 with 1 threads failed"):
+            server.answer()
+    assert server.process.stdin.closed
 
 
 @pytest.mark.skipif(not _cgxffcv.build_info()["jpeg"], reason="this build has no libjpeg-turbo")
