@@ -273,7 +273,7 @@ class Reader(Sequence[dict[str, Any]]):
 
 def shown(reader: Any) -> str:
     """What notebooks show for a Reader, or for those of several files: the fields, and images of some samples."""
-    rows = [(info.name, f"{info.kind} {info.summary()}") for info in reader.fields.values()]
+    rows = [(info.name, f"{info.kind} {info.summary()}".rstrip()) for info in reader.fields.values()]
     table = as_table(f"{reader.path}: {counted(reader.num_samples, 'sample')}", rows)
     return as_html(table, None if reader.closed else reader)
 

@@ -152,6 +152,14 @@ def test_the_command_shows_what_it_keeps(folder):
 
 
 @needs_mpirun
+def test_the_command_fails_where_measurements_differ(folder):
+    """No two of them are equal to the last digit."""
+    done = calibrated("--sizes", "4096", "256", "--repeats", "1", "--spread", "1", status=1)
+    assert done.stderr.count("cgxffcv calibrate: error: nothing was saved: two measurements of ") == 1
+    assert "Traceback" not in done.stderr and "saved in" not in done.stdout and not folder.exists()
+
+
+@needs_mpirun
 def test_a_line_takes_more_than_one_size(folder):
     done = calibrated("--sizes", "100", "100", status=2)
     assert "--sizes: expected 2 to 8 different ones" in done.stderr and not folder.exists()

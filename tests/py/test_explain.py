@@ -94,6 +94,7 @@ def test_what_notebooks_show(path):
     with Reader(path) as reader:
         shown = reader._repr_html_()
         assert "40 samples" in shown and "image 31 x 20 to 26 pixels (width x height)" in shown
+        assert ">int</td>" in shown
         coded = re.search(r"base64,([^\"]+)", shown).group(1)
         assert base64.b64decode(coded) == png(contact_sheet(reader, count=16))
     assert "base64" not in reader._repr_html_()
