@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cgxffcv.bench import loader as bench
-from cgxffcv.bench import photos
+from cgxffcv.bench import photos, scaling
 from cgxffcv.errors import UserError
 
 SMALL = ["--images", "300", "--batch-size", "64", "--epochs", "2", "--writes", "2", "--threads", "1,3"]
@@ -81,6 +81,38 @@ def test_scaling(tmp_path, capsys):
         assert 0 <= row["idle_share"] < 1
     times = rows[0]["processes_images_per_second"] / rows[0]["one_images_per_second"]
     assert f"{rows[0]['processes_images_per_second']:>13,}{times:>7.2f}" in capsys.readouterr().out
+
+
+class PretendServer:
+    """A process with that many threads, each of which works 0.5 s on its 10 images; an epoch takes 1 s with one thread
+    and 2 s with more."""
+
+    def __init__(self, name, path, threads):
+        self.threads, self.said = threads, False
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def begin(self):
+        assert self.said
+
+    def answer(self):
+        if self.said:
+            return {"seconds": min(self.threads, 2.0), "work": 0.5 * self.threads}
+        self.said = True
+        return {"images": 10 * self.threads}
+
+
+def test_what_scaling_compares(monkeypatch):
+    """3 threads give 15 images per second, and 3 processes 3 times what one gives."""
+    monkeypatch.setattr(scaling, "Server", PretendServer)
+    row = scaling.measure("raw256", None, 3, 2)
+    assert [row[f"{who}_images_per_second"] for who in scaling.WHO] == [10, 15, 30]
+    assert row["one_images_per_second_range"] == [10, 10] and row["threads_of_processes"] == 0.5
+    assert row["idle_share"] == 0.75 and set(row["work_microseconds_per_image"].values()) == {50_000}
 
 
 def test_a_wrong_result_is_not_measured(tmp_path):

@@ -128,14 +128,15 @@ def test_tests_may_be_rarer(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "name, expected",
+    "name, changes, expected",
     [
-        ("resnet9", "of 50 images, mean of 2 views), best"),
-        ("airbench90", "of 50 images, mean of 6 views for the least sure 25%), best"),
+        ("resnet9", {}, "of 50 images, mean of 2 views), best"),
+        ("airbench90", {}, "of 50 images, mean of 6 views for the least sure 25%), best"),
+        ("airbench90", {"test_share": 0}, "of 50 images), best"),
     ],
 )
-def test_the_last_test_says_what_it_looked_at(tmp_path, capsys, name, expected):
-    go(PretendTrainer(recipes.get(name)), tmp_path)
+def test_the_last_test_says_what_it_looked_at(tmp_path, capsys, name, changes, expected):
+    go(PretendTrainer(recipes.get(name).replace(**changes)), tmp_path)
     assert expected in capsys.readouterr().err
 
 
