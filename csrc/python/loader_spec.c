@@ -65,12 +65,13 @@ static int parse_labels(PyObject *value, void *out) {
 
 /* ---- a function ---- */
 
-_Static_assert(sizeof(LoaderRow) == sizeof(uint64_t) && sizeof(LoaderMap) == sizeof(uint64_t), "addresses of 64 bits");
+_Static_assert(sizeof(LoaderRow) == sizeof(uintptr_t) && sizeof(LoaderMap) == sizeof(uintptr_t), "they are addresses");
 
 /* `function` points to a pointer to a function of any type. */
 static int parse_address(PyObject *value, void *function) {
-    uint64_t address;
-    if (py_arguments_whole(value, "a function's address", 0, UINT64_MAX, &address) < 0) return -1;
+    uint64_t number;
+    if (py_arguments_whole(value, "a function's address", 0, UINTPTR_MAX, &number) < 0) return -1;
+    const uintptr_t address = (uintptr_t)number;
     memcpy(function, &address, sizeof address);
     return 0;
 }
