@@ -363,8 +363,9 @@ void py_value_batch_fini(ValueBatch *batch) {
 PyObject *py_beton_skips_list(const BetonSkip *skips, size_t count) {
     PyObject *list = PyList_New(0);
     for (size_t i = 0; list != NULL && i < count; i++) {
-        list = py_results_append(list, Py_BuildValue("(KsO&)", (unsigned long long)skips[i].index, skips[i].field,
-                                                     PyUnicode_DecodeFSDefault, skips[i].reason));
+        PyObject *reason = PyUnicode_DecodeFSDefault(skips[i].reason);
+        list =
+            py_results_append(list, Py_BuildValue("(KsN)", (unsigned long long)skips[i].index, skips[i].field, reason));
     }
     return list;
 }
