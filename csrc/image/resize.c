@@ -1,6 +1,7 @@
 /* Incoming rows are added to the output rows that they belong to, in float32; once an output row has all of its source
- * rows, it is summed along its columns, in float64, and rounded. For AREA all of these sums are exact: weights and
- * values are whole numbers, sums of rows stay below 2^24 and totals below 2^40. */
+ * rows, it is summed along its columns, in float64, and rounded (resize_avx512.c gets the same values by float32 where
+ * that is safe). For AREA all of these sums are exact: weights and values are whole numbers, sums of rows stay below
+ * 2^24 and totals below 2^40. */
 #include <string.h>
 
 #include "base/cpu.h"

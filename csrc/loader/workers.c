@@ -171,17 +171,17 @@ static void complete_batch(Workers *workers, const Job *job) {
     const bool uploads = workers->config.uploads != NULL && workers->active && !flight->failed && !flight->again;
     pthread_mutex_unlock(&workers->mutex);
     Status status = loader_source_check(pipeline->source);
-    /* the former overrides errors of samples */
+    /* a file that is cut short overrides errors of its samples */
     const int64_t at = status != STATUS_OK ? -1 : (int64_t)job->batch->count;
     if (status == STATUS_OK && uploads) status = loader_uploads_begin(workers->config.uploads, draws, job->batch);
     pthread_mutex_lock(&workers->mutex);
     if (status != STATUS_OK) fail_flight(flight, at);
 }
 
-/* Wakes those that wait on `condition`; called with the mutex held, which it releases meanwhile: they need it. */
-static void announce(Workers *workers, pthread_cond_t *condition) {
+/* Wakes those that wait for a batch; called with the mutex held, which it releases meanwhile: they need it. */
+static void announce_ready(Workers *workers) {
     pthread_mutex_unlock(&workers->mutex);
-    pthread_cond_broadcast(condition);
+    pthread_cond_broadcast(&workers->ready);
     pthread_mutex_lock(&workers->mutex);
 }
 
@@ -209,7 +209,7 @@ static void worker_run_job(Worker *worker, const Job *job) {
     if (job->flight->done + 1 == job->flight->chunks) complete_batch(workers, job);
     workers->busy--;
     job->flight->done++;
-    if (finished(job->flight) || !workers->active) announce(workers, &workers->ready);
+    if (finished(job->flight) || !workers->active) announce_ready(workers);
 }
 
 /* Runs one item of the loop, if there is one left; called with the mutex held, which it releases meanwhile. */
@@ -280,8 +280,8 @@ static Status start_workers(Workers *workers) {
 
 /* ---- the workers ---- */
 
-/* It is held for less time than it takes to put a thread to sleep: where the C library can, a thread looks for it some
- * times before it sleeps. */
+/* It is held for less time than it takes to put a thread to sleep: where the C library offers it, a thread that finds
+ * it locked tries again a few times before it sleeps. */
 static void init_mutex(pthread_mutex_t *mutex) {
     pthread_mutexattr_t kind;
     pthread_mutexattr_init(&kind);
