@@ -144,6 +144,15 @@ def test_special_values_of_whole_pieces(dtype, codec):
         )
 
 
+@pytest.mark.parametrize("codec, bits", (("sign", 1), ("maxmin_spikes", 5), ("rotated", 3)))
+@pytest.mark.parametrize("bucket", (64, 128, 256, 512, 4096))
+def test_whole_pieces_of_other_codecs(bucket, codec, bits):
+    """Several buckets in a piece, or several pieces in a bucket, at any element, with a remainder behind them."""
+    for dtype in DTYPES[:2]:
+        layers = [normal(n, dtype, n) for n in (bucket + 1100, 1024)]
+        check(layers, 1, bits=bits, bucket_size=bucket, dtype=dtype, codec=codec)
+
+
 @pytest.mark.parametrize("bucket, spikes", ((1024, 8), (1024, 256), (1024, 33), (100, 5), (2500, 40)))
 def test_spikes_among_equals(bucket, spikes):
     """Where the least spike has equals, neighbours in the last bit, or nothing but zeros below it."""

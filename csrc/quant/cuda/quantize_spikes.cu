@@ -98,7 +98,8 @@ __device__ __forceinline__ QuantExtremes spikes_extremes(const float (&v)[QUANT_
     return of;
 }
 
-/* The codes of a column into the room. Without codes of their own, elements are multiplied by 0. */
+/* The codes of a column into the room, and 0 behind them to the end of a group, which is packed as a whole. Without
+ * codes of their own, elements are multiplied by 0. */
 template <int ROWS>
 __device__ __forceinline__ void spikes_put_codes(const float (&v)[QUANT_ROWS], QuantGrid grid, bool coded, int bits,
                                                  const QuantRandom *random, QuantRoom *room) {
@@ -109,11 +110,11 @@ __device__ __forceinline__ void spikes_put_codes(const float (&v)[QUANT_ROWS], Q
         uint32_t words[4];
         if (random != nullptr) quant_draw<QUANT_STRIPED>(*random, 0, k / 4, room, words);
 #pragma unroll
-        for (int c = 0; c < 4 && k + c < ROWS; c++) {
+        for (int c = 0; c < 4; c++) {
             const uint32_t marked = random != nullptr
                                         ? quant_marked_drawn(v[k + c], grid.min, inverse, levels, words[c])
                                         : quant_marked_nearest(v[k + c], grid.min, inverse);
-            room->codes[(k + c) * WARP + quant_lane()] = (uint8_t)marked;
+            room->codes[(k + c) * WARP + quant_lane()] = k + c < ROWS ? (uint8_t)marked : (uint8_t)0;
         }
     }
     __syncwarp();
