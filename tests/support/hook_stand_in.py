@@ -1,9 +1,12 @@
 """For tests/py/test_ddp_hook.py: the hook under the stand-in for PyTorch, ranks as threads, against the byte-level
 model."""
 
+from contextlib import contextmanager
 from itertools import product
+from types import SimpleNamespace
 
 import numpy as np
+import torch
 from hook_model import FIRST, LATER, MIXED, SHAPES, Expected, drawn
 from quant_model import dequantize_values, quantize_values
 from thread_ranks import on_threads
@@ -11,6 +14,7 @@ from torch import _hooks
 from torch import distributed as dist
 
 from cgxffcv.comm import CommError
+from cgxffcv.interop.ddp.worker import Worker
 from cgxffcv.interop.torch import CGXState, cgx_hook
 
 
@@ -193,7 +197,38 @@ def disagree(group):
     cgx_hook(state, dist.GradBucket([parameter], {parameter: np.ones((64, 64), np.float32)}))
 
 
+class Cuda:
+    """Streams: those that were current when a future was completed, and those that were waited for."""
+
+    def __init__(self):
+        self.current, self.waited = 0, []
+
+    def current_stream(self):
+        return SimpleNamespace(cuda_stream=self.current)
+
+    @contextmanager
+    def stream(self, number):
+        before, self.current = self.current, number
+        yield
+        self.current = before
+
+    def order(self, _, first):
+        self.waited.append(first)
+
+
+def results_wait_for_the_stream():
+    """A future remembers the stream of a tensor that completes it, and no stream of anything else."""
+    before, torch.cuda = torch.cuda, Cuda()
+    try:
+        result = SimpleNamespace(device="cuda:0")
+        assert Worker().submit(lambda: None, result, 7).wait() is result
+        assert torch.cuda.waited == [7], torch.cuda.waited
+    finally:
+        torch.cuda = before
+
+
 def main():
+    results_wait_for_the_stream()
     dist.is_initialized = lambda: True
     for size, feedback in ((2, True), (3, True), (3, "int8")):
         for found in on_ranks(size, lambda group: averages(group, feedback)):  # noqa: B023

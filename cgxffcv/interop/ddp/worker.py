@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import torch
 
-Job = tuple[Callable[[], None], "torch.futures.Future", "torch.cuda.Stream | None", "Failure"]
+Job = tuple[Callable[[], None], "torch.Tensor | None", "torch.futures.Future", "torch.cuda.Stream | None", "Failure"]
 
 
 class Failure:
@@ -26,15 +26,15 @@ class Failure:
 
 def _work(jobs: queue.SimpleQueue[Job | None]) -> None:
     while (job := jobs.get()) is not None:
-        action, done, stream, failure = job
+        action, result, done, stream, failure = job
         if failure.error is None:
             try:
                 action()
             except BaseException as error:
                 failure.error = error
         with contextlib.nullcontext() if stream is None else torch.cuda.stream(stream):
-            done.set_result(None)
-        del job, action, done, stream, failure  # what they hold may be the last reference to a model
+            done.set_result(result)  # the tensor itself: for anything else, a future remembers no work on streams
+        del job, action, result, done, stream, failure  # what they hold may be the last reference to a model
 
 
 class Worker:
@@ -51,7 +51,7 @@ class Worker:
         raises what any action so far has raised."""
         devices = None if stream is None else [result.device]
         done, failure = torch.futures.Future(devices=devices), self.failure
-        self._jobs.put((action, done, stream, failure))
+        self._jobs.put((action, result, done, stream, failure))
 
         def value(_: torch.futures.Future) -> torch.Tensor:
             failure.check()
@@ -62,6 +62,6 @@ class Worker:
     def drain(self) -> None:
         """Waits until nothing is left to do; raises what an action has raised."""
         idle = threading.Event()
-        self._jobs.put((idle.set, torch.futures.Future(), None, Failure()))
+        self._jobs.put((idle.set, None, torch.futures.Future(), None, Failure()))
         idle.wait()
         self.failure.check()

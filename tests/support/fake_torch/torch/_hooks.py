@@ -20,7 +20,7 @@ class Future:
 
     def set_result(self, value):
         self._value = value
-        if self._devices is not None:
+        if self._devices is not None and value is not None:  # what is no tensor has no stream
             self._stream = sys.modules["torch"].cuda.current_stream().cuda_stream
         self._done.set()
         if self._next is not None:
@@ -28,8 +28,10 @@ class Future:
 
     def then(self, callback):
         child = Future()
+        child._stream = self._stream
 
         def run():
+            child._stream = self._stream
             try:
                 child.set_result(callback(self))
             except Exception as error:
