@@ -118,6 +118,19 @@ def test_rotated_special_values():
         check([np.full(4096, 2.0**59.9, F), np.zeros(70, F)], bits=bits, bucket_size=4096, codec="rotated")
 
 
+@pytest.mark.parametrize("bucket", (2048, 4096))
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rotated_buckets_of_several_pieces(bucket, dtype):
+    """A warp has each piece: bad numbers in one concern all, and warps without a piece disturb nobody."""
+    special = np.tile(normal(bucket, "float32", 1), (5, 1))
+    special[0, 1030], special[1, bucket - 1], special[2, 5], special[3] = np.nan, 2.0**60, -(2.0**59), -0.0
+    layers = [special.ravel(), normal(3 * bucket + 700, "float32", 2), np.zeros(bucket, F)]
+    if dtype != "float32":
+        layers = [model.from_float32(np.clip(layer, -6e4, 6e4), dtype) for layer in layers]
+    for bits, scale in ((1, "mse"), (2, "unbiased"), (4, "unbiased")):
+        check(layers, 1, bits=bits, bucket_size=bucket, dtype=dtype, codec="rotated", scale=scale)
+
+
 @pytest.mark.parametrize("codec", ("maxmin", "sign", "maxmin_spikes"))
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_special_values(dtype, codec):

@@ -36,16 +36,15 @@ ExchangeRound allreduce_device_round(const DeviceEngine *engine, const DeviceExt
 
 Status allreduce_device_put(const DeviceEngine *engine, const DeviceExtent *extent, ExchangeKernel kernel,
                             const ExchangeRound *round, void *buffer, DeviceStream *stream) {
-    QuantType type = (QuantType)engine->setup->options.type;
     const ExchangeLaunch launch = launchers[engine->setup->options.codec];
     const bool others = extent->tiles.quick < extent->tiles.count;
     ExchangeRound first = *round;
     if (others) first.rounds = 0; /* a later kernel is the run's last */
     if (extent->tiles.quick > 0) {
         const ExchangeLaunch quick = extent->plan.window.far ? allreduce_exchange_quick_far : allreduce_exchange_quick;
-        TRY(quick(kernel, type, &extent->plan, &first, buffer, stream));
+        TRY(quick(kernel, &extent->plan, &first, buffer, stream));
     }
-    return others ? launch(kernel, type, &extent->plan, round, buffer, stream) : STATUS_OK;
+    return others ? launch(kernel, &extent->plan, round, buffer, stream) : STATUS_OK;
 }
 
 static Status put_round(DeviceEngine *engine, const DeviceExtent *extent, int number, void *buffer,
@@ -62,10 +61,8 @@ static Status put_round(DeviceEngine *engine, const DeviceExtent *extent, int nu
 
 static Status put_rounds(DeviceEngine *engine, const DeviceExtent *extent, void *buffer, DeviceStream *stream) {
     TRY(allreduce_workspace_begin_run(engine->workspace, stream));
-    if (engine->setup->exact) {
-        QuantType type = (QuantType)engine->setup->options.type;
-        TRY(allreduce_exchange_exact(type, &extent->plan, &extent->exact, engine->setup->blocks, buffer, stream));
-    }
+    if (engine->setup->exact)
+        TRY(allreduce_exchange_exact(&extent->plan, &extent->exact, engine->setup->blocks, buffer, stream));
     for (int i = 0; i < extent->tiles.rounds; i++) TRY(put_round(engine, extent, i, buffer, stream));
     return allreduce_workspace_end_run(engine->workspace, stream);
 }

@@ -246,9 +246,9 @@ static Status exact_launch(const ExchangePlan *plan, const ExchangeExact *run, i
     return LAUNCH_AFTER((exact_sum_kernel<TYPE>), blocks, THREADS, 0, stream, *plan, *run, x);
 }
 
-extern "C" Status allreduce_exchange_exact(QuantType type, const ExchangePlan *plan, const ExchangeExact *run,
-                                           int limit, void *buffer, DeviceStream *stream) {
-    if (type == QUANT_F16) return exact_launch<QUANT_F16>(plan, run, limit, buffer, stream);
-    if (type == QUANT_BF16) return exact_launch<QUANT_BF16>(plan, run, limit, buffer, stream);
-    return exact_launch<QUANT_F32>(plan, run, limit, buffer, stream);
+extern "C" Status allreduce_exchange_exact(const ExchangePlan *plan, const ExchangeExact *run, int limit, void *buffer,
+                                           DeviceStream *stream) {
+#define EXACT(TYPE) exact_launch<TYPE>(plan, run, limit, buffer, stream)
+    return QUANT_BY_TYPE(plan->type, EXACT);
+#undef EXACT
 }

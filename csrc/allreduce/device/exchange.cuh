@@ -134,11 +134,11 @@ static Status exchange_launch_way(ExchangeKernel kernel, const ExchangePlan *pla
 
 /* Launches Way<TYPE> for the type of the plan's elements. */
 template <template <QuantType> class Way>
-static Status exchange_launch(ExchangeKernel kernel, QuantType type, const ExchangePlan *plan,
-                              const ExchangeRound *round, void *buffer, DeviceStream *stream) {
-    if (type == QUANT_F16) return exchange_launch_way<Way<QUANT_F16>>(kernel, plan, round, buffer, stream);
-    if (type == QUANT_BF16) return exchange_launch_way<Way<QUANT_BF16>>(kernel, plan, round, buffer, stream);
-    return exchange_launch_way<Way<QUANT_F32>>(kernel, plan, round, buffer, stream);
+static Status exchange_launch(ExchangeKernel kernel, const ExchangePlan *plan, const ExchangeRound *round, void *buffer,
+                              DeviceStream *stream) {
+#define EXCHANGE(TYPE) exchange_launch_way<Way<TYPE>>(kernel, plan, round, buffer, stream)
+    return QUANT_BY_TYPE(plan->type, EXCHANGE);
+#undef EXCHANGE
 }
 
 #endif

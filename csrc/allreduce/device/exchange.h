@@ -95,11 +95,11 @@ typedef enum ExchangeKernel { EXCHANGE_PUSH, EXCHANGE_REDUCE, EXCHANGE_GATHER } 
 
 /* Launches a kernel on the stream: one function per codec, which skips the tiles of the fast path, and for these one
  * for near windows (in GPU memory) and one for far ones (in host memory). */
-typedef Status (*ExchangeLaunch)(ExchangeKernel kernel, QuantType type, const ExchangePlan *plan,
-                                 const ExchangeRound *round, void *buffer, DeviceStream *stream);
+typedef Status (*ExchangeLaunch)(ExchangeKernel kernel, const ExchangePlan *plan, const ExchangeRound *round,
+                                 void *buffer, DeviceStream *stream);
 #define EXCHANGE_LAUNCH(name)                                                                                          \
-    Status name(ExchangeKernel kernel, QuantType type, const ExchangePlan *plan, const ExchangeRound *round,           \
-                void *buffer, DeviceStream *stream)
+    Status name(ExchangeKernel kernel, const ExchangePlan *plan, const ExchangeRound *round, void *buffer,             \
+                DeviceStream *stream)
 #define X(codec, word) EXCHANGE_LAUNCH(allreduce_exchange_##word);
 QUANT_CODECS(X)
 #undef X
@@ -108,11 +108,10 @@ EXCHANGE_LAUNCH(allreduce_exchange_quick_far);
 
 /* The kernels of two levels between nodes, which take all tiles of the round: PUSH those of this rank's shard that
  * other ranks own, REDUCE its own; and the one that passes on the former's results. levels.cuh says who does what. */
-typedef Status (*ExchangeLevelsLaunch)(ExchangeKernel kernel, QuantType type, const ExchangePlan *plan,
-                                       const ExchangeLevels *levels, const ExchangeRound *round, const void *buffer,
-                                       DeviceStream *stream);
+typedef Status (*ExchangeLevelsLaunch)(ExchangeKernel kernel, const ExchangePlan *plan, const ExchangeLevels *levels,
+                                       const ExchangeRound *round, const void *buffer, DeviceStream *stream);
 #define EXCHANGE_LEVELS(name)                                                                                          \
-    Status name(ExchangeKernel kernel, QuantType type, const ExchangePlan *plan, const ExchangeLevels *levels,         \
+    Status name(ExchangeKernel kernel, const ExchangePlan *plan, const ExchangeLevels *levels,                         \
                 const ExchangeRound *round, const void *buffer, DeviceStream *stream)
 #define X(codec, word) EXCHANGE_LEVELS(allreduce_levels_##word);
 QUANT_CODECS(X)
@@ -121,7 +120,7 @@ Status allreduce_levels_pass(const ExchangePlan *plan, const ExchangeLevels *lev
                              DeviceStream *stream);
 
 /* `limit`: the most blocks, which may differ between ranks; 0: one for each place. */
-Status allreduce_exchange_exact(QuantType type, const ExchangePlan *plan, const ExchangeExact *run, int limit,
-                                void *buffer, DeviceStream *stream);
+Status allreduce_exchange_exact(const ExchangePlan *plan, const ExchangeExact *run, int limit, void *buffer,
+                                DeviceStream *stream);
 
 #endif

@@ -1,5 +1,6 @@
 /* A tile's buckets one by one, of every codec and size, and what travels unquantised. The kernels are separate from
- * those of the fast path, so that these are not charged their registers. A warp takes one bucket at a time; buffers are
+ * those of the fast path, so that these are not charged their registers. Types are told apart with each piece, and so one
+ * kernel serves all of them; with NARROWS it also knows 16-bit ranges. A warp takes one bucket at a time; buffers are
  * those of exchange.cuh. */
 #ifndef CGXFFCV_ALLREDUCE_DEVICE_EXCHANGE_BUCKETS_CUH
 #define CGXFFCV_ALLREDUCE_DEVICE_EXCHANGE_BUCKETS_CUH
@@ -51,8 +52,7 @@ __device__ __forceinline__ Keep exchange_keep_of(const ExchangePlan *plan, const
 /* ---- elements ---- */
 
 /* v = four elements of group j, or v + these. */
-__device__ static __forceinline__ void exchange_put_group(float (&v)[QUANT_ROWS], int j, bool add,
-                                                          const float (&four)[4]) {
+__device__ static __forceinline__ void exchange_put_group(float (&v)[QUANT_ROWS], int j, bool add, const float *four) {
 #pragma unroll
     for (int c = 0; c < 4; c++) v[4 * j + c] = add ? QUANT_ADD(v[4 * j + c], four[c]) : four[c];
 }
@@ -84,25 +84,27 @@ template <QuantLie LIE> struct ExchangeLost<LIE, QuantKeepEight> {
 };
 
 /* This rank's elements of a bucket, with the residual. */
-template <QuantType TYPE, QuantLie LIE, typename Keep> struct ExchangeOwn {
-    typedef typename QuantElement<TYPE>::Stored Stored;
-    const Stored *x;
+template <QuantLie LIE, typename Keep> struct ExchangeOwn {
+    QuantType type;
+    const void *buffer;
+    int64_t begin; /* of the bucket in it */
     ExchangeLost<LIE, Keep> lost;
     float scale;
 
-    __device__ __forceinline__ ExchangeOwn(const ExchangePlan *plan, const void *buffer, const DeviceTile &tile,
+    __device__ __forceinline__ ExchangeOwn(const ExchangePlan *plan, const void *buffer_, const DeviceTile &tile,
                                            const ExchangeBucket &bucket)
-        : x((const Stored *)buffer + tile.first + bucket.first),
+        : type(plan->type), buffer(buffer_), begin(tile.first + bucket.first),
           lost(exchange_keep_of<Keep>(plan, tile, bucket), tile.bits == 0), scale(plan->scale) {}
 
     __device__ __forceinline__ void take(int64_t first, int count, bool add, float (&v)[QUANT_ROWS]) const {
+        float mine[QUANT_ROWS];
+        quant_load_piece<LIE>(type, buffer, begin + first, count, mine);
         FOR_GROUPS(j, count) {
             float four[4], before[4] = {};
-            quant_load_group<TYPE, LIE, false>(x + first, j, count, four);
             if (lost.any()) lost.load(first, j, count, before);
 #pragma unroll
             for (int c = 0; c < 4; c++) {
-                if (lost.any()) four[c] = QUANT_ADD(before[c], four[c]);
+                four[c] = lost.any() ? QUANT_ADD(before[c], mine[4 * j + c]) : mine[4 * j + c];
                 four[c] = QUANT_MUL(four[c], scale);
             }
             exchange_put_group(v, j, add, four);
@@ -115,11 +117,11 @@ template <QuantType TYPE, QuantLie LIE, typename Keep> struct ExchangeOwn {
 };
 
 /* The sum of the terms of all ranks in rank order, with this rank's elements in its place. */
-template <QuantType TYPE, QuantCodec CODEC, typename Keep> struct ExchangeSum {
+template <QuantCodec CODEC, typename Keep> struct ExchangeSum {
     const ExchangePlan *plan;
     const QuantSpec *spec;
     const DeviceTile &tile;
-    ExchangeOwn<TYPE, quant_lie<CODEC>(), Keep> own;
+    ExchangeOwn<quant_lie<CODEC>(), Keep> own;
     ExchangeBucket bucket;
     uint32_t epoch;
     QuantRoom *room;
@@ -146,77 +148,53 @@ __device__ static __forceinline__ QuantRandom exchange_random(const ExchangePlan
     return random;
 }
 
-/* Unquantised elements: a piece at base + at. */
-template <QuantType TYPE, QuantLie LIE>
-__device__ __forceinline__ void exchange_take_raw(const uint8_t *base, uint64_t at, int64_t first, int count, bool add,
-                                                  float (&v)[QUANT_ROWS]) {
-    const auto *from = reinterpret_cast<const typename QuantElement<TYPE>::Stored *>(base + at) + first;
-    FOR_GROUPS(j, count) {
-        float four[4];
-        quant_load_group<TYPE, LIE, true>(from, j, count, four);
-        exchange_put_group(v, j, add, four);
-    }
+/* How unquantised elements travel. */
+__device__ static __forceinline__ QuantType exchange_raw_type(const ExchangePlan *plan) {
+    return plan->wide ? QUANT_F32 : plan->type;
 }
 
-template <QuantType TYPE, QuantLie LIE>
-__device__ __forceinline__ void exchange_put_raw(QuantSink sink, uint64_t at, int64_t first, int count,
+/* These: a piece at base + at. */
+template <QuantLie LIE>
+__device__ __forceinline__ void exchange_take_raw(QuantType type, const uint8_t *base, uint64_t at, int64_t first,
+                                                  int count, bool add, float (&v)[QUANT_ROWS]) {
+    float theirs[QUANT_ROWS];
+    quant_load_piece<LIE, true>(type, base + at, first, count, theirs);
+    FOR_GROUPS(j, count) exchange_put_group(v, j, add, theirs + 4 * j);
+}
+
+template <QuantLie LIE>
+__device__ __forceinline__ void exchange_put_raw(QuantType type, QuantSink sink, uint64_t at, int64_t first, int count,
                                                  const float (&v)[QUANT_ROWS]) {
-    for (int s = 0; s < sink.count; s++) quant_store_piece<TYPE, LIE>(sink.bases[s] + at, first, count, v);
-}
-
-/* A piece of these as this plan sends it: in their own type, or as float32, which is out of line, so that it does not
- * cost the first case registers. */
-template <QuantType TYPE, QuantLie LIE>
-__device__ __forceinline__ void exchange_put_plain(const ExchangePlan *plan, QuantSink sink, const DeviceTile &tile,
-                                                   const ExchangeBucket &bucket, const float (&v)[QUANT_ROWS]) {
-    if (TYPE != QUANT_F32 && plan->wide) {
-        float wide[QUANT_ROWS];
-#pragma unroll
-        for (int k = 0; k < QUANT_ROWS; k++) wide[k] = v[k];
-        quant_apart([&]() { exchange_put_raw<QUANT_F32, LIE>(sink, tile.at, bucket.first, (int)bucket.elems, wide); });
-    } else {
-        exchange_put_raw<TYPE, LIE>(sink, tile.at, bucket.first, (int)bucket.elems, v);
-    }
-}
-
-template <QuantType TYPE, QuantLie LIE>
-__device__ __forceinline__ void exchange_take_plain(const ExchangePlan *plan, const uint8_t *base, uint64_t at,
-                                                    int64_t first, int count, bool add, float (&v)[QUANT_ROWS]) {
-    if (TYPE != QUANT_F32 && plan->wide) {
-        float wide[QUANT_ROWS];
-        quant_apart([&]() { exchange_take_raw<QUANT_F32, LIE>(base, at, first, count, false, wide); });
-#pragma unroll
-        for (int k = 0; k < QUANT_ROWS; k++) v[k] = add ? QUANT_ADD(v[k], wide[k]) : wide[k];
-    } else {
-        exchange_take_raw<TYPE, LIE>(base, at, first, count, add, v);
-    }
+    for (int s = 0; s < sink.count; s++) quant_store_piece<LIE>(type, sink.bases[s] + at, first, count, v);
 }
 
 /* ---- encoding ---- */
 
 /* Quantises a bucket of a source, with this rank's random numbers. */
-template <QuantType TYPE, QuantCodec CODEC, typename Keep, typename Source>
+template <bool NARROWS, QuantCodec CODEC, typename Keep, typename Source>
 __device__ __forceinline__ void exchange_encode(const ExchangePlan *plan, const Source &source, const DeviceTile &tile,
                                                 const ExchangeBucket &bucket, const QuantSpec &spec, QuantSink sink,
                                                 QuantRoom *room) {
     QuantRandom random = exchange_random(plan, tile, bucket);
     const bool draws = CODEC == QUANT_ROTATED || plan->stochastic;
-    quant_warp_encode<TYPE, CODEC>(source, spec, bucket.elems, draws ? &random : nullptr, bucket.place, sink,
-                                   exchange_keep_of<Keep>(plan, tile, bucket), room);
+    quant_warp_encode<NARROWS, CODEC>(source, spec, bucket.elems, draws ? &random : nullptr, bucket.place, sink,
+                                      exchange_keep_of<Keep>(plan, tile, bucket), room);
 }
 
-template <QuantType TYPE, QuantCodec CODEC, typename Keep>
+template <bool NARROWS, QuantCodec CODEC, typename Keep>
 __device__ __forceinline__ void exchange_push_tile(const ExchangePlan *plan, const void *buffer, const DeviceTile &tile,
                                                    QuantSink sink, QuantRoom *room) {
     float v[QUANT_ROWS];
     FOR_BUCKETS(number, tile) {
         ExchangeBucket bucket = exchange_bucket(tile, number);
-        ExchangeOwn<TYPE, quant_lie<CODEC>(), Keep> own(plan, buffer, tile, bucket);
+        ExchangeOwn<quant_lie<CODEC>(), Keep> own(plan, buffer, tile, bucket);
         if (tile.bits == 0) {
             own.piece(0, (int)bucket.elems, v);
-            exchange_put_plain<TYPE, quant_lie<CODEC>()>(plan, sink, tile, bucket, v);
+            exchange_put_raw<quant_lie<CODEC>()>(exchange_raw_type(plan), sink, tile.at, bucket.first,
+                                                 (int)bucket.elems, v);
         } else {
-            exchange_encode<TYPE, CODEC, Keep>(plan, own, tile, bucket, exchange_spec(plan, tile, CODEC), sink, room);
+            exchange_encode<NARROWS, CODEC, Keep>(plan, own, tile, bucket, exchange_spec(plan, tile, CODEC), sink,
+                                                  room);
         }
     }
 }
@@ -224,11 +202,11 @@ __device__ __forceinline__ void exchange_push_tile(const ExchangePlan *plan, con
 /* ---- rotated: a bucket's terms are added as values ---- */
 
 /* In rank order, with this rank's elements in its place; rank 1 begins with its own, since a + b = b + a. */
-template <QuantType TYPE, typename Keep, int PIECES>
+template <typename Keep, int PIECES>
 __device__ __forceinline__ void
-exchange_add_values(const ExchangePlan *plan, const ExchangeOwn<TYPE, QUANT_STRIPED, Keep> &own,
-                    const ExchangeBucket &bucket, const QuantSpec &spec, const QuantRandom &random, uint32_t epoch,
-                    QuantValues<PIECES> &values, QuantRoom *room) {
+exchange_add_values(const ExchangePlan *plan, const ExchangeOwn<QUANT_STRIPED, Keep> &own, const ExchangeBucket &bucket,
+                    const QuantSpec &spec, const QuantRandom &random, uint32_t epoch, QuantValues<PIECES> &values,
+                    QuantRoom *room) {
     for (int i = 0; i < plan->ranks; i++) {
         int rank = plan->rank == 1 && i < 2 ? 1 - i : i;
         if (rank != plan->rank) {
@@ -244,11 +222,11 @@ exchange_add_values(const ExchangePlan *plan, const ExchangeOwn<TYPE, QUANT_STRI
     }
 }
 
-template <QuantType TYPE, typename Keep, int PIECES>
+template <typename Keep, int PIECES>
 __device__ __forceinline__ void
-exchange_reduce_values(const ExchangePlan *plan, const ExchangeOwn<TYPE, QUANT_STRIPED, Keep> &own,
-                       const DeviceTile &tile, const ExchangeBucket &bucket, const QuantSpec &spec, uint32_t epoch,
-                       QuantSink sink, QuantRoom *room) {
+exchange_reduce_values(const ExchangePlan *plan, const ExchangeOwn<QUANT_STRIPED, Keep> &own, const DeviceTile &tile,
+                       const ExchangeBucket &bucket, const QuantSpec &spec, uint32_t epoch, QuantSink sink,
+                       QuantRoom *room) {
     QuantValues<PIECES> values;
     QuantRandom random = exchange_random(plan, tile, bucket);
     exchange_add_values(plan, own, bucket, spec, random, epoch, values, room);
@@ -257,7 +235,7 @@ exchange_reduce_values(const ExchangePlan *plan, const ExchangeOwn<TYPE, QUANT_S
 }
 
 /* Adds rows [row, row + rows) of a bucket, leaves the domain and stores the elements. */
-template <QuantType TYPE, int PIECES>
+template <int PIECES>
 __device__ __forceinline__ void exchange_gather_values(const ExchangePlan *plan, void *buffer, const DeviceTile &tile,
                                                        const ExchangeBucket &bucket, uint32_t epoch, int row, int rows,
                                                        QuantRoom *room) {
@@ -269,38 +247,38 @@ __device__ __forceinline__ void exchange_gather_values(const ExchangePlan *plan,
     }
     quant_leave(values, exchange_random(plan, tile, bucket), room);
     FOR_PIECES(p, values) exchange_divide(plan, values.v[p]);
-    quant_store_values<TYPE>(buffer, tile.first + bucket.first, bucket.elems, values);
+    quant_store_values(plan->type, buffer, tile.first + bucket.first, bucket.elems, values);
 }
 
 /* ---- buckets of a tile ---- */
 
 /* Adds the terms of a quantised bucket and encodes the sum. */
-template <QuantType TYPE, QuantCodec CODEC, typename Keep>
+template <bool NARROWS, QuantCodec CODEC, typename Keep>
 __device__ __forceinline__ void exchange_reduce_bucket(const ExchangePlan *plan,
-                                                       const ExchangeOwn<TYPE, quant_lie<CODEC>(), Keep> &own,
+                                                       const ExchangeOwn<quant_lie<CODEC>(), Keep> &own,
                                                        const DeviceTile &tile, const ExchangeBucket &bucket,
                                                        uint32_t epoch, QuantSink sink, QuantRoom *room) {
     const QuantSpec spec = exchange_spec(plan, tile, CODEC);
     if constexpr (CODEC == QUANT_ROTATED) {
-#define CALL(PIECES) exchange_reduce_values<TYPE, Keep, PIECES>(plan, own, tile, bucket, spec, epoch, sink, room)
+#define CALL(PIECES) exchange_reduce_values<Keep, PIECES>(plan, own, tile, bucket, spec, epoch, sink, room)
         QUANT_BY_PIECES(bucket.elems, CALL)
 #undef CALL
     } else {
-        ExchangeSum<TYPE, CODEC, Keep> sum = {plan, &spec, tile, own, bucket, epoch, room};
-        exchange_encode<TYPE, CODEC, Keep>(plan, sum, tile, bucket, spec, sink, room);
+        ExchangeSum<CODEC, Keep> sum = {plan, &spec, tile, own, bucket, epoch, room};
+        exchange_encode<NARROWS, CODEC, Keep>(plan, sum, tile, bucket, spec, sink, room);
     }
 }
 
-template <QuantType TYPE, QuantCodec CODEC, typename Keep>
+template <bool NARROWS, QuantCodec CODEC, typename Keep>
 __device__ __forceinline__ void exchange_reduce_tile(const ExchangePlan *plan, const void *buffer,
                                                      const DeviceTile &tile, uint32_t epoch, QuantSink sink,
                                                      QuantRoom *room) {
     float v[QUANT_ROWS];
     FOR_BUCKETS(number, tile) {
         ExchangeBucket bucket = exchange_bucket(tile, number);
-        ExchangeOwn<TYPE, quant_lie<CODEC>(), Keep> own(plan, buffer, tile, bucket);
+        ExchangeOwn<quant_lie<CODEC>(), Keep> own(plan, buffer, tile, bucket);
         if (tile.bits != 0) {
-            exchange_reduce_bucket<TYPE, CODEC, Keep>(plan, own, tile, bucket, epoch, sink, room);
+            exchange_reduce_bucket<NARROWS, CODEC, Keep>(plan, own, tile, bucket, epoch, sink, room);
             continue;
         }
         for (int rank = 0; rank < plan->ranks; rank++) {
@@ -308,17 +286,18 @@ __device__ __forceinline__ void exchange_reduce_tile(const ExchangePlan *plan, c
             if (rank == plan->rank) {
                 own.take(0, (int)bucket.elems, rank > 0, v);
             } else {
-                exchange_take_raw<TYPE, quant_lie<CODEC>()>(base, tile.at, bucket.first, (int)bucket.elems, rank > 0,
-                                                            v);
+                exchange_take_raw<quant_lie<CODEC>()>(exchange_raw_type(plan), base, tile.at, bucket.first,
+                                                      (int)bucket.elems, rank > 0, v);
             }
         }
         exchange_divide(plan, v);
-        exchange_put_raw<TYPE, quant_lie<CODEC>()>(sink, tile.at, bucket.first, (int)bucket.elems, v);
+        exchange_put_raw<quant_lie<CODEC>()>(exchange_raw_type(plan), sink, tile.at, bucket.first, (int)bucket.elems,
+                                             v);
     }
 }
 
 /* Adds rows [row, row + rows) of a piece; with rotated only of what travels unquantised. */
-template <QuantType TYPE, QuantCodec CODEC>
+template <QuantCodec CODEC>
 __device__ __forceinline__ void exchange_add_rows(const ExchangePlan *plan, const DeviceTile &tile,
                                                   const ExchangeBucket &bucket, uint32_t epoch, int row, int rows,
                                                   int64_t first, int count, float (&v)[QUANT_ROWS], QuantRoom *room) {
@@ -326,7 +305,8 @@ __device__ __forceinline__ void exchange_add_rows(const ExchangePlan *plan, cons
     for (int i = 0; i < rows; i++) {
         const uint8_t *base = exchange_row(plan, epoch, row + i);
         if (CODEC == QUANT_ROTATED || tile.bits == 0) {
-            exchange_take_plain<TYPE, quant_lie<CODEC>()>(plan, base, tile.at, bucket.first + first, count, i > 0, v);
+            exchange_take_raw<quant_lie<CODEC>()>(exchange_raw_type(plan), base, tile.at, bucket.first + first, count,
+                                                  i > 0, v);
         } else {
             bool sound = quant_warp_decode<CODEC>(base, bucket.place, spec, bucket.elems, first, count, i > 0, v, room);
             int from = plan->window.from[row + i].rank;
@@ -335,58 +315,62 @@ __device__ __forceinline__ void exchange_add_rows(const ExchangePlan *plan, cons
     }
 }
 
-template <QuantType TYPE, QuantCodec CODEC>
+template <QuantCodec CODEC>
 __device__ __forceinline__ void exchange_gather_tile(const ExchangePlan *plan, void *buffer, const DeviceTile &tile,
                                                      uint32_t epoch, int row, int rows, QuantRoom *room) {
     float v[QUANT_ROWS];
     FOR_BUCKETS(number, tile) {
         ExchangeBucket bucket = exchange_bucket(tile, number);
         if (CODEC == QUANT_ROTATED && tile.bits != 0) {
-#define CALL(PIECES) exchange_gather_values<TYPE, PIECES>(plan, buffer, tile, bucket, epoch, row, rows, room)
+#define CALL(PIECES) exchange_gather_values<PIECES>(plan, buffer, tile, bucket, epoch, row, rows, room)
             QUANT_BY_PIECES(bucket.elems, CALL)
 #undef CALL
             continue;
         }
         for (int64_t first = 0; first < bucket.elems; first += QUANT_PIECE) {
             int count = quant_piece_count(bucket.elems, first);
-            exchange_add_rows<TYPE, CODEC>(plan, tile, bucket, epoch, row, rows, first, count, v, room);
+            exchange_add_rows<CODEC>(plan, tile, bucket, epoch, row, rows, first, count, v, room);
             if (tile.bits != 0 || plan->one_shot) exchange_divide(plan, v);
-            quant_store_piece<TYPE, quant_lie<CODEC>()>(buffer, tile.first + bucket.first + first, count, v);
+            quant_store_piece<quant_lie<CODEC>()>(plan->type, buffer, tile.first + bucket.first + first, count, v);
         }
     }
 }
 
-template <QuantType TYPE, QuantCodec CODEC, typename Keep> struct ExchangeBuckets {
-    typedef ExchangeBuckets<TYPE, CODEC, QuantKeep> Gathers; /* gathering keeps no residual */
+template <bool NARROWS, QuantCodec CODEC, typename Keep> struct ExchangeBuckets {
+    typedef ExchangeBuckets<false, CODEC, QuantKeep> Gathers; /* gathering narrows nothing and keeps no residual */
     static constexpr uint32_t WAYS = EXCHANGE_BUCKETWISE;
     static constexpr int GATHERERS = BLOCKS_EACH;
 
     __device__ static __forceinline__ void push(const ExchangePlan *plan, const void *buffer, const DeviceTile &tile,
                                                 QuantSink sink, QuantRoom *room) {
-        exchange_push_tile<TYPE, CODEC, Keep>(plan, buffer, tile, sink, room);
+        exchange_push_tile<NARROWS, CODEC, Keep>(plan, buffer, tile, sink, room);
     }
     __device__ static __forceinline__ void reduce(const ExchangePlan *plan, const void *buffer, const DeviceTile &tile,
                                                   uint32_t epoch, QuantSink sink, QuantRoom *room) {
-        exchange_reduce_tile<TYPE, CODEC, Keep>(plan, buffer, tile, epoch, sink, room);
+        exchange_reduce_tile<NARROWS, CODEC, Keep>(plan, buffer, tile, epoch, sink, room);
     }
     __device__ static __forceinline__ void gather(const ExchangePlan *plan, void *buffer, const DeviceTile &tile,
                                                   uint32_t epoch, int row, int rows, QuantRoom *room) {
-        exchange_gather_tile<TYPE, CODEC>(plan, buffer, tile, epoch, row, rows, room);
+        exchange_gather_tile<CODEC>(plan, buffer, tile, epoch, row, rows, room);
     }
 };
 
 /* ---- launches ---- */
 
-template <QuantCodec CODEC> struct ExchangeCodec {
-    template <QuantType TYPE> using Whole = ExchangeBuckets<TYPE, CODEC, QuantKeep>;
-    template <QuantType TYPE> using Eight = ExchangeBuckets<TYPE, CODEC, QuantKeepEight>;
-};
+template <QuantCodec CODEC, typename Keep> static EXCHANGE_LAUNCH(exchange_launch_kept) {
+    if constexpr (CODEC != QUANT_ROTATED) {
+        if (plan->half_metadata) {
+            return exchange_launch_way<ExchangeBuckets<true, CODEC, Keep>>(kernel, plan, round, buffer, stream);
+        }
+    }
+    return exchange_launch_way<ExchangeBuckets<false, CODEC, Keep>>(kernel, plan, round, buffer, stream);
+}
 
 template <QuantCodec CODEC> static EXCHANGE_LAUNCH(exchange_launch_codec) {
     if (plan->codes.codes != nullptr) {
-        return exchange_launch<ExchangeCodec<CODEC>::template Eight>(kernel, type, plan, round, buffer, stream);
+        return exchange_launch_kept<CODEC, QuantKeepEight>(kernel, plan, round, buffer, stream);
     }
-    return exchange_launch<ExchangeCodec<CODEC>::template Whole>(kernel, type, plan, round, buffer, stream);
+    return exchange_launch_kept<CODEC, QuantKeep>(kernel, plan, round, buffer, stream);
 }
 
 #endif

@@ -5,7 +5,7 @@
 
 #define ABSENT(name)                                                                                                   \
     EXCHANGE_LAUNCH(name) {                                                                                            \
-        (void)kernel, (void)type, (void)plan, (void)round, (void)buffer, (void)stream;                                 \
+        (void)kernel, (void)plan, (void)round, (void)buffer, (void)stream;                                             \
         FAIL(STATUS_NOT_BUILT, NO_CUDA);                                                                               \
     }
 
@@ -17,7 +17,7 @@ ABSENT(allreduce_exchange_quick_far)
 
 #define X(codec, word)                                                                                                 \
     EXCHANGE_LEVELS(allreduce_levels_##word) {                                                                         \
-        (void)kernel, (void)type, (void)plan, (void)levels, (void)round, (void)buffer, (void)stream;                   \
+        (void)kernel, (void)plan, (void)levels, (void)round, (void)buffer, (void)stream;                               \
         FAIL(STATUS_NOT_BUILT, NO_CUDA);                                                                               \
     }
 QUANT_CODECS(X)
@@ -29,8 +29,8 @@ Status allreduce_levels_pass(const ExchangePlan *plan, const ExchangeLevels *lev
     FAIL(STATUS_NOT_BUILT, NO_CUDA);
 }
 
-Status allreduce_exchange_exact(QuantType type, const ExchangePlan *plan, const ExchangeExact *run, int limit,
-                                void *buffer, DeviceStream *stream) {
-    (void)type, (void)plan, (void)run, (void)limit, (void)buffer, (void)stream;
+Status allreduce_exchange_exact(const ExchangePlan *plan, const ExchangeExact *run, int limit, void *buffer,
+                                DeviceStream *stream) {
+    (void)plan, (void)run, (void)limit, (void)buffer, (void)stream;
     FAIL(STATUS_NOT_BUILT, NO_CUDA);
 }

@@ -5,5 +5,5 @@
 template <QuantType TYPE> using Pieces = ExchangePieces<TYPE, false>;
 
 extern "C" EXCHANGE_LAUNCH(allreduce_exchange_quick) {
-    return exchange_launch<Pieces>(kernel, type, plan, round, buffer, stream);
+    return exchange_launch<Pieces>(kernel, plan, round, buffer, stream);
 }

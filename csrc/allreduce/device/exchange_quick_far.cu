@@ -5,5 +5,5 @@
 template <QuantType TYPE> using FarPieces = ExchangePieces<TYPE, true>;
 
 extern "C" EXCHANGE_LAUNCH(allreduce_exchange_quick_far) {
-    return exchange_launch<FarPieces>(kernel, type, plan, round, buffer, stream);
+    return exchange_launch<FarPieces>(kernel, plan, round, buffer, stream);
 }

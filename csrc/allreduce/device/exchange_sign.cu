@@ -2,5 +2,5 @@
 #include "allreduce/device/exchange_buckets.cuh"
 
 extern "C" EXCHANGE_LAUNCH(allreduce_exchange_sign) {
-    return exchange_launch_codec<QUANT_SIGN>(kernel, type, plan, round, buffer, stream);
+    return exchange_launch_codec<QUANT_SIGN>(kernel, plan, round, buffer, stream);
 }

@@ -2,5 +2,5 @@
 #include "allreduce/device/exchange_buckets.cuh"
 
 extern "C" EXCHANGE_LAUNCH(allreduce_exchange_spikes) {
-    return exchange_launch_codec<QUANT_SPIKES>(kernel, type, plan, round, buffer, stream);
+    return exchange_launch_codec<QUANT_SPIKES>(kernel, plan, round, buffer, stream);
 }

@@ -27,11 +27,10 @@ Status allreduce_levels_put(const DeviceEngine *engine, const DeviceExtent *exte
     if (inside.own_end - inside.own_begin < inside.end - inside.begin) {
         TRY(allreduce_device_put(engine, extent, EXCHANGE_PUSH, &inside, buffer, stream));
     }
-    QuantType type = (QuantType)setup->options.type;
     ExchangeLevelsLaunch launch = launchers[setup->options.codec];
-    if (others) TRY(launch(EXCHANGE_PUSH, type, plan, &extent->levels, &shard, buffer, stream));
+    if (others) TRY(launch(EXCHANGE_PUSH, plan, &extent->levels, &shard, buffer, stream));
     if (shard.own_begin < shard.own_end) {
-        TRY(launch(EXCHANGE_REDUCE, type, plan, &extent->levels, &shard, buffer, stream));
+        TRY(launch(EXCHANGE_REDUCE, plan, &extent->levels, &shard, buffer, stream));
     }
     if (others) TRY(allreduce_levels_pass(plan, &extent->levels, &shard, stream));
     return allreduce_device_put(engine, extent, EXCHANGE_GATHER, &round, buffer, stream);

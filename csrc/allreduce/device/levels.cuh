@@ -20,8 +20,9 @@
 
 #include "allreduce/device/exchange_buckets.cuh"
 
-/* The bucket being processed, with what its sums are made of. */
-template <QuantType TYPE, QuantCodec CODEC, typename Kept> struct LevelsBucket {
+/* The bucket being processed, with what its sums are made of. Other nodes are slower than any kernel, and so these are
+ * compiled once, for 16-bit ranges and others, for pushing and reducing. */
+template <QuantCodec CODEC, typename Kept> struct LevelsBucket {
     static constexpr QuantLie LIE = quant_lie<CODEC>();
     typedef Kept Keep;
 
@@ -30,10 +31,11 @@ template <QuantType TYPE, QuantCodec CODEC, typename Kept> struct LevelsBucket {
     const QuantSpec *spec;
     const DeviceTile &tile;
     ExchangeBucket bucket;
-    ExchangeOwn<TYPE, LIE, QuantKeep> own; /* without residual */
+    ExchangeOwn<LIE, QuantKeep> own; /* without residual */
     ExchangeLost<LIE, Keep> lost;
     uint32_t epoch;
     QuantRoom *room;
+    bool reduces; /* sums are those over all nodes, else the node's */
 
     /* The terms of a rank of this node. */
     __device__ __forceinline__ const ExchangeRegion &terms_of(int number) const {
@@ -45,7 +47,7 @@ template <QuantType TYPE, QuantCodec CODEC, typename Kept> struct LevelsBucket {
                                          float (&v)[QUANT_ROWS]) const {
         const uint8_t *base = exchange_place(region, epoch);
         if (tile.bits == 0) {
-            exchange_take_raw<QUANT_F32, LIE>(base, tile.at, bucket.first + first, count, add, v);
+            exchange_take_raw<LIE>(QUANT_F32, base, tile.at, bucket.first + first, count, add, v);
         } else if (CODEC != QUANT_ROTATED) {
             bool sound = quant_warp_decode<CODEC>(base, bucket.place, *spec, bucket.elems, first, count, add, v, room);
             if (!sound) exchange_fail(plan, COMM_WINDOW_SOUND, region.rank, tile.number, epoch);
@@ -76,35 +78,28 @@ template <QuantType TYPE, QuantCodec CODEC, typename Kept> struct LevelsBucket {
         if (lost.any()) residual(first, count, true, v);
     }
 
-    /* The sum over all nodes. */
-    __device__ __forceinline__ void of_all(int64_t first, int count, float (&v)[QUANT_ROWS]) const {
+    /* The nodes whose sums are added: all, or this one. */
+    __device__ __forceinline__ int first_node() const { return reduces ? 0 : plan->rank; }
+    __device__ __forceinline__ int last_node() const { return reduces ? plan->ranks - 1 : plan->rank; }
+
+    /* A source of elements (quant/cuda/bucket.cuh). */
+    __device__ __forceinline__ void piece(int64_t first, int count, float (&v)[QUANT_ROWS]) const {
 #pragma unroll 1
-        for (int i = 0; i < plan->ranks; i++) {
+        for (int i = first_node(); i <= last_node(); i++) {
+            const bool add = i > first_node();
             if (i != plan->rank) {
-                term(plan->window.from[i], first, count, i > 0, v);
+                term(plan->window.from[i], first, count, add, v);
                 continue;
             }
             float node[QUANT_ROWS];
             of_node(first, count, node);
 #pragma unroll
-            for (int k = 0; k < QUANT_ROWS; k++) v[k] = i > 0 ? QUANT_ADD(v[k], node[k]) : node[k];
+            for (int k = 0; k < QUANT_ROWS; k++) v[k] = add ? QUANT_ADD(v[k], node[k]) : node[k];
         }
     }
 };
 
-/* Sources of elements (quant/cuda/bucket.cuh). */
-template <typename Bucket, bool REDUCES> struct LevelsSum {
-    const Bucket &of;
-
-    __device__ __forceinline__ void piece(int64_t first, int count, float (&v)[QUANT_ROWS]) const {
-        if (REDUCES) {
-            of.of_all(first, count, v);
-        } else {
-            of.of_node(first, count, v);
-        }
-    }
-};
-
+/* Another, of the residual. */
 template <typename Bucket> struct LevelsLost {
     const Bucket &of;
 
@@ -137,18 +132,19 @@ __device__ __forceinline__ void levels_node_values(const Bucket &of, const Quant
 }
 
 template <int PIECES, typename Bucket>
-__device__ __forceinline__ void levels_all_values(const Bucket &of, const QuantRandom &random,
+__device__ __forceinline__ void levels_sum_values(const Bucket &of, const QuantRandom &random,
                                                   QuantValues<PIECES> &values) {
 #pragma unroll 1
-    for (int i = 0; i < of.plan->ranks; i++) {
+    for (int i = of.first_node(); i <= of.last_node(); i++) {
+        const bool add = i > of.first_node();
         if (i != of.plan->rank) {
             const uint8_t *base = exchange_row(of.plan, of.epoch, i);
-            quant_decode_values(base, of.bucket.place, *of.spec, of.bucket.elems, i > 0, values, of.room);
+            quant_decode_values(base, of.bucket.place, *of.spec, of.bucket.elems, add, values, of.room);
             continue;
         }
         QuantValues<PIECES> node;
         levels_node_values(of, random, node);
-        if (i > 0) {
+        if (add) {
             quant_add_values(node, values);
         } else {
             values = node;
@@ -156,53 +152,48 @@ __device__ __forceinline__ void levels_all_values(const Bucket &of, const QuantR
     }
 }
 
-template <bool REDUCES, int PIECES, typename Bucket>
+template <int PIECES, typename Bucket>
 __device__ __forceinline__ void levels_encode_values(const Bucket &of, QuantSink sink) {
     QuantValues<PIECES> values;
     const QuantRandom random = exchange_random(of.plan, of.tile, of.bucket);
-    if (REDUCES) {
-        levels_all_values(of, random, values);
-    } else {
-        levels_node_values(of, random, values);
-    }
+    levels_sum_values(of, random, values);
     quant_encode_values(values, *of.spec, of.bucket.elems, random, of.bucket.place, sink,
                         exchange_keep_of<typename Bucket::Keep>(of.plan, of.tile, of.bucket), of.room);
 }
 
 /* ---- tiles ---- */
 
-template <QuantType TYPE, QuantCodec CODEC, typename Keep, bool REDUCES>
-__device__ __forceinline__ void levels_encode_bucket(const LevelsBucket<TYPE, CODEC, Keep> &of, QuantSink sink) {
+template <QuantCodec CODEC, typename Keep>
+__device__ __forceinline__ void levels_encode_bucket(const LevelsBucket<CODEC, Keep> &of, QuantSink sink) {
     if constexpr (CODEC == QUANT_ROTATED) {
-#define CALL(PIECES) levels_encode_values<REDUCES, PIECES>(of, sink)
+#define CALL(PIECES) levels_encode_values<PIECES>(of, sink)
         QUANT_BY_PIECES(of.bucket.elems, CALL)
 #undef CALL
     } else {
-        const LevelsSum<LevelsBucket<TYPE, CODEC, Keep>, REDUCES> sum = {of};
-        exchange_encode<TYPE, CODEC, Keep>(of.plan, sum, of.tile, of.bucket, *of.spec, sink, of.room);
+        exchange_encode<true, CODEC, Keep>(of.plan, of, of.tile, of.bucket, *of.spec, sink, of.room);
     }
 }
 
-template <QuantType TYPE, QuantCodec CODEC, typename Keep, bool REDUCES>
+template <QuantCodec CODEC, typename Keep>
 __device__ __forceinline__ void levels_encode_tile(const ExchangePlan *plan, const ExchangeLevels *levels,
                                                    const void *buffer, const DeviceTile &tile, uint32_t epoch,
-                                                   QuantSink sink, QuantRoom *room) {
-    typedef LevelsBucket<TYPE, CODEC, Keep> Bucket;
+                                                   bool reduces, QuantSink sink, QuantRoom *room) {
+    typedef LevelsBucket<CODEC, Keep> Bucket;
     const QuantSpec spec = exchange_spec(plan, tile, CODEC);
     FOR_BUCKETS(number, tile) {
         const ExchangeBucket bucket = exchange_bucket(tile, number);
-        ExchangeOwn<TYPE, Bucket::LIE, QuantKeep> own(plan, buffer, tile, bucket);
+        ExchangeOwn<Bucket::LIE, QuantKeep> own(plan, buffer, tile, bucket);
         own.lost.residual = nullptr;
         const ExchangeLost<Bucket::LIE, Keep> lost(exchange_keep_of<Keep>(plan, tile, bucket), tile.bits == 0);
-        const Bucket of = {plan, levels, &spec, tile, bucket, own, lost, epoch, room};
+        const Bucket of = {plan, levels, &spec, tile, bucket, own, lost, epoch, room, reduces};
         if (tile.bits != 0) {
-            levels_encode_bucket<TYPE, CODEC, Keep, REDUCES>(of, sink);
+            levels_encode_bucket(of, sink);
             continue;
         }
         float v[QUANT_ROWS];
-        LevelsSum<Bucket, REDUCES>{of}.piece(0, (int)bucket.elems, v);
-        if (REDUCES) exchange_divide(plan, v);
-        exchange_put_raw<QUANT_F32, Bucket::LIE>(sink, tile.at, bucket.first, (int)bucket.elems, v);
+        of.piece(0, (int)bucket.elems, v);
+        if (reduces) exchange_divide(plan, v);
+        exchange_put_raw<Bucket::LIE>(QUANT_F32, sink, tile.at, bucket.first, (int)bucket.elems, v);
     }
 }
 
@@ -217,63 +208,48 @@ __device__ static __forceinline__ bool levels_await_node(const ExchangePlan *pla
                                });
 }
 
-template <QuantType TYPE, QuantCodec CODEC, typename Keep, bool REDUCES>
+template <QuantCodec CODEC, typename Keep>
 static __global__ void __launch_bounds__(WARPS *WARP, BLOCKS_EACH)
     levels_encode_kernel(const __grid_constant__ ExchangePlan plan, const __grid_constant__ ExchangeLevels levels,
-                         ExchangeRound round, const void *buffer) {
+                         ExchangeRound round, const void *buffer, bool reduces) {
     __shared__ QuantRoom rooms[WARPS];
     __shared__ uint8_t *bases[EXCHANGE_MAX_RANKS];
     __shared__ DeviceTile tiles[TURNS];
     uint32_t epoch;
     if (!exchange_begin(&plan, round, &epoch)) return;
     const ExchangeTurns turns =
-        REDUCES ? exchange_turns_of_own(EXCHANGE_EITHER, round) : exchange_turns_of_others(EXCHANGE_EITHER, round);
-    exchange_set_bases(REDUCES ? plan.window.all : plan.window.to, REDUCES ? plan.window.sinks : plan.window.owners,
+        reduces ? exchange_turns_of_own(EXCHANGE_EITHER, round) : exchange_turns_of_others(EXCHANGE_EITHER, round);
+    exchange_set_bases(reduces ? plan.window.all : plan.window.to, reduces ? plan.window.sinks : plan.window.owners,
                        epoch, bases);
     if (!levels_await_node(&plan, &levels, turns, epoch)) return;
-    if (REDUCES && !exchange_await_terms(&plan, turns, epoch)) return;
+    if (reduces && !exchange_await_terms(&plan, turns, epoch)) return;
     for (int64_t turn = 0; turn < turns.mine; turn++) {
         if (turn % TURNS == 0) exchange_fetch_tiles(&plan, turns, turn, tiles);
         const DeviceTile &tile = tiles[turn % TURNS];
         QuantSink sink = {bases + tile.owner, 1};
-        if (REDUCES) sink = {bases, plan.window.sinks};
-        levels_encode_tile<TYPE, CODEC, Keep, REDUCES>(&plan, &levels, buffer, tile, epoch, sink,
-                                                       &rooms[threadIdx.x / WARP]);
+        if (reduces) sink = {bases, plan.window.sinks};
+        levels_encode_tile<CODEC, Keep>(&plan, &levels, buffer, tile, epoch, reduces, sink, &rooms[threadIdx.x / WARP]);
     }
-    exchange_raise_all(&plan, turns, epoch, !REDUCES);
+    exchange_raise_all(&plan, turns, epoch, !reduces);
 }
 
 /* ---- launches ---- */
 
-template <QuantType TYPE, QuantCodec CODEC, typename Keep>
+template <QuantCodec CODEC, typename Keep>
 static Status levels_launch_kept(ExchangeKernel kernel, const ExchangePlan *plan, const ExchangeLevels *levels,
                                  const ExchangeRound *round, const void *buffer, DeviceStream *stream) {
-    int64_t own = round->own_end - round->own_begin, others = round->end - round->begin - own;
-    if (kernel == EXCHANGE_PUSH) {
-        return LAUNCH_AFTER((levels_encode_kernel<TYPE, CODEC, Keep, false>),
-                            exchange_grid(others, BLOCKS_EACH, round->blocks), WARPS * WARP, 0, stream, *plan, *levels,
-                            *round, buffer);
-    }
-    return LAUNCH_AFTER((levels_encode_kernel<TYPE, CODEC, Keep, true>), exchange_grid(own, BLOCKS_EACH, round->blocks),
-                        WARPS * WARP, 0, stream, *plan, *levels, *round, buffer);
+    const bool reduces = kernel != EXCHANGE_PUSH;
+    const int64_t own = round->own_end - round->own_begin, others = round->end - round->begin - own;
+    return LAUNCH_AFTER((levels_encode_kernel<CODEC, Keep>),
+                        exchange_grid(reduces ? own : others, BLOCKS_EACH, round->blocks), WARPS * WARP, 0, stream,
+                        *plan, *levels, *round, buffer, reduces);
 }
 
-template <QuantType TYPE, QuantCodec CODEC>
-static Status levels_launch_type(ExchangeKernel kernel, const ExchangePlan *plan, const ExchangeLevels *levels,
-                                 const ExchangeRound *round, const void *buffer, DeviceStream *stream) {
+template <QuantCodec CODEC> static EXCHANGE_LEVELS(levels_launch) {
     if (plan->codes.codes != nullptr) {
-        return levels_launch_kept<TYPE, CODEC, QuantKeepEight>(kernel, plan, levels, round, buffer, stream);
+        return levels_launch_kept<CODEC, QuantKeepEight>(kernel, plan, levels, round, buffer, stream);
     }
-    return levels_launch_kept<TYPE, CODEC, QuantKeep>(kernel, plan, levels, round, buffer, stream);
-}
-
-template <QuantCodec CODEC>
-static Status levels_launch(ExchangeKernel kernel, QuantType type, const ExchangePlan *plan,
-                            const ExchangeLevels *levels, const ExchangeRound *round, const void *buffer,
-                            DeviceStream *stream) {
-    if (type == QUANT_F16) return levels_launch_type<QUANT_F16, CODEC>(kernel, plan, levels, round, buffer, stream);
-    if (type == QUANT_BF16) return levels_launch_type<QUANT_BF16, CODEC>(kernel, plan, levels, round, buffer, stream);
-    return levels_launch_type<QUANT_F32, CODEC>(kernel, plan, levels, round, buffer, stream);
+    return levels_launch_kept<CODEC, QuantKeep>(kernel, plan, levels, round, buffer, stream);
 }
 
 #endif

@@ -2,5 +2,5 @@
 #include "allreduce/device/levels.cuh"
 
 extern "C" EXCHANGE_LEVELS(allreduce_levels_maxmin) {
-    return levels_launch<QUANT_MAXMIN>(kernel, type, plan, levels, round, buffer, stream);
+    return levels_launch<QUANT_MAXMIN>(kernel, plan, levels, round, buffer, stream);
 }

@@ -27,11 +27,10 @@ Status quantize_batch_finish(const QuantDeviceBatch *batch, DeviceStream *stream
 static int64_t quant_blocks(int64_t warps) { return (warps + QUANT_WARPS - 1) / QUANT_WARPS; }
 
 /* Whole pieces of whole buckets go a quick way (pieces.cuh), where buckets have 2^shift elements, half a group at least
- * and what a block takes at most, or a piece if they are rotated: shift, else 0. */
+ * and what a block takes at most: shift, else 0. */
 static int quant_quick_shift(const QuantSpec *spec) {
-    const int64_t most = spec->codec == QUANT_ROTATED ? QUANT_PIECE : QUANT_WARPS * QUANT_PIECE;
     if (spec->half_metadata) return 0;
-    for (int shift = 6; spec->bucket_size >> shift != 0 && 1 << shift <= most; shift++) {
+    for (int shift = 6; spec->bucket_size >> shift != 0 && 1 << shift <= QUANT_WARPS * QUANT_PIECE; shift++) {
         if (spec->bucket_size == 1 << shift) return shift;
     }
     return 0;
@@ -46,6 +45,7 @@ static void quant_place_item(QuantDeviceBatch *batch, QuantItem *item) {
     item->skipped = item->pieces * QUANT_PIECE / spec->bucket_size;
     item->first_quick = batch->quick_blocks;
     item->first_block = batch->blocks;
+    if (item->pieces > 0) batch->shifts |= 1u << item->shift;
     batch->quick_blocks += quant_blocks(item->pieces);
     batch->blocks += quant_blocks(item->layout.buckets - item->skipped);
 }
@@ -56,6 +56,7 @@ static Status quant_fill_items(const QuantDeviceRun *runs, QuantDeviceBatch *bat
         if (runs[i].spec.type != batch->type || runs[i].spec.codec != batch->codec) {
             FAIL(STATUS_ARGUMENT, "the runs of a batch have one type and one codec");
         }
+        batch->narrows = batch->narrows || runs[i].spec.half_metadata;
         batch->draws = batch->draws || runs[i].spec.rounding == QUANT_STOCHASTIC;
         items[i].run = runs[i];
         quant_place_item(batch, &items[i]);

@@ -20,7 +20,9 @@ struct QuantDeviceBatch {
     uint32_t *damaged; /* owned, page-locked: not 0 if a piece was */
     int count;
     int64_t quick_blocks, blocks;
-    bool draws; /* some run is rounded by random numbers */
+    uint32_t shifts; /* a bit for each number of elements, 2^shift, that buckets which go the quick way have */
+    bool draws;      /* some run is rounded by random numbers */
+    bool narrows;    /* some run has 16-bit ranges */
     QuantType type;
     QuantCodec codec;
 };

@@ -19,7 +19,7 @@ struct QuantExtremes {
     float partial;   /* QUANT_SIGN: this lane's sum of magnitudes */
 };
 
-template <QuantType TYPE, QuantCodec CODEC>
+template <bool NARROWS, QuantCodec CODEC>
 __device__ __forceinline__ void quant_take_extremes(const QuantSpec &spec, const float (&v)[QUANT_ROWS], int count,
                                                     uint32_t spikes, QuantExtremes *of) {
     constexpr QuantLie LIE = quant_lie<CODEC>();
@@ -28,7 +28,7 @@ __device__ __forceinline__ void quant_take_extremes(const QuantSpec &spec, const
 #pragma unroll
         for (int k = 4 * j; k < 4 * j + 4; k++) {
             if (quant_step<LIE>(k) >= left || (spikes >> k & 1)) continue;
-            float x = quant_seen<TYPE>(spec, v[k]);
+            float x = quant_seen<NARROWS>(spec, v[k]);
             if (CODEC != QUANT_SPIKES) of->magnitude = quant_max_nan(of->magnitude, fabsf(x));
             if (CODEC == QUANT_SIGN) {
                 of->partial = QUANT_ADD(of->partial, fabsf(x));
@@ -109,7 +109,7 @@ struct QuantEncoding {
 enum { QUANT_BOUND_PASS, QUANT_SEARCH_PASS, QUANT_RANGE_PASS, QUANT_CODES_PASS, QUANT_KEEP_PASS };
 
 /* What this lane's codes of a group have lost, kept as this pass keeps it. */
-template <QuantType TYPE, QuantLie LIE, typename Keep>
+template <bool NARROWS, QuantLie LIE, typename Keep>
 __device__ __forceinline__ void quant_keep_lost(const QuantSpec &spec, Keep keep, int pass, int64_t first, int j,
                                                 int count, const float (&v)[QUANT_ROWS], const uint32_t (&codes)[4],
                                                 QuantEncoding *e) {
@@ -121,7 +121,7 @@ __device__ __forceinline__ void quant_keep_lost(const QuantSpec &spec, Keep keep
         if (quant_step<LIE>(k) >= left) continue;
         float decoded = quant_decode(codes[c], e->grid.unit, e->grid.min);
         if ((e->mask >> k & 1) && !e->nan) {
-            decoded = bfloat16_to_float(bfloat16_from_float(quant_seen<TYPE>(spec, v[k])));
+            decoded = bfloat16_to_float(bfloat16_from_float(quant_seen<NARROWS>(spec, v[k])));
         }
         kept[c] = quant_residual_kept(QUANT_MUL(QUANT_SUB(v[k], decoded), keep.unscaled));
         if constexpr (!Keep::EIGHT) {
@@ -136,7 +136,7 @@ __device__ __forceinline__ void quant_keep_lost(const QuantSpec &spec, Keep keep
 }
 
 /* A piece's codes into the room; 0 for spikes, and beyond the piece. */
-template <QuantType TYPE, QuantCodec CODEC, typename Keep>
+template <bool NARROWS, QuantCodec CODEC, typename Keep>
 __device__ __forceinline__ void quant_take_codes(const QuantSpec &spec, const QuantRandom *random, int pass,
                                                  int64_t first, int count, Keep keep, const float (&v)[QUANT_ROWS],
                                                  QuantEncoding *e, QuantRoom *room) {
@@ -153,12 +153,12 @@ __device__ __forceinline__ void quant_take_codes(const QuantSpec &spec, const Qu
         for (int c = 0; c < 4; c++) {
             const int k = 4 * j + c;
             bool own = e->coded && quant_step<LIE>(k) < left;
-            float x = quant_seen<TYPE>(spec, v[k]);
+            float x = quant_seen<NARROWS>(spec, v[k]);
             const uint32_t code = quant_code_of<CODEC>(x, e->grid, inverse, levels, stochastic, words[c]);
             codes[c] = own ? code : 0;
         }
         quant_put_codes<LIE>(room, j, spec.bits, codes);
-        if (keep.keeps()) quant_keep_lost<TYPE, LIE>(spec, keep, pass, first, j, count, v, codes, e);
+        if (keep.keeps()) quant_keep_lost<NARROWS, LIE>(spec, keep, pass, first, j, count, v, codes, e);
     }
     if (CODEC == QUANT_SPIKES) {
         for (uint32_t left_over = e->mask; left_over != 0; left_over &= left_over - 1) {
@@ -170,28 +170,28 @@ __device__ __forceinline__ void quant_take_codes(const QuantSpec &spec, const Qu
 /* ---- buckets ---- */
 
 /* One pass over one piece; of a bucket that has `several`, the mask of the last pass was that of another. */
-template <QuantType TYPE, QuantCodec CODEC, typename Keep>
+template <bool NARROWS, QuantCodec CODEC, typename Keep>
 __device__ __forceinline__ void quant_encode_piece(const QuantSpec &spec, const QuantRandom *random, QuantPlace place,
                                                    QuantSink sink, Keep keep, int pass, int64_t first, int count,
                                                    bool several, const float (&v)[QUANT_ROWS], QuantEncoding *e,
                                                    QuantRoom *room) {
-    if (CODEC == QUANT_SPIKES && pass == QUANT_BOUND_PASS) return quant_spikes_bound<TYPE>(spec, v, &e->spikes);
+    if (CODEC == QUANT_SPIKES && pass == QUANT_BOUND_PASS) return quant_spikes_bound<NARROWS>(spec, v, &e->spikes);
     if (CODEC == QUANT_SPIKES && pass == QUANT_SEARCH_PASS) {
-        e->mask = quant_spikes_search<TYPE>(spec, v, &e->spikes);
+        e->mask = quant_spikes_search<NARROWS>(spec, v, &e->spikes);
         return;
     }
     const bool ties = e->spikes.ties != 0 && pass == QUANT_RANGE_PASS; /* without any, the search has the mask, too */
     if (CODEC == QUANT_SPIKES && !e->nan && (ties || several)) {
-        e->mask = quant_spikes_mask<TYPE>(spec, v, count, &e->spikes);
+        e->mask = quant_spikes_mask<NARROWS>(spec, v, count, &e->spikes);
     }
     if (pass == QUANT_RANGE_PASS) {
-        quant_take_extremes<TYPE, CODEC>(spec, v, count, e->mask, &e->of);
+        quant_take_extremes<NARROWS, CODEC>(spec, v, count, e->mask, &e->of);
         return;
     }
     if (CODEC == QUANT_SPIKES && !e->nan && !(Keep::EIGHT && pass == QUANT_KEEP_PASS)) {
-        quant_spikes_emit<TYPE>(spec, v, first, e->mask, place.spikes, sink, &e->spikes, room);
+        quant_spikes_emit<NARROWS>(spec, v, first, e->mask, place.spikes, sink, &e->spikes, room);
     }
-    quant_take_codes<TYPE, CODEC>(spec, random, pass, first, count, keep, v, e, room);
+    quant_take_codes<NARROWS, CODEC>(spec, random, pass, first, count, keep, v, e, room);
     if (Keep::EIGHT && pass == QUANT_KEEP_PASS) return;
     quant_emit_codes<quant_lie<CODEC>()>(sink, place.codes + (uint64_t)first / 8 * (uint64_t)spec.bits, spec.bits,
                                          count, room);
@@ -223,7 +223,7 @@ __device__ __forceinline__ int quant_encode_step(const QuantSpec &spec, int64_t 
 }
 
 /* By the codecs whose values are elements. `random` holds the quad of this bucket; NULL for nearest rounding. */
-template <QuantType TYPE, QuantCodec CODEC, typename Source, typename Keep>
+template <bool NARROWS, QuantCodec CODEC, typename Source, typename Keep>
 __device__ __forceinline__ void quant_encode_elements(const Source &source, const QuantSpec &spec, int64_t elems,
                                                       const QuantRandom *random, QuantPlace place, QuantSink sink,
                                                       Keep keep, QuantRoom *room) {
@@ -244,15 +244,15 @@ __device__ __forceinline__ void quant_encode_elements(const Source &source, cons
                 source.piece(first, count, v);
                 if (CODEC == QUANT_SPIKES && count < QUANT_PIECE) quant_spikes_pad(count, v);
             }
-            quant_encode_piece<TYPE, CODEC>(spec, random, place, sink, keep, pass, first, count, elems > QUANT_PIECE, v,
-                                            &e, room);
+            quant_encode_piece<NARROWS, CODEC>(spec, random, place, sink, keep, pass, first, count, elems > QUANT_PIECE,
+                                               v, &e, room);
         }
         pass = quant_encode_step<CODEC>(spec, elems, place, sink, keep, pass, &e);
     }
 }
 
 /* `random` holds the quad of this bucket; NULL for nearest rounding, but with rotated. */
-template <QuantType TYPE, QuantCodec CODEC, typename Source, typename Keep>
+template <bool NARROWS, QuantCodec CODEC, typename Source, typename Keep>
 __device__ __forceinline__ void quant_warp_encode(const Source &source, const QuantSpec &spec, int64_t elems,
                                                   const QuantRandom *random, QuantPlace place, QuantSink sink,
                                                   Keep keep, QuantRoom *room) {
@@ -261,7 +261,7 @@ __device__ __forceinline__ void quant_warp_encode(const Source &source, const Qu
         QUANT_BY_PIECES(elems, CALL)
 #undef CALL
     } else {
-        quant_encode_elements<TYPE, CODEC>(source, spec, elems, random, place, sink, keep, room);
+        quant_encode_elements<NARROWS, CODEC>(source, spec, elems, random, place, sink, keep, room);
     }
 }
 

@@ -12,7 +12,7 @@
 #include "quant/cuda/quads.cuh"
 #include "quant/cuda/quantize.cuh"
 
-/* The piece of this warp. */
+/* The piece of a warp. */
 struct PiecesOwn {
     int64_t number;
     int inside; /* the number of its first element in its bucket */
@@ -20,9 +20,9 @@ struct PiecesOwn {
     QuantPlace place;
 };
 
-__device__ static __forceinline__ PiecesOwn pieces_own(const QuantItem *item) {
+__device__ static __forceinline__ PiecesOwn pieces_of(const QuantItem *item, int warp) {
     PiecesOwn piece = {};
-    piece.number = ((int64_t)blockIdx.x - item->first_quick) * QUANT_WARPS + threadIdx.x / WARP;
+    piece.number = ((int64_t)blockIdx.x - item->first_quick) * QUANT_WARPS + warp;
     piece.some = piece.number < item->pieces;
     const int64_t first = piece.number * QUANT_PIECE;
     piece.inside = (int)(first & ((1 << item->shift) - 1));
@@ -30,6 +30,11 @@ __device__ static __forceinline__ PiecesOwn pieces_own(const QuantItem *item) {
     piece.place.codes =
         item->layout.codes_at + (uint64_t)piece.number * (QUANT_PIECE / 8) * (uint64_t)item->run.spec.bits;
     return piece;
+}
+
+/* That of this warp. */
+__device__ static __forceinline__ PiecesOwn pieces_own(const QuantItem *item) {
+    return pieces_of(item, (int)threadIdx.x / WARP);
 }
 
 /* ---- elements ---- */
@@ -337,9 +342,7 @@ template <QuantCodec CODEC> static Status pieces_launch_decode(const QuantDevice
 #define DECODE(TYPE)                                                                                                   \
     LAUNCH_AFTER((pieces_decode_kernel<TYPE, CODEC>), (unsigned)batch->quick_blocks, QUANT_WARPS *WARP, 0, stream,     \
                  batch->items, batch->count)
-    if (batch->type == QUANT_F16) return DECODE(QUANT_F16);
-    if (batch->type == QUANT_BF16) return DECODE(QUANT_BF16);
-    return DECODE(QUANT_F32);
+    return QUANT_BY_TYPE(batch->type, DECODE);
 #undef DECODE
 }
 

@@ -1,6 +1,7 @@
 /* The kernels of tensors in device memory to the wire and back, many of them in one launch. A block of QUANT_WARPS
  * warps takes as many buckets of one run, one a warp; blocks [first_block, first_block of the next item) belong to an
- * item. Each codec compiles them in a file of its own, with others before them for whole pieces (pieces.cuh).
+ * item. Each codec compiles them in a file of its own, once for all types, with others before them for whole pieces
+ * (pieces.cuh), which have one for each type.
  *
  * Warp w of a block: bucket QUANT_WARPS (block - first_block) + w of those, piece by piece of 1,024 elements, of
  * which a lane has four of each group of 128 (warp.cuh; rotated.cuh for that codec). Buffers of an item: x (elems), of
@@ -14,11 +15,14 @@ extern "C" {
 #include "quant/cuda/batch.h"
 }
 
-template <QuantType TYPE, QuantCodec CODEC> struct QuantTensor {
+/* A bucket's elements. */
+template <QuantCodec CODEC> struct QuantTensor {
+    QuantType type;
     const void *x;
+    int64_t begin;
 
     __device__ __forceinline__ void piece(int64_t first, int count, float (&v)[QUANT_ROWS]) const {
-        quant_load_piece<TYPE, quant_lie<CODEC>()>(x, first, count, v);
+        quant_load_piece<quant_lie<CODEC>()>(type, x, begin + first, count, v);
     }
 };
 
@@ -66,36 +70,35 @@ __device__ static __forceinline__ QuantRandom quant_bucket_random(const QuantIte
     return random;
 }
 
-template <QuantType TYPE, QuantCodec CODEC>
+template <bool NARROWS, QuantCodec CODEC>
 __device__ __forceinline__ void quant_encode_bucket(const QuantItem *item, const QuantBucket &bucket, QuantRoom *room) {
-    typedef typename QuantElement<TYPE>::Stored Stored;
     const QuantSpec spec = item->run.spec;
     const QuantRandom random = quant_bucket_random(item, bucket);
-    const QuantTensor<TYPE, CODEC> tensor = {(const Stored *)item->run.x + bucket.first};
+    const QuantTensor<CODEC> tensor = {spec.type, item->run.x, bucket.first};
     uint8_t *base = (uint8_t *)item->run.wire;
     const QuantKeep keep = {nullptr, 1.0f};
     const bool draws = CODEC == QUANT_ROTATED || spec.rounding == QUANT_STOCHASTIC;
-    quant_warp_encode<TYPE, CODEC>(tensor, spec, bucket.elems, draws ? &random : nullptr, bucket.place, {&base, 1},
-                                   keep, room);
+    quant_warp_encode<NARROWS, CODEC>(tensor, spec, bucket.elems, draws ? &random : nullptr, bucket.place, {&base, 1},
+                                      keep, room);
 }
 
 /* Rotated values of a bucket, which leave their domain. */
-template <QuantType TYPE, int PIECES>
+template <int PIECES>
 __device__ __forceinline__ void quant_decode_leaving(const QuantItem *item, const QuantBucket &bucket,
                                                      QuantRoom *room) {
     const QuantSpec spec = item->run.spec;
     QuantValues<PIECES> values;
     quant_decode_values((const uint8_t *)item->run.wire, bucket.place, spec, bucket.elems, false, values, room);
     quant_leave(values, quant_bucket_random(item, bucket), room);
-    quant_store_values<TYPE>(item->run.x, bucket.first, bucket.elems, values);
+    quant_store_values(spec.type, item->run.x, bucket.first, bucket.elems, values);
 }
 
 /* False if the bucket cannot be what a peer wrote. */
-template <QuantType TYPE, QuantCodec CODEC>
+template <QuantCodec CODEC>
 __device__ __forceinline__ bool quant_decode_bucket(const QuantItem *item, const QuantBucket &bucket, QuantRoom *room) {
     bool sound = true;
     if constexpr (CODEC == QUANT_ROTATED) {
-#define CALL(PIECES) quant_decode_leaving<TYPE, PIECES>(item, bucket, room)
+#define CALL(PIECES) quant_decode_leaving<PIECES>(item, bucket, room)
         QUANT_BY_PIECES(bucket.elems, CALL)
 #undef CALL
     } else {
@@ -106,24 +109,24 @@ __device__ __forceinline__ bool quant_decode_bucket(const QuantItem *item, const
             sound = quant_warp_decode<CODEC>((const uint8_t *)item->run.wire, bucket.place, spec, bucket.elems, first,
                                              piece, false, v, room) &&
                     sound;
-            quant_store_piece<TYPE, quant_lie<CODEC>()>(item->run.x, bucket.first + first, piece, v);
+            quant_store_piece<quant_lie<CODEC>()>(spec.type, item->run.x, bucket.first + first, piece, v);
         }
     }
     return sound;
 }
 
 /* The search for spikes has more to keep than the others. */
-template <QuantType TYPE, QuantCodec CODEC>
+template <bool NARROWS, QuantCodec CODEC>
 static __global__ void __launch_bounds__(QUANT_WARPS *WARP, CODEC == QUANT_SPIKES ? 2 : 3)
     quant_encode_kernel(const QuantItem *items, int count) {
     __shared__ QuantRoom rooms[QUANT_WARPS];
     grid_begin();
     const QuantItem *item = quant_find_item<false>(items, count);
     const QuantBucket bucket = quant_own_bucket(item);
-    if (bucket.elems > 0) quant_encode_bucket<TYPE, CODEC>(item, bucket, &rooms[threadIdx.x / WARP]);
+    if (bucket.elems > 0) quant_encode_bucket<NARROWS, CODEC>(item, bucket, &rooms[threadIdx.x / WARP]);
 }
 
-template <QuantType TYPE, QuantCodec CODEC>
+template <QuantCodec CODEC>
 static __global__ void __launch_bounds__(QUANT_WARPS *WARP, 3)
     quant_decode_kernel(const QuantItem *items, int count, uint32_t *damaged) {
     __shared__ QuantRoom rooms[QUANT_WARPS];
@@ -131,27 +134,20 @@ static __global__ void __launch_bounds__(QUANT_WARPS *WARP, 3)
     const QuantItem *item = quant_find_item<false>(items, count);
     const QuantBucket bucket = quant_own_bucket(item);
     if (bucket.elems <= 0) return;
-    if (!quant_decode_bucket<TYPE, CODEC>(item, bucket, &rooms[threadIdx.x / WARP])) *damaged = 1;
+    if (!quant_decode_bucket<CODEC>(item, bucket, &rooms[threadIdx.x / WARP])) *damaged = 1;
 }
 
 /* ---- launches ---- */
 
-template <QuantType TYPE, QuantCodec CODEC>
-static Status quant_launch_type(const QuantDeviceBatch *batch, bool encode, DeviceStream *stream) {
-    unsigned blocks = (unsigned)batch->blocks;
-    if (encode) {
-        return LAUNCH_AFTER((quant_encode_kernel<TYPE, CODEC>), blocks, QUANT_WARPS * WARP, 0, stream, batch->items,
-                            batch->count);
-    }
-    return LAUNCH_AFTER((quant_decode_kernel<TYPE, CODEC>), blocks, QUANT_WARPS * WARP, 0, stream, batch->items,
-                        batch->count, batch->damaged);
-}
-
 template <QuantCodec CODEC>
 static Status quant_launch(const QuantDeviceBatch *batch, bool encode, DeviceStream *stream) {
-    if (batch->type == QUANT_F16) return quant_launch_type<QUANT_F16, CODEC>(batch, encode, stream);
-    if (batch->type == QUANT_BF16) return quant_launch_type<QUANT_BF16, CODEC>(batch, encode, stream);
-    return quant_launch_type<QUANT_F32, CODEC>(batch, encode, stream);
+    unsigned blocks = (unsigned)batch->blocks;
+    if (encode) {
+        const auto kernel = batch->narrows ? quant_encode_kernel<true, CODEC> : quant_encode_kernel<false, CODEC>;
+        return LAUNCH_AFTER(kernel, blocks, QUANT_WARPS * WARP, 0, stream, batch->items, batch->count);
+    }
+    return LAUNCH_AFTER(quant_decode_kernel<CODEC>, blocks, QUANT_WARPS * WARP, 0, stream, batch->items, batch->count,
+                        batch->damaged);
 }
 
 #endif

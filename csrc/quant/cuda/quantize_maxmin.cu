@@ -43,10 +43,9 @@ template <QuantType TYPE> static Status maxmin_encode(const QuantDeviceBatch *ba
 }
 
 static Status maxmin_launch_quick(const QuantDeviceBatch *batch, bool encode, DeviceStream *stream) {
-    if (!encode) return pieces_launch_decode<QUANT_MAXMIN>(batch, stream);
-    if (batch->type == QUANT_F16) return maxmin_encode<QUANT_F16>(batch, stream);
-    if (batch->type == QUANT_BF16) return maxmin_encode<QUANT_BF16>(batch, stream);
-    return maxmin_encode<QUANT_F32>(batch, stream);
+#define ENCODE(TYPE) maxmin_encode<TYPE>(batch, stream)
+    return encode ? QUANT_BY_TYPE(batch->type, ENCODE) : pieces_launch_decode<QUANT_MAXMIN>(batch, stream);
+#undef ENCODE
 }
 
 extern "C" Status quant_launch_maxmin(const QuantDeviceBatch *batch, bool encode, DeviceStream *stream) {

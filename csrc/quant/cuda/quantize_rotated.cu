@@ -1,10 +1,12 @@
-/* Tensors in device memory with the codec "rotated": whole pieces of buckets of 64, 128 .. 1,024 elements the quick
+/* Tensors in device memory with the codec "rotated": whole pieces of buckets of 64, 128 .. 4,096 elements the quick
  * way, and what is left of a run bucket by bucket.
  *
  * The quick way: a warp has a piece (pieces.cuh), as 32 rows of 32 values. A lane first has a row, v[i] being value 32
  * lane + i, and with it the first five steps of the butterflies, and then a column, v[k] being value 32 k + lane, with
  * the others; sums are those of columns. In between, values pass through shared memory: value i is word i there, but
- * that the chunks of four of a row change places, so that rows and columns are both spread over all banks. */
+ * that the chunks of four of a row change places, so that rows and columns are both spread over all banks. Between the
+ * pieces of a bucket that has several, values pass through their warps' shared memory, too, and sums go from one to the
+ * next; barriers then wait for all warps, and so one without a piece works on a bucket that another writes. */
 #include "quant/cuda/pieces.cuh"
 
 #define ROTATED_LANES(k) _Pragma("unroll") for (int k = 0; k < WARP; k++)
@@ -64,17 +66,74 @@ template <int COUNT> __device__ __forceinline__ void rotated_butterflies(float (
     }
 }
 
-/* The signs of this lane's row; a bucket has ROWS of them. */
-template <int ROWS> __device__ __forceinline__ uint32_t rotated_signs(const QuantRandom &run, int64_t piece) {
+/* Those at distances of whole pieces; this warp has piece `part` of PIECES, in columns. */
+template <int PIECES> __device__ __forceinline__ void rotated_between(RotatedRoom *room, int part, float (&v)[WARP]) {
+#pragma unroll
+    for (int h = 1; h < PIECES; h *= 2) {
+        const float sign = (part & h) != 0 ? -1.0f : 1.0f; /* whose product is exact, so that one rounding is left */
+        const float *other = room[(part & h) != 0 ? -h : h].values;
+        ROTATED_LANES(k) room->values[WARP * k + quant_lane()] = v[k];
+        __syncthreads();
+        ROTATED_LANES(k) v[k] = __fmaf_rn(v[k], sign, other[WARP * k + quant_lane()]);
+        __syncthreads();
+    }
+}
+
+/* The signs of this lane's row; a bucket has ROWS of them in a piece. */
+template <int ROWS> __device__ __forceinline__ uint32_t rotated_signs(const QuantRandom &run, const PiecesOwn &piece) {
     const int bucket = quant_lane() / ROWS, row = quant_lane() % ROWS;
     QuantRandom random = run;
-    random.quad += (uint64_t)piece * (QUANT_PIECE / 4) + (uint64_t)(bucket * ROWS * (WARP / 4));
-    const Philox4 signs = quant_signs(&random, row / 4);
+    random.quad += (uint64_t)(piece.number * QUANT_PIECE - piece.inside) / 4 + (uint64_t)(bucket * ROWS * (WARP / 4));
+    const Philox4 signs = quant_signs(&random, piece.inside / QUANT_SIGNS + row / 4);
     return row % 4 == 0 ? signs.word[0] : row % 4 == 1 ? signs.word[1] : row % 4 == 2 ? signs.word[2] : signs.word[3];
 }
 
 __device__ static __forceinline__ float rotated_flipped(float value, uint32_t signs, int bit) {
     return float_of_bits(float_bits(value) ^ (signs << (WARP - 1 - bit) & 0x80000000u));
+}
+
+/* ---- sums, of which each lane gets that of the bucket that its row is of ---- */
+
+/* Of all lanes' partial sums of each of BUCKETS buckets, folded 16, 8, 4, 2, 1 as by quant_warp_fold: once in a bucket,
+ * a step leaves two lanes with the same sum, and so half the lanes fold another bucket. */
+template <int BUCKETS, int DISTANCE = WARP / 2>
+__device__ __forceinline__ float rotated_fold(const float (&partial)[BUCKETS]) {
+    constexpr int LEFT = BUCKETS > 1 ? BUCKETS / 2 : 1;
+    const bool upper = BUCKETS > 1 && (quant_lane() & DISTANCE) != 0;
+    float sums[LEFT];
+#pragma unroll
+    for (int i = 0; i < LEFT; i++) {
+        const float low = partial[i], high = partial[BUCKETS - LEFT + i];
+        const float given = __shfl_xor_sync(WHOLE_WARP, upper ? low : high, DISTANCE);
+        sums[i] = QUANT_ADD(upper ? high : low, given);
+    }
+    if constexpr (DISTANCE > 1) {
+        return rotated_fold<LEFT, DISTANCE / 2>(sums);
+    } else {
+        return sums[0];
+    }
+}
+
+/* Of term(k) of each row k, bucket by bucket. */
+template <int ROWS, int PIECES, typename Term>
+__device__ __forceinline__ float rotated_sum(RotatedRoom *room, int part, const Term &term) {
+    float partial[WARP / ROWS] = {};
+    if constexpr (PIECES == 1) {
+        ROTATED_LANES(k) partial[k / ROWS] = QUANT_ADD(partial[k / ROWS], term(k));
+    } else {
+        const int own = QUANT_PIECE - WARP + quant_lane(); /* behind codes */
+#pragma unroll 1
+        for (int turn = 0; turn < PIECES; turn++) {
+            if (turn == part) {
+                partial[0] = turn == 0 ? 0.0f : room[-1].values[own];
+                ROTATED_LANES(k) partial[0] = QUANT_ADD(partial[0], term(k));
+                room->values[own] = partial[0];
+            }
+            __syncthreads();
+        }
+        partial[0] = room[PIECES - 1 - part].values[own];
+    }
+    return rotated_fold(partial);
 }
 
 /* ---- to the wire ---- */
@@ -108,50 +167,55 @@ struct RotatedTables {
     }
 };
 
-/* The codes of a bucket, this lane's column of which is v, to `codes`, 32 for each row; returns its scale. */
-template <int ROWS>
-__device__ __forceinline__ float rotated_encode_bucket(const RotatedTables &tables, const float *v, bool unbiased,
-                                                       uint8_t *codes) {
-    float squares = 0.0f, partial = 0.0f;
+/* The codes of a piece, this lane's column of which is v, to the room, a byte each; returns the scale of the bucket
+ * that the lane's row is of, from the sum of its squares. The values are no more afterwards. */
+template <int ROWS, int PIECES>
+__device__ __forceinline__ float rotated_put_codes(const QuantSpec &spec, float squares, int part, RotatedRoom *room,
+                                                   float (&v)[WARP]) {
+    const RotatedTables tables(spec.bits);
+    float partial[WARP / ROWS] = {};
+    const float rms = quant_rotated_rms(squares, PIECES * ROWS * WARP), inverse = quant_rotated_inverse(rms);
 #pragma unroll
-    for (int k = 0; k < ROWS; k++) squares = QUANT_ADD(squares, QUANT_MUL(v[k], v[k]));
-    squares = quant_warp_fold(squares);
-    const float rms = quant_rotated_rms(squares, ROWS * WARP), inverse = quant_rotated_inverse(rms);
+    for (int first = 0; first < WARP; first += ROWS) {
+        const float own = ROWS == WARP ? inverse : __shfl_sync(WHOLE_WARP, inverse, first);
 #pragma unroll
-    for (int k = 0; k < ROWS; k++) {
-        const uint32_t code = tables.code(QUANT_MUL(v[k], inverse));
-        codes[k * WARP + quant_lane()] = (uint8_t)code;
-        if (unbiased) partial = QUANT_ADD(partial, QUANT_MUL(v[k], __shfl_sync(WHOLE_WARP, tables.level, (int)code)));
+        for (int k = first; k < first + ROWS; k++) {
+            const uint32_t code = tables.code(QUANT_MUL(v[k], own));
+            room->codes.codes[k * WARP + quant_lane()] = (uint8_t)code;
+            v[k] = QUANT_MUL(v[k], __shfl_sync(WHOLE_WARP, tables.level, (int)code));
+            if (PIECES == 1) partial[k / ROWS] = QUANT_ADD(partial[k / ROWS], v[k]); /* at once: fewer registers */
+        }
     }
-    if (inverse != inverse || !unbiased) return rms;
-    return QUANT_DIV(squares, quant_warp_fold(partial));
+    const float projection =
+        PIECES == 1 ? rotated_fold(partial) : rotated_sum<ROWS, PIECES>(room, part, [&](int k) { return v[k]; });
+    return inverse != inverse || spec.scale == QUANT_SCALE_MSE ? rms : QUANT_DIV(squares, projection);
 }
 
-template <QuantType TYPE, int ROWS>
+template <QuantType TYPE, int ROWS, int PIECES>
 __device__ __forceinline__ void rotated_encode(const QuantItem *item, const PiecesOwn &piece, RotatedRoom *room) {
     const QuantSpec &spec = item->run.spec;
-    const RotatedTables tables(spec.bits);
+    const int part = piece.inside / QUANT_PIECE;
     uint8_t *base = (uint8_t *)item->run.wire;
-    float *scales = reinterpret_cast<float *>(base + piece.place.metadata);
     PiecesElements<TYPE> elements;
     float v[WARP];
     elements.load((const typename QuantElement<TYPE>::Stored *)item->run.x + piece.number * QUANT_PIECE);
     rotated_put_elements(room, elements);
     rotated_take_row(room, v);
-    const uint32_t nan = __ballot_sync(WHOLE_WARP, rotated_is_nan<ROWS>(v));
-    const uint32_t signs = rotated_signs<ROWS>(item->run.random, piece.number);
+    const bool nan = rotated_is_nan<ROWS>(v);
+    const uint32_t signs = rotated_signs<ROWS>(item->run.random, piece);
     ROTATED_LANES(i) v[i] = rotated_flipped(v[i], signs, i);
     rotated_butterflies<WARP>(v);
     rotated_turn(room, v);
     rotated_butterflies<ROWS>(v);
-#pragma unroll
-    for (int first = 0; first < WARP; first += ROWS) {
-        const float factor = nan >> first & 1 ? float_of_bits(QUANT_NAN_F32) : quant_rotation_factor(ROWS * WARP);
-#pragma unroll
-        for (int k = first; k < first + ROWS; k++) v[k] = QUANT_MUL(v[k], factor);
-        const float scale = rotated_encode_bucket<ROWS>(tables, v + first, spec.scale != QUANT_SCALE_MSE,
-                                                        room->codes.codes + first * WARP);
-        if (quant_lane() == 0) scales[first / ROWS] = scale;
+    if (PIECES > 1 && nan) v[0] = float_of_bits(QUANT_NAN_F32); /* for the other pieces */
+    rotated_between<PIECES>(room, part, v);
+    ROTATED_LANES(k) v[k] = QUANT_MUL(v[k], quant_rotation_factor(PIECES * ROWS * WARP));
+    const float squares = rotated_sum<ROWS, PIECES>(room, part, [&](int k) { return QUANT_MUL(v[k], v[k]); });
+    const float scale =
+        rotated_put_codes<ROWS, PIECES>(spec, nan ? float_of_bits(QUANT_NAN_F32) : squares, part, room, v);
+    if (!piece.some) return;
+    if (part == 0 && quant_lane() % ROWS == 0) {
+        reinterpret_cast<float *>(base + piece.place.metadata)[quant_lane() / ROWS] = scale;
     }
     quant_emit_codes({&base, 1}, piece.place.codes, spec.bits, QUANT_PIECE, &room->codes);
 }
@@ -178,7 +242,7 @@ __device__ __forceinline__ void rotated_take_levels(const uint8_t *codes, float 
     }
 }
 
-template <QuantType TYPE, int ROWS>
+template <QuantType TYPE, int ROWS, int PIECES>
 __device__ __forceinline__ void rotated_decode(const QuantItem *item, const PiecesOwn &piece, RotatedRoom *room) {
     const uint8_t *base = (const uint8_t *)item->run.wire, *codes = base + piece.place.codes;
     auto *to = (typename QuantElement<TYPE>::Stored *)item->run.x + piece.number * QUANT_PIECE + quant_lane();
@@ -198,12 +262,14 @@ __device__ __forceinline__ void rotated_decode(const QuantItem *item, const Piec
     default:
         rotated_take_levels<4>(codes, scale, v);
     }
-    const uint32_t signs = rotated_signs<ROWS>(item->run.random, piece.number);
+    const uint32_t signs = rotated_signs<ROWS>(item->run.random, piece);
     rotated_butterflies<WARP>(v);
     rotated_turn(room, v);
     rotated_butterflies<ROWS>(v);
+    rotated_between<PIECES>(room, piece.inside / QUANT_PIECE, v);
+    if (!piece.some) return;
     ROTATED_LANES(k) {
-        const float value = QUANT_MUL(v[k], quant_rotation_factor(ROWS * WARP));
+        const float value = QUANT_MUL(v[k], quant_rotation_factor(PIECES * ROWS * WARP));
         const uint32_t row = __shfl_sync(WHOLE_WARP, signs, k);
         to[k * WARP] = QuantElement<TYPE>::narrowed(rotated_flipped(value, row, quant_lane()));
     }
@@ -211,46 +277,51 @@ __device__ __forceinline__ void rotated_decode(const QuantItem *item, const Piec
 
 /* ---- kernels ---- */
 
-template <QuantType TYPE, bool ENCODE>
-static __global__ void __launch_bounds__(QUANT_WARPS *WARP, 4)
+/* Those buckets of a batch that have 2^SHIFT elements: compiled together, all sizes would not fit into registers. */
+template <QuantType TYPE, bool ENCODE, int SHIFT>
+static __global__ void __launch_bounds__(QUANT_WARPS *WARP, ENCODE &&SHIFT > 10 ? 3 : 4)
     rotated_pieces_kernel(const QuantItem *items, int count) {
+    constexpr int ROWS = 1 << (SHIFT < 10 ? SHIFT - 5 : 5), PIECES = 1 << (SHIFT < 10 ? 0 : SHIFT - 10);
     __shared__ RotatedRoom rooms[QUANT_WARPS];
     grid_begin();
     const QuantItem *item = quant_find_item<true>(items, count);
-    const PiecesOwn piece = pieces_own(item);
-    RotatedRoom *room = &rooms[threadIdx.x / WARP];
-    if (!piece.some) return;
-#define CASE(shift)                                                                                                    \
-    case shift:                                                                                                        \
-        if (ENCODE) rotated_encode<TYPE, 1 << (shift - 5)>(item, piece, room);                                         \
-        if (!ENCODE) rotated_decode<TYPE, 1 << (shift - 5)>(item, piece, room);                                        \
-        break;
-    switch (item->shift) {
-        CASE(6)
-        CASE(7)
-        CASE(8)
-        CASE(9)
-        CASE(10)
+    const int warp = (int)threadIdx.x / WARP;
+    PiecesOwn piece = pieces_own(item);
+    if (item->shift != SHIFT || (PIECES == 1 && !piece.some)) return;
+    if (!piece.some) {
+        piece = pieces_of(item, warp % PIECES); /* of the block's first bucket */
+        piece.some = false;
     }
-#undef CASE
+    if (ENCODE) {
+        rotated_encode<TYPE, ROWS, PIECES>(item, piece, &rooms[warp]);
+    } else {
+        rotated_decode<TYPE, ROWS, PIECES>(item, piece, &rooms[warp]);
+    }
 }
 
-template <QuantType TYPE>
-static Status rotated_launch_type(const QuantDeviceBatch *batch, bool encode, DeviceStream *stream) {
-#define LAUNCH_PIECES(ENCODE)                                                                                          \
-    LAUNCH_AFTER((rotated_pieces_kernel<TYPE, ENCODE>), (unsigned)batch->quick_blocks, QUANT_WARPS *WARP, 0, stream,   \
-                 batch->items, batch->count)
-    return encode ? LAUNCH_PIECES(true) : LAUNCH_PIECES(false);
-#undef LAUNCH_PIECES
-}
-
-static Status rotated_launch_quick(const QuantDeviceBatch *batch, bool encode, DeviceStream *stream) {
-    if (batch->type == QUANT_F16) return rotated_launch_type<QUANT_F16>(batch, encode, stream);
-    if (batch->type == QUANT_BF16) return rotated_launch_type<QUANT_BF16>(batch, encode, stream);
-    return rotated_launch_type<QUANT_F32>(batch, encode, stream);
+template <QuantType TYPE, bool ENCODE>
+static Status rotated_launch_shifts(const QuantDeviceBatch *batch, DeviceStream *stream) {
+#define LAUNCH_SHIFT(SHIFT)                                                                                            \
+    if (batch->shifts >> SHIFT & 1) {                                                                                  \
+        TRY(LAUNCH_AFTER((rotated_pieces_kernel<TYPE, ENCODE, SHIFT>), (unsigned)batch->quick_blocks,                  \
+                         QUANT_WARPS *WARP, 0, stream, batch->items, batch->count));                                   \
+    }
+    LAUNCH_SHIFT(6)
+    LAUNCH_SHIFT(7)
+    LAUNCH_SHIFT(8)
+    LAUNCH_SHIFT(9)
+    LAUNCH_SHIFT(10)
+    LAUNCH_SHIFT(11)
+    LAUNCH_SHIFT(12)
+#undef LAUNCH_SHIFT
+    return STATUS_OK;
 }
 
 extern "C" Status quant_launch_rotated(const QuantDeviceBatch *batch, bool encode, DeviceStream *stream) {
-    if (batch->quick_blocks > 0) TRY(rotated_launch_quick(batch, encode, stream));
+#define ENCODE(TYPE) rotated_launch_shifts<TYPE, true>(batch, stream)
+#define DECODE(TYPE) rotated_launch_shifts<TYPE, false>(batch, stream)
+    TRY(encode ? QUANT_BY_TYPE(batch->type, ENCODE) : QUANT_BY_TYPE(batch->type, DECODE));
+#undef ENCODE
+#undef DECODE
     return batch->blocks > 0 ? quant_launch<QUANT_ROTATED>(batch, encode, stream) : STATUS_OK;
 }

@@ -83,10 +83,7 @@ static Status sign_launch_quick(const QuantDeviceBatch *batch, bool encode, Devi
 #define ENCODE(TYPE)                                                                                                   \
     LAUNCH_AFTER(sign_encode_kernel<TYPE>, (unsigned)batch->quick_blocks, QUANT_WARPS *WARP, 0, stream, batch->items,  \
                  batch->count)
-    if (!encode) return pieces_launch_decode<QUANT_SIGN>(batch, stream);
-    if (batch->type == QUANT_F16) return ENCODE(QUANT_F16);
-    if (batch->type == QUANT_BF16) return ENCODE(QUANT_BF16);
-    return ENCODE(QUANT_F32);
+    return encode ? QUANT_BY_TYPE(batch->type, ENCODE) : pieces_launch_decode<QUANT_SIGN>(batch, stream);
 #undef ENCODE
 }
 

@@ -137,7 +137,7 @@ __device__ __forceinline__ bool spikes_encode(const typename QuantElement<TYPE>:
     for (int k = 0; k < ROWS; k++) greatest = quant_max_nan(greatest, fabsf(v[k]));
     const uint32_t bound = spikes_bound(greatest, limit, room);
     if (bound == 0 || quant_warp_magnitude(greatest) >= QUANT_MAGNITUDE_LIMIT) return false;
-    const uint32_t mask = quant_spikes_above<TYPE>(spec, v, bound - 1);
+    const uint32_t mask = quant_spikes_above<false>(spec, v, bound - 1);
     const int count = quant_spikes_sum(__popc(mask));
     if (count > WARP) return false;
 
@@ -181,7 +181,7 @@ static __global__ void __launch_bounds__(QUANT_WARPS *WARP, 2) spikes_encode_ker
             CASE(9)
             CASE(10)
         }
-        if (!done) quant_apart([=]() { quant_encode_bucket<TYPE, QUANT_SPIKES>(item, bucket, room); });
+        if (!done) quant_apart([=]() { quant_encode_bucket<false, QUANT_SPIKES>(item, bucket, room); });
     }
 #undef CASE
 }
@@ -234,7 +234,7 @@ static __global__ void __launch_bounds__(QUANT_WARPS *WARP, 4)
 /* ---- launches ---- */
 
 template <QuantType TYPE>
-static Status spikes_launch_type(const QuantDeviceBatch *batch, bool encode, DeviceStream *stream) {
+static Status spikes_launch_quick(const QuantDeviceBatch *batch, bool encode, DeviceStream *stream) {
     unsigned blocks = (unsigned)batch->quick_blocks;
     if (encode) {
         return LAUNCH_AFTER(spikes_encode_kernel<TYPE>, blocks, QUANT_WARPS * WARP, 0, stream, batch->items,
@@ -244,13 +244,9 @@ static Status spikes_launch_type(const QuantDeviceBatch *batch, bool encode, Dev
                         batch->damaged);
 }
 
-static Status spikes_launch_quick(const QuantDeviceBatch *batch, bool encode, DeviceStream *stream) {
-    if (batch->type == QUANT_F16) return spikes_launch_type<QUANT_F16>(batch, encode, stream);
-    if (batch->type == QUANT_BF16) return spikes_launch_type<QUANT_BF16>(batch, encode, stream);
-    return spikes_launch_type<QUANT_F32>(batch, encode, stream);
-}
-
 extern "C" Status quant_launch_spikes(const QuantDeviceBatch *batch, bool encode, DeviceStream *stream) {
-    if (batch->quick_blocks > 0) TRY(spikes_launch_quick(batch, encode, stream));
+#define QUICK(TYPE) spikes_launch_quick<TYPE>(batch, encode, stream)
+    if (batch->quick_blocks > 0) TRY(QUANT_BY_TYPE(batch->type, QUICK));
+#undef QUICK
     return batch->blocks > 0 ? quant_launch<QUANT_SPIKES>(batch, encode, stream) : STATUS_OK;
 }

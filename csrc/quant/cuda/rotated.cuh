@@ -31,7 +31,7 @@ template <int PIECES> struct QuantValues {
 #define FOR_ROWS(k) _Pragma("unroll (PIECES == 1 ? 32 : 1)") for (int k = 0; k < QUANT_ROWS; k++)
 
 /* Out of line, so that what one piece needs may stay in registers. */
-template <typename Work> __device__ __attribute__((noinline)) void quant_apart(const Work &work) { work(); }
+template <typename Work> __device__ NOT_INLINE void quant_apart(const Work &work) { work(); }
 
 /* What a bucket's values may be done with: CALL(1) for one piece, else CALL(QUANT_MAX_PIECES). */
 #define QUANT_BY_PIECES(elems, CALL)                                                                                   \
@@ -327,12 +327,12 @@ __device__ __forceinline__ void quant_add_values(const QuantValues<PIECES> &from
 /* ---- from and to elements ---- */
 
 /* The bucket's elements, from values that have left. */
-template <QuantType TYPE, int PIECES>
-__device__ __forceinline__ void quant_store_values(void *x, int64_t first, int64_t elems,
+template <int PIECES>
+__device__ __forceinline__ void quant_store_values(QuantType type, void *x, int64_t first, int64_t elems,
                                                    const QuantValues<PIECES> &values) {
     FOR_PIECES(p, values) {
         int count = quant_piece_count(elems, p * QUANT_PIECE);
-        if (count > 0) quant_store_piece<TYPE>(x, first + p * QUANT_PIECE, count, values.v[p]);
+        if (count > 0) quant_store_piece(type, x, first + p * QUANT_PIECE, count, values.v[p]);
     }
 }
 

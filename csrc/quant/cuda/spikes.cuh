@@ -6,8 +6,6 @@
 
 #include "quant/cuda/warp.cuh"
 
-#define NOT_INLINE __attribute__((noinline))
-
 /* Spikes are the elements above `least`, and of those equal to it the first `ties`; of the pieces walked over so far,
  * `tied` were equal and `taken` are spikes. While `least` is searched for, it is at least `low` and below `high`, from
  * which on `ties` are missing, and `found` counts this lane's elements of at least `tried`. Numbers are compared by the
@@ -41,43 +39,43 @@ __device__ static __forceinline__ void quant_spikes_pad(int count, float (&v)[QU
 }
 
 /* A piece of the first pass, and of one of the search. */
-template <QuantType TYPE>
+template <bool NARROWS>
 __device__ __forceinline__ void quant_spikes_bound(const QuantSpec &spec, const float (&v)[QUANT_ROWS],
                                                    QuantSpikes *spikes) {
 #pragma unroll
     for (int k = 0; k < QUANT_ROWS; k++) {
-        spikes->greatest = quant_max_nan(spikes->greatest, fabsf(quant_seen<TYPE>(spec, v[k])));
+        spikes->greatest = quant_max_nan(spikes->greatest, fabsf(quant_seen<NARROWS>(spec, v[k])));
     }
 }
 
 /* This lane's rows of a piece that are above a magnitude, found by the signs of differences, which shifts gather: fewer
  * operations than comparisons. */
-template <QuantType TYPE>
+template <bool NARROWS>
 __device__ __forceinline__ uint32_t quant_spikes_above(const QuantSpec &spec, const float (&v)[QUANT_ROWS],
                                                        uint32_t magnitude) {
     uint32_t quarters[4] = {};
 #pragma unroll
     for (int k = QUANT_ROWS - 1; k >= 0; k--) {
-        const float left = QUANT_SUB(float_of_bits(magnitude), fabsf(quant_seen<TYPE>(spec, v[k])));
+        const float left = QUANT_SUB(float_of_bits(magnitude), fabsf(quant_seen<NARROWS>(spec, v[k])));
         quarters[k / 8] = quarters[k / 8] << 1 | float_bits(left) >> 31;
     }
     return quarters[0] | quarters[1] << 8 | quarters[2] << 16 | quarters[3] << 24;
 }
 
 /* The rows of at least `tried`, which are the spikes' in the end, if there are as many as are wanted. */
-template <QuantType TYPE>
+template <bool NARROWS>
 __device__ __forceinline__ uint32_t quant_spikes_search(const QuantSpec &spec, const float (&v)[QUANT_ROWS],
                                                         QuantSpikes *spikes) {
     uint32_t mask = 0;
     if (!spikes->descends) {
-        mask = quant_spikes_above<TYPE>(spec, v, spikes->tried - 1);
+        mask = quant_spikes_above<NARROWS>(spec, v, spikes->tried - 1);
         spikes->found += __popc(mask);
         return mask;
     }
     const float high = float_of_bits(spikes->high);
 #pragma unroll
     for (int k = 0; k < QUANT_ROWS; k++) {
-        const float magnitude = fabsf(quant_seen<TYPE>(spec, v[k]));
+        const float magnitude = fabsf(quant_seen<NARROWS>(spec, v[k]));
         spikes->greatest = fmaxf(spikes->greatest, magnitude < high ? magnitude : 0.0f);
     }
     return mask;
@@ -128,14 +126,14 @@ __device__ static __forceinline__ bool quant_spikes_step(int limit, QuantSpikes 
 }
 
 /* Adds the ties among the spikes of a piece to this lane's rows `mask`. */
-template <QuantType TYPE>
+template <bool NARROWS>
 __device__ __forceinline__ uint32_t quant_spikes_tie(const QuantSpec &spec, const float (&v)[QUANT_ROWS], int count,
                                                      uint32_t mask, QuantSpikes *walk) {
     const int rows = quant_rows(count);
     const uint32_t before = (1u << quant_lane()) - 1u;
 #pragma unroll
     for (int k = 0; k < QUANT_ROWS; k++) {
-        const bool tie = k < rows && fabsf(quant_seen<TYPE>(spec, v[k])) == float_of_bits(walk->least);
+        const bool tie = k < rows && fabsf(quant_seen<NARROWS>(spec, v[k])) == float_of_bits(walk->least);
         const uint32_t ties = __ballot_sync(WHOLE_WARP, tie);
         if (tie && walk->tied + __popc(ties & before) < walk->ties) mask |= 1u << k;
         walk->tied += __popc(ties);
@@ -144,11 +142,11 @@ __device__ __forceinline__ uint32_t quant_spikes_tie(const QuantSpec &spec, cons
 }
 
 /* This lane's rows of the next piece that hold spikes. */
-template <QuantType TYPE>
+template <bool NARROWS>
 __device__ __forceinline__ uint32_t quant_spikes_mask(const QuantSpec &spec, const float (&v)[QUANT_ROWS], int count,
                                                       QuantSpikes *walk) {
-    uint32_t mask = quant_spikes_above<TYPE>(spec, v, walk->least);
-    if (walk->tied < walk->ties) mask = quant_spikes_tie<TYPE>(spec, v, count, mask, walk);
+    uint32_t mask = quant_spikes_above<NARROWS>(spec, v, walk->least);
+    if (walk->tied < walk->ties) mask = quant_spikes_tie<NARROWS>(spec, v, count, mask, walk);
     return mask;
 }
 
@@ -175,7 +173,7 @@ __device__ static __forceinline__ uint32_t quant_spikes_rows(uint32_t mask) {
 }
 
 /* Writes the entries of a piece, behind those that have been taken, in the order of their indices. */
-template <QuantType TYPE>
+template <bool NARROWS>
 __device__ __forceinline__ void quant_spikes_emit(const QuantSpec &spec, const float (&v)[QUANT_ROWS], int64_t first,
                                                   uint32_t mask, uint64_t at, QuantSink sink, QuantSpikes *walk,
                                                   QuantRoom *room) {
@@ -189,7 +187,7 @@ __device__ __forceinline__ void quant_spikes_emit(const QuantSpec &spec, const f
         bool spike = mask >> k & 1;
         uint32_t all = __ballot_sync(WHOLE_WARP, spike);
         if (spike) {
-            uint32_t value = bfloat16_from_float(quant_seen<TYPE>(spec, v[k]));
+            uint32_t value = bfloat16_from_float(quant_seen<NARROWS>(spec, v[k]));
             room->words[here + __popc(all & ((1u << lane) - 1u))] = (uint32_t)(first + k * WARP + lane) | value << 16;
         }
         here += __popc(all);

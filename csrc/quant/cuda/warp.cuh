@@ -75,6 +75,10 @@ template <QuantLie LIE> __device__ constexpr int quant_step(int k) {
 
 /* ---- elements; on the way down every NaN becomes the canonical one ---- */
 
+/* What CALL makes of a type, known to the compiler. */
+#define QUANT_BY_TYPE(type, CALL)                                                                                      \
+    ((type) == QUANT_F16 ? CALL(QUANT_F16) : (type) == QUANT_BF16 ? CALL(QUANT_BF16) : CALL(QUANT_F32))
+
 template <QuantType TYPE> struct QuantElement;
 
 template <> struct QuantElement<QUANT_F32> {
@@ -210,19 +214,27 @@ __device__ static __forceinline__ uint32_t quant_greater_magnitude(uint32_t magn
 }
 
 /* Elements [first, first + count) of x. */
-template <QuantType TYPE, QuantLie LIE = QUANT_STRIPED>
-__device__ __forceinline__ void quant_load_piece(const void *x, int64_t first, int count, float (&v)[QUANT_ROWS]) {
+template <QuantType TYPE, QuantLie LIE, bool OTHERS>
+__device__ __forceinline__ void quant_load_known(const void *x, int64_t first, int count, float (&v)[QUANT_ROWS]) {
     const auto *from = (const typename QuantElement<TYPE>::Stored *)x + first;
     FOR_GROUPS(j, count) {
         float four[4];
-        quant_load_group<TYPE, LIE, false>(from, j, count, four);
+        quant_load_group<TYPE, LIE, OTHERS>(from, j, count, four);
 #pragma unroll
         for (int c = 0; c < 4; c++) v[4 * j + c] = four[c];
     }
 }
 
-template <QuantType TYPE, QuantLie LIE = QUANT_STRIPED>
-__device__ __forceinline__ void quant_store_piece(void *x, int64_t first, int count, const float (&v)[QUANT_ROWS]) {
+template <QuantLie LIE, bool OTHERS = false>
+__device__ __forceinline__ void quant_load_piece(QuantType type, const void *x, int64_t first, int count,
+                                                 float (&v)[QUANT_ROWS]) {
+#define LOAD(TYPE) quant_load_known<TYPE, LIE, OTHERS>(x, first, count, v)
+    QUANT_BY_TYPE(type, LOAD);
+#undef LOAD
+}
+
+template <QuantType TYPE, QuantLie LIE>
+__device__ __forceinline__ void quant_store_known(void *x, int64_t first, int count, const float (&v)[QUANT_ROWS]) {
     typedef typename QuantElement<TYPE>::Stored Stored;
     Stored *start = (Stored *)x + first, *to = start + quant_start<LIE>();
     const int left = count - quant_start<LIE>();
@@ -241,14 +253,23 @@ __device__ __forceinline__ void quant_store_piece(void *x, int64_t first, int co
     }
 }
 
+template <QuantLie LIE = QUANT_STRIPED>
+__device__ __forceinline__ void quant_store_piece(QuantType type, void *x, int64_t first, int count,
+                                                  const float (&v)[QUANT_ROWS]) {
+#define STORE(TYPE) quant_store_known<TYPE, LIE>(x, first, count, v)
+    QUANT_BY_TYPE(type, STORE);
+#undef STORE
+}
+
 __device__ static __forceinline__ int quant_piece_count(int64_t elems, int64_t first) {
     return elems - first < QUANT_PIECE ? (int)(elems - first) : QUANT_PIECE;
 }
 
-/* Elements as the codec sees them: with 16-bit ranges they are of the tensor's type. */
-template <QuantType TYPE> __device__ __forceinline__ float quant_seen(const QuantSpec &spec, float value) {
-    if (TYPE == QUANT_F32 || !spec.half_metadata) return value;
-    return QuantElement<TYPE>::widened(QuantElement<TYPE>::narrowed(value));
+/* Elements as the codec sees them: with 16-bit ranges they are of the tensor's type. Only with NARROWS that may be. */
+template <bool NARROWS> __device__ __forceinline__ float quant_seen(const QuantSpec &spec, float value) {
+#define SEEN(TYPE) QuantElement<TYPE>::widened(QuantElement<TYPE>::narrowed(value))
+    return NARROWS && spec.half_metadata ? QUANT_BY_TYPE(spec.type, SEEN) : value;
+#undef SEEN
 }
 
 /* ---- codes of elements in [min, max] of their bucket ---- */
