@@ -21,6 +21,7 @@ extern "C" {
 #define WARP 32
 #define WHOLE_WARP 0xffffffffu
 #define MAX_BLOCK 1024
+#define NOT_INLINE __attribute__((noinline))
 
 /* ---- launching ---- */
 

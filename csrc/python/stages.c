@@ -198,28 +198,33 @@ static Status bind_on_device(const AllreduceObject *self, Allreduce *allreduce, 
     return status;
 }
 
-PyObject *py_stages_bind(PyObject *plan, PyObject *args) {
+static PyObject *bind_tensors(PyObject *plan, Allreduce *allreduce, PyObject *window, PyObject *outgoing) {
     AllreduceObject *self = (AllreduceObject *)plan;
-    PyObject *window, *outgoing, *result = NULL;
-    unsigned types;
     AllreduceSpace space;
+    Status status = allreduce_external_space(allreduce, &space);
+    if (status != STATUS_OK) return py_errors_none(py_module_state_of(plan), status);
+    uint64_t bytes = space.region_bytes;
+    const PyTensor *in = tensor_on(plan, window, "window", ALLREDUCE_U8, bytes * (uint64_t)space.rows);
+    if (in == NULL) return NULL;
+    const PyTensor *out = tensor_on(plan, outgoing, "outgoing", ALLREDUCE_U8, bytes * (uint64_t)space.outgoing);
+    if (out == NULL) return NULL;
+    PyObject *tensors = PyTuple_Pack(2, window, outgoing);
+    if (tensors == NULL) return NULL;
+    Py_BEGIN_ALLOW_THREADS;
+    status = bind_on_device(self, allreduce, in->data, out->data);
+    Py_END_ALLOW_THREADS;
+    if (status == STATUS_OK) Py_XSETREF(self->message_tensors, Py_NewRef(tensors));
+    Py_DECREF(tensors);
+    return py_errors_none(py_module_state_of(plan), status);
+}
+
+PyObject *py_stages_bind(PyObject *plan, PyObject *args) {
+    PyObject *window, *outgoing;
+    unsigned types;
     if (!PyArg_ParseTuple(args, "OO:external_bind", &window, &outgoing)) return NULL;
     Allreduce *allreduce = py_allreduce_acquire(plan, &types);
     if (allreduce == NULL) return NULL;
-    Status status = allreduce_external_space(allreduce, &space);
-    const PyTensor *in = NULL, *out = NULL;
-    if (status == STATUS_OK) {
-        uint64_t bytes = space.region_bytes;
-        in = tensor_on(plan, window, "window", ALLREDUCE_U8, bytes * (uint64_t)space.rows);
-        if (in != NULL) out = tensor_on(plan, outgoing, "outgoing", ALLREDUCE_U8, bytes * (uint64_t)space.outgoing);
-        if (out == NULL) goto done;
-        Py_BEGIN_ALLOW_THREADS;
-        status = bind_on_device(self, allreduce, in->data, out->data);
-        Py_END_ALLOW_THREADS;
-    }
-    if (status == STATUS_OK) Py_XSETREF(self->message_tensors, PyTuple_Pack(2, window, outgoing));
-    result = py_errors_none(py_module_state_of(plan), status);
-done:
+    PyObject *result = bind_tensors(plan, allreduce, window, outgoing);
     py_allreduce_release(plan);
     return result;
 }
