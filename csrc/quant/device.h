@@ -15,7 +15,7 @@ typedef struct QuantDeviceRun {
     void *wire; /* quantize_wire_bytes, at a multiple of QUANTIZE_PIECE_ALIGNMENT; padding is left as it is */
 } QuantDeviceRun;
 
-/* Many runs, of one type and codec, in one launch, or two if whole pieces take a fast path of their own. */
+/* Many runs, of one type and codec, in one launch, or a few: whole pieces take a fast path of their own. */
 typedef struct QuantDeviceBatch QuantDeviceBatch;
 
 /* STATUS_ARGUMENT if a spec is invalid, or types or codecs differ. */

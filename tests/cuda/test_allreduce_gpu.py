@@ -47,6 +47,7 @@ def test_scatter_reduce(tmp_path):
         {"algorithm": "sra", "average": False, "bits": 8, "bucket_size": 2500, "rounding": "stochastic", "seed": 7},
         {"algorithm": "sra", "error_feedback": True, "bits": 2, "dtype": "bfloat16", "half_metadata": True},
         {"algorithm": "sra", "codec": "maxmin_spikes", "bits": 3, "error_feedback": True, "dtype": "float16"},
+        {"algorithm": "sra", "codec": "maxmin_spikes", "bits": 3, "dtype": "float16", "half_metadata": True},
         {"algorithm": "sra", "codec": "sign"},
         {"algorithm": "sra", "codec": "rotated", "bits": 1, "bucket_size": 1024, "average": False},
         {"algorithm": "sra", "codec": "rotated", "bucket_size": 4096, "error_feedback": True, "dtype": "float16"},

@@ -64,6 +64,7 @@ LEVELS = [
     {"codec": "rotated", "bits": 2, "error_feedback": True, "seed": 9},
     {"codec": "rotated", "bits": 1, "bucket_size": 1024, "average": False},
     {"codec": "rotated", "bucket_size": 4096, "error_feedback": True, "dtype": "bfloat16"},
+    {"codec": "maxmin_spikes", "bits": 3, "dtype": "float16", "half_metadata": True, "error_feedback": True},
     {"bits": 4, "bucket_size": 512, "error_feedback": "int8"},
     {"codec": "maxmin_spikes", "bits": 3, "error_feedback": "int8", "dtype": "float16"},
     {"codec": "rotated", "bits": 2, "error_feedback": "int8", "average": False},

@@ -112,9 +112,17 @@ def test_rotated(bits):
             check([normal(n, dtype, n) for n in sizes], number % 2, **options)
 
 
-def test_rotated_special_values():
+@pytest.mark.parametrize("bucket", (64, 128, 256, 512))
+@pytest.mark.parametrize("scale", ("mse", "unbiased"))
+def test_rotated_special_values(bucket, scale):
+    """Each difficulty has a bucket of its own, between others of the same piece."""
+    special = np.repeat(specials().reshape(-1, 32), bucket // 32, axis=0).ravel()
     for bits in (1, 4):
-        check([specials()], bits=bits, bucket_size=64, codec="rotated")
+        check([special], bits=bits, bucket_size=bucket, codec="rotated", scale=scale)
+
+
+def test_rotated_values_at_the_limit():
+    for bits in (1, 4):
         check([np.full(4096, 2.0**59.9, F), np.zeros(70, F)], bits=bits, bucket_size=4096, codec="rotated")
 
 

@@ -1,7 +1,7 @@
 /* A tile's buckets one by one, of every codec and size, and what travels unquantised. The kernels are separate from
- * those of the fast path, so that these are not charged their registers. Types are told apart with each piece, and so one
- * kernel serves all of them; with NARROWS it also knows 16-bit ranges. A warp takes one bucket at a time; buffers are
- * those of exchange.cuh. */
+ * those of the fast path, so that these are not charged their registers. Types are told apart with each piece, and so
+ * one kernel serves all of them; with NARROWS, elements are rounded to the tensor's type before they are quantised, as
+ * 16-bit ranges require. A warp takes one bucket at a time; buffers are those of exchange.cuh. */
 #ifndef CGXFFCV_ALLREDUCE_DEVICE_EXCHANGE_BUCKETS_CUH
 #define CGXFFCV_ALLREDUCE_DEVICE_EXCHANGE_BUCKETS_CUH
 
@@ -91,9 +91,9 @@ template <QuantLie LIE, typename Keep> struct ExchangeOwn {
     ExchangeLost<LIE, Keep> lost;
     float scale;
 
-    __device__ __forceinline__ ExchangeOwn(const ExchangePlan *plan, const void *buffer_, const DeviceTile &tile,
+    __device__ __forceinline__ ExchangeOwn(const ExchangePlan *plan, const void *from, const DeviceTile &tile,
                                            const ExchangeBucket &bucket)
-        : type(plan->type), buffer(buffer_), begin(tile.first + bucket.first),
+        : type(plan->type), buffer(from), begin(tile.first + bucket.first),
           lost(exchange_keep_of<Keep>(plan, tile, bucket), tile.bits == 0), scale(plan->scale) {}
 
     __device__ __forceinline__ void take(int64_t first, int count, bool add, float (&v)[QUANT_ROWS]) const {
@@ -153,7 +153,7 @@ __device__ static __forceinline__ QuantType exchange_raw_type(const ExchangePlan
     return plan->wide ? QUANT_F32 : plan->type;
 }
 
-/* These: a piece at base + at. */
+/* A piece of unquantised elements at base + at. */
 template <QuantLie LIE>
 __device__ __forceinline__ void exchange_take_raw(QuantType type, const uint8_t *base, uint64_t at, int64_t first,
                                                   int count, bool add, float (&v)[QUANT_ROWS]) {

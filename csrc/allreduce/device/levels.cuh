@@ -99,7 +99,7 @@ template <QuantCodec CODEC, typename Kept> struct LevelsBucket {
     }
 };
 
-/* Another, of the residual. */
+/* A source of the residual. */
 template <typename Bucket> struct LevelsLost {
     const Bucket &of;
 

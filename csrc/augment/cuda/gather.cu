@@ -41,8 +41,7 @@ struct Ops {
     int count;
     int mixing;            /* the operation that mixes; GATHER_MAX_OPS: none */
     int barrier[BARRIERS]; /* operations that need more than one pixel, in order */
-    int levels;            /* the number of barriers */
-    bool moves;            /* there are only moves and fills */
+    int levels;            /* the number of barriers, or PLAIN */
     int tables;            /* the number of operations that count values */
 };
 
@@ -197,8 +196,8 @@ static __device__ __forceinline__ uint32_t compute_pixel(const Ops &ops, const P
 }
 
 /* Calls `compute_pixel` with the number of barriers before operation `end`. */
-static __device__ NOT_INLINE uint32_t compute_pixel_before(const Ops &ops, const Pair &pair, const Sample &of, int end,
-                                                           int y, int x) {
+static __device__ uint32_t compute_pixel_before(const Ops &ops, const Pair &pair, const Sample &of, int end, int y,
+                                                int x) {
     int below = 0;
     while (below < ops.levels && ops.barrier[below] < end) below++;
     if (below == 0) return compute_pixel<0>(ops, pair, of, end, y, x);
@@ -206,15 +205,14 @@ static __device__ NOT_INLINE uint32_t compute_pixel_before(const Ops &ops, const
     return below == 2 ? compute_pixel<2>(ops, pair, of, end, y, x) : compute_pixel<3>(ops, pair, of, end, y, x);
 }
 
-/* Makes PIXELS neighbouring pixels starting at `first`; with MOVES there are no barriers, and only moves and fills. */
-template <int PIXELS, bool MOVES>
+/* Makes PIXELS neighbouring pixels starting at `first`. */
+template <int PIXELS, int LEVELS>
 static __device__ void make_pixels(const Pair &pair, const Ops &ops, int first, uint8_t *to) {
     uint32_t words[PIXELS * CHANNELS / 4 + 1] = {0};
     int y = first / pair.width, x = first - y * pair.width;
 #pragma unroll
     for (int i = 0; i < PIXELS; i++) {
-        const uint32_t colour = MOVES ? compute_pixel<PLAIN>(ops, pair, pair.own, ops.count, y, x)
-                                      : compute_pixel_before(ops, pair, pair.own, ops.count, y, x);
+        uint32_t colour = compute_pixel<LEVELS>(ops, pair, pair.own, ops.count, y, x);
 #pragma unroll
         for (int c = 0; c < CHANNELS; c++) {
             int byte = i * CHANNELS + c;
@@ -345,7 +343,7 @@ static __device__ void count(const GatherSet &set, const Ops &ops, int op, int f
 
 /* The images of a block share its threads; each image's draws are made by as many threads as there are operations. If
  * images are mixed, a block also has the image before its first, in slot 0; its own are in slots 1 and up. */
-template <int PIXELS, bool MOVES>
+template <int PIXELS, int LEVELS>
 static __global__ void __launch_bounds__(BLOCK, GATHER_NEIGHBOURS)
     augment_gather_kernel(GatherSet set, const int32_t *order, const GatherClock *clock, int batch,
                           const __grid_constant__ Ops ops, int block_images, uint8_t *to, int64_t *to_labels) {
@@ -365,7 +363,7 @@ static __global__ void __launch_bounds__(BLOCK, GATHER_NEIGHBOURS)
         draw(set, ops, clock, ordered[0], slot, i - slot * ops.count, &shared);
     }
     __syncthreads();
-    for (int op = 0; !MOVES && op < ops.count; op++) {
+    for (int op = 0; LEVELS != PLAIN && op < ops.count; op++) {
         const int from = op < ops.mixing ? skipped : 1;
         if (ops.op[op].mean) measure(set, ops, op, from, here, &shared);
         if (ops.op[op].phase == AUGMENT_HISTOGRAM) count(set, ops, op, from, here, &shared);
@@ -374,7 +372,7 @@ static __global__ void __launch_bounds__(BLOCK, GATHER_NEIGHBOURS)
         const int image = i / units, unit = i - image * units;
         const size_t first = (size_t)unit * PIXELS;
         uint8_t *out = to + ((size_t)(start + image) * (size_t)pixels + first) * CHANNELS;
-        make_pixels<PIXELS, MOVES>(pair_of(set, ops, shared, image + 1), ops, (int)first, out);
+        make_pixels<PIXELS, LEVELS>(pair_of(set, ops, shared, image + 1), ops, (int)first, out);
     }
 }
 
@@ -448,8 +446,17 @@ static Ops make_ops(const AugmentOp *ops, int op_count) {
         if (phase == AUGMENT_HISTOGRAM) taken.op[i].table = taken.tables++;
         colours = colours || phase == AUGMENT_COLOUR || phase == AUGMENT_WARP || phase == AUGMENT_HISTOGRAM;
     }
-    taken.moves = !colours && taken.levels == 0;
+    if (!colours && taken.levels == 0) taken.levels = PLAIN;
     return taken;
+}
+
+typedef void (*GatherKernel)(GatherSet, const int32_t *, const GatherClock *, int, Ops, int, uint8_t *, int64_t *);
+
+template <int PIXELS> static GatherKernel gather_kernel(int levels) {
+    if (levels == PLAIN) return augment_gather_kernel<PIXELS, PLAIN>;
+    if (levels == 0) return augment_gather_kernel<PIXELS, 0>;
+    if (levels == 1) return augment_gather_kernel<PIXELS, 1>;
+    return levels == 2 ? augment_gather_kernel<PIXELS, 2> : augment_gather_kernel<PIXELS, 3>;
 }
 
 extern "C" Status augment_gather_batch(const GatherSet *set, const int32_t *order, const GatherClock *clock, int batch,
@@ -461,8 +468,7 @@ extern "C" Status augment_gather_batch(const GatherSet *set, const int32_t *orde
     int units = wide ? pixels / BYTES_16 : pixels;
     int block_images = units <= BLOCK / BLOCK_IMAGES ? BLOCK_IMAGES : units < BLOCK ? BLOCK / units : 1;
     const unsigned blocks = (unsigned)ceil_div((size_t)batch, (size_t)block_images);
-    const auto kernel = taken.moves ? (wide ? augment_gather_kernel<BYTES_16, true> : augment_gather_kernel<1, true>)
-                                    : (wide ? augment_gather_kernel<BYTES_16, false> : augment_gather_kernel<1, false>);
+    const GatherKernel kernel = wide ? gather_kernel<BYTES_16>(taken.levels) : gather_kernel<1>(taken.levels);
     return LAUNCH_AFTER(kernel, blocks, BLOCK, tables_bytes(taken.tables), stream, *set, order, clock, batch, taken,
                         block_images, to, to_labels);
 }

@@ -56,7 +56,6 @@ static Status quant_fill_items(const QuantDeviceRun *runs, QuantDeviceBatch *bat
         if (runs[i].spec.type != batch->type || runs[i].spec.codec != batch->codec) {
             FAIL(STATUS_ARGUMENT, "the runs of a batch have one type and one codec");
         }
-        batch->narrows = batch->narrows || runs[i].spec.half_metadata;
         batch->draws = batch->draws || runs[i].spec.rounding == QUANT_STOCHASTIC;
         items[i].run = runs[i];
         quant_place_item(batch, &items[i]);

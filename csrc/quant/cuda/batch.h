@@ -20,14 +20,13 @@ struct QuantDeviceBatch {
     uint32_t *damaged; /* owned, page-locked: not 0 if a piece was */
     int count;
     int64_t quick_blocks, blocks;
-    uint32_t shifts; /* a bit for each number of elements, 2^shift, that buckets which go the quick way have */
+    uint32_t shifts; /* bit s: some buckets of 2^s elements go the quick way */
     bool draws;      /* some run is rounded by random numbers */
-    bool narrows;    /* some run has 16-bit ranges */
     QuantType type;
     QuantCodec codec;
 };
 
-/* Puts the kernel that encodes or decodes on the stream, one function for each codec: quant_launch_maxmin and so on. */
+/* Puts the kernels that encode or decode on the stream, one function for each codec: quant_launch_maxmin and so on. */
 #define X(number, word) Status quant_launch_##word(const QuantDeviceBatch *batch, bool encode, DeviceStream *stream);
 QUANT_CODECS(X)
 #undef X

@@ -70,7 +70,8 @@ __device__ static __forceinline__ QuantRandom quant_bucket_random(const QuantIte
     return random;
 }
 
-template <bool NARROWS, QuantCodec CODEC>
+/* Elements of the tensor's own type need not be rounded to it for 16-bit ranges. */
+template <QuantCodec CODEC>
 __device__ __forceinline__ void quant_encode_bucket(const QuantItem *item, const QuantBucket &bucket, QuantRoom *room) {
     const QuantSpec spec = item->run.spec;
     const QuantRandom random = quant_bucket_random(item, bucket);
@@ -78,8 +79,8 @@ __device__ __forceinline__ void quant_encode_bucket(const QuantItem *item, const
     uint8_t *base = (uint8_t *)item->run.wire;
     const QuantKeep keep = {nullptr, 1.0f};
     const bool draws = CODEC == QUANT_ROTATED || spec.rounding == QUANT_STOCHASTIC;
-    quant_warp_encode<NARROWS, CODEC>(tensor, spec, bucket.elems, draws ? &random : nullptr, bucket.place, {&base, 1},
-                                      keep, room);
+    quant_warp_encode<false, CODEC>(tensor, spec, bucket.elems, draws ? &random : nullptr, bucket.place, {&base, 1},
+                                    keep, room);
 }
 
 /* Rotated values of a bucket, which leave their domain. */
@@ -116,14 +117,14 @@ __device__ __forceinline__ bool quant_decode_bucket(const QuantItem *item, const
 }
 
 /* The search for spikes has more to keep than the others. */
-template <bool NARROWS, QuantCodec CODEC>
+template <QuantCodec CODEC>
 static __global__ void __launch_bounds__(QUANT_WARPS *WARP, CODEC == QUANT_SPIKES ? 2 : 3)
     quant_encode_kernel(const QuantItem *items, int count) {
     __shared__ QuantRoom rooms[QUANT_WARPS];
     grid_begin();
     const QuantItem *item = quant_find_item<false>(items, count);
     const QuantBucket bucket = quant_own_bucket(item);
-    if (bucket.elems > 0) quant_encode_bucket<NARROWS, CODEC>(item, bucket, &rooms[threadIdx.x / WARP]);
+    if (bucket.elems > 0) quant_encode_bucket<CODEC>(item, bucket, &rooms[threadIdx.x / WARP]);
 }
 
 template <QuantCodec CODEC>
@@ -143,8 +144,8 @@ template <QuantCodec CODEC>
 static Status quant_launch(const QuantDeviceBatch *batch, bool encode, DeviceStream *stream) {
     unsigned blocks = (unsigned)batch->blocks;
     if (encode) {
-        const auto kernel = batch->narrows ? quant_encode_kernel<true, CODEC> : quant_encode_kernel<false, CODEC>;
-        return LAUNCH_AFTER(kernel, blocks, QUANT_WARPS * WARP, 0, stream, batch->items, batch->count);
+        return LAUNCH_AFTER(quant_encode_kernel<CODEC>, blocks, QUANT_WARPS * WARP, 0, stream, batch->items,
+                            batch->count);
     }
     return LAUNCH_AFTER(quant_decode_kernel<CODEC>, blocks, QUANT_WARPS * WARP, 0, stream, batch->items, batch->count,
                         batch->damaged);

@@ -26,13 +26,23 @@ __device__ static __forceinline__ float4 *rotated_chunk(RotatedRoom *room, int r
 }
 
 template <QuantType TYPE>
-__device__ __forceinline__ void rotated_put_elements(RotatedRoom *room, const PiecesElements<TYPE> &elements) {
+__device__ __forceinline__ void rotated_put_known(RotatedRoom *room, const typename QuantElement<TYPE>::Stored *x) {
     const int lane = quant_lane();
+    PiecesElements<TYPE> elements;
+    elements.load(x);
     FOR_QUADS(j) {
         float four[4];
         elements.group(j, four);
         *rotated_chunk(room, 4 * j + lane / 8, lane % 8) = make_float4(four[0], four[1], four[2], four[3]);
     }
+}
+
+/* The elements of a piece, of any type. */
+__device__ static __forceinline__ void rotated_put_elements(RotatedRoom *room, const QuantItem *item, int64_t piece) {
+#define PUT(TYPE)                                                                                                      \
+    rotated_put_known<TYPE>(room, (const typename QuantElement<TYPE>::Stored *)item->run.x + piece * QUANT_PIECE)
+    QUANT_BY_TYPE(item->run.spec.type, PUT);
+#undef PUT
     __syncwarp();
 }
 
@@ -94,8 +104,8 @@ __device__ static __forceinline__ float rotated_flipped(float value, uint32_t si
 
 /* ---- sums, of which each lane gets that of the bucket that its row is of ---- */
 
-/* Of all lanes' partial sums of each of BUCKETS buckets, folded 16, 8, 4, 2, 1 as by quant_warp_fold: once in a bucket,
- * a step leaves two lanes with the same sum, and so half the lanes fold another bucket. */
+/* Of all lanes' partial sums of each of BUCKETS buckets, folded 16, 8, 4, 2, 1 as by quant_warp_fold: a step leaves
+ * the same sum in two lanes, so with several buckets each half of the lanes goes on with half of them. */
 template <int BUCKETS, int DISTANCE = WARP / 2>
 __device__ __forceinline__ float rotated_fold(const float (&partial)[BUCKETS]) {
     constexpr int LEFT = BUCKETS > 1 ? BUCKETS / 2 : 1;
@@ -186,20 +196,19 @@ __device__ __forceinline__ float rotated_put_codes(const QuantSpec &spec, float 
             if (PIECES == 1) partial[k / ROWS] = QUANT_ADD(partial[k / ROWS], v[k]); /* at once: fewer registers */
         }
     }
+    if (spec.scale == QUANT_SCALE_MSE) return rms; /* all warps of the block do */
     const float projection =
         PIECES == 1 ? rotated_fold(partial) : rotated_sum<ROWS, PIECES>(room, part, [&](int k) { return v[k]; });
-    return inverse != inverse || spec.scale == QUANT_SCALE_MSE ? rms : QUANT_DIV(squares, projection);
+    return inverse != inverse ? rms : QUANT_DIV(squares, projection);
 }
 
-template <QuantType TYPE, int ROWS, int PIECES>
+template <int ROWS, int PIECES>
 __device__ __forceinline__ void rotated_encode(const QuantItem *item, const PiecesOwn &piece, RotatedRoom *room) {
     const QuantSpec &spec = item->run.spec;
     const int part = piece.inside / QUANT_PIECE;
     uint8_t *base = (uint8_t *)item->run.wire;
-    PiecesElements<TYPE> elements;
     float v[WARP];
-    elements.load((const typename QuantElement<TYPE>::Stored *)item->run.x + piece.number * QUANT_PIECE);
-    rotated_put_elements(room, elements);
+    rotated_put_elements(room, item, piece.number);
     rotated_take_row(room, v);
     const bool nan = rotated_is_nan<ROWS>(v);
     const uint32_t signs = rotated_signs<ROWS>(item->run.random, piece);
@@ -242,10 +251,15 @@ __device__ __forceinline__ void rotated_take_levels(const uint8_t *codes, float 
     }
 }
 
-template <QuantType TYPE, int ROWS, int PIECES>
+/* This lane's column of a piece. */
+template <QuantType TYPE>
+__device__ __forceinline__ void rotated_store_known(const float (&v)[WARP], typename QuantElement<TYPE>::Stored *to) {
+    ROTATED_LANES(k) to[k * WARP + quant_lane()] = QuantElement<TYPE>::narrowed(v[k]);
+}
+
+template <int ROWS, int PIECES>
 __device__ __forceinline__ void rotated_decode(const QuantItem *item, const PiecesOwn &piece, RotatedRoom *room) {
     const uint8_t *base = (const uint8_t *)item->run.wire, *codes = base + piece.place.codes;
-    auto *to = (typename QuantElement<TYPE>::Stored *)item->run.x + piece.number * QUANT_PIECE + quant_lane();
     float scale = __ldcg(reinterpret_cast<const float *>(base + piece.place.metadata) + quant_lane() / ROWS);
     float v[WARP];
     if (!quant_is_finite(scale)) scale = float_of_bits(QUANT_NAN_F32);
@@ -271,15 +285,21 @@ __device__ __forceinline__ void rotated_decode(const QuantItem *item, const Piec
     ROTATED_LANES(k) {
         const float value = QUANT_MUL(v[k], quant_rotation_factor(PIECES * ROWS * WARP));
         const uint32_t row = __shfl_sync(WHOLE_WARP, signs, k);
-        to[k * WARP] = QuantElement<TYPE>::narrowed(rotated_flipped(value, row, quant_lane()));
+        v[k] = rotated_flipped(value, row, quant_lane());
     }
+#define STORE(TYPE)                                                                                                    \
+    rotated_store_known<TYPE>(v, (typename QuantElement<TYPE>::Stored *)item->run.x + piece.number * QUANT_PIECE)
+    QUANT_BY_TYPE(item->run.spec.type, STORE);
+#undef STORE
 }
 
 /* ---- kernels ---- */
 
+static_assert(QUANT_ROTATED_MAX_BUCKET == 1 << 12 && QUANT_WARPS % QUANT_MAX_PIECES == 0, "all sizes have a kernel");
+
 /* Those buckets of a batch that have 2^SHIFT elements: compiled together, all sizes would not fit into registers. */
-template <QuantType TYPE, bool ENCODE, int SHIFT>
-static __global__ void __launch_bounds__(QUANT_WARPS *WARP, ENCODE &&SHIFT > 10 ? 3 : 4)
+template <bool ENCODE, int SHIFT>
+static __global__ void __launch_bounds__(QUANT_WARPS *WARP, ENCODE && (SHIFT > 10) ? 3 : 4)
     rotated_pieces_kernel(const QuantItem *items, int count) {
     constexpr int ROWS = 1 << (SHIFT < 10 ? SHIFT - 5 : 5), PIECES = 1 << (SHIFT < 10 ? 0 : SHIFT - 10);
     __shared__ RotatedRoom rooms[QUANT_WARPS];
@@ -293,18 +313,17 @@ static __global__ void __launch_bounds__(QUANT_WARPS *WARP, ENCODE &&SHIFT > 10 
         piece.some = false;
     }
     if (ENCODE) {
-        rotated_encode<TYPE, ROWS, PIECES>(item, piece, &rooms[warp]);
+        rotated_encode<ROWS, PIECES>(item, piece, &rooms[warp]);
     } else {
-        rotated_decode<TYPE, ROWS, PIECES>(item, piece, &rooms[warp]);
+        rotated_decode<ROWS, PIECES>(item, piece, &rooms[warp]);
     }
 }
 
-template <QuantType TYPE, bool ENCODE>
-static Status rotated_launch_shifts(const QuantDeviceBatch *batch, DeviceStream *stream) {
+template <bool ENCODE> static Status rotated_launch_shifts(const QuantDeviceBatch *batch, DeviceStream *stream) {
 #define LAUNCH_SHIFT(SHIFT)                                                                                            \
     if (batch->shifts >> SHIFT & 1) {                                                                                  \
-        TRY(LAUNCH_AFTER((rotated_pieces_kernel<TYPE, ENCODE, SHIFT>), (unsigned)batch->quick_blocks,                  \
-                         QUANT_WARPS *WARP, 0, stream, batch->items, batch->count));                                   \
+        TRY(LAUNCH_AFTER((rotated_pieces_kernel<ENCODE, SHIFT>), (unsigned)batch->quick_blocks, QUANT_WARPS *WARP, 0,  \
+                         stream, batch->items, batch->count));                                                         \
     }
     LAUNCH_SHIFT(6)
     LAUNCH_SHIFT(7)
@@ -318,10 +337,6 @@ static Status rotated_launch_shifts(const QuantDeviceBatch *batch, DeviceStream 
 }
 
 extern "C" Status quant_launch_rotated(const QuantDeviceBatch *batch, bool encode, DeviceStream *stream) {
-#define ENCODE(TYPE) rotated_launch_shifts<TYPE, true>(batch, stream)
-#define DECODE(TYPE) rotated_launch_shifts<TYPE, false>(batch, stream)
-    TRY(encode ? QUANT_BY_TYPE(batch->type, ENCODE) : QUANT_BY_TYPE(batch->type, DECODE));
-#undef ENCODE
-#undef DECODE
+    TRY(encode ? rotated_launch_shifts<true>(batch, stream) : rotated_launch_shifts<false>(batch, stream));
     return batch->blocks > 0 ? quant_launch<QUANT_ROTATED>(batch, encode, stream) : STATUS_OK;
 }

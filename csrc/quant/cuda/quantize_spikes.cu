@@ -181,7 +181,7 @@ static __global__ void __launch_bounds__(QUANT_WARPS *WARP, 2) spikes_encode_ker
             CASE(9)
             CASE(10)
         }
-        if (!done) quant_apart([=]() { quant_encode_bucket<false, QUANT_SPIKES>(item, bucket, room); });
+        if (!done) quant_apart([=]() { quant_encode_bucket<QUANT_SPIKES>(item, bucket, room); });
     }
 #undef CASE
 }

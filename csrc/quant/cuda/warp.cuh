@@ -75,7 +75,7 @@ template <QuantLie LIE> __device__ constexpr int quant_step(int k) {
 
 /* ---- elements; on the way down every NaN becomes the canonical one ---- */
 
-/* What CALL makes of a type, known to the compiler. */
+/* CALL with the type as a constant. */
 #define QUANT_BY_TYPE(type, CALL)                                                                                      \
     ((type) == QUANT_F16 ? CALL(QUANT_F16) : (type) == QUANT_BF16 ? CALL(QUANT_BF16) : CALL(QUANT_F32))
 
@@ -265,7 +265,8 @@ __device__ static __forceinline__ int quant_piece_count(int64_t elems, int64_t f
     return elems - first < QUANT_PIECE ? (int)(elems - first) : QUANT_PIECE;
 }
 
-/* Elements as the codec sees them: with 16-bit ranges they are of the tensor's type. Only with NARROWS that may be. */
+/* Elements as the codec sees them: with 16-bit ranges they are of the tensor's type. Only kernels with NARROWS
+ * encode elements that have yet to be rounded to it. */
 template <bool NARROWS> __device__ __forceinline__ float quant_seen(const QuantSpec &spec, float value) {
 #define SEEN(TYPE) QuantElement<TYPE>::widened(QuantElement<TYPE>::narrowed(value))
     return NARROWS && spec.half_metadata ? QUANT_BY_TYPE(spec.type, SEEN) : value;
