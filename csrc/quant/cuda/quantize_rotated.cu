@@ -299,7 +299,7 @@ static_assert(QUANT_ROTATED_MAX_BUCKET == 1 << 12 && QUANT_WARPS % QUANT_MAX_PIE
 
 /* Those buckets of a batch that have 2^SHIFT elements: compiled together, all sizes would not fit into registers. */
 template <bool ENCODE, int SHIFT>
-static __global__ void __launch_bounds__(QUANT_WARPS *WARP, ENCODE && (SHIFT > 10) ? 3 : 4)
+static __global__ void __launch_bounds__(QUANT_WARPS *WARP, SHIFT > 10 && ENCODE ? 3 : 4)
     rotated_pieces_kernel(const QuantItem *items, int count) {
     constexpr int ROWS = 1 << (SHIFT < 10 ? SHIFT - 5 : 5), PIECES = 1 << (SHIFT < 10 ? 0 : SHIFT - 10);
     __shared__ RotatedRoom rooms[QUANT_WARPS];
