@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 MPIRUN = ["mpirun", "-np", "2", "--oversubscribe", "--bind-to", "none"]
-SUM = ["bench", "allreduce", "-b", "1M", "-e", "16M", "-f", "16", "--rounds", "3"]
+SUM = ["bench", "allreduce", "-b", "1M", "-e", "16M", "-f", "16", "--rounds", "15"]
 
 
 def rows(figures, key):
@@ -46,7 +46,7 @@ BENCHMARKS = {
     "quantize": (["bench", "quantize", "--bits", "2", "4", "8", "--rounds", "5"], of_quantize),
     "allreduce, 2 ranks, 4 bits": ([*SUM, "--bits", "4", "--no-rival"], lambda figures: rows(figures, "time_us")),
     "allreduce, 2 ranks, exact": ([*SUM, "--bits", "32", "--no-rival"], lambda figures: rows(figures, "time_us")),
-    "beton": (["bench", "beton", "--runs", "3", "--samples", "300000"], of_beton),
+    "beton": (["bench", "beton", "--runs", "15", "--samples", "300000"], of_beton),
     "cifar, airbench90, 1 epoch": (["bench", "cifar", "--runs", "1", "--set", "epochs=1"], of_cifar),
 }
 
