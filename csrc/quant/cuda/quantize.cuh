@@ -1,7 +1,7 @@
 /* The kernels of tensors in device memory to the wire and back, many of them in one launch. A block of QUANT_WARPS
  * warps takes as many buckets of one run, one a warp; blocks [first_block, first_block of the next item) belong to an
  * item. Each codec compiles them in a file of its own, once for all types, with others before them for whole pieces
- * (pieces.cuh), which have one for each type.
+ * (pieces.cuh), most of them for each type.
  *
  * Warp w of a block: bucket QUANT_WARPS (block - first_block) + w of those, piece by piece of 1,024 elements, of
  * which a lane has four of each group of 128 (warp.cuh; rotated.cuh for that codec). Buffers of an item: x (elems), of
